@@ -1,0 +1,1 @@
+"""Training of the bundled pair: corpus, tokenizer, target, distilled draft, export."""

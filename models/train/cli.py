@@ -1,0 +1,96 @@
+"""The command line of the training steps."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from platformdirs import user_cache_dir
+
+TARGET_MINUTES = 65.0
+DRAFT_MINUTES = 50.0
+MODELS_DIR = Path(__file__).resolve().parent.parent
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m models.train", description="Make the bundled pair, step by step.")
+    steps = parser.add_subparsers(dest="step", required=True)
+    default_dir = Path(user_cache_dir("outrider")) / "train"
+    for name, text in (
+        ("corpus", "collect permissively licensed Python files and their manifest"),
+        ("tokenizer", "learn the tokenizer and write the token files"),
+        ("target", "train the target"),
+        ("draft", "distil the draft from the target"),
+        ("export", "write target.gguf and draft.gguf"),
+    ):
+        step = steps.add_parser(name, help=text, description=text)
+        step.add_argument("--work-dir", type=Path, default=default_dir, help="working files (default: %(default)s)")
+        if name in ("tokenizer", "target", "draft"):
+            step.add_argument("--seed", type=int, default=1, help="seed of every random choice (default: %(default)s)")
+        if name in ("target", "draft"):
+            minutes = TARGET_MINUTES if name == "target" else DRAFT_MINUTES
+            step.add_argument("--minutes", type=_positive, default=minutes, help="time budget (default: %(default)s)")
+            step.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+            step.add_argument("--no-compile", action="store_true", help="do without torch.compile")
+        if name == "export":
+            step.add_argument("--out", type=Path, default=MODELS_DIR / "pair", help="folder (default: %(default)s)")
+    return parser
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
+    return value
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    # Imported where needed: the corpus step runs without PyTorch.
+    work_dir: Path = arguments.work_dir
+    work_dir.mkdir(parents=True, exist_ok=True)
+    if arguments.step == "corpus":
+        from models.train.corpus import build_corpus
+
+        files = build_corpus(work_dir)
+        print(f"corpus: {len(files)} files, {sum(f.split == 'held_out' for f in files)} held out")
+    elif arguments.step == "tokenizer":
+        from models.train.tokenizer import build_tokenizer, write_token_file
+
+        build_tokenizer(work_dir)
+        for split in ("train", "held_out"):
+            print(f"tokenizer: {write_token_file(work_dir, split, arguments.seed):,} tokens in {split}.bin")
+    elif arguments.step == "target":
+        from models.train.target import train_target
+
+        train_target(
+            work_dir, arguments.minutes, arguments.seed, resume=arguments.resume, is_compiled=not arguments.no_compile
+        )
+    elif arguments.step == "draft":
+        from models.train.draft import train_draft
+
+        train_draft(
+            work_dir, arguments.minutes, arguments.seed, resume=arguments.resume, is_compiled=not arguments.no_compile
+        )
+    else:
+        from models.train.export import export_pair
+
+        export_pair(work_dir, arguments.out)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one step; returns the exit code (2 for bad input, said in one sentence)."""
+    arguments = _parser().parse_args(argv)
+    try:
+        _run(arguments)
+    except FileNotFoundError as error:
+        print(f"{error.filename} is missing: run the earlier steps (or leave out --resume)", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        print(f"{error.name} is not installed: pip install 'outrider[train]'", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; --resume goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,91 @@
+"""Muon for the matrices inside the blocks, AdamW for embeddings and norms, under one learning-rate factor."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+
+
+def orthogonalize(matrices: Tensor, num_steps: int = 5) -> Tensor:
+    """Push the singular values of a stack of matrices (n, rows, columns) towards 1 by a quintic Newton-Schulz iteration.
+
+    Coefficients and method: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks".
+    """
+    a, b, c = NEWTON_SCHULZ
+    x = matrices.bfloat16()
+    is_tall = x.shape[-2] > x.shape[-1]
+    if is_tall:
+        x = x.mT
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(num_steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    return x.mT if is_tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Nesterov momentum whose step is orthogonalized; parameters are (rows, columns) or stacks of such."""
+
+    def __init__(self, parameters: list[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.03) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        """Take one step; matrices of equal shape are orthogonalized together."""
+        for group in self.param_groups:
+            by_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+            for parameter in group["params"]:
+                buffer = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
+                buffer.lerp_(parameter.grad, 1 - group["momentum"])
+                update = parameter.grad.lerp(buffer, group["momentum"])
+                rows, columns = parameter.shape[-2:]
+                weights, updates = parameter.view(-1, rows, columns), update.view(-1, rows, columns)
+                by_shape[min(rows, columns), max(rows, columns)] += [
+                    (w.mT, u.mT) if rows > columns else (w, u) for w, u in zip(weights, updates, strict=True)
+                ]
+            for pairs in by_shape.values():
+                steps = orthogonalize(torch.stack([update for _, update in pairs]))
+                for (weight, _), step in zip(pairs, steps, strict=True):
+                    weight.mul_(1 - group["lr"] * group["weight_decay"])
+                    weight.add_(step.to(weight.dtype), alpha=-group["lr"] * _gain(weight))
+
+
+def _gain(weight: Tensor) -> float:
+    """Scale a step so that its entries have the size of an AdamW step of the same learning rate / 0.2 (Liu et al. 2025)."""
+    return 0.2 * float(max(weight.shape)) ** 0.5
+
+
+class Optimizers:
+    """The two optimizers of one model."""
+
+    def __init__(self, model: nn.Module, matrix_lr: float, embedding_lr: float) -> None:
+        matrices = [p for name, p in model.named_parameters() if p.ndim >= 2 and name != "embedding"]  # noqa: PLR2004
+        others = [p for name, p in model.named_parameters() if p.ndim < 2 or name == "embedding"]  # noqa: PLR2004
+        self.muon = Muon(matrices, lr=matrix_lr)
+        self.adam = torch.optim.AdamW(others, lr=embedding_lr, betas=(0.9, 0.98), weight_decay=0.0)
+        self.base_lrs = (matrix_lr, embedding_lr)
+
+    def step(self, factor: float, momentum: float) -> None:
+        """Step both with their learning rates times ``factor``, then clear the gradients."""
+        for optimizer, base in zip((self.muon, self.adam), self.base_lrs, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = base * factor
+        self.muon.param_groups[0]["momentum"] = momentum
+        self.muon.step()
+        self.adam.step()
+        self.muon.zero_grad(set_to_none=True)
+        self.adam.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Both states, for a checkpoint."""
+        return {"muon": self.muon.state_dict(), "adam": self.adam.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what state_dict gave."""
+        self.muon.load_state_dict(state["muon"])
+        self.adam.load_state_dict(state["adam"])

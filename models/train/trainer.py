@@ -1,0 +1,156 @@
+"""The training loop shared by target and draft: budget, checkpoints, progress."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from models.train.optimizer import Optimizers
+from models.train.schedule import STAGES, Budget, Stage, lr_factor, momentum_at, stage_at
+from models.train.windows import Windows
+
+CHECKPOINT_EVERY_S = 180.0
+LOG_EVERY_S = 60.0
+
+LossFunction = Callable[[Tensor, float], Tensor]
+"""Maps ids (batch, length + 1) and the progress to the mean loss in nats."""
+
+
+def device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def autocast() -> AbstractContextManager[None]:
+    """Bfloat16 matrix products on either device."""
+    return torch.autocast(device().type, dtype=torch.bfloat16)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the generators of Python, numpy and PyTorch."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def save_atomically(state: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint beside its place and move it there, so that an interruption leaves the older one."""
+    temporary = path.with_suffix(".tmp")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+class Trainer:
+    """Trains one model for a number of minutes; ``name``.pt under work_dir is its checkpoint."""
+
+    def __init__(  # noqa: PLR0913
+        self,
+        name: str,
+        model: nn.Module,
+        optimizers: Optimizers,
+        windows: Windows,
+        work_dir: Path,
+        minutes: float,
+        *,
+        passes_per_step: int = 2,
+        stages: tuple[Stage, ...] = STAGES,
+    ) -> None:
+        self.name, self.model, self.optimizers, self.windows = name, model, optimizers, windows
+        self.path = work_dir / f"{name}.pt"
+        self.budget = Budget(minutes * 60)
+        self.passes_per_step, self.stages = passes_per_step, stages
+        self.num_steps = 0
+        self.num_tokens = 0
+
+    def checkpoint(self) -> None:
+        """Write model, optimizers, generators and the time spent."""
+        state = {
+            "model": self.model.state_dict(),
+            "optimizers": self.optimizers.state_dict(),
+            "windows": self.windows.state_dict(),
+            "torch_rng": torch.get_rng_state(),
+            "spent_s": self.budget.spent_s,
+            "num_steps": self.num_steps,
+            "num_tokens": self.num_tokens,
+        }
+        save_atomically(state, self.path)
+
+    def resume(self) -> None:
+        """Go on from the checkpoint. Raises FileNotFoundError where there is none."""
+        state = torch.load(self.path, map_location=device(), weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimizers.load_state_dict(state["optimizers"])
+        self.windows.load_state_dict(state["windows"])
+        torch.set_rng_state(state["torch_rng"].cpu())
+        self.budget.spent_s = state["spent_s"]
+        self.num_steps, self.num_tokens = state["num_steps"], state["num_tokens"]
+
+    def run(self, loss_function: LossFunction, evaluate: Callable[[bool], str], evaluate_every_s: float = 420.0) -> None:
+        """Train until the budget is spent. ``evaluate(is_final)`` returns a line for the log; its time is not counted."""
+        started_s = self.budget.spent_s
+        logged_s = saved_s = evaluated_s = started_s
+        recent: list[float] = []
+        tokens_at_log = self.num_tokens
+        clock_at_log = time.monotonic()
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>5.1f}%"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[status]}"),
+            disable=not sys.stdout.isatty(),
+        ) as progress:
+            task = progress.add_task(self.name, total=self.budget.total_s, completed=started_s, status="")
+            while self.budget.spent_s < self.budget.total_s:
+                recent.append(self._step(loss_function))
+                spent_s = self.budget.spent_s
+                status = f"loss {np.mean(recent[-50:]):.3f}"
+                progress.update(task, completed=spent_s, status=status)
+                if spent_s - logged_s >= LOG_EVERY_S:
+                    rate = (self.num_tokens - tokens_at_log) / (time.monotonic() - clock_at_log)
+                    line = (
+                        f"{self.name} {spent_s / 60:.1f} min, step {self.num_steps}, epoch {self.windows.epochs:.2f}, "
+                        f"length {stage_at(self.budget.progress, self.stages).length}, loss {np.mean(recent):.4f}, "
+                        f"{rate:.0f} tokens/s"
+                    )
+                    progress.update(task, status=f"{status}, {rate:.0f} tokens/s")
+                    if progress.disable:
+                        print(line, flush=True)
+                    recent, logged_s = [], spent_s
+                    tokens_at_log, clock_at_log = self.num_tokens, time.monotonic()
+                if spent_s - saved_s >= CHECKPOINT_EVERY_S:
+                    self.checkpoint()
+                    saved_s = spent_s
+                if spent_s - evaluated_s >= evaluate_every_s:
+                    progress.console.print(evaluate(False))
+                    evaluated_s = spent_s
+                    clock_at_log = time.monotonic()
+                    tokens_at_log = self.num_tokens
+            self.checkpoint()
+            progress.console.print(evaluate(True))
+
+    def _step(self, loss_function: LossFunction) -> float:
+        began = time.monotonic()
+        stage = stage_at(self.budget.progress, self.stages)
+        total = 0.0
+        for _ in range(self.passes_per_step):
+            ids = torch.from_numpy(self.windows.next(stage.batch, stage.length)).to(device())
+            loss = loss_function(ids, self.budget.progress)
+            (loss / self.passes_per_step).backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach()) / self.passes_per_step
+            self.num_tokens += stage.batch * stage.length
+        self.optimizers.step(lr_factor(self.budget.progress), momentum_at(self.budget.progress))
+        self.num_steps += 1
+        self.budget.add(time.monotonic() - began)
+        return total

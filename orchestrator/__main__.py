@@ -1,0 +1,19 @@
+"""`python -m orchestrator`: the orchestrator."""
+
+import sys
+from collections.abc import Sequence
+
+from orchestrator.application import OrchestratorApplication
+from orchestrator.settings import OrchestratorSettings
+from services.frame.run import run_server
+from services.frame.settings import parse_settings
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the orchestrator until it is told to stop; return the exit code."""
+    settings = parse_settings(OrchestratorSettings, argv)
+    return run_server(settings, OrchestratorApplication(settings), "outrider-orchestrator")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

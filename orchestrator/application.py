@@ -1,0 +1,29 @@
+"""The orchestrator as a server."""
+
+from orchestrator.backend import Backend
+from orchestrator.servicer import GenerationServicer
+from orchestrator.settings import OrchestratorSettings
+from outrider.v1 import generation_pb2_grpc
+from services.frame.server import FrameServer
+
+
+class OrchestratorApplication:
+    """GenerationService in front of a target and a draft."""
+
+    service_names = ("outrider.v1.GenerationService",)
+
+    def __init__(self, settings: OrchestratorSettings) -> None:
+        self._settings = settings
+        self._backend: Backend | None = None
+
+    async def start(self, server: FrameServer) -> None:
+        """Wait for the target, then serve."""
+        self._backend = Backend(self._settings, server.telemetry)
+        await self._backend.connect()
+        servicer = GenerationServicer(self._settings, self._backend, server.telemetry)
+        server.register(generation_pb2_grpc.add_GenerationServiceServicer_to_server, servicer)
+
+    async def stop(self) -> None:
+        """Close the channels."""
+        if self._backend is not None:
+            await self._backend.close()

@@ -1,0 +1,126 @@
+"""The services behind the orchestrator: channels, what they serve, whether they fit, and sessions on them."""
+
+import asyncio
+import contextlib
+import logging
+import uuid
+
+import grpc
+
+from orchestrator.breaker import Breaker
+from orchestrator.drafter import Drafter, NoDrafter, RemoteDrafter
+from orchestrator.pair import PairError, ServedModel, check_pair, fetch_model
+from orchestrator.settings import OrchestratorSettings
+from orchestrator.target import TargetSession
+from outrider.v1 import common_pb2, draft_pb2_grpc, generation_pb2, model_pb2_grpc, target_pb2_grpc
+from services.frame.channel import client_tls, open_channel, service_config
+from services.frame.telemetry import Telemetry
+
+_log = logging.getLogger(__name__)
+
+
+class Backend:
+    """One target and at most one draft, shared by all generations. `connect` it first, `close` it last."""
+
+    def __init__(self, settings: OrchestratorSettings, telemetry: Telemetry) -> None:
+        self._settings = settings
+        self._telemetry = telemetry
+        self._target_channel = self._open(settings.target, "outrider.v1.TargetService")
+        self.target_stub = target_pb2_grpc.TargetServiceStub(self._target_channel)
+        self.target: ServedModel | None = None
+        self._draft_channel = self._open(settings.draft, "outrider.v1.DraftService") if settings.draft else None
+        self.draft: ServedModel | None = None
+        self._breaker = Breaker(settings.draft_retry_s)
+        self._pairing: asyncio.Task[None] | None = None
+
+    async def connect(self) -> None:
+        """Return once the target has answered; go on looking for the draft in the background."""
+        self.target = await self._fetch(self._target_channel)
+        _log.info("target %s at %s", self.target.info.name, self._settings.target)
+        if self._draft_channel is not None:
+            self._breaker.disable("the draft service has not answered yet")
+            self._pairing = asyncio.create_task(self._pair(self._draft_channel, self.target))
+
+    async def close(self) -> None:
+        """Close the channels."""
+        if self._pairing is not None:
+            self._pairing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._pairing
+        await self._target_channel.close()
+        if self._draft_channel is not None:
+            await self._draft_channel.close()
+
+    def open_target(self, sampling: common_pb2.Sampling, num_log_probabilities: int | None) -> TargetSession:
+        """Start a session on the target."""
+        return TargetSession(
+            self.target_stub,
+            uuid.uuid4().hex,
+            sampling,
+            self._telemetry,
+            patience_s=self._settings.target_patience_s,
+            num_log_probabilities=num_log_probabilities,
+        )
+
+    def open_drafter(self, sampling: common_pb2.Sampling) -> Drafter:
+        """Start a session on the draft."""
+        if self._draft_channel is None or self.target is None:
+            return NoDrafter()
+        return RemoteDrafter(
+            draft_pb2_grpc.DraftServiceStub(self._draft_channel),
+            uuid.uuid4().hex,
+            sampling,
+            self._telemetry,
+            self._breaker,
+            vocabulary_size=self.target.info.vocabulary_size,
+            timeout_s=self._settings.draft_timeout_s,
+        )
+
+    def target_status(self) -> generation_pb2.ServiceStatus:
+        """Return the target's state."""
+        is_ready = self._target_channel.get_state() in (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.IDLE)
+        return generation_pb2.ServiceStatus(
+            address=self._settings.target,
+            is_available=is_ready,
+            reason="" if is_ready else "the target service cannot be reached",
+            model=self.target.info if self.target else None,
+        )
+
+    def draft_status(self) -> generation_pb2.ServiceStatus | None:
+        """Return the draft's state, None when there is none."""
+        if self._draft_channel is None:
+            return None
+        return generation_pb2.ServiceStatus(
+            address=self._settings.draft,
+            is_available=not self._breaker.is_open,
+            reason=self._breaker.reason,
+            model=self.draft.info if self.draft else None,
+        )
+
+    def _open(self, address: str, service: str) -> grpc.aio.Channel:
+        return open_channel(
+            address,
+            tls=client_tls(self._settings),
+            max_message_bytes=self._settings.max_message_bytes,
+            config=service_config([(service, ""), ("outrider.v1.ModelService", "")]),
+        )
+
+    async def _pair(self, channel: grpc.aio.Channel, target: ServedModel) -> None:
+        self.draft = await self._fetch(channel)
+        try:
+            check_pair(target, self.draft)
+        except PairError as error:
+            _log.warning("the draft does not fit the target, decoding goes on without it: %s", error)
+            self._breaker.disable(str(error))
+            return
+        _log.info("draft %s at %s", self.draft.info.name, self._settings.draft)
+        self._breaker.succeed()
+
+    async def _fetch(self, channel: grpc.aio.Channel) -> ServedModel:
+        while True:
+            try:
+                return await fetch_model(model_pb2_grpc.ModelServiceStub(channel))
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+            await asyncio.sleep(self._settings.draft_retry_s)

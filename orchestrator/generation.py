@@ -1,0 +1,118 @@
+"""One generation: from a checked request to chunks and a summary."""
+
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+
+from orchestrator.cycle import Cycle, Target, run_cycles
+from orchestrator.detokenizer import Detokenizer
+from orchestrator.drafter import Drafter
+from orchestrator.statistics import Statistics
+from outrider.v1 import generation_pb2
+from services.frame.digest import TokenSequence
+from services.frame.telemetry import Telemetry
+
+
+def draw_seed() -> int:
+    """Return a random seed for a request that names none."""
+    return secrets.randbits(64)
+
+
+class Generation:
+    """Runs the cycles of one request and turns them into messages."""
+
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        target: Target,
+        drafter: Drafter,
+        token_bytes: Sequence[bytes],
+        *,
+        num_draft_tokens: int,
+        max_tokens: int,
+        context_length: int,
+        telemetry: Telemetry,
+    ) -> None:
+        self._sequence = TokenSequence(prompt)
+        self._num_prompt_tokens = len(prompt)
+        self._target = target
+        self._drafter = drafter
+        self._detokenizer = Detokenizer(token_bytes)
+        self._num_draft_tokens = num_draft_tokens
+        self._telemetry = telemetry
+        self._is_limited_by_context = context_length < len(prompt) + max_tokens
+        self._max_length = min(context_length, len(prompt) + max_tokens)
+        self._started_s = time.perf_counter()
+        self._first_token_s = 0.0
+        self._ended = False
+        self._is_exact = True
+        self.statistics = Statistics()
+
+    async def chunks(self) -> AsyncIterator[generation_pb2.GenerateChunk]:
+        """Yield what each cycle commits."""
+        cycles = run_cycles(
+            self._sequence,
+            self._target,
+            self._drafter,
+            lambda: self._num_draft_tokens,
+            max_length=self._max_length,
+            telemetry=self._telemetry,
+        )
+        async with aclosing(cycles) as stream:
+            async for cycle in stream:
+                self._first_token_s = self._first_token_s or time.perf_counter()
+                self.statistics.count(cycle)
+                self._ended = cycle.verification.result.is_end_of_generation
+                self._is_exact = self._is_exact and cycle.verification.result.exact
+                yield self._chunk(cycle)
+        if rest := self._detokenizer.finish():
+            yield generation_pb2.GenerateChunk(text=rest)
+
+    def summary(self, seed: int, trace_id: str) -> generation_pb2.GenerateSummary:
+        """Return the last message."""
+        self.statistics.num_resyncs = self._drafter.num_resyncs
+        self.statistics.num_fallbacks = self._drafter.num_fallbacks
+        return generation_pb2.GenerateSummary(
+            finish_reason=self._finish_reason(),
+            usage=generation_pb2.Usage(
+                num_prompt_tokens=self._num_prompt_tokens,
+                num_generated_tokens=len(self._sequence) - self._num_prompt_tokens,
+            ),
+            timings=generation_pb2.GenerationTimings(
+                first_token_ms=(self._first_token_s - self._started_s) * 1e3,
+                total_ms=(time.perf_counter() - self._started_s) * 1e3,
+                target_ms=self.statistics.target_waited_s * 1e3,
+                draft_ms=self.statistics.draft_waited_s * 1e3,
+                target_computed_ms=self.statistics.target_computed_s * 1e3,
+                draft_computed_ms=self.statistics.draft_computed_s * 1e3,
+            ),
+            speculation=self.statistics.to_message(),
+            exact=self._is_exact,
+            seed=seed,
+            trace_id=trace_id,
+        )
+
+    def _chunk(self, cycle: Cycle) -> generation_pb2.GenerateChunk:
+        tokens = [
+            generation_pb2.GeneratedToken(token=token, origin=origin, text=self._detokenizer.feed(token))
+            for token, origin in zip(cycle.tokens, origins(cycle), strict=True)
+        ]
+        for token, position in zip(tokens, cycle.verification.result.log_probabilities, strict=False):
+            token.log_probabilities.CopyFrom(position)
+        return generation_pb2.GenerateChunk(text="".join(token.text for token in tokens), tokens=tokens)
+
+    def _finish_reason(self) -> generation_pb2.FinishReason.ValueType:
+        if self._ended:
+            return generation_pb2.FINISH_REASON_END_OF_GENERATION
+        if self._is_limited_by_context:
+            return generation_pb2.FINISH_REASON_CONTEXT_FULL
+        return generation_pb2.FINISH_REASON_MAX_TOKENS
+
+
+def origins(cycle: Cycle) -> list[generation_pb2.TokenOrigin.ValueType]:
+    """Say where each committed token came from."""
+    num_accepted = cycle.verification.result.num_accepted
+    is_bonus = num_accepted == len(cycle.draft.tokens)
+    last = generation_pb2.TOKEN_ORIGIN_BONUS if is_bonus else generation_pb2.TOKEN_ORIGIN_RECOVERED
+    return [generation_pb2.TOKEN_ORIGIN_ACCEPTED] * num_accepted + [last]

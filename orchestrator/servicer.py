@@ -1,0 +1,186 @@
+"""GenerationService: checks requests, opens a session with each service, streams what is generated."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+
+import grpc
+from opentelemetry import trace
+
+from orchestrator.backend import Backend
+from orchestrator.drafter import NoDrafter
+from orchestrator.generation import Generation, draw_seed
+from orchestrator.pair import ServedModel
+from orchestrator.settings import OrchestratorSettings
+from orchestrator.statistics import Statistics
+from outrider.v1 import common_pb2, generation_pb2, generation_pb2_grpc, target_pb2
+from services.frame.errors import ServiceError, error_from_rpc, invalid_argument
+from services.frame.handlers import RpcContext
+from services.frame.spans import server_span
+from services.frame.telemetry import Telemetry
+
+_MAX_LOG_PROBABILITIES = 20
+_FINISH_REASONS = {
+    generation_pb2.FINISH_REASON_END_OF_GENERATION: "stop",
+    generation_pb2.FINISH_REASON_STOP: "stop",
+}
+
+
+class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
+    """Serves clients with one backend."""
+
+    def __init__(self, settings: OrchestratorSettings, backend: Backend, telemetry: Telemetry) -> None:
+        self._settings = settings
+        self._backend = backend
+        self._telemetry = telemetry
+        self._num_active = 0
+        self._statistics = Statistics()
+
+    async def Generate(
+        self, request: generation_pb2.GenerateRequest, context: RpcContext
+    ) -> AsyncIterator[generation_pb2.GenerateResponse]:
+        """Stream text, then a summary."""
+        target_model = self._backend.target
+        assert target_model is not None, "methods are served once the backend is connected"
+        _check(request, target_model.info)
+        seed = request.seed if request.HasField("seed") else draw_seed()
+        sampling = common_pb2.Sampling()
+        sampling.CopyFrom(request.sampling)
+        sampling.seed = seed
+        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        with server_span(self._telemetry, "generate", metadata.get("traceparent", "")) as span, self._active():
+            span.set_attributes(_request_attributes(request, target_model.info))
+            prompt = await self._prompt(request, target_model.info)
+            target = self._backend.open_target(
+                sampling, request.num_log_probabilities if request.HasField("num_log_probabilities") else None
+            )
+            num_draft_tokens = self._num_draft_tokens(request.speculation)
+            drafter = self._backend.open_drafter(sampling) if num_draft_tokens else NoDrafter()
+            generation = Generation(
+                prompt,
+                target,
+                drafter,
+                _token_bytes(target_model),
+                num_draft_tokens=num_draft_tokens,
+                max_tokens=request.max_tokens,
+                context_length=target_model.info.context_length,
+                telemetry=self._telemetry,
+            )
+            try:
+                async for chunk in generation.chunks():
+                    yield generation_pb2.GenerateResponse(chunk=chunk)
+                summary = generation.summary(seed, _trace_id(span))
+                span.set_attributes(_summary_attributes(summary))
+                yield generation_pb2.GenerateResponse(summary=summary)
+            finally:
+                self._statistics.add(generation.statistics)
+                await target.close()
+                await drafter.close()
+
+    async def GetStatus(
+        self, request: generation_pb2.GetStatusRequest, context: RpcContext
+    ) -> generation_pb2.GetStatusResponse:
+        """Return the state of the orchestrator and its services."""
+        return generation_pb2.GetStatusResponse(
+            target=self._backend.target_status(),
+            draft=self._backend.draft_status(),
+            num_active=self._num_active,
+            speculation=self._statistics.to_message(),
+            version=version("outrider"),
+        )
+
+    @contextmanager
+    def _active(self) -> Iterator[None]:
+        self._num_active += 1
+        try:
+            yield
+        finally:
+            self._num_active -= 1
+
+    def _num_draft_tokens(self, speculation: generation_pb2.Speculation) -> int:
+        if speculation.mode == generation_pb2.SPECULATION_MODE_OFF:
+            return 0
+        if speculation.mode == generation_pb2.SPECULATION_MODE_FIXED:
+            return speculation.num_draft_tokens
+        return min(self._settings.num_draft_tokens, speculation.max_draft_tokens or self._settings.num_draft_tokens)
+
+    async def _prompt(self, request: generation_pb2.GenerateRequest, info: common_pb2.ModelInfo) -> list[int]:
+        if request.WhichOneof("prompt") == "tokens":
+            tokens = list(request.tokens.tokens)
+        else:
+            try:
+                reply = await self._backend.target_stub.Tokenize(
+                    target_pb2.TokenizeRequest(text=request.text, add_bos=True)
+                )
+            except grpc.aio.AioRpcError as error:
+                raise error_from_rpc(error) from error
+            tokens = list(reply.tokens)
+        if not tokens:
+            raise invalid_argument("EMPTY_PROMPT", "prompt", "the prompt has no tokens")
+        if len(tokens) >= info.context_length:
+            raise ServiceError(
+                grpc.StatusCode.OUT_OF_RANGE,
+                "PROMPT_TOO_LONG",
+                f"the prompt has {len(tokens)} tokens, the context of {info.context_length} leaves no room for more",
+            )
+        return tokens
+
+
+def _check(request: generation_pb2.GenerateRequest, info: common_pb2.ModelInfo) -> None:
+    """Raise ServiceError for a request that cannot be served."""
+    kind = request.WhichOneof("prompt")
+    if kind is None or (kind == "text" and not request.text):
+        raise invalid_argument("EMPTY_PROMPT", "prompt", "a prompt is needed")
+    if request.max_tokens < 1:
+        raise invalid_argument("INVALID_REQUEST", "max_tokens", "ask for at least one token")
+    if request.num_log_probabilities > _MAX_LOG_PROBABILITIES:
+        raise invalid_argument(
+            "INVALID_REQUEST", "num_log_probabilities", f"at most {_MAX_LOG_PROBABILITIES} can be asked for"
+        )
+    speculation = request.speculation
+    if speculation.mode == generation_pb2.SPECULATION_MODE_FIXED and (
+        not 1 <= speculation.num_draft_tokens <= info.max_draft_tokens
+    ):
+        raise invalid_argument(
+            "INVALID_REQUEST", "speculation.num_draft_tokens", f"from 1 to {info.max_draft_tokens} can be fixed"
+        )
+    if request.require_exact and info.exact_mode == common_pb2.EXACT_MODE_OFF:
+        raise ServiceError(
+            grpc.StatusCode.FAILED_PRECONDITION, "EXACT_UNAVAILABLE", "the target does not run in an exact mode"
+        )
+    for is_set, what in ((kind == "chat", "chat prompts"), (bool(request.stop), "stop strings")):
+        if is_set:
+            raise ServiceError(
+                grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED", f"{what} are not served by this version"
+            )
+
+
+def _token_bytes(model: ServedModel) -> list[bytes]:
+    return [entry.bytes for entry in model.entries]
+
+
+def _request_attributes(
+    request: generation_pb2.GenerateRequest, info: common_pb2.ModelInfo
+) -> dict[str, str | int | float]:
+    return {
+        "gen_ai.operation.name": "text_completion",
+        "gen_ai.provider.name": "outrider",
+        "gen_ai.request.model": info.name,
+        "gen_ai.request.max_tokens": request.max_tokens,
+        "gen_ai.request.temperature": request.sampling.temperature,
+    }
+
+
+def _summary_attributes(summary: generation_pb2.GenerateSummary) -> dict[str, int | tuple[str, ...]]:
+    return {
+        "gen_ai.usage.input_tokens": summary.usage.num_prompt_tokens,
+        "gen_ai.usage.output_tokens": summary.usage.num_generated_tokens,
+        "gen_ai.response.finish_reasons": (_FINISH_REASONS.get(summary.finish_reason, "length"),),
+        "outrider.num_draft_tokens": summary.speculation.num_draft_tokens,
+        "outrider.num_accepted_tokens": summary.speculation.num_accepted_tokens,
+    }
+
+
+def _trace_id(span: trace.Span) -> str:
+    context = span.get_span_context()
+    return trace.format_trace_id(context.trace_id) if context.is_valid else ""

@@ -1,0 +1,90 @@
+"""One bidirectional stream to a service for one session: requests out, replies matched by their id."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import grpc
+
+from services.frame.errors import ServiceError, error_from_rpc, error_from_status
+
+RequestT = TypeVar("RequestT")
+# A reply of either service: it has `request_id` and one of the outcomes `result`, `cache_miss` and `error`.
+ReplyT = TypeVar("ReplyT", bound=Any)
+
+
+class SessionStream(Generic[RequestT, ReplyT]):
+    """Opened by the first request, and again by the next one after it broke.
+
+    A reply that nobody waits for any more, because it came too late, is dropped by its id.
+    """
+
+    def __init__(self, open_call: Callable[[], Any]) -> None:
+        """`open_call` starts the gRPC call; its messages wrap a request on the way out and a reply on the way in."""
+        self._open_call = open_call
+        self._call: Any = None
+        self._reader: asyncio.Task[None] | None = None
+        self._waiting: dict[int, asyncio.Future[ReplyT]] = {}
+
+    async def ask(self, request_id: int, message: RequestT, timeout_s: float | None) -> ReplyT:
+        """Send a message and wait for the reply with this id: a result or a cache miss.
+
+        Raises:
+            ServiceError: the service answered with an error, or the stream broke.
+            TimeoutError: there was no reply in time.
+        """
+        if self._call is None:
+            self._call = self._open_call()
+            self._reader = asyncio.create_task(self._read(self._call))
+        reply_future: asyncio.Future[ReplyT] = asyncio.get_running_loop().create_future()
+        self._waiting[request_id] = reply_future
+        try:
+            async with asyncio.timeout(timeout_s):
+                with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                    # A broken stream is reported by the reader, which knows why.
+                    await self._call.write(message)
+                reply = await reply_future
+        finally:
+            self._waiting.pop(request_id, None)
+        if reply.WhichOneof("outcome") == "error":
+            raise error_from_status(reply.error)
+        return reply
+
+    async def send(self, message: RequestT) -> None:
+        """Send a message that is not answered, if the stream is open."""
+        if self._call is not None:
+            with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                await self._call.write(message)
+
+    async def close(self) -> None:
+        """End the stream after everything that was sent."""
+        if self._call is not None:
+            with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                await self._call.done_writing()
+            self._call = None
+
+    def abandon(self) -> None:
+        """Cut the stream without a word."""
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+
+    async def _read(self, call: Any) -> None:
+        error = ServiceError(grpc.StatusCode.UNAVAILABLE, "NOT_READY", "the service ended the stream")
+        try:
+            while (message := await call.read()) is not grpc.aio.EOF:
+                future = self._waiting.pop(message.response.request_id, None)
+                if future is not None and not future.done():
+                    future.set_result(message.response)
+            if await call.code() is not grpc.StatusCode.OK:
+                error = ServiceError(await call.code(), "STREAM_BROKEN", await call.details() or "the stream broke")
+        except grpc.aio.AioRpcError as rpc_error:
+            error = error_from_rpc(rpc_error)
+        except asyncio.CancelledError:
+            error = ServiceError(grpc.StatusCode.CANCELLED, "CANCELLED", "the stream was abandoned")
+        if self._call is call:
+            self._call = None
+            for future in self._waiting.values():
+                if not future.done():
+                    future.set_exception(error)

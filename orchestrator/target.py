@@ -1,0 +1,97 @@
+"""The target as the cycle sees it."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import grpc
+from opentelemetry.trace import SpanKind
+
+from orchestrator.session import RemoteCache
+from orchestrator.stream import SessionStream
+from outrider.v1 import common_pb2, target_pb2, target_pb2_grpc
+from services.frame.digest import TokenSequence
+from services.frame.errors import ServiceError
+from services.frame.spans import child_span
+from services.frame.telemetry import Telemetry
+
+_FIRST_RETRY_S = 0.05
+_LAST_RETRY_S = 1.0
+_RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The target's verdict on one draft, and the time it took: waited for, and computed by the service's account."""
+
+    result: target_pb2.VerifyBatchResult
+    waited_s: float
+    computed_s: float
+
+
+class TargetSession:
+    """One session of the target service. A broken stream is opened again and the sequence replayed."""
+
+    def __init__(
+        self,
+        stub: target_pb2_grpc.TargetServiceStub,
+        session_id: str,
+        sampling: common_pb2.Sampling,
+        telemetry: Telemetry,
+        *,
+        patience_s: float,
+        num_log_probabilities: int | None = None,
+    ) -> None:
+        """`patience_s` is how long a target that is away is waited for, in each verification."""
+        self.cache = RemoteCache(session_id)
+        self._stream: SessionStream[target_pb2.VerifyStreamRequest, target_pb2.VerifyBatchResponse] = SessionStream(
+            lambda: stub.VerifyStream(metadata=(("x-session-id", session_id),))
+        )
+        self._sampling = sampling
+        self._telemetry = telemetry
+        self._patience_s = patience_s
+        self._num_log_probabilities = num_log_probabilities
+
+    async def verify(self, sequence: TokenSequence, draft_tokens: Sequence[int]) -> Verification:
+        """Verify draft tokens after the sequence; none is plain decoding.
+
+        Raises:
+            ServiceError: the target refused, or was away for longer than the patience lasts.
+        """
+        started_s = time.perf_counter()
+        with child_span(self._telemetry, "verify", SpanKind.CLIENT) as span:
+            retry_s = _FIRST_RETRY_S
+            while True:
+                try:
+                    reply = await self.cache.ask(
+                        sequence, span, lambda context, request_id: self._send(context, request_id, draft_tokens)
+                    )
+                    break
+                except ServiceError as error:
+                    is_late = time.perf_counter() + retry_s > started_s + self._patience_s
+                    if error.code not in _RETRIED or is_late:
+                        raise
+                    span.add_event("outrider.target_retry", {"outrider.reason": error.message})
+                self.cache.forget()
+                await asyncio.sleep(retry_s)
+                retry_s = min(2 * retry_s, _LAST_RETRY_S)
+            self.cache.learn(sequence, reply.held_length, draft_tokens[: reply.result.num_accepted])
+        return Verification(reply.result, time.perf_counter() - started_s, reply.timings.computed_ms / 1e3)
+
+    async def close(self) -> None:
+        """Release the session and end its stream."""
+        await self._stream.send(target_pb2.VerifyStreamRequest(release=common_pb2.ReleaseMessage()))
+        await self._stream.close()
+
+    async def _send(
+        self, context: common_pb2.Context, request_id: int, draft_tokens: Sequence[int]
+    ) -> target_pb2.VerifyBatchResponse:
+        request = target_pb2.VerifyBatchRequest(
+            request_id=request_id,
+            context=context,
+            draft_tokens=draft_tokens,
+            sampling=self._sampling,
+            num_log_probabilities=self._num_log_probabilities,
+        )
+        return await self._stream.ask(request_id, target_pb2.VerifyStreamRequest(verify=request), None)

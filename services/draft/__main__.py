@@ -1,0 +1,19 @@
+"""`python -m services.draft`: the draft service."""
+
+import sys
+from collections.abc import Sequence
+
+from services.draft.application import DraftApplication
+from services.draft.settings import DraftSettings
+from services.frame.run import run_server
+from services.frame.settings import parse_settings
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the service until it is told to stop; return the exit code."""
+    settings = parse_settings(DraftSettings, argv)
+    return run_server(settings, DraftApplication(settings), "outrider-draft")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

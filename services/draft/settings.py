@@ -1,0 +1,14 @@
+"""Settings of the draft service."""
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from services.engine.settings import EngineSettings
+
+
+class DraftSettings(EngineSettings, env_prefix="OUTRIDER_DRAFT_"):
+    """Flags of `python -m services.draft`, and variables that start with OUTRIDER_DRAFT_."""
+
+    program: ClassVar[str] = "python -m services.draft"
+    port: int = Field(50051, ge=0, le=65535, description="port to listen on; 0 takes a free one, which is printed")

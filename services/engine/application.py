@@ -1,0 +1,75 @@
+"""A server with a model behind it: what the draft service and the target service have in common."""
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from outrider.v1 import common_pb2, model_pb2_grpc
+from services.engine.engine import Engine
+from services.engine.errors import ModelLoadError
+from services.engine.model import Model
+from services.engine.model_service import ModelServicer, describe
+from services.engine.runtime import LlamaRuntime, RuntimeOptions
+from services.engine.settings import EngineSettings
+from services.frame.server import FrameServer
+from services.frame.startup import StartupError
+
+_log = logging.getLogger(__name__)
+MODEL_SERVICE = "outrider.v1.ModelService"
+
+
+class ModelApplication(ABC):
+    """Loads the model, starts the engine, registers ModelService; the subclass registers its own service."""
+
+    service_names: Sequence[str]
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self.settings = settings
+        self.model: Model | None = None
+        self.engine: Engine | None = None
+
+    @abstractmethod
+    def register(self, server: FrameServer, model: Model, engine: Engine, info: common_pb2.ModelInfo) -> None:
+        """Register the service proper."""
+
+    async def start(self, server: FrameServer) -> None:
+        """Load and answer. Raises StartupError when the model cannot be served."""
+        try:
+            info = await asyncio.to_thread(self._load)
+        except ModelLoadError as error:
+            raise StartupError(str(error)) from error
+        assert self.model is not None and self.engine is not None
+        _log.info(
+            "serving %s (%s, %s, %.1fM parameters): %d slots of %d tokens, %d rows a batch",
+            info.name,
+            info.architecture,
+            info.quantization,
+            info.num_parameters / 1e6,
+            info.num_slots,
+            info.context_length,
+            self.settings.batch_rows,
+        )
+        server.register(model_pb2_grpc.add_ModelServiceServicer_to_server, ModelServicer(self.model, info))
+        self.register(server, self.model, self.engine, info)
+
+    async def stop(self) -> None:
+        """Stop the engine and free the model."""
+        if self.engine is not None:
+            await asyncio.to_thread(self.engine.stop)
+        if self.model is not None:
+            self.model.close()
+
+    def _load(self) -> common_pb2.ModelInfo:
+        settings = self.settings
+        self.model = Model(settings.model, num_gpu_layers=settings.gpu_layers)
+        options = RuntimeOptions(
+            num_slots=settings.slots,
+            context_length=settings.context,
+            max_batch_rows=settings.batch_rows,
+            num_threads=settings.threads,
+        )
+        runtime = LlamaRuntime(self.model, options)
+        self.engine = Engine(runtime, max_queued=settings.max_queued, prefill_rows=settings.prefill_rows)
+        self.engine.start()
+        return describe(self.model, settings, runtime.context_length)

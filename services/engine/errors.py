@@ -1,0 +1,29 @@
+"""What can go wrong in the engine. Services translate these into gRPC statuses."""
+
+
+class EngineError(Exception):
+    """Base of all errors of the engine."""
+
+
+class ModelLoadError(EngineError):
+    """A model file is missing, corrupt, or of a kind that cannot be served; the message is one sentence."""
+
+
+class DecodeError(EngineError):
+    """llama.cpp could not evaluate a batch; every sequence of it was cut back to where it was."""
+
+
+class QueueFullError(EngineError):
+    """Too much work is waiting already."""
+
+
+class WorkTimeoutError(EngineError):
+    """The deadline of a piece of work passed before it was finished."""
+
+
+class WorkCancelledError(EngineError):
+    """The caller gave a piece of work up."""
+
+
+class EngineStoppedError(EngineError):
+    """The engine is stopping, or a repeated fatal error ended it."""

@@ -1,0 +1,94 @@
+"""Loading a GGUF file, and what is known about it afterwards."""
+
+import ctypes
+import os
+import threading
+from pathlib import Path
+
+import llama_cpp
+
+from services.engine.errors import ModelLoadError
+from services.engine.vocabulary import Vocabulary
+
+_LOG_ERROR = 3
+_GGUF_MAGIC = b"GGUF"
+
+# AMX kernels of this llama.cpp read a tile configuration that the compiler may drop, and die of it on some machines
+# (ggml-org/llama.cpp#20824, #26954). They come only with the extra buffer types: off, where AMX is built in.
+_CAN_REPACK = b"AMX_INT8 = 1" not in llama_cpp.llama_print_system_info()
+
+_last_error = threading.local()
+
+
+@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
+def _keep_errors(level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
+    """Keep llama.cpp's last error line for the exception that follows it, and print nothing."""
+    if level == _LOG_ERROR:
+        _last_error.text = text.decode(errors="replace").strip()
+
+
+llama_cpp.llama_log_set(_keep_errors, ctypes.c_void_p(0))
+llama_cpp.llama_backend_init()
+
+
+def last_llama_error() -> str:
+    """Return what llama.cpp last complained about on this thread, and forget it."""
+    text: str = getattr(_last_error, "text", "llama.cpp gave no reason")
+    _last_error.text = "llama.cpp gave no reason"
+    return text
+
+
+class Model:
+    """A loaded model file: weights, vocabulary and metadata. Free it with `close`."""
+
+    def __init__(self, path: Path, *, num_gpu_layers: int = 0) -> None:
+        """Load `path`.
+
+        Raises:
+            ModelLoadError: the file is missing, unreadable, no GGUF, corrupt, or of an architecture not served.
+        """
+        _check_readable(path)
+        parameters = llama_cpp.llama_model_default_params()
+        parameters.n_gpu_layers = num_gpu_layers
+        parameters.use_extra_bufts = _CAN_REPACK
+        self.path = path
+        self.handle = llama_cpp.llama_model_load_from_file(os.fsencode(path), parameters)
+        if not self.handle:
+            raise ModelLoadError(f"cannot load model {path}: {last_llama_error()}")
+        self.architecture = self.metadata("general.architecture")
+        if llama_cpp.llama_model_is_recurrent(self.handle) or llama_cpp.llama_model_is_hybrid(self.handle):
+            self.close()
+            raise ModelLoadError(
+                f"cannot serve {path}: {self.architecture} keeps recurrent state, which cannot be cut back to a prefix"
+            )
+        self.vocabulary = Vocabulary(llama_cpp.llama_model_get_vocab(self.handle))
+        self.name = self.metadata("general.name") or path.stem
+        self.num_parameters: int = llama_cpp.llama_model_n_params(self.handle)
+        self.num_bytes: int = llama_cpp.llama_model_size(self.handle)
+        self.trained_context: int = llama_cpp.llama_model_n_ctx_train(self.handle)
+        self.quantization: str = (
+            llama_cpp.llama_ftype_name(llama_cpp.llama_model_ftype(self.handle)).decode().removeprefix("(guessed) ")
+        )
+
+    def metadata(self, key: str) -> str:
+        """Return a metadata value as text, empty when absent."""
+        size = llama_cpp.llama_model_meta_val_str(self.handle, key.encode(), None, 0)
+        if size < 0:
+            return ""
+        buffer = ctypes.create_string_buffer(size + 1)
+        llama_cpp.llama_model_meta_val_str(self.handle, key.encode(), buffer, len(buffer))
+        return buffer.value.decode(errors="replace")
+
+    def close(self) -> None:
+        """Free the weights. The model must not be used afterwards."""
+        llama_cpp.llama_model_free(self.handle)
+
+
+def _check_readable(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            magic = file.read(len(_GGUF_MAGIC))
+    except OSError as error:
+        raise ModelLoadError(f"cannot read model {path}: {error.strerror}") from error
+    if magic != _GGUF_MAGIC:
+        raise ModelLoadError(f"{path} is not a GGUF file")

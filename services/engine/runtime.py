@@ -1,0 +1,181 @@
+"""One llama_context: rows in, logits out, cache cut. Not thread-safe; one thread owns it."""
+
+import ctypes
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import llama_cpp
+import numpy as np
+from llama_cpp._ggml import libggml_base_path
+from numpy.typing import NDArray
+
+from services.engine.errors import DecodeError, ModelLoadError
+from services.engine.model import Model, last_llama_error
+
+Logits = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Consecutive rows of one slot in a decode: `tokens` from `first_position` on, logits wanted for the last ones."""
+
+    slot: int
+    first_position: int
+    tokens: Sequence[int]
+    num_outputs: int
+
+
+class Runtime(Protocol):
+    """What the engine needs of a model; tests put a fake in its place."""
+
+    num_slots: int
+    context_length: int
+    max_batch_rows: int
+    vocabulary_size: int
+
+    def decode(self, segments: Sequence[Segment]) -> Logits:
+        """Evaluate rows; return logits [rows with output, vocabulary], valid until the next call."""
+
+    def cut(self, slot: int, length: int) -> None:
+        """Drop the cache of `slot` from position `length` on."""
+
+    def close(self) -> None:
+        """Free everything."""
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """How a context is made. `context_length` is per slot, in tokens."""
+
+    num_slots: int = 8
+    context_length: int = 2048
+    max_batch_rows: int = 1024
+    num_threads: int = 0
+    unified_cache: bool = True
+    flash_attention: bool = False
+    count_passes: bool = False
+
+    def threads(self) -> int:
+        """Return the number of threads: as set, else the cores this process may use."""
+        return self.num_threads or len(os.sched_getaffinity(0))
+
+
+class LlamaRuntime:
+    """The real runtime.
+
+    Attributes:
+        num_decodes: calls of llama_decode so far.
+        num_passes: graph passes so far; counted only with `count_passes`, which costs a callback per graph node.
+    """
+
+    def __init__(self, model: Model, options: RuntimeOptions) -> None:
+        """Make a context. Raises ModelLoadError when llama.cpp refuses."""
+        self.num_slots = options.num_slots
+        self.context_length = options.context_length
+        self.max_batch_rows = options.max_batch_rows
+        self.vocabulary_size = model.vocabulary.size
+        self.num_decodes = 0
+        self.num_passes = 0
+        parameters = llama_cpp.llama_context_default_params()
+        parameters.n_ctx = options.num_slots * options.context_length
+        parameters.n_seq_max = options.num_slots
+        # One physical batch per decode: cut by n_ubatch, it takes several passes and the logits' last bits change.
+        parameters.n_batch = parameters.n_ubatch = options.max_batch_rows
+        parameters.n_threads = parameters.n_threads_batch = options.threads()
+        parameters.kv_unified = options.unified_cache
+        parameters.flash_attn_type = int(options.flash_attention)
+        parameters.swa_full = True
+        parameters.no_perf = True
+        if options.count_passes:
+            self._callback = _pass_counter(self)
+            parameters.cb_eval = self._callback
+        self._context = llama_cpp.llama_init_from_model(model.handle, parameters)
+        if not self._context:
+            raise ModelLoadError(f"cannot make a context for {model.path}: {last_llama_error()}")
+        self._memory = llama_cpp.llama_get_memory(self._context)
+        self._batch = _Batch(options.max_batch_rows)
+
+    def decode(self, segments: Sequence[Segment]) -> Logits:
+        """Evaluate rows; see `Runtime.decode`.
+
+        Raises:
+            DecodeError: llama.cpp failed; the slots are cut back to the first positions of their segments.
+        """
+        num_outputs = self._batch.fill(segments)
+        code = llama_cpp.llama_decode(self._context, self._batch.struct)
+        self.num_decodes += 1
+        if code != 0:
+            for segment in segments:
+                self.cut(segment.slot, segment.first_position)
+            raise DecodeError(f"llama_decode returned {code}: {last_llama_error()}")
+        if num_outputs == 0:
+            return np.empty((0, self.vocabulary_size), np.float32)
+        pointer = llama_cpp.llama_get_logits(self._context)
+        # The view drops ctypes' explicit byte order, which buffer consumers take for a foreign type.
+        return np.ctypeslib.as_array(pointer, (num_outputs, self.vocabulary_size)).view(np.float32)
+
+    def cut(self, slot: int, length: int) -> None:
+        """Drop the cache of `slot` from position `length` on. Raises DecodeError when the cache cannot be cut there."""
+        if not llama_cpp.llama_memory_seq_rm(self._memory, slot, length, -1):
+            raise DecodeError(f"the cache of slot {slot} cannot be cut at position {length}")
+
+    def close(self) -> None:
+        """Free the context; the model stays."""
+        llama_cpp.llama_free(self._context)
+
+
+class _Batch:
+    """A llama_batch whose arrays are numpy's, so that filling it costs a few slice assignments a segment."""
+
+    def __init__(self, capacity: int) -> None:
+        self._tokens = np.zeros(capacity, np.int32)
+        self._positions = np.zeros(capacity, np.int32)
+        self._slots = np.zeros(capacity, np.int32)
+        self._outputs = np.zeros(capacity, np.int8)
+        self._num_slots = np.ones(capacity, np.int32)
+        self._slot_pointers = self._slots.ctypes.data + 4 * np.arange(capacity, dtype=np.uintp)
+        self.struct = llama_cpp.llama_batch(
+            n_tokens=0,
+            token=_pointer(self._tokens, ctypes.c_int32),
+            embd=None,
+            pos=_pointer(self._positions, ctypes.c_int32),
+            n_seq_id=_pointer(self._num_slots, ctypes.c_int32),
+            seq_id=_pointer(self._slot_pointers, ctypes.POINTER(ctypes.c_int32)),
+            logits=_pointer(self._outputs, ctypes.c_int8),
+        )
+
+    def fill(self, segments: Sequence[Segment]) -> int:
+        """Lay the segments down one after the other; return the number of rows with output."""
+        end = num_outputs = 0
+        for segment in segments:
+            start, end = end, end + len(segment.tokens)
+            self._tokens[start:end] = segment.tokens
+            self._positions[start:end] = range(segment.first_position, segment.first_position + end - start)
+            self._slots[start:end] = segment.slot
+            self._outputs[start : end - segment.num_outputs] = 0
+            self._outputs[end - segment.num_outputs : end] = 1
+            num_outputs += segment.num_outputs
+        self.struct.n_tokens = end
+        return num_outputs
+
+
+def _pointer(array: NDArray[np.generic], kind: type) -> object:
+    return ctypes.cast(array.ctypes.data, ctypes.POINTER(kind))
+
+
+def _pass_counter(runtime: LlamaRuntime) -> object:
+    """Return a cb_eval callback that counts graph passes: every graph computes its output node once.
+
+    It never asks for a node's data, so the graph is still computed in one go.
+    """
+    tensor_name = ctypes.CDLL(str(libggml_base_path / "libggml-base.so")).ggml_get_name
+    tensor_name.argtypes, tensor_name.restype = [ctypes.c_void_p], ctypes.c_char_p
+
+    @llama_cpp.ggml_backend_sched_eval_callback  # type: ignore[untyped-decorator]
+    def count(tensor: int, _ask: bool, _user_data: int) -> bool:
+        runtime.num_passes += tensor_name(tensor) == b"result_norm"
+        return False
+
+    return count

@@ -1,0 +1,18 @@
+"""Choosing tokens: a pure function of logits, parameters, history and (seed, position). docs/sampling.md defines it."""
+
+from services.engine.sampling.adjust import LogitsError
+from services.engine.sampling.logprobs import log_probabilities
+from services.engine.sampling.noise import SAMPLER_VERSION
+from services.engine.sampling.params import SamplingError, SamplingParams
+from services.engine.sampling.sample import sample, sample_rows, sample_with_confidence
+
+__all__ = [
+    "SAMPLER_VERSION",
+    "LogitsError",
+    "SamplingError",
+    "SamplingParams",
+    "log_probabilities",
+    "sample",
+    "sample_rows",
+    "sample_with_confidence",
+]

@@ -1,0 +1,132 @@
+"""The sampler's entry points: one token, the rows of one verification, one draft token with its confidence.
+
+Parameters are taken as validated (`SamplingParams.validate`), logits as float32 [vocabulary] or [rows, vocabulary].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.engine.sampling import survivors
+from services.engine.sampling.adjust import PenaltyWindow, Row, Tokens, adjusted
+from services.engine.sampling.logprobs import log_mass
+from services.engine.sampling.noise import gumbel, noise_key
+from services.engine.sampling.params import SamplingParams
+from services.engine.sampling.truncate import truncated
+
+
+def sample(
+    logits_row: NDArray[np.float32],
+    position: int,
+    params: SamplingParams,
+    history: Tokens,
+    *,
+    allowed: NDArray[np.bool_] | None = None,
+) -> int:
+    """The token at `position`, a function of nothing but the arguments.
+
+    `history` holds the tokens before the position, oldest first; the last `penalty_last_n` of them are enough.
+    `allowed` [vocabulary] is False for tokens that must not be chosen, as a grammar will want. Raises LogitsError where
+    no token can be chosen.
+    """
+    row = adjusted(logits_row, params, _window_counts(params, history), allowed)
+    if params.temperature == 0:
+        return row.best()[0]
+    return _best_scores(row, position, params, 1)[0][1]
+
+
+def sample_rows(
+    logits: NDArray[np.float32],
+    first_position: int,
+    params: SamplingParams,
+    history: Tokens,
+    draft_tokens: Tokens,
+    *,
+    allowed: NDArray[np.bool_] | None = None,
+) -> NDArray[np.int64]:
+    """The target's tokens [rows] for logits [rows, vocabulary] at positions first_position, first_position + 1, ...
+
+    `history` holds the tokens before first_position; row r is sampled as if draft_tokens[:r] followed them. `allowed`
+    is [rows, vocabulary]. Raises ValueError where there are fewer draft tokens than rows - 1, and LogitsError as
+    `sample` does.
+    """
+    num_rows = len(logits)
+    if len(draft_tokens) < num_rows - 1:
+        raise ValueError(f"{num_rows} rows follow {num_rows - 1} draft tokens, but there are {len(draft_tokens)}")
+    tokens = np.empty(num_rows, np.int64)
+    window = PenaltyWindow(params.penalty_last_n, history) if params.has_penalties else None
+    for index in range(num_rows):
+        if window is not None and index > 0:
+            window.push(int(draft_tokens[index - 1]))
+        counts = {} if window is None else window.counts
+        row = adjusted(logits[index], params, counts, None if allowed is None else allowed[index])
+        if params.temperature == 0:
+            tokens[index] = row.best()[0]
+        else:
+            tokens[index] = _best_scores(row, first_position + index, params, 1)[0][1]
+    return tokens
+
+
+def sample_with_confidence(
+    logits_row: NDArray[np.float32],
+    position: int,
+    params: SamplingParams,
+    history: Tokens,
+    *,
+    allowed: NDArray[np.bool_] | None = None,
+) -> tuple[int, float, float]:
+    """`sample`, with how sure the choice is: (token, probability, margin).
+
+    The probability is the token's softmax of the raw logits at temperature 1, untruncated. The margin is the best minus
+    the second-best perturbed score; at temperature 0, the best minus the second-best logit after bias and penalties. It
+    is infinite where there was no second candidate.
+    """
+    row = adjusted(logits_row, params, _window_counts(params, history), allowed)
+    if params.temperature == 0:
+        token, best = row.best()
+        margin = best - row.second_best(token)
+    else:
+        (best, token), *others = _best_scores(row, position, params, 2)
+        margin = best - others[0][0] if others else math.inf
+    probability = math.exp(float(logits_row[token]) - log_mass(logits_row))
+    return token, probability, margin
+
+
+def _window_counts(params: SamplingParams, history: Tokens) -> Mapping[int, int]:
+    return PenaltyWindow(params.penalty_last_n, history).counts if params.has_penalties else {}
+
+
+def _best_scores(row: Row, position: int, params: SamplingParams, num_best: int) -> list[tuple[float, int]]:
+    """The highest perturbed scores, best first, ties to the lower id: (score, token), num_best or fewer of them.
+
+    The one place where scores are computed that decide, whichever way the survivors were found.
+    """
+    key = noise_key(params.seed, position)
+    if params.has_truncation:
+        ids, z = truncated(row, params)
+        survivors_z = [(float(z[index]), int(ids[index])) for index in survivors.of_candidates(ids, z, key, num_best)]
+    else:
+        survivors_z = _untruncated_survivors(row, params.temperature, key, num_best)
+    scores = [(value + gumbel(key, token), token) for value, token in survivors_z]
+    scores.sort(key=lambda scored: (-scored[0], scored[1]))
+    return scores[:num_best]
+
+
+def _untruncated_survivors(row: Row, temperature: float, key: int, num_best: int) -> list[tuple[float, int]]:
+    """(z, token) of every id that can have one of the num_best highest scores."""
+    start, _ = row.best()
+    found: list[tuple[float, int]] = []
+    if row.ids.size:
+        start = int(row.dense.argmax())
+        is_finite = row.values > -np.inf
+        ids, z = row.ids[is_finite], row.values[is_finite] / temperature
+        if ids.size:
+            found = [(float(z[i]), int(ids[i])) for i in survivors.of_candidates(ids, z, key, num_best)]
+    if row.dense[start] > -np.inf:
+        tokens = survivors.of_row(row.dense, temperature, key, start, num_best)
+        found += [(float(row.dense[token]) / temperature, token) for token in tokens]
+    return found

@@ -1,0 +1,21 @@
+"""Settings that both services share: the model and how it is run."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from services.frame.settings import ServerSettings
+
+
+class EngineSettings(ServerSettings):
+    """A server with a model behind it."""
+
+    model: Path = Field(description="GGUF file to serve")
+    slots: int = Field(8, ge=1, le=256, description="sessions cached at a time")
+    context: int = Field(2048, ge=32, le=1 << 20, description="tokens of context of each slot")
+    threads: int = Field(0, ge=0, le=1024, description="threads of a decode; 0 takes the cores this process may use")
+    gpu_layers: int = Field(0, ge=-1, description="layers on the GPU; -1 takes all")
+    batch_rows: int = Field(1024, ge=32, le=1 << 16, description="most rows of one decode")
+    prefill_rows: int = Field(256, ge=1, description="most prompt rows in a decode that others wait for")
+    max_queued: int = Field(256, ge=1, description="requests that may wait before more are refused")
+    max_draft_tokens: int = Field(16, ge=0, le=64, description="most draft tokens of one request")

@@ -1,0 +1,100 @@
+"""The tokens of a model, and text to ids and back, as llama.cpp does it."""
+
+import ctypes
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cached_property
+
+import llama_cpp
+
+
+class Attribute(IntEnum):
+    """What kind of token an id is; the values of `outrider.v1.TokenAttribute`."""
+
+    NORMAL = 0
+    CONTROL = 1
+    BYTE = 2
+    USER_DEFINED = 3
+    UNKNOWN = 4
+    UNUSED = 5
+
+
+_ATTRIBUTE_BITS = (
+    (llama_cpp.LLAMA_TOKEN_ATTR_CONTROL, Attribute.CONTROL),
+    (llama_cpp.LLAMA_TOKEN_ATTR_BYTE, Attribute.BYTE),
+    (llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED, Attribute.USER_DEFINED),
+    (llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN, Attribute.UNKNOWN),
+    (llama_cpp.LLAMA_TOKEN_ATTR_UNUSED, Attribute.UNUSED),
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One id: its spelling in the file, the bytes it adds to the output, its kind."""
+
+    spelling: bytes
+    output: bytes
+    attribute: Attribute
+    is_end_of_generation: bool
+
+
+class Vocabulary:
+    """The vocabulary of a loaded model. Safe to use from any thread: llama.cpp only reads it."""
+
+    def __init__(self, handle: llama_cpp.llama_vocab_p) -> None:
+        self._handle = handle
+        self.size: int = llama_cpp.llama_vocab_n_tokens(handle)
+        self.adds_bos: bool = llama_cpp.llama_vocab_get_add_bos(handle)
+        bos = llama_cpp.llama_vocab_bos(handle)
+        self.bos: int | None = bos if bos >= 0 else None
+        self.end_of_generation = frozenset(
+            token for token in range(self.size) if llama_cpp.llama_vocab_is_eog(handle, token)
+        )
+
+    @cached_property
+    def entries(self) -> list[Entry]:
+        """All entries, by id."""
+        return [self._entry(token) for token in range(self.size)]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hexadecimal digest of all entries and of the first token."""
+        digest = hashlib.sha256(f"{self.bos if self.adds_bos else None} {sorted(self.end_of_generation)}".encode())
+        for entry in self.entries:
+            digest.update(b"%d:%d:" % (len(entry.spelling), entry.attribute) + entry.spelling)
+        return digest.hexdigest()
+
+    def tokenize(self, text: str, *, add_bos: bool, parse_special: bool) -> list[int]:
+        """Turn text into ids; `add_bos` puts the first token in front where the model wants one."""
+        data = text.encode()
+        capacity = len(data) + 2
+        ids = (llama_cpp.llama_token * capacity)()
+        count = llama_cpp.llama_tokenize(self._handle, data, len(data), ids, capacity, add_bos, parse_special)
+        if count < 0:
+            capacity = -count
+            ids = (llama_cpp.llama_token * capacity)()
+            count = llama_cpp.llama_tokenize(self._handle, data, len(data), ids, capacity, add_bos, parse_special)
+        return list(ids[:count])
+
+    def detokenize(self, tokens: Sequence[int]) -> bytes:
+        """Return the bytes that the tokens stand for; control tokens stand for none."""
+        return b"".join(self._output(token) for token in tokens)
+
+    def _entry(self, token: int) -> Entry:
+        bits = llama_cpp.llama_vocab_get_attr(self._handle, token)
+        return Entry(
+            llama_cpp.llama_vocab_get_text(self._handle, token) or b"",
+            self._output(token),
+            next((attribute for bit, attribute in _ATTRIBUTE_BITS if bits & bit), Attribute.NORMAL),
+            token in self.end_of_generation,
+        )
+
+    def _output(self, token: int) -> bytes:
+        buffer = ctypes.create_string_buffer(128)
+        count = llama_cpp.llama_token_to_piece(self._handle, token, buffer, len(buffer), 0, False)
+        if count < 0:
+            buffer = ctypes.create_string_buffer(-count)
+            count = llama_cpp.llama_token_to_piece(self._handle, token, buffer, len(buffer), 0, False)
+        return buffer.raw[:count]

@@ -1,0 +1,155 @@
+"""Between the protocol's messages and the engine's types: what comes in is checked here, once."""
+
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+import grpc
+from opentelemetry.trace import Span
+
+from outrider.v1 import common_pb2
+from services.engine.errors import (
+    DecodeError,
+    EngineError,
+    EngineStoppedError,
+    QueueFullError,
+    WorkCancelledError,
+    WorkTimeoutError,
+)
+from services.engine.sampling import SamplingError, SamplingParams
+from services.engine.work import Miss, Outcome, Prefix
+from services.frame.digest import DIGEST_SIZE
+from services.frame.errors import ServiceError, invalid_argument
+
+_RETRY_AFTER_S = 0.1
+_STATUS = {
+    QueueFullError: (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL"),
+    WorkTimeoutError: (grpc.StatusCode.DEADLINE_EXCEEDED, "TIMEOUT"),
+    WorkCancelledError: (grpc.StatusCode.CANCELLED, "CANCELLED"),
+    EngineStoppedError: (grpc.StatusCode.UNAVAILABLE, "NOT_READY"),
+    DecodeError: (grpc.StatusCode.INTERNAL, "DECODE_FAILED"),
+}
+
+
+class Reply(Protocol):
+    """What the replies of both services have in common."""
+
+    request_id: int
+    held_length: int
+
+    @property
+    def timings(self) -> common_pb2.Timings:
+        """Where the time went."""
+
+    @property
+    def cache_miss(self) -> common_pb2.CacheMiss:
+        """Set instead of a result."""
+
+
+def checked_prefix(context: common_pb2.Context, vocabulary_size: int) -> Prefix:
+    """Return the prefix that a request builds on. Raises ServiceError where a rule of the protocol is broken."""
+    if not context.tokens:
+        raise invalid_argument("EMPTY_CONTEXT", "context.tokens", "tokens must not be empty: the last one is evaluated")
+    if len(context.cached_digest) != (DIGEST_SIZE if context.cached_length else 0):
+        raise invalid_argument(
+            "INVALID_DIGEST", "context.cached_digest", f"a digest is {DIGEST_SIZE} bytes, empty for cached_length 0"
+        )
+    tokens = checked_tokens(context.tokens, "context.tokens", vocabulary_size)
+    return Prefix(context.session_id, context.cached_length, context.cached_digest, tokens)
+
+
+def checked_tokens(tokens: Sequence[int], field: str, vocabulary_size: int) -> list[int]:
+    """Return token ids as a list. Raises ServiceError when one is outside the vocabulary."""
+    ids = list(tokens)
+    if ids and max(ids) >= vocabulary_size:
+        raise invalid_argument(
+            "TOKEN_OUT_OF_RANGE", field, f"token {max(ids)} is outside the vocabulary of {vocabulary_size} ids"
+        )
+    return ids
+
+
+def check_room(num_tokens: int, context_length: int) -> None:
+    """Raise ServiceError when a slot cannot hold so many tokens."""
+    if num_tokens > context_length:
+        raise ServiceError(
+            grpc.StatusCode.OUT_OF_RANGE,
+            "CONTEXT_TOO_LONG",
+            f"context and draft tokens are {num_tokens} tokens, a slot holds {context_length}",
+        )
+
+
+def checked_sampling(sampling: common_pb2.Sampling, vocabulary_size: int) -> SamplingParams:
+    """Return sampling parameters. Raises ServiceError when one is not a number or outside its range."""
+    params = SamplingParams(
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p if sampling.HasField("top_p") else 1.0,
+        min_p=sampling.min_p,
+        repetition_penalty=sampling.repetition_penalty if sampling.HasField("repetition_penalty") else 1.0,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        penalty_last_n=sampling.penalty_last_n if sampling.HasField("penalty_last_n") else 64,
+        logit_bias=dict(sampling.logit_bias),
+        seed=sampling.seed,
+    )
+    try:
+        params.validate(vocabulary_size)
+    except SamplingError as error:
+        raise invalid_argument("INVALID_SAMPLING", "sampling", str(error)) from error
+    return params
+
+
+def deadline_s(timeout_ms: int) -> float | None:
+    """Return the deadline of a request that arrives now, in seconds of `time.perf_counter`; None for no limit."""
+    return time.perf_counter() + timeout_ms / 1e3 if timeout_ms else None
+
+
+def fill_reply(reply: Reply, request_id: int, outcome: Outcome) -> bool:
+    """Fill in everything but the result. Return whether there is a result to fill in.
+
+    Raises:
+        ServiceError: the work failed.
+    """
+    value, timings = outcome.value, outcome.timings
+    if isinstance(value, EngineError):
+        raise service_error(value)
+    if isinstance(value, Exception):
+        raise value
+    reply.request_id = request_id
+    reply.held_length = outcome.held_length
+    reply.timings.queued_ms = (timings.started_s - timings.submitted_s) * 1e3
+    reply.timings.computed_ms = (timings.finished_s - timings.started_s) * 1e3
+    reply.timings.decode_ms = timings.decode_s * 1e3
+    reply.timings.num_decodes = timings.num_decodes
+    reply.timings.batch_rows = timings.batch_rows
+    if isinstance(value, Miss):
+        reply.cache_miss.held_length = value.held_length
+        reply.cache_miss.held_digest = value.held_digest
+        return False
+    return True
+
+
+def service_error(error: EngineError) -> ServiceError:
+    """Return the status that tells a caller of an engine's error."""
+    code, reason = _STATUS[type(error)]
+    retries = code in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
+    return ServiceError(code, reason, str(error), retry_after_s=_RETRY_AFTER_S if retries else None)
+
+
+def trace_outcome(span: Span, outcome: Outcome) -> None:
+    """Put the engine's account of the work on the server's span: the queue and the decodes as timed events."""
+    if not span.is_recording():
+        return
+    timings = outcome.timings
+    to_wall_ns = time.time_ns() - time.perf_counter_ns()
+    span.add_event("outrider.queued", timestamp=to_wall_ns + int(timings.submitted_s * 1e9))
+    span.add_event(
+        "outrider.decode",
+        {
+            "outrider.decode_ms": timings.decode_s * 1e3,
+            "outrider.num_decodes": timings.num_decodes,
+            "outrider.batch_rows": timings.batch_rows,
+        },
+        timestamp=to_wall_ns + int(timings.started_s * 1e9),
+    )
+    span.add_event("outrider.computed", timestamp=to_wall_ns + int(timings.finished_s * 1e9))

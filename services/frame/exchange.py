@@ -1,0 +1,216 @@
+"""Requests of sessions and their answers, over unary calls and over streams alike.
+
+Every request of a session has an id. The same id again is a retry and gets the same answer; a higher one supersedes
+what is under way; a lower one is refused. One `Exchange` keeps that promise for both carriers of a service.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+import grpc
+from google.rpc import status_pb2
+
+from outrider.v1 import common_pb2
+from services.frame.errors import ServiceError, invalid_argument, status_of
+from services.frame.handlers import RpcContext
+
+# Answers of one stream that may wait for a slow reader before the stream stops reading requests.
+MAX_UNSENT_ANSWERS = 16
+# Sessions whose last answer is remembered for a retry.
+MAX_REMEMBERED_SESSIONS = 1024
+_MAX_SESSION_ID = 128
+
+
+class SessionRequest(Protocol):
+    """What all requests of sessions have in common."""
+
+    @property
+    def request_id(self) -> int:
+        """Rises within a session."""
+
+    @property
+    def context(self) -> common_pb2.Context:
+        """The session and its prefix."""
+
+
+RequestT = TypeVar("RequestT", bound=SessionRequest)
+ReplyT = TypeVar("ReplyT")
+
+
+@dataclass(eq=False)
+class _Request(Generic[ReplyT]):
+    request_id: int
+    task: asyncio.Task[ReplyT]
+    num_waiting: int = 0
+    refusal: ServiceError | None = None
+
+
+class Exchange(Generic[RequestT, ReplyT]):
+    """Runs the requests of all sessions, at most one at a time for each session."""
+
+    def __init__(
+        self,
+        answer: Callable[[RequestT], Awaitable[ReplyT]],
+        refuse: Callable[[int, status_pb2.Status], ReplyT],
+        forget: Callable[[str], None],
+    ) -> None:
+        """Make an exchange.
+
+        `answer` does the work of one request or raises; `refuse` makes the reply that carries an error on a stream,
+        from the request's id; `forget` is told of sessions that were released.
+        """
+        self._answer = answer
+        self._refuse = refuse
+        self._forget = forget
+        self._requests: OrderedDict[str, _Request[ReplyT]] = OrderedDict()
+
+    async def ask(self, request: RequestT) -> ReplyT:
+        """Answer one request.
+
+        Raises:
+            ServiceError: the session id is malformed, or the request was superseded or given up.
+            Exception: whatever `answer` raised.
+        """
+        session_id = checked_session_id(request.context.session_id)
+        entry = self._requests.get(session_id)
+        if entry is None or request.request_id > entry.request_id or _has_no_answer(entry, request.request_id):
+            if entry is not None:
+                _end(entry, _superseded(entry.request_id, request.request_id))
+            entry = _Request(request.request_id, asyncio.ensure_future(self._answer(request)))
+            self._requests[session_id] = entry
+            self._requests.move_to_end(session_id)
+            self._trim()
+        elif request.request_id < entry.request_id:
+            raise _superseded(request.request_id, entry.request_id)
+        return await self._result(entry)
+
+    def cancel(self, session_id: str, request_id: int) -> None:
+        """Give up the request if it is under way."""
+        entry = self._requests.get(session_id)
+        if entry is not None and entry.request_id == request_id:
+            _end(entry, ServiceError(grpc.StatusCode.CANCELLED, "CANCELLED", "the caller gave the request up"))
+
+    def release(self, session_id: str) -> None:
+        """Forget the session."""
+        entry = self._requests.pop(session_id, None)
+        if entry is not None:
+            _end(entry, ServiceError(grpc.StatusCode.CANCELLED, "CANCELLED", "the session was released"))
+        self._forget(session_id)
+
+    async def serve(
+        self, context: RpcContext, field: str, wrap: Callable[[ReplyT], Any], draining: asyncio.Event
+    ) -> None:
+        """Serve one stream: its messages hold a request in `field`, a `cancel` or a `release`; `wrap` makes replies.
+
+        A failed request is answered with a status and the stream goes on. The stream ends when the caller closes it,
+        or between two messages when the server is draining.
+
+        Raises:
+            ServiceError: a message names another session than the stream's first, or holds nothing.
+        """
+        session_id = ""
+        sending = asyncio.Lock()
+        room = asyncio.Semaphore(MAX_UNSENT_ANSWERS)
+        answers: set[asyncio.Task[None]] = set()
+
+        async def answer(request: RequestT) -> None:
+            try:
+                try:
+                    reply = await self.ask(request)
+                except Exception as error:  # status_of logs what is not a ServiceError
+                    reply = self._refuse(request.request_id, status_of(error))
+                async with sending:
+                    await context.write(wrap(reply))
+            finally:
+                room.release()
+
+        try:
+            while (message := await _read(context, draining)) is not None:
+                kind = message.WhichOneof("message")
+                if kind == field:
+                    request = getattr(message, field)
+                    session_id = session_id or request.context.session_id
+                    if request.context.session_id != session_id:
+                        raise invalid_argument(
+                            "INVALID_SESSION", "context.session_id", "a stream carries the session of its first message"
+                        )
+                    await room.acquire()
+                    task = asyncio.create_task(answer(request))
+                    answers.add(task)
+                    task.add_done_callback(answers.discard)
+                elif kind == "cancel":
+                    self.cancel(session_id, message.cancel.request_id)
+                elif kind == "release":
+                    self.release(session_id)
+                else:
+                    raise invalid_argument("INVALID_REQUEST", "message", f"set one of {field}, cancel, release")
+            if answers:
+                await asyncio.wait(answers)
+        finally:
+            for task in answers:
+                task.cancel()
+
+    async def _result(self, entry: _Request[ReplyT]) -> ReplyT:
+        entry.num_waiting += 1
+        try:
+            await asyncio.wait({entry.task})
+        finally:
+            entry.num_waiting -= 1
+            if entry.num_waiting == 0:  # the last caller vanished: nobody wants the answer
+                entry.task.cancel()
+        if entry.refusal is not None:
+            raise entry.refusal
+        return entry.task.result()
+
+    def _trim(self) -> None:
+        while len(self._requests) > MAX_REMEMBERED_SESSIONS:
+            oldest = next(iter(self._requests))
+            if not self._requests[oldest].task.done():
+                return
+            del self._requests[oldest]
+
+
+def checked_session_id(session_id: str) -> str:
+    """Return the session id. Raises ServiceError when it is empty, too long or not printable ASCII."""
+    if not (0 < len(session_id) <= _MAX_SESSION_ID and session_id.isascii() and session_id.isprintable()):
+        raise invalid_argument(
+            "INVALID_SESSION", "context.session_id", "a session id is 1 to 128 printable ASCII characters"
+        )
+    return session_id
+
+
+def _has_no_answer(entry: _Request[Any], request_id: int) -> bool:
+    """Whether a retry finds no answer to repeat: its caller vanished before there was one, or there was an error."""
+    if entry.request_id != request_id or entry.refusal is not None or not entry.task.done():
+        return False
+    return entry.task.cancelled() or entry.task.exception() is not None
+
+
+def _end(entry: _Request[Any], refusal: ServiceError) -> None:
+    if not entry.task.done():
+        entry.refusal = refusal
+        entry.task.cancel()
+
+
+def _superseded(request_id: int, newer_id: int) -> ServiceError:
+    return ServiceError(
+        grpc.StatusCode.ABORTED, "SUPERSEDED", f"request {request_id} was superseded by request {newer_id}"
+    )
+
+
+async def _read(context: RpcContext, draining: asyncio.Event) -> Any:
+    """Return the next message, None at the end of the stream or when the server drains."""
+    reading = asyncio.ensure_future(context.read())
+    stopping = asyncio.ensure_future(draining.wait())
+    try:
+        await asyncio.wait({reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not reading.done():
+            return None
+        message = reading.result()
+        return None if message is grpc.aio.EOF else message
+    finally:
+        reading.cancel()
+        stopping.cancel()

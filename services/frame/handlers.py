@@ -1,0 +1,137 @@
+"""The frame around every method of a service: readiness, requests under way, and errors as rich statuses."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, TypeAlias
+
+import grpc
+
+from services.frame.errors import REASON_NOT_READY, ServiceError, abort
+
+# The parameters that generated stubs give ServicerContext are those of iterators and awaitables, not of messages.
+RpcContext: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+UnaryBehavior: TypeAlias = Callable[[Any, RpcContext], Awaitable[Any]]
+StreamBehavior: TypeAlias = Callable[[Any, RpcContext], AsyncGenerator[Any, None]]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+RETRY_WHILE_LOADING_S = 1.0
+
+# By (request is a stream, response is a stream). Untyped, as the types describe synchronous servers only.
+_KINDS: dict[tuple[bool, bool], tuple[str, Callable[..., Any]]] = {
+    (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
+    (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
+    (True, False): ("stream_unary", grpc.stream_unary_rpc_method_handler),
+    (True, True): ("stream_stream", grpc.stream_stream_rpc_method_handler),
+}
+
+
+class HandlerRegistry(grpc.GenericRpcHandler):
+    """Handlers that may be added after the server has started, as a model takes its time to load.
+
+    Until `is_open`, and again while draining, every method is answered UNAVAILABLE with reason NOT_READY. Behaviours
+    are coroutines or asynchronous generators; what they raise becomes the call's status, see `errors.abort`.
+    """
+
+    def __init__(self) -> None:
+        self.is_open = False
+        self.is_draining = False
+        self._handlers: dict[str, Handler] = {}
+        self._num_under_way = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        # A stream on both sides fits calls of every kind, as nothing is read and nothing but a status is sent.
+        self._refusal: Handler = _KINDS[True, True][1](self._refuse)
+
+    @property
+    def num_under_way(self) -> int:
+        """Calls that have begun and not ended; a stream counts as one."""
+        return self._num_under_way
+
+    async def wait_idle(self) -> None:
+        """Return once no call is under way."""
+        await self._idle.wait()
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
+        """Return the handler of a call; None makes gRPC answer UNIMPLEMENTED."""
+        if not self.is_open or self.is_draining:
+            return self._refusal
+        return self._handlers.get(handler_call_details.method)
+
+    def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Handler]) -> None:
+        """Take the handlers of one service; generated `add_..._to_server` functions call this."""
+        for method, handler in method_handlers.items():
+            path = f"/{service_name}/{method}"
+            self._handlers[path] = self._framed(path, handler)
+
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """Do nothing: generated code hands over the same handlers once more, by the older way."""
+
+    async def _refuse(self, requests: AsyncIterator[bytes], context: RpcContext) -> None:
+        if self.is_draining:
+            error = ServiceError(grpc.StatusCode.UNAVAILABLE, REASON_NOT_READY, "the service is stopping")
+        else:
+            error = ServiceError(
+                grpc.StatusCode.UNAVAILABLE,
+                REASON_NOT_READY,
+                "the service is still starting",
+                retry_after_s=RETRY_WHILE_LOADING_S,
+            )
+        await abort(context, error)
+
+    def _framed(self, path: str, handler: Handler) -> Handler:
+        """Return `handler` with its behaviour wrapped. Raises TypeError for a behaviour that would block the loop."""
+        attribute, make = _KINDS[handler.request_streaming, handler.response_streaming]
+        behavior = getattr(handler, attribute)
+        framed: UnaryBehavior | StreamBehavior
+        if inspect.iscoroutinefunction(behavior):
+            framed = self._framed_coroutine(behavior)
+        elif handler.response_streaming and inspect.isasyncgenfunction(behavior):
+            framed = self._framed_generator(behavior)
+        else:
+            raise TypeError(f"{path} must be a coroutine function, or an asynchronous generator function if it streams")
+        wrapped: Handler = make(framed, handler.request_deserializer, handler.response_serializer)
+        return wrapped
+
+    def _framed_coroutine(self, behavior: UnaryBehavior) -> UnaryBehavior:
+        """Wrap a coroutine: one that returns its answer, or one that writes its answers to the context."""
+
+        async def framed(request: Any, context: RpcContext) -> Any:
+            self._count(context)
+            try:
+                return await behavior(request, context)
+            except grpc.aio.AbortError:
+                raise
+            except Exception as error:
+                await abort(context, error)
+
+        return framed
+
+    def _framed_generator(self, behavior: StreamBehavior) -> StreamBehavior:
+        async def framed(request: Any, context: RpcContext) -> AsyncGenerator[Any, None]:
+            self._count(context)
+            try:
+                # Closed here and now when the caller vanishes between two replies, not when garbage is collected.
+                async with aclosing(behavior(request, context)) as replies:
+                    async for reply in replies:
+                        yield reply
+            except grpc.aio.AbortError:
+                raise
+            except Exception as error:
+                await abort(context, error)
+
+        return framed
+
+    def _count(self, context: RpcContext) -> None:
+        """Count a call until its status is sent, which is after its behaviour has returned."""
+        self._num_under_way += 1
+        self._idle.clear()
+        context.add_done_callback(self._count_down)
+
+    def _count_down(self, ctx: RpcContext) -> None:
+        self._num_under_way -= 1
+        if self._num_under_way == 0:
+            self._idle.set()

@@ -1,0 +1,72 @@
+"""Log lines on stderr, as text or as one JSON object each, by the standard library's logging."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from opentelemetry import trace
+
+# What every record has; anything else was passed as `extra`.
+_STANDARD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class TextFormatter(logging.Formatter):
+    """`2026-01-31 12:00:00.000 INFO outrider-target services.target.main: text key=value`."""
+
+    def __init__(self, service: str) -> None:
+        super().__init__(f"%(asctime)s.%(msecs)03d %(levelname)s {service} %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        fields = "".join(f" {key}={value}" for key, value in _extra(record).items())
+        return super().formatMessage(record) + fields
+
+
+class JsonFormatter(logging.Formatter):
+    """One object: time (UTC, ISO 8601), level, service, logger, message, extras, and exception where there is one."""
+
+    def __init__(self, service: str) -> None:
+        super().__init__()
+        self._service = service
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "service": self._service,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_extra(record),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str, ensure_ascii=False)
+
+
+def configure_logging(level: str, log_format: Literal["text", "json"], service: str) -> None:
+    """Make the root logger write to stderr from `level` on. Calling it again replaces the earlier setting.
+
+    To be called before the first channel or server is made: gRPC's core reads its verbosity then, and tells of every
+    server that says goodbye unless it is kept to errors.
+    """
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter(service) if log_format == "json" else TextFormatter(service))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.captureWarnings(True)
+    # asyncio tells its selector's name at debug level, grpc every wake-up of its poller.
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    logging.getLogger("grpc").setLevel(logging.WARNING)
+
+
+def _extra(record: logging.LogRecord) -> dict[str, Any]:
+    """Return what the caller passed as `extra`, and the ids of the active span so that logs and traces meet."""
+    fields = {key: value for key, value in vars(record).items() if key not in _STANDARD_ATTRIBUTES}
+    context = trace.get_current_span().get_span_context()
+    if context.is_valid:
+        fields |= {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
+    return fields

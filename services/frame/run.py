@@ -1,0 +1,91 @@
+"""The life of a server process: settings to exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from contextlib import suppress
+
+from services.frame.logging import configure_logging
+from services.frame.server import Application, FrameServer
+from services.frame.settings import ServerSettings
+from services.frame.startup import CODE_REFUSED, StartupError
+from services.frame.telemetry import Telemetry, configure_telemetry
+
+CODE_FAILED = 1
+
+_logger = logging.getLogger(__name__)
+
+
+def run_server(settings: ServerSettings, application: Application, service_name: str) -> int:
+    """Serve until SIGTERM or SIGINT and return the exit code of the process.
+
+    Prints `listening on HOST:PORT` to stdout once bound; health tells when the application serves. Returns 0 after a
+    graceful end, 1 where the application gave up (its sentence is the last line on stderr), 2 where something kept the
+    server from starting (one sentence on stderr). A second signal ends the process at once.
+    """
+    configure_logging(settings.log_level, settings.log_format, service_name)
+    try:
+        telemetry = configure_telemetry(service_name)
+        try:
+            failure = asyncio.run(_serve(settings, application, telemetry))
+        finally:
+            telemetry.shutdown()
+    except StartupError as error:
+        _say(settings, str(error))
+        return CODE_REFUSED
+    if failure is not None:
+        _say(settings, failure)
+        return CODE_FAILED
+    return 0
+
+
+async def _serve(settings: ServerSettings, application: Application, telemetry: Telemetry) -> str | None:
+    """Run the server to its end; return why it failed, or None."""
+    server = FrameServer(settings, application, telemetry)
+    _end_on_signals(server)
+    try:
+        await server.listen()
+        print(f"listening on {server.address}", flush=True)
+        await _start_unless_ended(server)
+        await server.ended.wait()
+    finally:
+        # After a failure nothing under way can still be answered.
+        await server.stop(0 if server.failure is not None else None)
+    return server.failure
+
+
+async def _start_unless_ended(server: FrameServer) -> None:
+    """Start the application, and give up on that when the server is asked to end meanwhile."""
+    starting = asyncio.ensure_future(server.start())
+    ending = asyncio.ensure_future(server.ended.wait())
+    await asyncio.wait((starting, ending), return_when=asyncio.FIRST_COMPLETED)
+    ending.cancel()
+    if not starting.done():
+        starting.cancel()
+        with suppress(asyncio.CancelledError):
+            await starting
+        return
+    starting.result()
+    _logger.info("serving on %s", server.address)
+
+
+def _end_on_signals(server: FrameServer) -> None:
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGTERM, signal.SIGINT)
+
+    def end(number: signal.Signals) -> None:
+        _logger.info("%s: stopping, at most %g s for calls under way", number.name, server.settings.drain_timeout_s)
+        server.ended.set()
+        for each in signals:
+            loop.remove_signal_handler(each)
+            signal.signal(each, signal.SIG_DFL)
+
+    for number in signals:
+        loop.add_signal_handler(number, end, number)
+
+
+def _say(settings: ServerSettings, sentence: str) -> None:
+    print(f"{settings.program}: {' '.join(sentence.split())}", file=sys.stderr, flush=True)

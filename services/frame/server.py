@@ -1,0 +1,221 @@
+"""The server that every service runs in: health, reflection, TLS, limits, and a graceful end."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Protocol, Self, cast
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from services.frame.handlers import HandlerRegistry
+from services.frame.settings import ServerSettings
+from services.frame.startup import StartupError
+from services.frame.telemetry import Telemetry
+from services.frame.tls import read_authority, read_key_pair
+
+# A client may ping every ten seconds even between calls; we find out within forty that one has vanished.
+KEEPALIVE_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.max_ping_strikes", 2),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+
+_logger = logging.getLogger(__name__)
+
+
+class Application(Protocol):
+    """What a service brings to its server."""
+
+    @property
+    def service_names(self) -> Sequence[str]:
+        """Full names, as in "outrider.v1.TargetService": what health and reflection tell."""
+
+    async def start(self, server: FrameServer) -> None:
+        """Load what is needed, away from the event loop, and register the servicers.
+
+        Health is NOT_SERVING meanwhile and SERVING afterwards. Raises StartupError for what the user can mend.
+        """
+
+    async def stop(self) -> None:
+        """Let go of everything. Called once calls have ended, and after a start that failed or was interrupted."""
+
+
+class FrameServer:
+    """A gRPC server around one application.
+
+    In a test: `async with FrameServer(settings, application) as server`, with port 0 in the settings and the bound one
+    in `server.port`.
+    """
+
+    def __init__(self, settings: ServerSettings, application: Application, telemetry: Telemetry | None = None) -> None:
+        self.settings = settings
+        self.telemetry = telemetry or Telemetry.off()
+        # Set when stopping begins: handlers of long streams end them between two messages.
+        self.draining = asyncio.Event()
+        # Set when the process is to end, whether asked to from outside or by `fail`.
+        self.ended = asyncio.Event()
+        self.failure: str | None = None
+        self.port = 0
+        self._application = application
+        self._registry = HandlerRegistry()
+        self._health = health.aio.HealthServicer()
+        self._server: grpc.aio.Server | None = None
+        self._has_application_begun = False
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT as bound."""
+        return _join_address(self.settings.host, self.port)
+
+    def register(self, add_servicer: Callable[[Any, grpc.aio.Server], None], servicer: object) -> None:
+        """Add a servicer, as in `register(add_TargetServiceServicer_to_server, servicer)`."""
+        add_servicer(servicer, cast(grpc.aio.Server, self._registry))
+
+    async def set_serving(self, is_serving: bool) -> None:
+        """Tell the health of the application's services, and of the server as a whole."""
+        states = health_pb2.HealthCheckResponse
+        for name in ("", *self._application.service_names):
+            await self._health.set(name, states.SERVING if is_serving else states.NOT_SERVING)
+
+    def fail(self, sentence: str) -> None:
+        """Ask for the end of a process that cannot go on; `sentence` becomes its last line, the exit code is 1.
+
+        To be called on the event loop. Only the first sentence counts.
+        """
+        if self.failure is None:
+            self.failure = sentence
+            self.ended.set()
+
+    async def listen(self) -> int:
+        """Bind and answer health and reflection; methods of the application answer NOT_READY. Returns the port.
+
+        Raises StartupError for an address that cannot be bound and for unusable certificates.
+        """
+        settings = self.settings
+        server = grpc.aio.server(
+            handlers=[self._registry],
+            options=[
+                # Without this two servers share a busy port and each gets half of the calls.
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", settings.max_message_bytes),
+                ("grpc.max_send_message_length", settings.max_message_bytes),
+                *KEEPALIVE_OPTIONS,
+            ],
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = [*self._application.service_names, health.SERVICE_NAME, reflection.SERVICE_NAME]
+        reflection.enable_server_reflection(names, server)
+        credentials = _server_credentials(settings)
+        self.port = _bind(server, settings.host, settings.port, credentials)
+        await self.set_serving(False)
+        await server.start()
+        self._server = server
+        return self.port
+
+    async def start(self) -> None:
+        """Listen where that has not been done, start the application and tell that it serves."""
+        if self._server is None:
+            await self.listen()
+        self._has_application_begun = True
+        await self._application.start(self)
+        self._registry.is_open = True
+        await self.set_serving(True)
+
+    async def stop(self, drain_timeout_s: float | None = None) -> None:
+        """Refuse new calls, give those under way up to `drain_timeout_s` (None: the setting), stop the application.
+
+        Connections are told to go elsewhere at once. Watchers of health hear NOT_SERVING and hold nothing up.
+        """
+        timeout_s = self.settings.drain_timeout_s if drain_timeout_s is None else drain_timeout_s
+        self.draining.set()
+        self._registry.is_draining = True
+        if self._server is not None:
+            server, self._server = self._server, None
+            await self._health.enter_graceful_shutdown()
+            stopping = asyncio.ensure_future(server.stop(timeout_s))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._registry.wait_idle(), timeout_s)
+            if self._registry.num_under_way > 0:
+                _logger.warning("%d calls cancelled after %g s", self._registry.num_under_way, timeout_s)
+            # Cancels what is left: late calls of the application, and watchers of health, which never end.
+            await server.stop(None)
+            await stopping
+        if self._has_application_begun:
+            self._has_application_begun = False
+            await self._application.stop()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            await self.stop(0)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+
+def _join_address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _bind(server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None) -> int:
+    address = _join_address(host, port)
+    _check_free(host, port, address)
+    try:
+        if credentials is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        raise _cannot_listen(address, error) from error
+
+
+def _check_free(host: str, port: int, address: str) -> None:
+    """Raise StartupError where `host` and `port` cannot be bound.
+
+    gRPC finds out as well, but it tells no reason and writes several lines of its own to stderr.
+    """
+    try:
+        places = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise _cannot_listen(address, error) from error
+    problems: list[OSError] = []
+    for family, kind, protocol, _, place in places:
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                # As gRPC does: connections of an earlier process that linger on the port are no obstacle.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(place)
+        except OSError as error:
+            problems.append(error)
+    # "localhost" often names an IPv6 address that the machine does not have; gRPC takes the others.
+    for problem in problems:
+        if len(problems) == len(places) or problem.errno == errno.EADDRINUSE:
+            raise _cannot_listen(address, problem) from problem
+
+
+def _cannot_listen(address: str, error: Exception) -> StartupError:
+    reason = getattr(error, "strerror", None) or str(error)
+    return StartupError(f"cannot listen on {address} ({reason}): choose another --host or --port")
+
+
+def _server_credentials(settings: ServerSettings) -> grpc.ServerCredentials | None:
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    pair = read_key_pair(settings.tls_cert, settings.tls_key, ("--tls-cert", "--tls-key"))
+    client_ca = None if settings.tls_client_ca is None else read_authority(settings.tls_client_ca, "--tls-client-ca")
+    return grpc.ssl_server_credentials([pair], client_ca, require_client_auth=client_ca is not None)

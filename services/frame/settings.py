@@ -1,0 +1,172 @@
+"""Settings from flags and the environment: the command line wins over the environment, which wins over the defaults.
+
+An unknown flag, an unknown variable with the service's prefix or a value out of range is refused with one sentence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NoReturn, Self, TypeVar
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
+
+from services.frame.startup import StartupError, refuse
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["text", "json"]
+TraceDetail = Literal["request", "cycle"]
+
+DEFAULT_MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+
+
+class ProgramSettings(BaseSettings):
+    """Settings of a program. Subclasses set `env_prefix` and `program`; every field is a flag in kebab case."""
+
+    model_config = SettingsConfigDict(
+        # Never empty: HOST and PORT of the environment are somebody else's.
+        env_prefix="OUTRIDER_SERVER_",
+        frozen=True,
+        extra="forbid",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+    )
+
+    program: ClassVar[str] = "outrider"
+
+    log_level: LogLevel = Field("info", description="least severe messages that are logged")
+    log_format: LogFormat = Field("text", description="one line of text or one JSON object a message, on stderr")
+
+
+class ServerSettings(ProgramSettings):
+    """Settings that every server has."""
+
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
+    port: int = Field(0, ge=0, le=65535, description="port to listen on; 0 takes a free one, which is printed")
+    tls_cert: Path | None = Field(None, description="PEM file with the server's certificate chain; turns TLS on")
+    tls_key: Path | None = Field(None, description="PEM file with the private key of --tls-cert")
+    tls_client_ca: Path | None = Field(None, description="PEM file; clients must show a certificate signed by it")
+    max_message_bytes: int = Field(
+        DEFAULT_MAX_MESSAGE_BYTES, ge=64 * 1024, le=2**31 - 1, description="largest message taken or sent, in bytes"
+    )
+    drain_timeout_s: float = Field(
+        10.0, ge=0, le=3600, allow_inf_nan=False, description="seconds that requests under way get when stopping"
+    )
+    trace_detail: TraceDetail = Field("cycle", description="whether traces have spans for requests only, or for cycles")
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("--tls-cert and --tls-key are needed together")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("--tls-client-ca needs --tls-cert and --tls-key")
+        return self
+
+
+class PeerTlsSettings(BaseModel):
+    """How a program proves itself to the servers that it calls, and they to it. A mix-in for ProgramSettings."""
+
+    peer_tls: bool = Field(False, description="call servers over TLS")
+    peer_ca: Path | None = Field(None, description="PEM file that signs the servers; the system's where absent")
+    peer_cert: Path | None = Field(None, description="PEM file with the certificate shown to servers that ask for one")
+    peer_key: Path | None = Field(None, description="PEM file with the private key of --peer-cert")
+
+    @model_validator(mode="after")
+    def _check_peer_tls(self) -> Self:
+        if (self.peer_cert is None) != (self.peer_key is None):
+            raise ValueError("--peer-cert and --peer-key are needed together")
+        if not self.peer_tls and (self.peer_ca is not None or self.peer_cert is not None):
+            raise ValueError("--peer-ca and --peer-cert need --peer-tls")
+        return self
+
+
+SettingsT = TypeVar("SettingsT", bound=ProgramSettings)
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser that leaves the wording and the exit to the caller."""
+
+    def error(self, message: str) -> NoReturn:
+        raise StartupError(f"{message}; --help lists the flags")
+
+
+def parse_settings(cls: type[SettingsT], argv: Sequence[str] | None = None) -> SettingsT:
+    """Read `cls` from `argv` (the process's own where None) and the environment.
+
+    Ends the process: with exit code 2 and a sentence where a setting is refused, with 0 after --help.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = _Parser(
+        prog=cls.program,
+        description=inspect.getdoc(cls),
+        epilog=f"Flags can be set in the environment too, as in {_variable(cls, 'log_level')}; the command line wins.",
+        allow_abbrev=False,
+    )
+    try:
+        source: CliSettingsSource[Any] = CliSettingsSource(cls, root_parser=parser)
+        return _build(cls, arguments, _cli_settings_source=source(args=arguments))
+    except StartupError as error:
+        refuse(error, cls.program)
+
+
+def load_settings(cls: type[SettingsT], values: Mapping[str, Any] | None = None) -> SettingsT:
+    """Build `cls` from `values` by field name, then the environment, then the defaults.
+
+    Raises StartupError where a setting is refused.
+    """
+    return _build(cls, [], **(values or {}))
+
+
+def _build(cls: type[SettingsT], arguments: Sequence[str], **values: Any) -> SettingsT:
+    _refuse_unknown_variables(cls)
+    try:
+        return cls(**values)
+    except ValidationError as error:
+        raise StartupError(_sentence(cls, arguments, error)) from error
+    except SettingsError as error:
+        # A list in the environment is JSON.
+        raise StartupError(f"a value in the environment cannot be read: {error}") from error
+
+
+def _refuse_unknown_variables(cls: type[ProgramSettings]) -> None:
+    """Raise StartupError for a variable that has the prefix of `cls` and names no field: most likely a typing error."""
+    prefix = _variable(cls, "")
+    known = {_variable(cls, name) for name in cls.model_fields}
+    for name in sorted(os.environ):
+        if name.upper().startswith(prefix) and name.upper() not in known:
+            raise StartupError(f"the environment variable {name} names no setting: unset it, or see --help")
+
+
+def _variable(cls: type[ProgramSettings], field: str) -> str:
+    return f"{cls.model_config.get('env_prefix', '')}{field}".upper()
+
+
+def _flag(field: str) -> str:
+    return "--" + field.replace("_", "-")
+
+
+def _sentence(cls: type[ProgramSettings], arguments: Sequence[str], error: ValidationError) -> str:
+    """Word the first of pydantic's problems, and count the others."""
+    problems = error.errors(include_url=False, include_context=False)
+    first = problems[0]
+    message = first["msg"].removeprefix("Value error, ")
+    if first["loc"]:
+        field = str(first["loc"][0])
+        flag, variable = _flag(field), _variable(cls, field)
+        is_from_environment = variable in os.environ and not any(
+            argument == flag or argument.startswith(f"{flag}=") for argument in arguments
+        )
+        if first["type"] == "missing":
+            message = f"{flag} is missing (or {variable} in the environment)"
+        else:
+            name = variable if is_from_environment else flag
+            message = f"{name} is {first['input']!r}: {message[0].lower()}{message[1:]}"
+    others = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return message + others

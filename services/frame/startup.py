@@ -1,0 +1,20 @@
+"""How a program refuses to start: one sentence on stderr, exit code 2, no traceback."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+CODE_REFUSED = 2
+
+
+class StartupError(Exception):
+    """A reason not to start that the user can do something about. The text is one sentence that says what to change."""
+
+
+def refuse(problem: str | StartupError, program: str = "outrider") -> NoReturn:
+    """End the process with `program: problem` on stderr and exit code 2."""
+    # Libraries word some problems over several lines; this is one sentence all the same.
+    sentence = " ".join(str(problem).split())
+    print(f"{program}: {sentence}", file=sys.stderr, flush=True)
+    raise SystemExit(CODE_REFUSED)

@@ -1,0 +1,183 @@
+"""Tracing and metrics by OpenTelemetry: switched on by the standard OTEL_* variables, free of cost otherwise.
+
+| variable | effect |
+|---|---|
+| OTEL_TRACES_EXPORTER, OTEL_METRICS_EXPORTER | otlp, console or none, or several with commas |
+| OTEL_EXPORTER_OTLP_ENDPOINT (or _TRACES_, _METRICS_) | otlp where the exporter is not named |
+| OTEL_SDK_DISABLED=true | everything off |
+| OTEL_BSP_*, OTEL_TRACES_SAMPLER, OTEL_RESOURCE_ATTRIBUTES, OTEL_SERVICE_NAME, ... | as the SDK reads them |
+
+The SDK and its exporters are imported only where they are asked for: they cost start-up time and threads.
+"""
+
+# ruff: noqa: PLC0415  the imports inside functions are the ones that must not happen when telemetry is off
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from typing import TYPE_CHECKING
+
+from opentelemetry import metrics, trace
+from opentelemetry.context import Context
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
+
+from services.frame.startup import StartupError
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import MetricReader
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SpanExporter
+
+# A cycle makes about five spans, and the SDK's own 2,048 overflow within a second of a busy orchestrator.
+DEFAULT_SPAN_QUEUE = 65536
+
+_SCOPE = "outrider"
+_EXPORTERS = ("otlp", "console", "none")
+# https://www.w3.org/TR/trace-context/#traceparent-header: later versions may append fields, version ff is invalid.
+_TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+
+# Sampled, and the random trace ids of level 2; other bits are not to be passed on.
+_KNOWN_FLAGS = 0x03
+
+
+class Telemetry:
+    """The tracer and the meter of one service, with what is needed to flush them.
+
+    No global provider is set, so that several services can live in one process, each under its own name. Hot paths
+    ask `is_tracing` before they gather attributes; without a provider spans and instruments do nothing.
+    """
+
+    def __init__(
+        self, tracer_provider: TracerProvider | None = None, meter_provider: MeterProvider | None = None
+    ) -> None:
+        self._tracer_provider = tracer_provider
+        self._meter_provider = meter_provider
+        self.is_tracing = tracer_provider is not None
+        self.is_metering = meter_provider is not None
+        tracers: trace.TracerProvider = tracer_provider or trace.NoOpTracerProvider()
+        meters: metrics.MeterProvider = meter_provider or metrics.NoOpMeterProvider()
+        self.tracer: trace.Tracer = tracers.get_tracer(_SCOPE)
+        self.meter: metrics.Meter = meters.get_meter(_SCOPE)
+
+    @classmethod
+    def off(cls) -> Telemetry:
+        """Return telemetry that records nothing."""
+        return cls()
+
+    def shutdown(self) -> None:
+        """Send what is still queued and stop the exporters. Blocks, up to the exporters' own timeouts."""
+        if self._tracer_provider is not None:
+            self._tracer_provider.shutdown()
+        if self._meter_provider is not None:
+            self._meter_provider.shutdown()
+
+
+def configure_telemetry(service_name: str) -> Telemetry:
+    """Return the telemetry that the environment asks for, under `service_name` where OTEL_SERVICE_NAME is not set.
+
+    Raises StartupError for a value that we cannot honour.
+    """
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return Telemetry.off()
+    span_exporters = _exporters("TRACES")
+    metric_exporters = _exporters("METRICS")
+    if not span_exporters and not metric_exporters:
+        return Telemetry.off()
+    from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+
+    name = os.environ.get("OTEL_SERVICE_NAME") or service_name
+    resource = Resource.create({SERVICE_NAME: name})
+    try:
+        tracer_provider = _tracer_provider(resource, span_exporters) if span_exporters else None
+        meter_provider = _meter_provider(resource, metric_exporters) if metric_exporters else None
+    except ValueError as error:
+        raise StartupError(f"an OTEL_ variable has a value that OpenTelemetry refuses: {error}") from error
+    return Telemetry(tracer_provider, meter_provider)
+
+
+def context_from_traceparent(traceparent: str) -> Context:
+    """Return the context of a message's W3C `traceparent`, to be passed as the parent of a span.
+
+    An empty or malformed one gives an empty context, and so a new root: a bad header must not fail a request.
+    """
+    match = _TRACEPARENT.fullmatch(traceparent)
+    if match is None or (match[1] == "00" and match[5] is not None):
+        return Context()
+    span_context = SpanContext(
+        trace_id=int(match[2], 16),
+        span_id=int(match[3], 16),
+        is_remote=True,
+        trace_flags=TraceFlags(int(match[4], 16) & _KNOWN_FLAGS),
+    )
+    if not span_context.is_valid:
+        return Context()
+    return trace.set_span_in_context(NonRecordingSpan(span_context), Context())
+
+
+def traceparent_of(span: trace.Span) -> str:
+    """Return the W3C `traceparent` of a span, empty where it has no valid context, as with telemetry off."""
+    context = span.get_span_context()
+    if not context.is_valid:
+        return ""
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"
+
+
+def _exporters(signal: str) -> list[str]:
+    """Return the exporters that the environment names for TRACES or METRICS, without `none`."""
+    variable = f"OTEL_{signal}_EXPORTER"
+    names = [name.strip() for name in os.environ.get(variable, "").lower().split(",") if name.strip()]
+    if not names:
+        endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT")
+        names = ["otlp"] if any(os.environ.get(endpoint) for endpoint in endpoints) else []
+    for name in names:
+        if name not in _EXPORTERS:
+            raise StartupError(f"{variable} names {name!r}: only {', '.join(_EXPORTERS)} are supported")
+    if "otlp" in names:
+        for protocol in (f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
+            if os.environ.get(protocol, "grpc") != "grpc":
+                raise StartupError(f"{protocol} is {os.environ[protocol]!r}: only grpc is supported")
+    return [name for name in names if name != "none"]
+
+
+def _tracer_provider(resource: Resource, exporters: list[str]) -> TracerProvider:
+    from opentelemetry.sdk.environment_variables import OTEL_BSP_MAX_QUEUE_SIZE
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    # Left to the SDK where the variable is set.
+    queue_size = None if os.environ.get(OTEL_BSP_MAX_QUEUE_SIZE) else DEFAULT_SPAN_QUEUE
+    for name in exporters:
+        provider.add_span_processor(BatchSpanProcessor(_span_exporter(name), max_queue_size=queue_size))
+    return provider
+
+
+def _span_exporter(name: str) -> SpanExporter:
+    if name == "console":
+        from opentelemetry.sdk.trace.export import ConsoleSpanExporter
+
+        # Supervisors read stdout.
+        return ConsoleSpanExporter(out=sys.stderr)
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+
+    return OTLPSpanExporter()
+
+
+def _meter_provider(resource: Resource, exporters: list[str]) -> MeterProvider:
+    from opentelemetry.sdk.metrics import MeterProvider
+
+    return MeterProvider([_metric_reader(name) for name in exporters], resource=resource, shutdown_on_exit=False)
+
+
+def _metric_reader(name: str) -> MetricReader:
+    from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, PeriodicExportingMetricReader
+
+    if name == "console":
+        return PeriodicExportingMetricReader(ConsoleMetricExporter(out=sys.stderr))
+    from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+
+    return PeriodicExportingMetricReader(OTLPMetricExporter())

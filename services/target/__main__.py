@@ -1,0 +1,19 @@
+"""`python -m services.target`: the target service."""
+
+import sys
+from collections.abc import Sequence
+
+from services.frame.run import run_server
+from services.frame.settings import parse_settings
+from services.target.application import TargetApplication
+from services.target.settings import TargetSettings
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the service until it is told to stop; return the exit code."""
+    settings = parse_settings(TargetSettings, argv)
+    return run_server(settings, TargetApplication(settings), "outrider-target")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

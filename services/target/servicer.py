@@ -1,0 +1,129 @@
+"""TargetService: VerifyBatch over both carriers, and the tokenizer."""
+
+import grpc
+from google.rpc import status_pb2
+
+from outrider.v1 import common_pb2, target_pb2, target_pb2_grpc
+from services.engine.engine import Engine
+from services.engine.vocabulary import Vocabulary
+from services.engine.wire import (
+    check_room,
+    checked_prefix,
+    checked_sampling,
+    checked_tokens,
+    deadline_s,
+    fill_reply,
+    trace_outcome,
+)
+from services.frame.errors import ServiceError, invalid_argument
+from services.frame.exchange import Exchange
+from services.frame.handlers import RpcContext
+from services.frame.server import FrameServer
+from services.frame.spans import server_span
+from services.target.verification import LogProbabilities, Verification, Verified
+
+_MAX_LOG_PROBABILITIES = 20
+
+
+class TargetServicer(target_pb2_grpc.TargetServiceServicer):
+    """Verifies for all sessions with one engine."""
+
+    def __init__(self, server: FrameServer, vocabulary: Vocabulary, engine: Engine, info: common_pb2.ModelInfo) -> None:
+        self._server = server
+        self._vocabulary = vocabulary
+        self._engine = engine
+        self._info = info
+        self._exchange = Exchange(self._answer, _refuse, engine.release)
+
+    async def VerifyBatch(
+        self, request: target_pb2.VerifyBatchRequest, context: RpcContext
+    ) -> target_pb2.VerifyBatchResponse:
+        """Verify once."""
+        return await self._exchange.ask(request)
+
+    async def VerifyStream(  # type: ignore[override]  # replies are written to the context
+        self, request_iterator: object, context: RpcContext
+    ) -> None:
+        """Verify for one session until its stream ends."""
+        await self._exchange.serve(context, "verify", _wrap, self._server.draining)
+
+    async def Tokenize(self, request: target_pb2.TokenizeRequest, context: RpcContext) -> target_pb2.TokenizeResponse:
+        """Turn text into ids."""
+        tokens = self._vocabulary.tokenize(request.text, add_bos=request.add_bos, parse_special=request.parse_special)
+        return target_pb2.TokenizeResponse(tokens=tokens)
+
+    async def Detokenize(
+        self, request: target_pb2.DetokenizeRequest, context: RpcContext
+    ) -> target_pb2.DetokenizeResponse:
+        """Turn ids into bytes."""
+        tokens = checked_tokens(request.tokens, "tokens", self._vocabulary.size)
+        return target_pb2.DetokenizeResponse(text=self._vocabulary.detokenize(tokens))
+
+    async def ApplyChatTemplate(
+        self, request: target_pb2.ApplyChatTemplateRequest, context: RpcContext
+    ) -> target_pb2.ApplyChatTemplateResponse:
+        """Not served yet."""
+        raise ServiceError(
+            grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED", "chat templates are not served by this version"
+        )
+
+    async def _answer(self, request: target_pb2.VerifyBatchRequest) -> target_pb2.VerifyBatchResponse:
+        work = self._work(request)
+        reply = target_pb2.VerifyBatchResponse()
+        with server_span(self._server.telemetry, "target.verify", request.context.traceparent) as span:
+            outcome = await self._engine.run(work)
+            trace_outcome(span, outcome)
+            if fill_reply(reply, request.request_id, outcome):
+                _fill_result(reply.result, outcome.value)
+                span.set_attribute("outrider.cycle.num_accepted", reply.result.num_accepted)
+        return reply
+
+    def _work(self, request: target_pb2.VerifyBatchRequest) -> Verification:
+        size = self._vocabulary.size
+        prefix = checked_prefix(request.context, size)
+        draft_tokens = checked_tokens(request.draft_tokens, "draft_tokens", size)
+        if len(draft_tokens) > self._info.max_draft_tokens:
+            raise ServiceError(
+                grpc.StatusCode.OUT_OF_RANGE,
+                "DRAFT_TOO_LONG",
+                f"{len(draft_tokens)} draft tokens, at most {self._info.max_draft_tokens} are taken",
+            )
+        check_room(prefix.length + len(draft_tokens), self._info.context_length)
+        num_log_probabilities = None
+        if request.HasField("num_log_probabilities"):
+            num_log_probabilities = request.num_log_probabilities
+            if num_log_probabilities > _MAX_LOG_PROBABILITIES:
+                raise invalid_argument(
+                    "INVALID_REQUEST", "num_log_probabilities", f"at most {_MAX_LOG_PROBABILITIES} can be asked for"
+                )
+        return Verification(
+            prefix,
+            draft_tokens,
+            checked_sampling(request.sampling, size),
+            self._vocabulary.end_of_generation,
+            num_log_probabilities=num_log_probabilities,
+            deadline_s=deadline_s(request.timeout_ms),
+        )
+
+
+def _fill_result(result: target_pb2.VerifyBatchResult, verified: Verified) -> None:
+    result.num_accepted = verified.verdict.num_accepted
+    result.next_token = verified.verdict.next_token
+    result.is_end_of_generation = verified.verdict.is_end_of_generation
+    result.log_probabilities.extend(_log_probabilities(position) for position in verified.log_probabilities)
+
+
+def _log_probabilities(position: LogProbabilities) -> common_pb2.LogProbabilities:
+    chosen, *top = (
+        common_pb2.TokenLogProbability(token=token, log_probability=value)
+        for token, value in ((position.token, position.log_probability), *position.top)
+    )
+    return common_pb2.LogProbabilities(chosen=chosen, top=top)
+
+
+def _refuse(request_id: int, status: status_pb2.Status) -> target_pb2.VerifyBatchResponse:
+    return target_pb2.VerifyBatchResponse(request_id=request_id, error=status)
+
+
+def _wrap(reply: target_pb2.VerifyBatchResponse) -> target_pb2.VerifyStreamResponse:
+    return target_pb2.VerifyStreamResponse(response=reply)

@@ -1,0 +1,24 @@
+"""What every test can rely on: an environment without settings of ours, and reproducible examples of Hypothesis."""
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Before gRPC starts, which would tell of every server that says goodbye.
+os.environ["GRPC_VERBOSITY"] = "ERROR"
+
+# Time limits would make results depend on the machine; the same examples everywhere make a failure everybody's.
+settings.register_profile(
+    "outrider", deadline=None, derandomize=True, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("outrider")
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the developer's own OUTRIDER_* and OTEL_* variables, and proxies, from code under test."""
+    proxies = {"HTTP_PROXY", "HTTPS_PROXY", "GRPC_PROXY", "ALL_PROXY"}
+    for name in list(os.environ):
+        if name.startswith(("OUTRIDER_", "OTEL_")) or name.upper() in proxies:
+            monkeypatch.delenv(name)

@@ -1,0 +1,82 @@
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+
+from services.frame.logging import configure_logging
+from services.frame.telemetry import Telemetry
+
+
+@pytest.fixture(autouse=True)
+def _restore_logging() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(False)
+
+
+def test_text_has_level_service_logger_and_extras(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("info", "text", "outrider-target")
+    logging.getLogger("services.target").info("loaded %s", "m.gguf", extra={"num_slots": 8})
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.endswith(" INFO outrider-target services.target: loaded m.gguf num_slots=8\n")
+
+
+def test_json_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("debug", "json", "outrider-draft")
+    logger = logging.getLogger("services.draft")
+    logger.debug("two\nlines: %d", 2, extra={"session": "é"})
+    try:
+        raise ValueError("bad")
+    except ValueError:
+        logger.exception("failed")
+    first, second = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert first["message"] == "two\nlines: 2"
+    assert (first["level"], first["service"], first["logger"]) == ("debug", "outrider-draft", "services.draft")
+    assert first["session"] == "é"
+    assert first["time"].endswith("+00:00")
+    assert "exception" not in first
+    assert "ValueError: bad" in second["exception"]
+
+
+def test_less_severe_messages_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("warning", "text", "s")
+    logging.getLogger("a").info("quiet")
+    logging.getLogger("a").warning("loud")
+    assert "quiet" not in (text := capsys.readouterr().err)
+    assert "loud" in text
+
+
+def test_configuring_again_replaces_the_earlier_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("info", "text", "first")
+    configure_logging("info", "text", "second")
+    logging.getLogger("a").info("once")
+    assert capsys.readouterr().err.count("once") == 1
+
+
+def test_lines_within_a_span_carry_its_ids(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("info", "json", "s")
+    telemetry = Telemetry(TracerProvider(shutdown_on_exit=False))
+    with telemetry.tracer.start_as_current_span("work") as span:
+        logging.getLogger("a").info("inside")
+    logging.getLogger("a").info("outside")
+    inside, outside = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert inside["trace_id"] == f"{span.get_span_context().trace_id:032x}"
+    assert inside["span_id"] == f"{span.get_span_context().span_id:016x}"
+    assert "trace_id" not in outside
+
+
+def test_warnings_become_log_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        configure_logging("info", "text", "s")
+        warnings.warn("old way", FutureWarning, stacklevel=1)
+        logging.captureWarnings(False)
+    assert "py.warnings" in (text := capsys.readouterr().err)
+    assert "old way" in text

@@ -1,0 +1,12 @@
+import pytest
+
+from services.frame.startup import StartupError, refuse
+
+
+def test_a_refusal_is_one_line_with_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        refuse(StartupError("the model is\n  missing"), "python -m services.target")
+    assert ended.value.code == 2
+    output = capsys.readouterr()
+    assert output.err == "python -m services.target: the model is missing\n"
+    assert output.out == ""
