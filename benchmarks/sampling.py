@@ -39,7 +39,7 @@ CASES = {
 def model_like_logits(
     rng: np.random.Generator, num_rows: int, vocabulary_size: int, peak: float
 ) -> NDArray[np.float32]:
-    """Random logits [num_rows, vocabulary_size]: a normal bulk, and a hundred ids that fall off from `peak` above it."""
+    """Random logits [num_rows, vocabulary_size]: a normal bulk, and a hundred ids falling off from `peak` above it."""
     logits = rng.normal(0.0, 2.0, (num_rows, vocabulary_size))
     for row in logits:
         ids = rng.choice(vocabulary_size, 100, replace=False)

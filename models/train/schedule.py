@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-TOKENS_PER_PASS = 4096
+TOKENS_PER_PASS = 2048
 """Rows of one forward and backward pass; what fits a CPU's cache best."""
 WARMUP_SHARE = 0.02
 DECAY_FROM = 0.35

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,11 +14,26 @@ from models.train.optimizer import Optimizers
 from models.train.tokenizer import load_tokenizer, open_token_file
 from models.train.trainer import Trainer, autocast, device, seed_everything
 from models.train.windows import Windows
+from models.train.workers import Objective
 
 MATRIX_LR = 1e-2
 EMBEDDING_LR = 4e-3
 QUICK_FILES = 24
 """Held-out files measured while training; all of them at the end."""
+
+
+class Likelihood(Objective):
+    """Cross-entropy of the next token."""
+
+    def __init__(self, model: Decoder) -> None:
+        super().__init__()
+        self.trained: Decoder = model
+
+    def forward(self, ids: Tensor, progress: Tensor) -> Tensor:
+        """Return the mean loss over every token but the first; the progress plays no part."""
+        with autocast():
+            logits = self.trained(ids[:, :-1])
+        return F.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
 
 
 def train_target(work_dir: Path, minutes: float, seed: int, *, resume: bool, is_compiled: bool = True) -> None:
@@ -32,20 +46,13 @@ def train_target(work_dir: Path, minutes: float, seed: int, *, resume: bool, is_
     texts = [text for _, text in read_texts(work_dir, "held_out")]
     model = Decoder(TARGET_SHAPE).to(device())
     windows = Windows(open_token_file(work_dir / "train.bin"), seed)
-    trainer = Trainer("target", model, Optimizers(model, MATRIX_LR, EMBEDDING_LR), windows, work_dir, minutes)
+    trainer = Trainer("target", Likelihood(model), Optimizers(model, MATRIX_LR, EMBEDDING_LR), windows, work_dir, minutes)
     if resume:
         trainer.resume()
     print(f"target: {num_parameters(model):,} parameters, {len(windows.stream):,} training tokens", flush=True)
-
-    def loss_of(ids: Tensor) -> Tensor:
-        with autocast():
-            logits = model(ids[:, :-1])
-        return F.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
-
-    compiled = torch.compile(loss_of, dynamic=False) if is_compiled else loss_of
 
     def evaluate(is_final: bool) -> str:
         share = texts if is_final else texts[:: max(1, len(texts) // QUICK_FILES)]
         return f"target: {bits_per_byte(model, tokenizer, share):.4f} bits per byte on {len(share)} held-out files"
 
-    trainer.run(lambda ids, _: compiled(ids), evaluate)
+    trainer.run(evaluate, is_compiled=is_compiled)

@@ -14,18 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor, nn
 
 from models.train.optimizer import Optimizers
 from models.train.schedule import STAGES, Budget, Stage, lr_factor, momentum_at, stage_at
 from models.train.windows import Windows
+from models.train.workers import Inline, Objective, Workers, passes_for
 
 CHECKPOINT_EVERY_S = 180.0
 LOG_EVERY_S = 60.0
-
-LossFunction = Callable[[Tensor, float], Tensor]
-"""Maps ids (batch, length + 1) and the progress to the mean loss in nats."""
-
 
 def device() -> torch.device:
     """The GPU where there is one, else the CPU."""
@@ -57,19 +53,20 @@ class Trainer:
     def __init__(  # noqa: PLR0913
         self,
         name: str,
-        model: nn.Module,
+        objective: Objective,
         optimizers: Optimizers,
         windows: Windows,
         work_dir: Path,
         minutes: float,
         *,
-        passes_per_step: int = 2,
+        tokens_per_step: int = 8192,
         stages: tuple[Stage, ...] = STAGES,
     ) -> None:
-        self.name, self.model, self.optimizers, self.windows = name, model, optimizers, windows
+        self.name, self.objective, self.optimizers, self.windows = name, objective, optimizers, windows
+        self.model = objective.trained
         self.path = work_dir / f"{name}.pt"
         self.budget = Budget(minutes * 60)
-        self.passes_per_step, self.stages = passes_per_step, stages
+        self.tokens_per_step, self.stages = tokens_per_step, stages
         self.num_steps = 0
         self.num_tokens = 0
 
@@ -96,8 +93,9 @@ class Trainer:
         self.budget.spent_s = state["spent_s"]
         self.num_steps, self.num_tokens = state["num_steps"], state["num_tokens"]
 
-    def run(self, loss_function: LossFunction, evaluate: Callable[[bool], str], evaluate_every_s: float = 420.0) -> None:
+    def run(self, evaluate: Callable[[bool], str], *, is_compiled: bool, evaluate_every_s: float = 420.0) -> None:
         """Train until the budget is spent. ``evaluate(is_final)`` returns a line for the log; its time is not counted."""
+        passes = passes_for(self.objective, is_compiled=is_compiled)
         started_s = self.budget.spent_s
         logged_s = saved_s = evaluated_s = started_s
         recent: list[float] = []
@@ -113,7 +111,7 @@ class Trainer:
         ) as progress:
             task = progress.add_task(self.name, total=self.budget.total_s, completed=started_s, status="")
             while self.budget.spent_s < self.budget.total_s:
-                recent.append(self._step(loss_function))
+                recent.append(self._step(passes))
                 spent_s = self.budget.spent_s
                 status = f"loss {np.mean(recent[-50:]):.3f}"
                 progress.update(task, completed=spent_s, status=status)
@@ -138,19 +136,17 @@ class Trainer:
                     clock_at_log = time.monotonic()
                     tokens_at_log = self.num_tokens
             self.checkpoint()
+            passes.close()
             progress.console.print(evaluate(True))
 
-    def _step(self, loss_function: LossFunction) -> float:
+    def _step(self, passes: Inline | Workers) -> float:
         began = time.monotonic()
         stage = stage_at(self.budget.progress, self.stages)
-        total = 0.0
-        for _ in range(self.passes_per_step):
-            ids = torch.from_numpy(self.windows.next(stage.batch, stage.length)).to(device())
-            loss = loss_function(ids, self.budget.progress)
-            (loss / self.passes_per_step).backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach()) / self.passes_per_step
-            self.num_tokens += stage.batch * stage.length
+        num_windows = self.tokens_per_step // stage.length
+        ids = torch.from_numpy(self.windows.next(num_windows, stage.length)).to(device())
+        loss = passes.accumulate(ids, stage.batch, self.budget.progress)
         self.optimizers.step(lr_factor(self.budget.progress), momentum_at(self.budget.progress))
+        self.num_tokens += num_windows * stage.length
         self.num_steps += 1
         self.budget.add(time.monotonic() - began)
-        return total
+        return loss

@@ -10,32 +10,32 @@ import llama_cpp
 from services.engine.errors import ModelLoadError
 from services.engine.vocabulary import Vocabulary
 
-_LOG_ERROR = 3
+_GGML_LOG_LEVEL_ERROR = 4
 _GGUF_MAGIC = b"GGUF"
 
 # AMX kernels of this llama.cpp read a tile configuration that the compiler may drop, and die of it on some machines
 # (ggml-org/llama.cpp#20824, #26954). They come only with the extra buffer types: off, where AMX is built in.
 _CAN_REPACK = b"AMX_INT8 = 1" not in llama_cpp.llama_print_system_info()
 
-_last_error = threading.local()
+_complaints = threading.local()
 
 
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
-def _keep_errors(level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
-    """Keep llama.cpp's last error line for the exception that follows it, and print nothing."""
-    if level == _LOG_ERROR:
-        _last_error.text = text.decode(errors="replace").strip()
+def _keep_complaint(level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
+    """Keep the first error line, which is the one that knows why, for the exception that follows; print nothing."""
+    if level == _GGML_LOG_LEVEL_ERROR and not getattr(_complaints, "text", ""):
+        _complaints.text = text.decode(errors="replace").strip()
 
 
-llama_cpp.llama_log_set(_keep_errors, ctypes.c_void_p(0))
+llama_cpp.llama_log_set(_keep_complaint, ctypes.c_void_p(0))
 llama_cpp.llama_backend_init()
 
 
-def last_llama_error() -> str:
-    """Return what llama.cpp last complained about on this thread, and forget it."""
-    text: str = getattr(_last_error, "text", "llama.cpp gave no reason")
-    _last_error.text = "llama.cpp gave no reason"
-    return text
+def take_complaint() -> str:
+    """Return why llama.cpp failed on this thread, and forget it."""
+    text: str = getattr(_complaints, "text", "")
+    _complaints.text = ""
+    return text or "llama.cpp gave no reason"
 
 
 class Model:
@@ -54,7 +54,7 @@ class Model:
         self.path = path
         self.handle = llama_cpp.llama_model_load_from_file(os.fsencode(path), parameters)
         if not self.handle:
-            raise ModelLoadError(f"cannot load model {path}: {last_llama_error()}")
+            raise ModelLoadError(f"cannot load model {path}: {take_complaint()}")
         self.architecture = self.metadata("general.architecture")
         if llama_cpp.llama_model_is_recurrent(self.handle) or llama_cpp.llama_model_is_hybrid(self.handle):
             self.close()

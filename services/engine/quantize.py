@@ -11,7 +11,7 @@ from pathlib import Path
 import llama_cpp
 
 from services.engine.errors import EngineError
-from services.engine.model import last_llama_error
+from services.engine.model import take_complaint
 
 
 def quantize_file(source: Path, target: Path, file_type: int, *, num_threads: int = 0) -> None:
@@ -26,7 +26,7 @@ def quantize_file(source: Path, target: Path, file_type: int, *, num_threads: in
     parameters.ftype = file_type
     parameters.nthread = num_threads or len(os.sched_getaffinity(0))
     if llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(parameters)) != 0:
-        raise EngineError(f"cannot quantize {source}: {last_llama_error()}")
+        raise EngineError(f"cannot quantize {source}: {take_complaint()}")
 
 
 def main() -> None:

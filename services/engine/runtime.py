@@ -12,7 +12,7 @@ from llama_cpp._ggml import libggml_base_path
 from numpy.typing import NDArray
 
 from services.engine.errors import DecodeError, ModelLoadError
-from services.engine.model import Model, last_llama_error
+from services.engine.model import Model, take_complaint
 
 Logits = NDArray[np.float32]
 
@@ -93,7 +93,7 @@ class LlamaRuntime:
             parameters.cb_eval = self._callback
         self._context = llama_cpp.llama_init_from_model(model.handle, parameters)
         if not self._context:
-            raise ModelLoadError(f"cannot make a context for {model.path}: {last_llama_error()}")
+            raise ModelLoadError(f"cannot make a context for {model.path}: {take_complaint()}")
         self._memory = llama_cpp.llama_get_memory(self._context)
         self._batch = _Batch(options.max_batch_rows)
 
@@ -109,7 +109,7 @@ class LlamaRuntime:
         if code != 0:
             for segment in segments:
                 self.cut(segment.slot, segment.first_position)
-            raise DecodeError(f"llama_decode returned {code}: {last_llama_error()}")
+            raise DecodeError(f"llama_decode returned {code}: {take_complaint()}")
         if num_outputs == 0:
             return np.empty((0, self.vocabulary_size), np.float32)
         pointer = llama_cpp.llama_get_logits(self._context)

@@ -129,9 +129,10 @@ class HandlerRegistry(grpc.GenericRpcHandler):
         """Count a call until its status is sent, which is after its behaviour has returned."""
         self._num_under_way += 1
         self._idle.clear()
-        context.add_done_callback(self._count_down)
+        # The stubs describe the callback as a class and not as a protocol.
+        context.add_done_callback(self._count_down)  # type: ignore[arg-type]
 
-    def _count_down(self, ctx: RpcContext) -> None:
+    def _count_down(self, _: object) -> None:
         self._num_under_way -= 1
         if self._num_under_way == 0:
             self._idle.set()

@@ -12,10 +12,11 @@ from types import TracebackType
 from typing import Any, Protocol, Self, cast
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from services.frame.handlers import HandlerRegistry
+from services.frame.health import HealthService
 from services.frame.settings import ServerSettings
 from services.frame.startup import StartupError
 from services.frame.telemetry import Telemetry
@@ -30,6 +31,9 @@ KEEPALIVE_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.http2.max_ping_strikes", 2),
     ("grpc.http2.max_pings_without_data", 0),
 )
+
+# For streams of reflection that a client leaves open.
+GOODBYE_S = 1.0
 
 _logger = logging.getLogger(__name__)
 
@@ -69,7 +73,7 @@ class FrameServer:
         self.port = 0
         self._application = application
         self._registry = HandlerRegistry()
-        self._health = health.aio.HealthServicer()
+        self._health = HealthService()
         self._server: grpc.aio.Server | None = None
         self._has_application_begun = False
 
@@ -82,11 +86,10 @@ class FrameServer:
         """Add a servicer, as in `register(add_TargetServiceServicer_to_server, servicer)`."""
         add_servicer(servicer, cast(grpc.aio.Server, self._registry))
 
-    async def set_serving(self, is_serving: bool) -> None:
+    def set_serving(self, is_serving: bool) -> None:
         """Tell the health of the application's services, and of the server as a whole."""
-        states = health_pb2.HealthCheckResponse
         for name in ("", *self._application.service_names):
-            await self._health.set(name, states.SERVING if is_serving else states.NOT_SERVING)
+            self._health.set(name, is_serving)
 
     def fail(self, sentence: str) -> None:
         """Ask for the end of a process that cannot go on; `sentence` becomes its last line, the exit code is 1.
@@ -118,7 +121,7 @@ class FrameServer:
         reflection.enable_server_reflection(names, server)
         credentials = _server_credentials(settings)
         self.port = _bind(server, settings.host, settings.port, credentials)
-        await self.set_serving(False)
+        self.set_serving(False)
         await server.start()
         self._server = server
         return self.port
@@ -130,27 +133,26 @@ class FrameServer:
         self._has_application_begun = True
         await self._application.start(self)
         self._registry.is_open = True
-        await self.set_serving(True)
+        self.set_serving(True)
 
     async def stop(self, drain_timeout_s: float | None = None) -> None:
         """Refuse new calls, give those under way up to `drain_timeout_s` (None: the setting), stop the application.
 
-        Connections are told to go elsewhere at once. Watchers of health hear NOT_SERVING and hold nothing up.
+        New calls are answered UNAVAILABLE with reason NOT_READY: gRPC's own shutdown would cancel those that come in
+        before its goodbye has reached the client. Watches of health hear NOT_SERVING and end.
         """
         timeout_s = self.settings.drain_timeout_s if drain_timeout_s is None else drain_timeout_s
         self.draining.set()
         self._registry.is_draining = True
+        self._health.end()
         if self._server is not None:
             server, self._server = self._server, None
-            await self._health.enter_graceful_shutdown()
-            stopping = asyncio.ensure_future(server.stop(timeout_s))
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._registry.wait_idle(), timeout_s)
             if self._registry.num_under_way > 0:
                 _logger.warning("%d calls cancelled after %g s", self._registry.num_under_way, timeout_s)
-            # Cancels what is left: late calls of the application, and watchers of health, which never end.
-            await server.stop(None)
-            await stopping
+            # What is left is cancelled, but answers of health and reflection on their way get there.
+            await server.stop(min(timeout_s, GOODBYE_S) if self._registry.num_under_way == 0 else None)
         if self._has_application_begun:
             self._has_application_begun = False
             await self._application.stop()

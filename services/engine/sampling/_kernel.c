@@ -1,14 +1,14 @@
 /* Finds the few ids that can win argmax(logit / temperature + noise), without a logarithm per id.
  *
- * An id scores z + G with z = logit / temperature, G = -ln(-ln u) and u drawn from the hash of (key, id); docs/sampling.md
- * defines all of it. With v = 1 - u, v <= -ln u, so an id whose score reaches a known score `bar` satisfies
+ * An id scores z + G with z = logit / temperature, G = -ln(-ln u) and u made of the hash of (key, id), as
+ * docs/sampling.md defines it. With v = 1 - u, v <= -ln u, so an id whose score reaches a known score `bar` satisfies
  *
  *     log2 v <= (z - bar) / ln 2.
  *
  * The left side is bounded from below by the exponent and mantissa bits of v as a float (the chord of log2 between
- * powers of two lies below it), the right side is linear in the logit: one integer hash and one comparison per id, all of
- * it vectorised. The bound only drops ids that cannot win; the caller scores what is left with its own logarithm, so
- * that the choice does not depend on this file, on the instruction set or on the C library.
+ * powers of two lies below it), the right side is linear in the logit: one integer hash and one comparison per id, all
+ * of it vectorised. The bound only drops ids that cannot win; the caller scores what is left with its own logarithm, so
+ * that the choice depends neither on this file nor on the instruction set.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -19,9 +19,10 @@
 
 #define GOLDEN UINT64_C(0x9E3779B97F4A7C15)
 #define LN2 0.69314718055994530942
-#define BLOCK 512       /* ids per pass of the filter: its flags stay in the first-level cache */
-#define FIRST_BLOCK 32  /* short, so that `bar` rises before the long blocks are filtered with it */
+#define BLOCK 512 /* ids per pass of the filter: its flags stay in the first-level cache */
+#define FIRST_BLOCK 32 /* short, so that `bar` rises before the long blocks are filtered with it */
 #define MAX_SURVIVORS 256
+#define RELEASE_SIZE 32768 /* ids from which on other Python threads may run meanwhile */
 
 #if defined(_MSC_VER)
 #define INLINE static __forceinline
@@ -35,7 +36,7 @@ INLINE uint64_t mix_top(uint64_t x) {
     return (x ^ (x >> 27)) * UINT64_C(0x94D049BB133111EB);
 }
 
-/* Flags the ids of one block that may reach the bar; `state` is the counter of the first one. Returns 0 where none may. */
+/* Flags the ids of a block that may reach the bar; `state` is the counter of the first one. Returns 0 if none may. */
 INLINE int32_t filter(const float *logits, uint64_t state, int count, float floor, float slope, float offset,
                       int32_t *flags) {
     int32_t any = 0;
@@ -174,10 +175,9 @@ static int scan(search *s, const float *logits, int32_t size, double temperature
 
 PyDoc_STRVAR(survivors_doc,
              "survivors(logits, temperature, key, start, num_best) -> tuple[int, ...] | None\n\n"
-             "Ids of a float32 row that may be among the num_best (1 or 2) highest perturbed scores. start names an id of\n"
-             "finite, preferably the highest logit. None where too many scores tie.");
+             "Ids of a float32 row that may have one of the num_best (1 or 2) highest perturbed scores. start names an\n"
+             "id of finite, preferably the highest logit. None where too many scores tie.");
 
-/* The GIL is kept: a row takes well under a tenth of a millisecond, less than getting the lock back from a busy thread. */
 static PyObject *survivors(PyObject *self, PyObject *const *args, Py_ssize_t num_args) {
     (void)self;
     if (num_args != 5) {
@@ -208,7 +208,9 @@ static PyObject *survivors(PyObject *self, PyObject *const *args, Py_ssize_t num
     }
     search s;
     s.num_best = (int)num_best;
+    PyThreadState *released = size >= RELEASE_SIZE ? PyEval_SaveThread() : NULL;
     int status = scan(&s, view.buf, (int32_t)size, temperature, key, (int32_t)start);
+    if (released) PyEval_RestoreThread(released);
     PyBuffer_Release(&view);
     if (status) Py_RETURN_NONE;
     PyObject *ids = PyTuple_New(s.count);
@@ -224,7 +226,8 @@ static PyObject *survivors(PyObject *self, PyObject *const *args, Py_ssize_t num
     return ids;
 }
 
-PyDoc_STRVAR(available_doc, "available() -> tuple[str, ...]\n\nThe filter's variants that this CPU runs, fastest last.");
+PyDoc_STRVAR(available_doc,
+             "available() -> tuple[str, ...]\n\nThe filter's variants that this CPU runs, fastest last.");
 
 static PyObject *available(PyObject *self, PyObject *unused) {
     (void)self;
@@ -267,7 +270,7 @@ static PyMethodDef methods[] = {
 static struct PyModuleDef module = {
     .m_base = PyModuleDef_HEAD_INIT,
     .m_name = "_kernel",
-    .m_doc = "The vectorised filter of the sampler; see kernel.py for what stands in where it was not built.",
+    .m_doc = "The vectorised filter of the sampler; survivors.py has what stands in where it was not built.",
     .m_size = -1,
     .m_methods = methods,
 };

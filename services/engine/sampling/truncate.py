@@ -116,16 +116,23 @@ def _top_p(candidates: Candidates, top_p: float) -> Candidates:
         return _prefix(_descending(candidates), best, need)
     # Sorting is left to the one bucket, of all those with about the same z, in which the edge lies.
     bucket = np.minimum((best - candidates.z) * _BUCKETS_PER_UNIT, _NUM_BUCKETS - 1).astype(np.int64)
-    rounded_sums = np.cumsum(np.bincount(bucket, weights=masses.astype(np.float64), minlength=_NUM_BUCKETS))
-    edge = min(int(np.searchsorted(rounded_sums, float(need))), _NUM_BUCKETS - 1)
-    while (above := int(masses[bucket < edge].sum())) >= need:
-        edge -= 1
-    while (inside := int(masses[bucket == edge].sum())) < need - above:
-        above += inside
-        edge += 1
-    last = _prefix(_descending(candidates.take(bucket == edge)), best, need - above)
-    whole = candidates.take(bucket < edge)
+    sums = _bucket_sums(bucket, masses)
+    edge = int(np.searchsorted(sums, np.uint64(need)))
+    if edge > 0:
+        need -= int(sums[edge - 1])
+    last = _prefix(_descending(candidates.take(np.flatnonzero(bucket == edge))), best, need)
+    whole = candidates.take(np.flatnonzero(bucket < edge))
     return Candidates(np.concatenate((whole.ids, last.ids)), np.concatenate((whole.z, last.z)))
+
+
+def _bucket_sums(bucket: NDArray[np.int64], masses: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Exact sums [_NUM_BUCKETS] of the masses of every bucket and those before it."""
+    # bincount adds in float64, which is exact for the halves.
+    half = np.uint64(MASS_BITS // 2)
+    high = np.bincount(bucket, weights=(masses >> half).astype(np.float64), minlength=_NUM_BUCKETS)
+    low_bits = masses & np.uint64(2 ** (MASS_BITS // 2) - 1)
+    low = np.bincount(bucket, weights=low_bits.astype(np.float64), minlength=_NUM_BUCKETS)
+    return (np.cumsum(high).astype(np.uint64) << half) + np.cumsum(low).astype(np.uint64)
 
 
 def _top_p_of_row(row: Row, best: float, params: SamplingParams) -> Candidates:

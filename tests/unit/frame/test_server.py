@@ -2,6 +2,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Any
+from unittest.mock import MagicMock
 
 import grpc
 import pytest
@@ -10,6 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from services.frame.errors import error_from_rpc
+from services.frame.health import HealthService
 from services.frame.server import FrameServer
 from services.frame.settings import ServerSettings
 from services.frame.startup import StartupError
@@ -109,10 +111,38 @@ async def test_every_kind_of_call_is_refused_while_loading(application_class: An
 async def test_an_application_can_take_its_health_back(serve: Any, connect: Connect) -> None:
     server = await serve()
     channel = connect(server)
-    await server.set_serving(False)
+    server.set_serving(False)
     assert await health_of(channel) == NOT_SERVING
-    await server.set_serving(True)
+    server.set_serving(True)
     assert await health_of(channel) == SERVING
+
+
+async def test_health_of_an_unknown_service(serve: Any, connect: Connect) -> None:
+    channel = connect(await serve())
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await health_of(channel, "test.Other")
+    assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+    watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service="test.Other"))
+    assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+
+async def test_a_watch_hears_every_change(serve: Any, connect: Connect) -> None:
+    server = await serve()
+    watch = watch_health(connect(server))
+    heard = [(await watch.read()).status]
+    for is_serving in (False, True):
+        server.set_serving(is_serving)
+        heard.append((await watch.read()).status)
+    assert heard == [SERVING, NOT_SERVING, SERVING]
+
+
+async def test_health_is_not_taken_back_once_the_end_has_begun() -> None:
+    service = HealthService()
+    service.set("a", True)
+    service.end()
+    service.set("a", True)
+    response = await service.Check(health_pb2.HealthCheckRequest(service="a"), MagicMock())
+    assert response.status == NOT_SERVING
 
 
 async def test_reflection_lists_and_describes_services(serve: Any, connect: Connect) -> None:
@@ -203,7 +233,7 @@ async def test_watchers_hear_of_the_end_and_hold_nothing_up(serve: Any, connect:
     assert (await watch.read()).status == SERVING
     await asyncio.wait_for(server.stop(), 30)
     assert (await watch.read()).status == NOT_SERVING
-    assert await watch.code() is not grpc.StatusCode.OK
+    assert await watch.code() is grpc.StatusCode.OK
 
 
 async def test_new_calls_are_refused_while_draining(serve: Any, connect: Connect) -> None:

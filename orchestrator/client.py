@@ -1,0 +1,85 @@
+"""A client of GenerationService for the command line, and how a generation looks in a terminal."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+from google.protobuf.json_format import MessageToDict
+from rich.console import Console
+from rich.text import Text
+
+from outrider.v1 import generation_pb2, generation_pb2_grpc
+from services.frame.channel import open_channel
+from services.frame.errors import error_from_rpc
+
+STYLES = {
+    generation_pb2.TOKEN_ORIGIN_ACCEPTED: "green",
+    generation_pb2.TOKEN_ORIGIN_RECOVERED: "yellow",
+    generation_pb2.TOKEN_ORIGIN_BONUS: "cyan",
+}
+_NAMES = {
+    generation_pb2.TOKEN_ORIGIN_ACCEPTED: "accepted draft token",
+    generation_pb2.TOKEN_ORIGIN_RECOVERED: "recovered",
+    generation_pb2.TOKEN_ORIGIN_BONUS: "bonus",
+}
+
+
+async def generate(
+    address: str, request: generation_pb2.GenerateRequest
+) -> AsyncIterator[generation_pb2.GenerateResponse]:
+    """Stream the answer of a running orchestrator. Raises ServiceError."""
+    async with open_channel(address) as channel:
+        try:
+            async for message in generation_pb2_grpc.GenerationServiceStub(channel).Generate(request):
+                yield message
+        except grpc.aio.AioRpcError as error:
+            raise error_from_rpc(error) from error
+
+
+async def show(messages: AsyncIterator[generation_pb2.GenerateResponse], prompt: str, out: Console) -> None:
+    """Print the text as it comes, coloured by origin where `out` is a terminal, and a summary on stderr."""
+    async for message in messages:
+        # Not before there is an answer: a refusal is all that is to be seen then.
+        out.print(Text(prompt, "bold"), end="", soft_wrap=True)
+        prompt = ""
+        if message.HasField("chunk"):
+            for token in message.chunk.tokens:
+                out.print(Text(token.text, STYLES.get(token.origin, "")), end="", soft_wrap=True)
+            if not message.chunk.tokens:
+                out.print(Text(message.chunk.text), end="", soft_wrap=True)
+        else:
+            out.print()
+            Console(stderr=True, highlight=False).print(summary_line(message.summary), soft_wrap=True)
+
+
+async def collect(messages: AsyncIterator[generation_pb2.GenerateResponse]) -> dict[str, Any]:
+    """Return the whole answer as JSON values: `text` and the fields of the summary."""
+    text = ""
+    summary = generation_pb2.GenerateSummary()
+    async for message in messages:
+        if message.HasField("chunk"):
+            text += message.chunk.text
+        else:
+            summary = message.summary
+    return {"text": text} | MessageToDict(
+        summary, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+
+
+def summary_line(summary: generation_pb2.GenerateSummary) -> Text:
+    """Return tokens/s, acceptance rate, mean accepted length and target passes saved, after a legend of the colours."""
+    counts = summary.speculation
+    num_tokens = summary.usage.num_generated_tokens
+    parts = [f"{num_tokens} tokens", f"{num_tokens / summary.timings.total_ms * 1e3:.1f} tokens/s"]
+    if counts.num_draft_tokens:
+        parts += [
+            f"{counts.num_accepted_tokens / counts.num_draft_tokens:.0%} of {counts.num_draft_tokens} drafts accepted",
+            f"mean accepted length {1 + counts.num_accepted_tokens / counts.num_cycles:.2f}",
+            f"{num_tokens - counts.num_cycles} of {num_tokens} target passes saved",
+        ]
+    else:
+        parts.append("plain decoding, no draft")
+    line = Text("\n")
+    for origin, name in _NAMES.items() if counts.num_draft_tokens else ():
+        line.append(name, STYLES[origin]).append("  ")
+    return line.append("\n" if counts.num_draft_tokens else "").append(", ".join([*parts, f"seed {summary.seed}"]))

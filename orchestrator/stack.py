@@ -1,0 +1,167 @@
+"""The whole system on one machine: target, draft and orchestrator as three processes on loopback."""
+
+import asyncio
+import contextlib
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from services.frame.startup import CODE_REFUSED, StartupError
+
+_log = logging.getLogger(__name__)
+_LISTENING = "listening on "
+_FIRST_RESTART_S = 0.5
+_LAST_RESTART_S = 10.0
+_HEALTHY_AFTER_S = 10.0
+_STOP_TIMEOUT_S = 15.0
+
+
+class RefusedError(StartupError):
+    """A process of the stack refused to start and has said why on stderr."""
+
+
+@dataclass(frozen=True)
+class StackOptions:
+    """What the stack serves, and how. `extra` flags go to the orchestrator."""
+
+    target: Path
+    draft: Path | None
+    host: str = "127.0.0.1"
+    port: int = 0
+    log_level: str = "warning"
+    extra: Sequence[str] = ()
+
+
+class _Process:
+    """One server process. It is started again after it dies, on the port that it had, with growing pauses."""
+
+    def __init__(self, module: str, arguments: Sequence[str], host: str = "127.0.0.1", port: int = 0) -> None:
+        self.module = module
+        self._arguments = arguments
+        self._host = host
+        self._port = port
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> str:
+        """Start and return the address. Raises RefusedError when the process ends instead."""
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", self.module, "--host", self._host, "--port", str(self._port)),
+            *self._arguments,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert self._process.stdout is not None
+        line = (await self._process.stdout.readline()).decode()
+        if not line.startswith(_LISTENING):
+            await self._process.wait()
+            raise RefusedError(f"{self.module} did not start")
+        address = line.removeprefix(_LISTENING).strip()
+        self._port = int(address.rpartition(":")[2])
+        return address
+
+    async def keep(self) -> None:
+        """Start again whenever the process dies. Raises RefusedError when it refuses to start."""
+        pause_s = _FIRST_RESTART_S
+        loop = asyncio.get_running_loop()
+        while True:
+            assert self._process is not None
+            started_s = loop.time()
+            code = await self._process.wait()
+            if code == CODE_REFUSED:
+                raise RefusedError(f"{self.module} did not start")
+            pause_s = _FIRST_RESTART_S if loop.time() - started_s > _HEALTHY_AFTER_S else pause_s
+            _log.warning("%s ended with code %d, starting it again in %g s", self.module, code, pause_s)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LAST_RESTART_S)
+            await self.start()
+
+    async def stop(self) -> None:
+        """Ask the process to end, and kill it when it does not."""
+        if self._process is None or self._process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
+        try:
+            await asyncio.wait_for(self._process.wait(), _STOP_TIMEOUT_S)
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
+
+
+class Stack:
+    """Starts everything on entry, stops everything on exit."""
+
+    def __init__(self, options: StackOptions) -> None:
+        self._options = options
+        self._processes: list[_Process] = []
+        self.address = ""
+
+    async def __aenter__(self) -> Self:
+        """Return when the processes listen; `wait_ready` waits for the models."""
+        try:
+            await self._start()
+        except BaseException:
+            await self._stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stop()
+
+    async def wait_ready(self) -> None:
+        """Return when the orchestrator is healthy. Raises RefusedError when a model cannot be served."""
+        keeping = asyncio.ensure_future(self.keep())
+        waiting = asyncio.ensure_future(_healthy(self.address))
+        try:
+            done, _ = await asyncio.wait((keeping, waiting), return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            keeping.cancel()
+            waiting.cancel()
+
+    async def keep(self) -> None:
+        """Start again what dies, until cancelled. Raises RefusedError when something refuses to start."""
+        keeping = [asyncio.ensure_future(process.keep()) for process in self._processes]
+        try:
+            await asyncio.gather(*keeping)
+        finally:
+            for task in keeping:
+                task.cancel()
+
+    async def _start(self) -> None:
+        options = self._options
+        level = ("--log-level", options.log_level)
+        target = self._add(_Process("services.target", ("--model", str(options.target), *level)))
+        arguments = ["--target", await target.start(), *level, *options.extra]
+        if options.draft is not None:
+            draft = self._add(_Process("services.draft", ("--model", str(options.draft), *level)))
+            arguments += ["--draft", await draft.start()]
+        self.address = await self._add(_Process("orchestrator", arguments, options.host, options.port)).start()
+
+    def _add(self, process: _Process) -> _Process:
+        self._processes.append(process)
+        return process
+
+    async def _stop(self) -> None:
+        # The orchestrator first, so that nothing is asked of services that are gone.
+        for process in reversed(self._processes):
+            await process.stop()
+
+
+async def _healthy(address: str) -> None:
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        request = health_pb2.HealthCheckRequest()
+        async for reply in stub.Watch(request, wait_for_ready=True):  # type: ignore[attr-defined]  # typed without it
+            if reply.status == health_pb2.HealthCheckResponse.SERVING:
+                return
