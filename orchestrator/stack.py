@@ -49,6 +49,11 @@ class _Process:
         self._port = port
         self._process: asyncio.subprocess.Process | None = None
 
+    @property
+    def pid(self) -> int | None:
+        """The id of the running process, None while there is none."""
+        return self._process.pid if self._process is not None and self._process.returncode is None else None
+
     async def start(self) -> str:
         """Start and return the address. Raises RefusedError when the process ends instead."""
         self._process = await asyncio.create_subprocess_exec(
@@ -138,6 +143,14 @@ class Stack:
             for task in keeping:
                 task.cancel()
 
+    def pid(self, module: str) -> int | None:
+        """Return the id of a process by its module, None while it is not running."""
+        return self._find(module).pid
+
+    async def restart(self, module: str) -> None:
+        """Start a process that has died, on the port that it had."""
+        await self._find(module).start()
+
     async def _start(self) -> None:
         options = self._options
         level = ("--log-level", options.log_level)
@@ -147,6 +160,9 @@ class Stack:
             draft = self._add(_Process("services.draft", ("--model", str(options.draft), *level)))
             arguments += ["--draft", await draft.start()]
         self.address = await self._add(_Process("orchestrator", arguments, options.host, options.port)).start()
+
+    def _find(self, module: str) -> _Process:
+        return next(process for process in self._processes if process.module == module)
 
     def _add(self, process: _Process) -> _Process:
         self._processes.append(process)

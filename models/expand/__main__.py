@@ -109,7 +109,9 @@ def _parser() -> Parser:
     parser.add_argument("--dim", type=_positive, help="width of the residual stream")
     parser.add_argument("--layers", type=_positive, help="number of layers")
     parser.add_argument("--ffn", type=_positive, help="width of the feed-forward part")
-    parser.add_argument("--type", type=str.upper, default="BF16", choices=TYPES, help="type of the matrices (default: %(default)s)")
+    parser.add_argument(
+        "--type", type=str.upper, default="BF16", choices=TYPES, help="type of the matrices (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=_natural, default=0, help="seed of the weights that are added (default: 0)")
     parser.add_argument(
         "--output", type=Path, metavar="PATH", help="file to write (default: in the user's cache folder)"

@@ -24,7 +24,7 @@ class Stage:
         return max(1, TOKENS_PER_PASS // self.length)
 
 
-STAGES = (Stage(0.40, 256), Stage(0.68, 512), Stage(0.92, 1024), Stage(1.0, 2048))
+STAGES = (Stage(0.55, 256), Stage(0.92, 1024), Stage(1.0, 2048))
 """Short windows are cheap and teach syntax; the long ones at the end make the whole context real."""
 
 

@@ -29,8 +29,9 @@ class Likelihood(Objective):
         super().__init__()
         self.trained: Decoder = model
 
-    def forward(self, ids: Tensor, progress: Tensor) -> Tensor:
-        """Return the mean loss over every token but the first; the progress plays no part."""
+    def forward(self, inputs: tuple[Tensor, ...], progress: Tensor) -> Tensor:
+        """Return the mean loss over every token of (batch, length + 1) but the first; the progress plays no part."""
+        (ids,) = inputs
         with autocast():
             logits = self.trained(ids[:, :-1])
         return F.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())

@@ -9,19 +9,34 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from models.train.optimizer import Optimizers
-from models.train.schedule import STAGES, Budget, Stage, lr_factor, momentum_at, stage_at
-from models.train.windows import Windows
+from models.train.schedule import TOKENS_PER_PASS, Budget, Stage, lr_factor, momentum_at, stage_at
 from models.train.workers import Inline, Objective, Workers, passes_for
 
 CHECKPOINT_EVERY_S = 180.0
 LOG_EVERY_S = 60.0
+
+class Source(Protocol):
+    """Where windows come from; ``epochs`` counts how often everything was seen."""
+
+    epochs: float
+
+    def next(self, batch: int, length: int) -> npt.NDArray[np.int64]:
+        """Return ``batch`` rows for windows of ``length`` tokens."""
+
+    def state_dict(self) -> dict[str, float]:
+        """What a resumed run needs."""
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Restore what state_dict gave."""
+
 
 def device() -> torch.device:
     """The GPU where there is one, else the CPU."""
@@ -55,18 +70,19 @@ class Trainer:
         name: str,
         objective: Objective,
         optimizers: Optimizers,
-        windows: Windows,
+        windows: Source,
         work_dir: Path,
         minutes: float,
         *,
-        tokens_per_step: int = 8192,
-        stages: tuple[Stage, ...] = STAGES,
+        tokens_per_step: int = 4096,
+        stage_of: Callable[[float], Stage] = stage_at,
     ) -> None:
         self.name, self.objective, self.optimizers, self.windows = name, objective, optimizers, windows
         self.model = objective.trained
         self.path = work_dir / f"{name}.pt"
         self.budget = Budget(minutes * 60)
-        self.tokens_per_step, self.stages = tokens_per_step, stages
+        self.tokens_per_step, self.stage_of = tokens_per_step, stage_of
+        self.stage = stage_of(0.0)
         self.num_steps = 0
         self.num_tokens = 0
 
@@ -119,7 +135,7 @@ class Trainer:
                     rate = (self.num_tokens - tokens_at_log) / (time.monotonic() - clock_at_log)
                     line = (
                         f"{self.name} {spent_s / 60:.1f} min, step {self.num_steps}, epoch {self.windows.epochs:.2f}, "
-                        f"length {stage_at(self.budget.progress, self.stages).length}, loss {np.mean(recent):.4f}, "
+                        f"length {self.stage.length}, loss {np.mean(recent):.4f}, "
                         f"{rate:.0f} tokens/s"
                     )
                     progress.update(task, status=f"{status}, {rate:.0f} tokens/s")
@@ -141,8 +157,8 @@ class Trainer:
 
     def _step(self, passes: Inline | Workers) -> float:
         began = time.monotonic()
-        stage = stage_at(self.budget.progress, self.stages)
-        num_windows = self.tokens_per_step // stage.length
+        stage = self.stage = self.stage_of(self.budget.progress)
+        num_windows = stage.batch * (self.tokens_per_step // TOKENS_PER_PASS)
         ids = torch.from_numpy(self.windows.next(num_windows, stage.length)).to(device())
         loss = passes.accumulate(ids, stage.batch, self.budget.progress)
         self.optimizers.step(lr_factor(self.budget.progress), momentum_at(self.budget.progress))

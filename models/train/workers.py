@@ -15,18 +15,20 @@ import torch
 import torch.multiprocessing as multiprocessing
 from torch import Tensor, nn
 
-Job = tuple[float, int, int]
-"""Progress, windows per pass, passes of the step."""
 LARGEST_STEP = 1 << 16
 """Most ids of one step's windows together."""
 
 
 class Objective(nn.Module):
-    """What is minimised: holds the trained model, and gives the mean loss in nats of ids (batch, length + 1)."""
+    """What is minimised: holds the trained model and gives the mean loss, in nats, over one pass."""
 
     trained: nn.Module
 
-    def forward(self, ids: Tensor, progress: Tensor) -> Tensor:
+    def prepare(self, windows: Tensor) -> tuple[Tensor, ...]:
+        """Turn what the source gave for one pass into forward's inputs; runs outside the compiled graph."""
+        return (windows,)
+
+    def forward(self, inputs: tuple[Tensor, ...], progress: Tensor) -> Tensor:
         """Return the loss as a scalar tensor; progress is a scalar in [0, 1]."""
         raise NotImplementedError
 
@@ -35,14 +37,15 @@ class Inline:
     """Passes in this process."""
 
     def __init__(self, objective: Objective, *, is_compiled: bool) -> None:
+        self._objective = objective
         self._call = torch.compile(objective, dynamic=False) if is_compiled else objective
 
     def accumulate(self, ids: Tensor, batch: int, progress: float) -> float:
-        """Add the gradient of the mean loss over ids (windows, length + 1); return that loss."""
+        """Set the gradient of the mean loss over ids (windows, width), ``batch`` a pass; return that loss."""
         passes = ids.split(batch)
         total = 0.0
         for part in passes:
-            loss = self._call(part, torch.tensor(progress, device=part.device)) / len(passes)
+            loss = self._call(self._objective.prepare(part), torch.tensor(progress, device=part.device)) / len(passes)
             loss.backward()
             total += float(loss.detach())
         return total
@@ -73,7 +76,7 @@ class Workers:
             self._connections.append(ours)
 
     def accumulate(self, ids: Tensor, batch: int, progress: float) -> float:
-        """Add the gradient of the mean loss over ids (windows, length + 1); return that loss."""
+        """Set the gradient of the mean loss over ids (windows, width), ``batch`` a pass; return that loss."""
         num_passes = len(ids) // batch
         self._ids[: ids.numel()] = ids.flatten()
         self._next.value = 0
@@ -119,10 +122,13 @@ def _work(  # noqa: PLR0913
             if index >= num_passes:
                 break
             ids = all_ids[index * batch * width : (index + 1) * batch * width].view(batch, width)
-            loss = call(ids, torch.tensor(progress)) / num_passes
+            loss = call(objective.prepare(ids), torch.tensor(progress)) / num_passes
             loss.backward()
             total += float(loss.detach())
-        connection.send(total)
+        try:
+            connection.send(total)
+        except BrokenPipeError:
+            return
 
 
 def passes_for(objective: Objective, *, is_compiled: bool) -> Inline | Workers:

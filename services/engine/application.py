@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from outrider.v1 import common_pb2, model_pb2_grpc
 from services.engine.engine import Engine
 from services.engine.errors import ModelLoadError
+from services.engine.exact import Exactness
 from services.engine.model import Model
-from services.engine.model_service import ModelServicer, describe
-from services.engine.runtime import LlamaRuntime, RuntimeOptions
+from services.engine.model_service import ModelServicer, describe, digest_of_file
+from services.engine.runtime import LlamaRuntime, Runtime, RuntimeOptions
 from services.engine.settings import EngineSettings
 from services.frame.server import FrameServer
 from services.frame.startup import StartupError
@@ -28,6 +29,7 @@ class ModelApplication(ABC):
         self.settings = settings
         self.model: Model | None = None
         self.engine: Engine | None = None
+        self.exactness: Exactness | None = None
 
     @abstractmethod
     def register(self, server: FrameServer, model: Model, engine: Engine, info: common_pb2.ModelInfo) -> None:
@@ -41,7 +43,7 @@ class ModelApplication(ABC):
             raise StartupError(str(error)) from error
         assert self.model is not None and self.engine is not None
         _log.info(
-            "serving %s (%s, %s, %.1fM parameters): %d slots of %d tokens, %d rows a batch",
+            "serving %s (%s, %s, %.1fM parameters): %d slots of %d tokens, %d rows a batch, exact %s",
             info.name,
             info.architecture,
             info.quantization,
@@ -49,6 +51,7 @@ class ModelApplication(ABC):
             info.num_slots,
             info.context_length,
             self.settings.batch_rows,
+            f"by {self.exactness.mode.value} {self.exactness.width}" if self.exactness else "off",
         )
         server.register(model_pb2_grpc.add_ModelServiceServicer_to_server, ModelServicer(self.model, info))
         self.register(server, self.model, self.engine, info)
@@ -60,6 +63,10 @@ class ModelApplication(ABC):
         if self.model is not None:
             self.model.close()
 
+    def make_runtime(self, model: Model, options: RuntimeOptions, file_digest: str) -> Runtime:
+        """Make the runtime. The target overrides this to be exact."""
+        return LlamaRuntime(model, options)
+
     def _load(self) -> common_pb2.ModelInfo:
         settings = self.settings
         self.model = Model(settings.model, num_gpu_layers=settings.gpu_layers)
@@ -69,7 +76,8 @@ class ModelApplication(ABC):
             max_batch_rows=settings.batch_rows,
             num_threads=settings.threads,
         )
-        runtime = LlamaRuntime(self.model, options)
+        file_digest = digest_of_file(settings.model)
+        runtime = self.make_runtime(self.model, options, file_digest)
         self.engine = Engine(runtime, max_queued=settings.max_queued, prefill_rows=settings.prefill_rows)
         self.engine.start()
-        return describe(self.model, settings, runtime.context_length)
+        return describe(self.model, settings, options, self.exactness, file_digest)

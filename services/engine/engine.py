@@ -50,7 +50,7 @@ class Engine:
         self._inbox: SimpleQueue[Work | str | None] = SimpleQueue()
         self._waiting: deque[Work] = deque()
         self._active: list[_Active] = []
-        self._num_queued = 0
+        self._num_unanswered = 0
         self._is_stopping = False
         self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
 
@@ -74,12 +74,13 @@ class Engine:
         """
         if self._is_stopping:
             raise EngineStoppedError("the engine is stopping")
-        if self._num_queued >= self._max_queued:
-            raise QueueFullError(f"{self._num_queued} requests are waiting already")
+        num_waiting = self._num_unanswered - self._runtime.num_slots
+        if num_waiting >= self._max_queued:
+            raise QueueFullError(f"{num_waiting} requests are waiting already")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Outcome] = loop.create_future()
         work.deliver = lambda outcome: loop.call_soon_threadsafe(_resolve, future, outcome)
-        self._num_queued += 1
+        self._num_unanswered += 1
         self._inbox.put(work)
         try:
             return await future
@@ -87,7 +88,7 @@ class Engine:
             work.is_cancelled = True
             raise
         finally:
-            self._num_queued -= 1
+            self._num_unanswered -= 1
 
     def release(self, session_id: str) -> None:
         """Let the session's slot go first when another session needs one."""
@@ -151,24 +152,27 @@ class Engine:
         return True
 
     def _step(self) -> None:
-        """One decode for everything that is ready."""
-        batch = [(active, num_rows) for active, num_rows in self._plan() if num_rows]
-        segments = [
-            Segment(
-                active.slot.index,
-                len(active.slot.held),
-                active.pending[:num_rows],
-                active.num_outputs if num_rows == len(active.pending) else 0,
-            )
-            for active, num_rows in batch
-        ]
-        if not segments:
-            return
+        """Evaluate what is ready: one decode, or as many as the runtime needs."""
+        by_slot: dict[int, _Active] = {}
+        segments: list[Segment] = []
+        for active, num_rows in self._plan():
+            if num_rows:
+                by_slot[active.slot.index] = active
+                num_outputs = active.num_outputs if num_rows == len(active.pending) else 0
+                tokens = active.pending[:num_rows]
+                segments.append(Segment(active.slot.index, len(active.slot.held), tokens, num_outputs))
+        for group in self._runtime.group(segments) if segments else ():
+            # Work that failed in an earlier group has no business in a later one.
+            batch = [(by_slot[segment.slot], segment) for segment in group if by_slot[segment.slot] in self._active]
+            if batch:
+                self._decode(batch)
+
+    def _decode(self, batch: Sequence[tuple[_Active, Segment]]) -> None:
         started_s = time.perf_counter()
         for active, _ in batch:
             active.work.timings.started_s = active.work.timings.started_s or started_s
         try:
-            logits = self._runtime.decode(segments)
+            logits = self._runtime.decode([segment for _, segment in batch])
         except DecodeError as error:
             _log.error("decode failed: %s", error)
             for active, _ in batch:
@@ -176,9 +180,8 @@ class Engine:
                 self._finish(active.work, active.slot, error)
             return
         decode_s = time.perf_counter() - started_s
-        num_rows = sum(len(segment.tokens) for segment in segments)
-        first_output = 0
-        for (active, _), segment in zip(batch, segments, strict=True):
+        num_rows = sum(len(segment.tokens) for _, segment in batch)
+        for (active, segment), rows in zip(batch, logits, strict=True):
             timings = active.work.timings
             timings.decode_s += decode_s
             timings.num_decodes += 1
@@ -186,8 +189,7 @@ class Engine:
             active.slot.held.extend(segment.tokens)
             active.pending = active.pending[len(segment.tokens) :]
             if segment.num_outputs:
-                self._advance(active, logits[first_output : first_output + segment.num_outputs])
-                first_output += segment.num_outputs
+                self._advance(active, rows)
 
     def _plan(self) -> list[tuple[_Active, int]]:
         """Drop what was given up, and say how many rows of each active work go into the next decode."""
@@ -205,6 +207,8 @@ class Engine:
     def _advance(self, active: _Active, logits: Logits) -> None:
         try:
             step = active.work.take(logits, active.slot.held.tokens)
+            if isinstance(step, Finished):
+                self._cut(active.slot, step.keep_length)
         except Exception as error:  # a defect in one request must not take the other sessions down
             _log.exception("work of session %s failed", active.work.prefix.session_id)
             self._active.remove(active)
@@ -212,7 +216,6 @@ class Engine:
             return
         if isinstance(step, Finished):
             self._active.remove(active)
-            self._cut(active.slot, step.keep_length)
             self._finish(active.work, active.slot, step.value)
         else:
             active.pending, active.num_outputs = step.tokens, 1
@@ -242,7 +245,7 @@ def plan_rows(pending: Sequence[tuple[int, int]], max_rows: int, prefill_rows: i
     """
     num_rows = [0] * len(pending)
     budget = max_rows
-    is_short = [rows <= outputs + 1 for rows, outputs in pending]
+    is_short = [rows <= min(outputs + 1, max_rows) for rows, outputs in pending]
     for index, (rows, _) in enumerate(pending):
         if is_short[index] and rows <= budget:
             num_rows[index] = rows

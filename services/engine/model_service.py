@@ -7,7 +7,9 @@ from pathlib import Path
 import llama_cpp
 
 from outrider.v1 import common_pb2, model_pb2, model_pb2_grpc
+from services.engine.exact import ExactMode, Exactness
 from services.engine.model import Model
+from services.engine.runtime import RuntimeOptions
 from services.engine.sampling import SAMPLER_VERSION
 from services.engine.settings import EngineSettings
 from services.engine.vocabulary import Entry
@@ -17,20 +19,30 @@ _DEFAULT_ENTRIES = 8192
 _MAX_ENTRIES = 16384
 
 
-def describe(model: Model, settings: EngineSettings, context_length: int) -> common_pb2.ModelInfo:
+_EXACT_MODES = {
+    ExactMode.ROW_MULTIPLE: common_pb2.EXACT_MODE_ROW_MULTIPLE,
+    ExactMode.CONSTANT_ROWS: common_pb2.EXACT_MODE_CONSTANT_ROWS,
+}
+
+
+def describe(
+    model: Model, settings: EngineSettings, options: RuntimeOptions, exactness: Exactness | None, file_digest: str
+) -> common_pb2.ModelInfo:
     """Return the description of a loaded model as it is run."""
+    numerics = (file_digest, build_identity(options, settings.gpu_layers), exactness, SAMPLER_VERSION)
     return common_pb2.ModelInfo(
         name=model.name,
         architecture=model.architecture,
         num_parameters=model.num_parameters,
-        context_length=context_length,
+        context_length=options.context_length,
         vocabulary_size=model.vocabulary.size,
         tokenizer_fingerprint=model.vocabulary.fingerprint,
         quantization=model.quantization,
         device="CPU" if settings.gpu_layers == 0 else "GPU",
         num_slots=settings.slots,
-        exact_mode=common_pb2.EXACT_MODE_OFF,
-        numerics_fingerprint=numerics_fingerprint(model.path, settings),
+        exact_mode=_EXACT_MODES[exactness.mode] if exactness else common_pb2.EXACT_MODE_OFF,
+        exact_width=exactness.width if exactness else 0,
+        numerics_fingerprint=hashlib.sha256(repr(numerics).encode()).hexdigest(),
         max_draft_tokens=settings.max_draft_tokens,
         sampler_version=SAMPLER_VERSION,
         bos_token=model.vocabulary.bos if model.vocabulary.adds_bos else None,
@@ -40,13 +52,16 @@ def describe(model: Model, settings: EngineSettings, context_length: int) -> com
     )
 
 
-def numerics_fingerprint(path: Path, settings: EngineSettings) -> str:
-    """Return a digest of everything that decides the logits' bits: equal digests, equal logits."""
+def build_identity(options: RuntimeOptions, gpu_layers: int) -> str:
+    """Return what, beside the file, decides the logits' bits: llama.cpp's build, CPU features, threads, device."""
+    features = llama_cpp.llama_print_system_info().decode()
+    return f"{llama_cpp.__version__} {features} threads {options.threads()} gpu layers {gpu_layers}"
+
+
+def digest_of_file(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
-    digest.update(llama_cpp.llama_print_system_info())
-    digest.update(f"{llama_cpp.__version__} {settings.threads} {settings.gpu_layers} {SAMPLER_VERSION}".encode())
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class ModelServicer(model_pb2_grpc.ModelServiceServicer):

@@ -15,16 +15,26 @@ from services.engine.errors import DecodeError, ModelLoadError
 from services.engine.model import Model, take_complaint
 
 Logits = NDArray[np.float32]
+_THROW_AWAY_TOKEN = 0
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Consecutive rows of one slot in a decode: `tokens` from `first_position` on, logits wanted for the last ones."""
+    """Consecutive rows of one slot in a decode: `tokens` from `first_position` on, logits wanted for the last ones.
+
+    `num_padding` throw-away rows follow them; they have logits too, and the caller cuts their cache entries.
+    """
 
     slot: int
     first_position: int
     tokens: Sequence[int]
     num_outputs: int
+    num_padding: int = 0
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows, padding included."""
+        return len(self.tokens) + self.num_padding
 
 
 class Runtime(Protocol):
@@ -35,11 +45,18 @@ class Runtime(Protocol):
     max_batch_rows: int
     vocabulary_size: int
 
-    def decode(self, segments: Sequence[Segment]) -> Logits:
-        """Evaluate rows; return logits [rows with output, vocabulary], valid until the next call."""
+    def group(self, segments: Sequence[Segment]) -> list[list[Segment]]:
+        """Part segments of different slots into groups that are decoded one after the other."""
+
+    def decode(self, segments: Sequence[Segment]) -> list[Logits]:
+        """Evaluate one group; return logits [rows with output, vocabulary] of each segment, valid until the next call.
+
+        Raises:
+            DecodeError: the model failed; the slots are cut back to the first positions of their segments.
+        """
 
     def cut(self, slot: int, length: int) -> None:
-        """Drop the cache of `slot` from position `length` on."""
+        """Drop the cache of `slot` from position `length` on. Raises DecodeError when that is impossible."""
 
     def close(self) -> None:
         """Free everything."""
@@ -97,12 +114,12 @@ class LlamaRuntime:
         self._memory = llama_cpp.llama_get_memory(self._context)
         self._batch = _Batch(options.max_batch_rows)
 
-    def decode(self, segments: Sequence[Segment]) -> Logits:
-        """Evaluate rows; see `Runtime.decode`.
+    def group(self, segments: Sequence[Segment]) -> list[list[Segment]]:
+        """One decode for all: with a unified cache it is always one pass."""
+        return [list(segments)]
 
-        Raises:
-            DecodeError: llama.cpp failed; the slots are cut back to the first positions of their segments.
-        """
+    def decode(self, segments: Sequence[Segment]) -> list[Logits]:
+        """Evaluate one group; see `Runtime.decode`."""
         num_outputs = self._batch.fill(segments)
         code = llama_cpp.llama_decode(self._context, self._batch.struct)
         self.num_decodes += 1
@@ -110,11 +127,12 @@ class LlamaRuntime:
             for segment in segments:
                 self.cut(segment.slot, segment.first_position)
             raise DecodeError(f"llama_decode returned {code}: {take_complaint()}")
-        if num_outputs == 0:
-            return np.empty((0, self.vocabulary_size), np.float32)
+        if not num_outputs:
+            return [np.empty((0, self.vocabulary_size), np.float32) for _ in segments]
         pointer = llama_cpp.llama_get_logits(self._context)
         # The view drops ctypes' explicit byte order, which buffer consumers take for a foreign type.
-        return np.ctypeslib.as_array(pointer, (num_outputs, self.vocabulary_size)).view(np.float32)
+        logits = np.ctypeslib.as_array(pointer, (num_outputs, self.vocabulary_size)).view(np.float32)
+        return _split(logits, [segment.num_outputs + segment.num_padding for segment in segments])
 
     def cut(self, slot: int, length: int) -> None:
         """Drop the cache of `slot` from position `length` on. Raises DecodeError when the cache cannot be cut there."""
@@ -150,15 +168,27 @@ class _Batch:
         """Lay the segments down one after the other; return the number of rows with output."""
         end = num_outputs = 0
         for segment in segments:
-            start, end = end, end + len(segment.tokens)
-            self._tokens[start:end] = segment.tokens
+            start, end = end, end + segment.num_rows
+            padding = end - segment.num_padding
+            first_output = padding - segment.num_outputs
+            self._tokens[start:padding] = segment.tokens
+            self._tokens[padding:end] = _THROW_AWAY_TOKEN
             self._positions[start:end] = range(segment.first_position, segment.first_position + end - start)
             self._slots[start:end] = segment.slot
-            self._outputs[start : end - segment.num_outputs] = 0
-            self._outputs[end - segment.num_outputs : end] = 1
-            num_outputs += segment.num_outputs
+            self._outputs[start:first_output] = 0
+            self._outputs[first_output:end] = 1
+            num_outputs += end - first_output
         self.struct.n_tokens = end
         return num_outputs
+
+
+def _split(logits: Logits, counts: Sequence[int]) -> list[Logits]:
+    parts: list[Logits] = []
+    end = 0
+    for count in counts:
+        start, end = end, end + count
+        parts.append(logits[start:end])
+    return parts
 
 
 def _pointer(array: NDArray[np.generic], kind: type) -> object:

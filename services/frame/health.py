@@ -1,4 +1,4 @@
-"""grpc.health.v1 for a server that stops gracefully.
+"""grpc.health.v1: for a server that stops gracefully, and for clients of such servers.
 
 The servicer of grpcio-health-checking keeps its watches open for ever, so that every graceful stop would last as long
 as it may while somebody watches. Here a watch hears NOT_SERVING and ends.
@@ -67,3 +67,28 @@ class HealthService(health_pb2_grpc.HealthServicer):
     def _notify(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
+
+
+async def check_health(channel: grpc.aio.Channel, service: str, timeout_s: float) -> bool:
+    """Return whether a service says that it serves. Raises AioRpcError where it says nothing, or does not know it."""
+    check = channel.unary_unary(
+        "/grpc.health.v1.Health/Check",
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=health_pb2.HealthCheckResponse.FromString,
+    )
+    response = await check(health_pb2.HealthCheckRequest(service=service), timeout=timeout_s)
+    return response.status == SERVING
+
+
+async def watch_health(channel: grpc.aio.Channel, service: str) -> AsyncIterator[bool]:
+    """Yield whether a service says that it serves, at once and at every change.
+
+    Ends when the server stops gracefully; raises AioRpcError when it is lost or cannot be reached.
+    """
+    watch = channel.unary_stream(
+        "/grpc.health.v1.Health/Watch",
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=health_pb2.HealthCheckResponse.FromString,
+    )
+    async for response in watch(health_pb2.HealthCheckRequest(service=service)):
+        yield response.status == SERVING

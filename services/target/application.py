@@ -3,15 +3,33 @@
 from outrider.v1 import common_pb2, target_pb2_grpc
 from services.engine.application import MODEL_SERVICE, ModelApplication
 from services.engine.engine import Engine
+from services.engine.exactness import choose_auto, choose_on, exact_runtime
 from services.engine.model import Model
+from services.engine.model_service import build_identity
+from services.engine.runtime import Runtime, RuntimeOptions
 from services.frame.server import FrameServer
 from services.target.servicer import TargetServicer
+from services.target.settings import TargetSettings
 
 
 class TargetApplication(ModelApplication):
     """The target model behind TargetService and ModelService."""
 
     service_names = ("outrider.v1.TargetService", MODEL_SERVICE)
+
+    def __init__(self, settings: TargetSettings) -> None:
+        super().__init__(settings)
+        self._exact = settings.exact
+
+    def make_runtime(self, model: Model, options: RuntimeOptions, file_digest: str) -> Runtime:
+        """Make an exact runtime where the settings want one. Raises ModelLoadError where `on` cannot be had."""
+        if self._exact != "off":
+            identity = f"{file_digest} {build_identity(options, self.settings.gpu_layers)}"
+            choose = choose_on if self._exact == "on" else choose_auto
+            self.exactness = choose(model, options, self.settings.max_draft_tokens, identity)
+        if self.exactness is None:
+            return super().make_runtime(model, options, file_digest)
+        return exact_runtime(model, options, self.exactness, self.settings.max_draft_tokens)
 
     def register(self, server: FrameServer, model: Model, engine: Engine, info: common_pb2.ModelInfo) -> None:
         """Register TargetService."""

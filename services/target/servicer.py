@@ -75,6 +75,7 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
             trace_outcome(span, outcome)
             if fill_reply(reply, request.request_id, outcome):
                 _fill_result(reply.result, outcome.value)
+                reply.result.exact = self._info.exact_mode != common_pb2.EXACT_MODE_OFF
                 span.set_attribute("outrider.cycle.num_accepted", reply.result.num_accepted)
         return reply
 

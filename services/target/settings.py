@@ -1,6 +1,6 @@
 """Settings of the target service."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,3 +12,7 @@ class TargetSettings(EngineSettings, env_prefix="OUTRIDER_TARGET_"):
 
     program: ClassVar[str] = "python -m services.target"
     port: int = Field(50052, ge=0, le=65535, description="port to listen on; 0 takes a free one, which is printed")
+    exact: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="same text to the bit whatever else is served; auto takes it where it is nearly free",
+    )

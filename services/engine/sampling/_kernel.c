@@ -175,7 +175,7 @@ static int scan(search *s, const float *logits, int32_t size, double temperature
 
 PyDoc_STRVAR(survivors_doc,
              "survivors(logits, temperature, key, start, num_best) -> tuple[int, ...] | None\n\n"
-             "Ids of a float32 row that may have one of the num_best (1 or 2) highest perturbed scores. start names an\n"
+             "Ids of a float32 row that may have one of the num_best (1 or 2) highest perturbed scores. start is an\n"
              "id of finite, preferably the highest logit. None where too many scores tie.");
 
 static PyObject *survivors(PyObject *self, PyObject *const *args, Py_ssize_t num_args) {

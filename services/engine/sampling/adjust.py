@@ -7,7 +7,7 @@ changed values stand beside it in float64.
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -63,16 +63,16 @@ class PenaltyWindow:
 
     def __init__(self, size: int, history: Tokens) -> None:
         """`history`: the tokens before the position, oldest first; only its last `size` matter."""
-        tail = np.asarray(history[max(len(history) - size, 0) :], np.int64)
-        ids, counts = np.unique(tail, return_counts=True)
-        self.counts: dict[int, int] = dict(zip(ids.tolist(), counts.tolist(), strict=True))
+        tail = history[max(len(history) - size, 0) :]
+        # As Python integers: numpy's would make every later step on them slow.
+        self._tokens = deque(tail.tolist() if isinstance(tail, np.ndarray) else tail)
         self._size = size
-        self._tokens = deque(tail.tolist())
+        self.counts = Counter(self._tokens)
 
     def push(self, token: int) -> None:
         """Appends a token; the oldest leaves where the window is full."""
         self._tokens.append(token)
-        self.counts[token] = self.counts.get(token, 0) + 1
+        self.counts[token] += 1
         if len(self._tokens) > self._size:
             oldest = self._tokens.popleft()
             self.counts[oldest] -= 1

@@ -138,7 +138,8 @@ def _bucket_sums(bucket: NDArray[np.int64], masses: NDArray[np.uint64]) -> NDArr
 def _top_p_of_row(row: Row, best: float, params: SamplingParams) -> Candidates:
     """_top_p of a whole row: exact masses for the largest ids, an estimate for the rest wherever that decides."""
     temperature = params.temperature
-    estimates = _estimated_masses(row.dense, best, temperature)
+    is_short = row.dense.size <= _HEADS[0]
+    estimates = None if is_short else _estimated_masses(row.dense, best, temperature)
     if estimates is not None:
         for size in _HEADS:
             head = _descending(_largest(row, size, temperature))

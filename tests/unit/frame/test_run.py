@@ -107,7 +107,7 @@ def test_a_signal_ends_a_server_that_is_still_loading(start: Start) -> None:
 
 
 async def test_a_busy_port_is_one_sentence_and_code_2(start: Start, serve: Callable[..., object]) -> None:
-    server: FrameServer = await serve()  # type: ignore[misc]
+    server: FrameServer = await serve()
     code, output, errors = end(start("serving", "--port", str(server.port)))
     sentence = f"cannot listen on 127.0.0.1:{server.port} (Address already in use): choose another --host or --port"
     assert (code, output, errors) == (2, "", f"outrider: {sentence}\n")

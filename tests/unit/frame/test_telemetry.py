@@ -134,7 +134,7 @@ def test_what_is_not_supported_is_one_sentence(
 def test_a_value_that_the_sdk_refuses_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "-1")
-    with pytest.raises(StartupError, match="^an OTEL_ variable has a value that OpenTelemetry refuses: "):
+    with pytest.raises(StartupError, match=r"^an OTEL_ variable has a value that OpenTelemetry refuses: "):
         configure_telemetry("outrider-target")
 
 
@@ -218,4 +218,4 @@ def test_a_bad_traceparent_gives_a_new_root_and_no_error(traceparent: str) -> No
     telemetry = Telemetry(TracerProvider(shutdown_on_exit=False))
     with telemetry.tracer.start_as_current_span("somebody else's"):
         span = telemetry.tracer.start_span("work", context=context_from_traceparent(traceparent))
-    assert span.parent is None  # type: ignore[attr-defined]
+    assert span.parent is None

@@ -1,0 +1,1 @@
+"""Measures the bundled pair on held-out files: `python -m models.evaluate`."""

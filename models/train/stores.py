@@ -1,0 +1,66 @@
+"""Text with the target's final states beside it: what the draft is distilled from.
+
+From a state the target's whole distribution follows by one product with its embedding matrix, so the target reads
+(or writes) every row once, and the draft can be shown it many times.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """``num_rows`` rows of ``length`` ids and ``length`` states of ``dim`` numbers: state t came of the ids up to t."""
+
+    name: str
+    num_rows: int
+    length: int
+    dim: int
+
+    def create(self, folder: Path) -> None:
+        """Make the files, zeroed, and the note of their sizes."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for suffix, dtype, shape in (("ids", "<u2", self._ids_shape), ("states", "<f2", self._states_shape)):
+            np.memmap(folder / f"{self.name}.{suffix}", dtype=dtype, mode="w+", shape=shape)
+        (folder / f"{self.name}.json").write_text(json.dumps(asdict(self)))
+
+    @property
+    def _ids_shape(self) -> tuple[int, ...]:
+        return self.num_rows, self.length
+
+    @property
+    def _states_shape(self) -> tuple[int, ...]:
+        return self.num_rows, self.length, self.dim
+
+    def open(self, folder: Path, *, is_writable: bool = False) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.float16]]:
+        """Map ids (rows, length) and states (rows, length, dim) into memory."""
+        ids_path, states_path = folder / f"{self.name}.ids", folder / f"{self.name}.states"
+        if is_writable:
+            return (
+                np.memmap(ids_path, dtype="<u2", mode="r+", shape=self._ids_shape),
+                np.memmap(states_path, dtype="<f2", mode="r+", shape=self._states_shape),
+            )
+        return (
+            np.memmap(ids_path, dtype="<u2", mode="r", shape=self._ids_shape),
+            np.memmap(states_path, dtype="<f2", mode="r", shape=self._states_shape),
+        )
+
+
+def mark_complete(folder: Path, stores: list[Store]) -> None:
+    """Say that the stores are filled; until then a run fills them again."""
+    temporary = folder / "complete.tmp"
+    temporary.write_text(json.dumps([asdict(store) for store in stores]))
+    os.replace(temporary, folder / "complete.json")
+
+
+def complete_stores(folder: Path) -> list[Store] | None:
+    """Return the filled stores of a folder, or None where there are none."""
+    path = folder / "complete.json"
+    return [Store(**entry) for entry in json.loads(path.read_text())] if path.is_file() else None

@@ -1,0 +1,123 @@
+"""Which way to exactness a target takes, from a probe of the model as it will be run. Results are kept on disk."""
+
+import json
+import logging
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from services.engine.errors import ModelLoadError
+from services.engine.exact import ExactMode, Exactness, ExactRuntime, reserve
+from services.engine.model import Model
+from services.engine.probe import is_exact
+from services.engine.runtime import LlamaRuntime, Runtime, RuntimeOptions, Segment
+
+_log = logging.getLogger(__name__)
+_WIDTHS = (1, 2, 4, 8, 16)
+_MAX_COST = 1.05
+_NUM_TIMED = 15
+
+
+def exact_runtime(model: Model, options: RuntimeOptions, exactness: Exactness, max_draft_tokens: int) -> ExactRuntime:
+    """Make a runtime that is exact, if the probe was right, with the context that the options ask for."""
+    length = options.context_length + reserve(exactness, max_draft_tokens)
+    inner = LlamaRuntime(model, replace(options, context_length=length, unified_cache=False, flash_attention=False))
+    return ExactRuntime(inner, exactness, max_draft_tokens)
+
+
+def candidates(max_draft_tokens: int) -> list[Exactness]:
+    """Return what is worth trying, the cheapest first. Constant rows must leave room for a whole draft."""
+    constant = [width for width in _WIDTHS if width > max_draft_tokens]
+    return [Exactness(ExactMode.ROW_MULTIPLE, width) for width in _WIDTHS] + [
+        Exactness(ExactMode.CONSTANT_ROWS, width) for width in constant
+    ]
+
+
+def choose_on(model: Model, options: RuntimeOptions, max_draft_tokens: int, identity: str) -> Exactness:
+    """Return the first candidate that the probe finds exact.
+
+    `identity` tells apart everything that decides the logits' bits; results are kept under it.
+
+    Raises:
+        ModelLoadError: no candidate is exact.
+    """
+    exactness = _first_exact(model, options, max_draft_tokens, identity, candidates(max_draft_tokens))
+    if exactness is None:
+        raise ModelLoadError(
+            f"{model.path} cannot be served exactly on this device: its logits change with the batch in every mode"
+        )
+    return exactness
+
+
+def choose_auto(model: Model, options: RuntimeOptions, max_draft_tokens: int, identity: str) -> Exactness | None:
+    """Return the first candidate that is exact and costs one session under 5 % more than one plain row; else None."""
+    plain = LlamaRuntime(model, options)
+    try:
+        one_row_s = _decode_s(plain)
+    finally:
+        plain.close()
+
+    def is_cheap(exactness: Exactness) -> bool:
+        runtime = exact_runtime(model, options, exactness, max_draft_tokens)
+        try:
+            return _decode_s(runtime) < _MAX_COST * one_row_s
+        finally:
+            runtime.close()
+
+    return _first_exact(model, options, max_draft_tokens, identity, filter(is_cheap, candidates(max_draft_tokens)))
+
+
+def _first_exact(
+    model: Model, options: RuntimeOptions, max_draft_tokens: int, identity: str, tried: Iterable[Exactness]
+) -> Exactness | None:
+    for exactness in tried:
+        key = f"{identity} {options} {max_draft_tokens} {exactness.mode.value} {exactness.width}"
+
+        def probe(exactness: Exactness = exactness) -> bool:
+            runtime = exact_runtime(model, options, exactness, max_draft_tokens)
+            try:
+                return is_exact(runtime, max_draft_tokens)
+            finally:
+                runtime.close()
+
+        if _remembered(key, probe):
+            return exactness
+    return None
+
+
+def _remembered(key: str, probe: Callable[[], bool]) -> bool:
+    path = user_cache_path("outrider", ensure_exists=True) / "exactness.json"
+    try:
+        known: dict[str, bool] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        known = {}
+    if key not in known:
+        started_s = time.perf_counter()
+        known[key] = probe()
+        _log.info("probed exactness in %.1f s: %s", time.perf_counter() - started_s, known[key])
+        _write(path, json.dumps(known))
+    return known[key]
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_suffix(".part")
+    try:
+        part.write_text(text)
+        part.replace(path)
+    except OSError as error:
+        _log.warning("cannot keep the result of the probe in %s: %s", path, error.strerror)
+
+
+def _decode_s(runtime: Runtime) -> float:
+    """Return the median time of one session's one-token decode in seconds."""
+    runtime.decode([Segment(0, 0, [0], 1)])
+    times = []
+    for position in range(1, 1 + _NUM_TIMED):
+        started_s = time.perf_counter()
+        runtime.decode([Segment(0, position, [0], 1)])
+        times.append(time.perf_counter() - started_s)
+    return statistics.median(times)

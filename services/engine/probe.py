@@ -1,0 +1,148 @@
+"""Finding out, by trying, under which row width a model's logits are the same for every batch composition.
+
+Nothing is assumed about kernels. Sessions with fixed tokens go through random schedules of prompts, drafts of every
+length, rollbacks, evictions and replays, and each row of logits is compared, to the bit, with the row that the session
+got alone, one token at a time.
+"""
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.engine.runtime import Logits, Runtime, Segment
+
+_PROBED_LENGTHS = (300, 70, 40, 40)
+_NUM_STEPS = 24
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows that were compared, and how many of them differed."""
+
+    num_rows: int
+    num_different: int
+
+
+def fixed_sequences(vocabulary_size: int, lengths: Sequence[int], seed: int) -> list[list[int]]:
+    """Return random token sequences of these lengths."""
+    rng = random.Random(seed)
+    return [[rng.randrange(vocabulary_size) for _ in range(length)] for length in lengths]
+
+
+def references(
+    runtime: Runtime, sequences: Sequence[Sequence[int]], first_positions: Sequence[int]
+) -> list[list[bytes]]:
+    """Return the digest of each position's logits, each sequence alone in slot 0.
+
+    What comes before the first position of a sequence is evaluated at once, as a prompt; the rest token by token. The
+    digests of the prompt's rows are empty but for its last.
+    """
+    digests: list[list[bytes]] = []
+    for tokens, first in zip(sequences, first_positions, strict=True):
+        rows = [b""] * first
+        _evaluate(runtime, Segment(0, 0, tokens[: first + 1], 1), rows)
+        for position in range(first + 1, len(tokens)):
+            _evaluate(runtime, Segment(0, position, tokens[position : position + 1], 1), rows)
+        runtime.cut(0, 0)
+        digests.append(rows)
+    return digests
+
+
+def _evaluate(runtime: Runtime, segment: Segment, rows: list[bytes]) -> None:
+    for group in runtime.group([segment]):
+        (logits,) = runtime.decode(group)
+        rows.extend(digest(row) for row in logits)
+
+
+def compare(
+    runtime: Runtime,
+    sequences: Sequence[Sequence[int]],
+    expected: Sequence[Sequence[bytes]],
+    *,
+    num_steps: int,
+    max_draft_tokens: int,
+    seed: int,
+    stop_early: bool = False,
+) -> Comparison:
+    """Run one random schedule, session i in slot i, and compare every row of logits with its reference.
+
+    With `stop_early` it ends at the first difference.
+    """
+    rng = random.Random(seed)
+    held = [0] * len(sequences)
+    num_rows = num_different = 0
+    for _ in range(num_steps):
+        segments = []
+        wrong_from: dict[int, int] = {}
+        for slot, tokens in enumerate(sequences):
+            if rng.random() < 0.35:
+                continue
+            if held[slot] and rng.random() < 0.1:
+                held[slot] = rng.choice((0, rng.randrange(held[slot])))
+                runtime.cut(slot, held[slot])
+            if held[slot] == len(tokens):
+                held[slot] = 0
+                runtime.cut(slot, 0)
+            segment, num_right = _next_segment(rng, slot, held[slot], tokens, max_draft_tokens)
+            segments.append(segment)
+            wrong_from[slot] = held[slot] + num_right
+        for group in runtime.group(segments) if segments else ():
+            for segment, logits in zip(group, runtime.decode(group), strict=True):
+                end = segment.first_position + len(segment.tokens)
+                for position, row in zip(range(end - segment.num_outputs, end), logits, strict=True):
+                    reference = expected[segment.slot][position]
+                    if position < wrong_from[segment.slot] and reference:
+                        num_rows += 1
+                        num_different += digest(row) != reference
+                held[segment.slot] = min(end, wrong_from[segment.slot])
+        for slot in wrong_from:
+            runtime.cut(slot, held[slot])
+        if stop_early and num_different:
+            break
+    for slot in range(len(sequences)):
+        runtime.cut(slot, 0)
+    return Comparison(num_rows, num_different)
+
+
+def _next_segment(
+    rng: random.Random, slot: int, held: int, tokens: Sequence[int], max_draft_tokens: int
+) -> tuple[Segment, int]:
+    """Return a prompt's part or a draft from position `held` on, and how many of its rows carry the right tokens."""
+    left = len(tokens) - held
+    if held == 0 and left > 1:
+        num_rows = rng.randint(1, left)
+        return Segment(slot, 0, tokens[:num_rows], 1), num_rows
+    num_rows = rng.randint(1, min(left, max_draft_tokens + 1))
+    rows = list(tokens[held : held + num_rows])
+    num_right = rng.randint(1, num_rows)
+    for index in range(num_right, num_rows):
+        rows[index] = tokens[rng.randrange(len(tokens))]
+    return Segment(slot, held, rows, num_rows), num_right
+
+
+def digest(row: Logits) -> bytes:
+    """Return a digest of one row of logits, to the bit."""
+    return hashlib.blake2b(row.tobytes(), digest_size=16).digest()
+
+
+def is_exact(runtime: Runtime, max_draft_tokens: int) -> bool:
+    """Whether random schedules over all slots, with short and long contexts, agree with each session alone."""
+    lengths = [min(length, runtime.context_length) for length in _PROBED_LENGTHS][: runtime.num_slots]
+    sequences = fixed_sequences(runtime.vocabulary_size, lengths, seed=1)
+    # Long sequences start with a prompt, so that the reference takes few decodes.
+    first_positions = [max(0, length - 24) for length in lengths]
+    expected = references(runtime, sequences, first_positions)
+    for seed in range(2):
+        schedule = compare(
+            runtime,
+            sequences,
+            expected,
+            num_steps=_NUM_STEPS,
+            max_draft_tokens=max_draft_tokens,
+            seed=seed,
+            stop_early=True,
+        )
+        if schedule.num_different:
+            return False
+    return True

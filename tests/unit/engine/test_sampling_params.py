@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import math
+from dataclasses import FrozenInstanceError
+
+import pytest
+
+from services.engine.sampling import SamplingError, SamplingParams
+
+VOCABULARY_SIZE = 100
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(),
+        SamplingParams(temperature=0.8, top_k=40, top_p=0.95, min_p=0.05),
+        SamplingParams(temperature=100.0, top_p=1.0, min_p=0.0),
+        SamplingParams(temperature=1e-6, top_k=10**9),
+        SamplingParams(repetition_penalty=0.5, presence_penalty=-100.0, frequency_penalty=100.0, penalty_last_n=0),
+        SamplingParams(logit_bias={0: -100.0, VOCABULARY_SIZE - 1: 100.0}),
+        SamplingParams(seed=2**64 - 1, num_logprobs=20, penalty_last_n=2**32 - 1),
+    ],
+)
+def test_accepts_what_can_be_honoured(params: SamplingParams) -> None:
+    params.validate(VOCABULARY_SIZE)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *[(name, value) for name in ("temperature", "top_p", "min_p") for value in (math.nan, math.inf, -0.1)],
+        *[
+            (name, value)
+            for name in ("repetition_penalty", "presence_penalty", "frequency_penalty")
+            for value in (math.nan, math.inf, -math.inf, 101.0, -101.0)
+        ],
+        ("temperature", 100.1),
+        ("temperature", 1e-7),
+        ("top_p", 0.0),
+        ("top_p", 1.1),
+        ("min_p", 1.0),
+        ("repetition_penalty", 0.0),
+        ("top_k", -1),
+        ("top_k", 1.5),
+        ("top_k", True),
+        ("penalty_last_n", -1),
+        ("seed", -1),
+        ("seed", 2**64),
+        ("num_logprobs", 21),
+        ("logit_bias", {VOCABULARY_SIZE: 0.0}),
+        ("logit_bias", {-1: 0.0}),
+        ("logit_bias", {3: math.nan}),
+        ("logit_bias", {3: -math.inf}),
+        ("logit_bias", {3: 100.5}),
+    ],
+)
+def test_refuses_with_a_sentence_that_names_the_field(field: str, value: object) -> None:
+    params = SamplingParams(**{field: value})  # type: ignore[arg-type]
+    with pytest.raises(SamplingError, match=f"^{field} .*(must|names)"):
+        params.validate(VOCABULARY_SIZE)
+
+
+def test_more_logprobs_than_tokens_are_refused() -> None:
+    with pytest.raises(SamplingError, match="num_logprobs must be between 0 and 5"):
+        SamplingParams(num_logprobs=6).validate(5)
+
+
+def test_is_frozen_and_hashable() -> None:
+    params = SamplingParams(logit_bias={1: 2.0})
+    with pytest.raises(FrozenInstanceError):
+        params.temperature = 1.0  # type: ignore[misc]
+    assert hash(params) == hash(SamplingParams(logit_bias={1: 2.0}))
+
+
+@pytest.mark.parametrize(
+    ("params", "has_penalties", "has_truncation"),
+    [
+        (SamplingParams(), False, False),
+        (SamplingParams(repetition_penalty=1.1), True, False),
+        (SamplingParams(presence_penalty=-0.1), True, False),
+        (SamplingParams(frequency_penalty=0.1, penalty_last_n=0), False, False),
+        (SamplingParams(top_k=1), False, True),
+        (SamplingParams(top_p=0.5), False, True),
+        (SamplingParams(min_p=0.5), False, True),
+    ],
+)
+def test_knows_which_steps_are_on(params: SamplingParams, has_penalties: bool, has_truncation: bool) -> None:
+    assert (params.has_penalties, params.has_truncation) == (has_penalties, has_truncation)

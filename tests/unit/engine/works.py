@@ -1,0 +1,78 @@
+"""Small pieces of work for tests of the engine, and prefixes for them."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from services.engine.engine import Engine
+from services.engine.runtime import Logits
+from services.engine.work import Finished, More, Prefix, Work
+from services.frame.digest import TokenSequence
+from tests.unit.engine.fakes import FakeRuntime
+from tests.waiting import soon
+
+
+def prefix(session_id: str, tokens: Sequence[int], cached_length: int = 0) -> Prefix:
+    """The prefix of a caller who believes that `cached_length` of the tokens are cached."""
+    digest = TokenSequence(tokens).digests[cached_length] if cached_length else b""
+    return Prefix(session_id, cached_length, digest, tokens[cached_length:])
+
+
+class Greedy(Work):
+    """Finishes with the best token of every row; keeps the prefix and `num_kept` of the rows after it."""
+
+    def __init__(
+        self, prefix: Prefix, rows: Sequence[int] = (), *, num_kept: int = 0, deadline_s: float | None = None
+    ) -> None:
+        super().__init__(prefix, rows, deadline_s=deadline_s)
+        self._num_kept = num_kept
+
+    def take(self, logits: Logits, held: Sequence[int]) -> Finished:
+        return Finished(self.prefix.length + self._num_kept, logits.argmax(axis=1).tolist())
+
+
+class Chain(Work):
+    """Goes on from token to token, one row at a time, and finishes with all of them."""
+
+    def __init__(self, prefix: Prefix, num_tokens: int, *, deadline_s: float | None = None) -> None:
+        super().__init__(prefix, deadline_s=deadline_s)
+        self._num_tokens = num_tokens
+        self.tokens: list[int] = []
+
+    def take(self, logits: Logits, held: Sequence[int]) -> More | Finished:
+        self.tokens.append(int(logits[0].argmax()))
+        return Finished(len(held), self.tokens) if len(self.tokens) == self._num_tokens else More(self.tokens[-1:])
+
+
+class Defective(Work):
+    """Fails when it is given its logits."""
+
+    def take(self, logits: Logits, held: Sequence[int]) -> Finished:
+        raise ZeroDivisionError("a defect")
+
+
+@asynccontextmanager
+async def running(runtime: FakeRuntime, *, max_queued: int = 256, prefill_rows: int = 256) -> AsyncIterator[Engine]:
+    """An engine over the runtime. At the end everything must have been as promised."""
+    engine = Engine(runtime, max_queued=max_queued, prefill_rows=prefill_rows)
+    engine.start()
+    try:
+        yield engine
+    finally:
+        runtime.gate.set()
+        engine.stop()
+        assert runtime.complaints == []
+
+
+@asynccontextmanager
+async def blocked(runtime: FakeRuntime) -> AsyncIterator[None]:
+    """Let everything in the block happen while the next decode is under way; wait for the block before it goes on."""
+    runtime.gate.clear()
+    try:
+        yield
+    finally:
+        runtime.gate.set()
+
+
+async def at_the_gate(runtime: FakeRuntime) -> None:
+    """Return once a decode waits at the gate."""
+    await soon(lambda: runtime.is_waiting)

@@ -1,0 +1,25 @@
+"""Waiting for a state, without guessing how long it takes."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+# Long enough for a busy machine. Nothing waits for so long unless something is broken.
+PATIENCE_S = 30.0
+_PAUSE_S = 0.002
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    """Return once the condition holds. Raises TimeoutError when it never does."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while not condition():
+        if time.monotonic() > deadline_s:
+            raise TimeoutError("the awaited state never came")
+        time.sleep(_PAUSE_S)
+
+
+async def soon(condition: Callable[[], object]) -> None:
+    """`eventually`, while the event loop goes on."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():
+            await asyncio.sleep(_PAUSE_S)
