@@ -10,9 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-
+from services.frame.channel import open_channel
+from services.frame.health import watch_health
 from services.frame.startup import CODE_REFUSED, StartupError
 
 _log = logging.getLogger(__name__)
@@ -58,8 +57,10 @@ class _Process:
         """Start and return the address. Raises RefusedError when the process ends instead."""
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", self.module, "--host", self._host, "--port", str(self._port)),
+            *("-m", self.module, "--host", self._host, "--port", str(self._port), "--stop-with-stdin"),
             *self._arguments,
+            # Never written to: it closes when this process dies, and the server stops.
+            stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )
         assert self._process.stdout is not None
@@ -175,9 +176,7 @@ class Stack:
 
 
 async def _healthy(address: str) -> None:
-    async with grpc.aio.insecure_channel(address) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
-        request = health_pb2.HealthCheckRequest()
-        async for reply in stub.Watch(request, wait_for_ready=True):  # type: ignore[attr-defined]  # typed without it
-            if reply.status == health_pb2.HealthCheckResponse.SERVING:
+    async with open_channel(address) as channel:
+        async for is_serving in watch_health(channel, ""):
+            if is_serving:
                 return

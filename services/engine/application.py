@@ -38,7 +38,7 @@ class ModelApplication(ABC):
     async def start(self, server: FrameServer) -> None:
         """Load and answer. Raises StartupError when the model cannot be served."""
         try:
-            info = await asyncio.to_thread(self._load)
+            info = await asyncio.to_thread(self._load, server, asyncio.get_running_loop())
         except ModelLoadError as error:
             raise StartupError(str(error)) from error
         assert self.model is not None and self.engine is not None
@@ -67,7 +67,7 @@ class ModelApplication(ABC):
         """Make the runtime. The target overrides this to be exact."""
         return LlamaRuntime(model, options)
 
-    def _load(self) -> common_pb2.ModelInfo:
+    def _load(self, server: FrameServer, loop: asyncio.AbstractEventLoop) -> common_pb2.ModelInfo:
         settings = self.settings
         self.model = Model(settings.model, num_gpu_layers=settings.gpu_layers)
         options = RuntimeOptions(
@@ -78,6 +78,11 @@ class ModelApplication(ABC):
         )
         file_digest = digest_of_file(settings.model)
         runtime = self.make_runtime(self.model, options, file_digest)
-        self.engine = Engine(runtime, max_queued=settings.max_queued, prefill_rows=settings.prefill_rows)
+        self.engine = Engine(
+            runtime,
+            max_queued=settings.max_queued,
+            prefill_rows=settings.prefill_rows,
+            on_failure=lambda sentence: loop.call_soon_threadsafe(server.fail, sentence),
+        )
         self.engine.start()
         return describe(self.model, settings, options, self.exactness, file_digest)

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
 
@@ -26,6 +26,8 @@ from services.engine.slots import Slot, SlotTable
 from services.engine.work import Finished, Miss, Outcome, Work
 
 _log = logging.getLogger(__name__)
+# Decodes that may fail one after the other before the engine gives up and its supervisor starts it again.
+_MAX_FAILURES = 3
 
 
 @dataclass(eq=False)
@@ -41,8 +43,20 @@ class _Active:
 class Engine:
     """Continuous batching over one runtime. `start` it, `run` work from any event loop, `stop` it."""
 
-    def __init__(self, runtime: Runtime, *, max_queued: int = 256, prefill_rows: int = 256) -> None:
-        """Serve `runtime`: at most `max_queued` waiting works, at most `prefill_rows` prompt rows beside other rows."""
+    def __init__(
+        self,
+        runtime: Runtime,
+        *,
+        max_queued: int = 256,
+        prefill_rows: int = 256,
+        on_failure: Callable[[str], object] = _log.critical,
+    ) -> None:
+        """Serve `runtime`: at most `max_queued` waiting works, at most `prefill_rows` prompt rows beside other rows.
+
+        `on_failure` is called from the engine's thread, with one sentence, when the engine cannot go on.
+        """
+        self._on_failure = on_failure
+        self._num_failures = 0
         self._runtime = runtime
         self._slots = SlotTable(runtime.num_slots)
         self._max_queued = max_queued
@@ -95,11 +109,19 @@ class Engine:
         self._inbox.put(session_id)
 
     def _serve(self) -> None:
-        while not self._is_stopping:
-            self._receive()
-            self._admit()
-            if self._active:
-                self._step()
+        try:
+            while not self._is_stopping:
+                self._receive()
+                self._admit()
+                if self._active:
+                    self._step()
+        except Exception as error:
+            _log.exception("the engine failed")
+            self._is_stopping = True
+            self._on_failure(f"the engine cannot go on: {error}")
+        self._answer_rest()
+
+    def _answer_rest(self) -> None:
         stopped = EngineStoppedError("the engine is stopping")
         for active in self._active:
             self._deliver(active.work, stopped, len(active.slot.held))
@@ -178,7 +200,11 @@ class Engine:
             for active, _ in batch:
                 self._active.remove(active)
                 self._finish(active.work, active.slot, error)
+            self._num_failures += 1
+            if self._num_failures == _MAX_FAILURES:
+                raise
             return
+        self._num_failures = 0
         decode_s = time.perf_counter() - started_s
         num_rows = sum(len(segment.tokens) for _, segment in batch)
         for (active, segment), rows in zip(batch, logits, strict=True):

@@ -12,8 +12,12 @@ from dataclasses import dataclass
 
 from services.engine.runtime import Logits, Runtime, Segment
 
-_PROBED_LENGTHS = (300, 70, 40, 40)
-_NUM_STEPS = 24
+_PROBED_LENGTHS = (300, 24, 60, 30)
+_MAX_SESSIONS = 6
+# Positions of each session that are compared, and rows after which the probe is content.
+_NUM_COMPARED = 20
+_MIN_ROWS = 300
+_NUM_STEPS = 12
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ def _evaluate(runtime: Runtime, segment: Segment, rows: list[bytes]) -> None:
 def compare(
     runtime: Runtime,
     sequences: Sequence[Sequence[int]],
+    first_positions: Sequence[int],
     expected: Sequence[Sequence[bytes]],
     *,
     num_steps: int,
@@ -65,38 +70,35 @@ def compare(
     seed: int,
     stop_early: bool = False,
 ) -> Comparison:
-    """Run one random schedule, session i in slot i, and compare every row of logits with its reference.
+    """Run one random schedule, session i in slot i, and compare rows of logits with their references.
 
-    With `stop_early` it ends at the first difference.
+    Sessions prefill at once or in parts, verify drafts that are right up to a random place, roll back, rewind, lose
+    their cache and replay; at each step some of them rest. With `stop_early` it ends at the first difference.
     """
     rng = random.Random(seed)
     held = [0] * len(sequences)
     num_rows = num_different = 0
     for _ in range(num_steps):
         segments = []
-        wrong_from: dict[int, int] = {}
-        for slot, tokens in enumerate(sequences):
-            if rng.random() < 0.35:
+        right_until: dict[int, int] = {}
+        for slot, (tokens, first) in enumerate(zip(sequences, first_positions, strict=True)):
+            if rng.random() < 0.3:
                 continue
-            if held[slot] and rng.random() < 0.1:
-                held[slot] = rng.choice((0, rng.randrange(held[slot])))
+            if held[slot] == len(tokens) or rng.random() < 0.05:
+                held[slot] = rng.choice((0, min(held[slot], first + 1)))
                 runtime.cut(slot, held[slot])
-            if held[slot] == len(tokens):
-                held[slot] = 0
-                runtime.cut(slot, 0)
-            segment, num_right = _next_segment(rng, slot, held[slot], tokens, max_draft_tokens)
+            segment, right_until[slot] = _next_segment(rng, slot, held[slot], tokens, first, max_draft_tokens)
             segments.append(segment)
-            wrong_from[slot] = held[slot] + num_right
         for group in runtime.group(segments) if segments else ():
             for segment, logits in zip(group, runtime.decode(group), strict=True):
                 end = segment.first_position + len(segment.tokens)
                 for position, row in zip(range(end - segment.num_outputs, end), logits, strict=True):
                     reference = expected[segment.slot][position]
-                    if position < wrong_from[segment.slot] and reference:
+                    if reference and position < right_until[segment.slot]:
                         num_rows += 1
                         num_different += digest(row) != reference
-                held[segment.slot] = min(end, wrong_from[segment.slot])
-        for slot in wrong_from:
+                held[segment.slot] = min(end, right_until[segment.slot])
+        for slot in right_until:
             runtime.cut(slot, held[slot])
         if stop_early and num_different:
             break
@@ -106,19 +108,19 @@ def compare(
 
 
 def _next_segment(
-    rng: random.Random, slot: int, held: int, tokens: Sequence[int], max_draft_tokens: int
+    rng: random.Random, slot: int, held: int, tokens: Sequence[int], first: int, max_draft_tokens: int
 ) -> tuple[Segment, int]:
-    """Return a prompt's part or a draft from position `held` on, and how many of its rows carry the right tokens."""
-    left = len(tokens) - held
-    if held == 0 and left > 1:
-        num_rows = rng.randint(1, left)
-        return Segment(slot, 0, tokens[:num_rows], 1), num_rows
-    num_rows = rng.randint(1, min(left, max_draft_tokens + 1))
+    """Return a prompt's part, or a draft, from position `held` on, and the position up to which it is right."""
+    if held <= first:
+        is_whole = rng.random() < 0.7
+        end = first + 1 if is_whole else rng.randint(held + 1, first + 1)
+        return Segment(slot, held, tokens[held:end], 1), end
+    num_rows = rng.randint(1, min(len(tokens) - held, max_draft_tokens + 1))
     rows = list(tokens[held : held + num_rows])
     num_right = rng.randint(1, num_rows)
     for index in range(num_right, num_rows):
         rows[index] = tokens[rng.randrange(len(tokens))]
-    return Segment(slot, held, rows, num_rows), num_right
+    return Segment(slot, held, rows, num_rows), held + num_right
 
 
 def digest(row: Logits) -> bytes:
@@ -127,16 +129,19 @@ def digest(row: Logits) -> bytes:
 
 
 def is_exact(runtime: Runtime, max_draft_tokens: int) -> bool:
-    """Whether random schedules over all slots, with short and long contexts, agree with each session alone."""
-    lengths = [min(length, runtime.context_length) for length in _PROBED_LENGTHS][: runtime.num_slots]
+    """Whether random schedules, with short and long contexts, agree with each session alone, to the bit."""
+    lengths = [min(length, runtime.context_length) for length in _PROBED_LENGTHS]
+    lengths = [lengths[slot % len(lengths)] for slot in range(min(runtime.num_slots, _MAX_SESSIONS))]
+    # Most of each is a prompt, so that the reference takes few decodes.
+    first_positions = [max(0, length - _NUM_COMPARED) for length in lengths]
     sequences = fixed_sequences(runtime.vocabulary_size, lengths, seed=1)
-    # Long sequences start with a prompt, so that the reference takes few decodes.
-    first_positions = [max(0, length - 24) for length in lengths]
     expected = references(runtime, sequences, first_positions)
-    for seed in range(2):
+    num_rows = seed = 0
+    while num_rows < _MIN_ROWS:
         schedule = compare(
             runtime,
             sequences,
+            first_positions,
             expected,
             num_steps=_NUM_STEPS,
             max_draft_tokens=max_draft_tokens,
@@ -145,4 +150,6 @@ def is_exact(runtime: Runtime, max_draft_tokens: int) -> bool:
         )
         if schedule.num_different:
             return False
+        num_rows += schedule.num_rows
+        seed += 1
     return True

@@ -184,9 +184,10 @@ def checked_session_id(session_id: str) -> str:
 
 def _has_no_answer(entry: _Request[Any], request_id: int) -> bool:
     """Whether a retry finds no answer to repeat: its caller vanished before there was one, or there was an error."""
-    if entry.request_id != request_id or entry.refusal is not None or not entry.task.done():
+    if entry.request_id != request_id or entry.refusal is not None:
         return False
-    return entry.task.cancelled() or entry.task.exception() is not None
+    task = entry.task
+    return task.cancelling() > 0 or (task.done() and (task.cancelled() or task.exception() is not None))
 
 
 def _end(entry: _Request[Any], refusal: ServiceError) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from contextlib import suppress
@@ -46,6 +47,8 @@ async def _serve(settings: ServerSettings, application: Application, telemetry: 
     """Run the server to its end; return why it failed, or None."""
     server = FrameServer(settings, application, telemetry)
     _end_on_signals(server)
+    if settings.stop_with_stdin:
+        _end_with_stdin(server)
     try:
         await server.listen()
         print(f"listening on {server.address}", flush=True)
@@ -85,6 +88,17 @@ def _end_on_signals(server: FrameServer) -> None:
 
     for number in signals:
         loop.add_signal_handler(number, end, number)
+
+
+def _end_with_stdin(server: FrameServer) -> None:
+    loop = asyncio.get_running_loop()
+
+    def read() -> None:
+        if not os.read(sys.stdin.fileno(), 4096):
+            loop.remove_reader(sys.stdin)
+            server.ended.set()
+
+    loop.add_reader(sys.stdin, read)
 
 
 def _say(settings: ServerSettings, sentence: str) -> None:

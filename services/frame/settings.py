@@ -59,6 +59,7 @@ class ServerSettings(ProgramSettings):
     drain_timeout_s: float = Field(
         10.0, ge=0, le=3600, allow_inf_nan=False, description="seconds that requests under way get when stopping"
     )
+    stop_with_stdin: bool = Field(False, description="stop when stdin is closed, as it is when a supervisor dies")
     trace_detail: TraceDetail = Field("cycle", description="whether traces have spans for requests only, or for cycles")
 
     @model_validator(mode="after")

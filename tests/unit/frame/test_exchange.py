@@ -9,7 +9,7 @@ import grpc
 import pytest
 from google.rpc import status_pb2
 
-from outrider.v1 import common_pb2, target_pb2, target_pb2_grpc
+from outrider.v1 import common_pb2, draft_pb2, draft_pb2_grpc
 from services.frame import exchange as exchange_module
 from services.frame.errors import ServiceError, error_from_rpc, error_from_status
 from services.frame.exchange import MAX_UNSENT_ANSWERS, Exchange, checked_session_id
@@ -17,8 +17,8 @@ from services.frame.server import FrameServer
 from services.frame.settings import ServerSettings
 from tests.waiting import PATIENCE_S, soon
 
-Request = target_pb2.VerifyBatchRequest
-Reply = target_pb2.VerifyBatchResponse
+Request = draft_pb2.ProposeRequest
+Reply = draft_pb2.ProposeResponse
 
 
 def request(request_id: int, session_id: str = "a") -> Request:
@@ -29,10 +29,10 @@ class Service:
     """Work that is under way until a test says what becomes of it."""
 
     def __init__(self) -> None:
-        self.exchange: Exchange[Request, Reply] = Exchange(self._answer, _refuse, lambda name: self.forgotten.append(name))
         self.started: list[int] = []
         self.cancelled: list[int] = []
         self.forgotten: list[str] = []
+        self.exchange: Exchange[Request, Reply] = Exchange(self._answer, _refuse, self.forgotten.append)
         self._outcomes: dict[int, asyncio.Future[Reply]] = {}
 
     async def _answer(self, request: Request) -> Reply:
@@ -282,44 +282,44 @@ def test_good_session_ids_are_taken(session_id: str) -> None:
     assert checked_session_id(session_id) == session_id
 
 
-class StreamApplication(target_pb2_grpc.TargetServiceServicer):
+class StreamApplication(draft_pb2_grpc.DraftServiceServicer):
     """A server whose streams and unary calls share one exchange."""
 
-    service_names = ("outrider.v1.TargetService",)
+    service_names = ("outrider.v1.DraftService",)
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        self.wrap: Callable[[Reply], Any] = lambda reply: target_pb2.VerifyStreamResponse(response=reply)
+        self.wrap: Callable[[Reply], Any] = lambda reply: draft_pb2.ProposeStreamResponse(response=reply)
 
     async def start(self, server: FrameServer) -> None:
         self._server = server
-        server.register(target_pb2_grpc.add_TargetServiceServicer_to_server, self)
+        server.register(draft_pb2_grpc.add_DraftServiceServicer_to_server, self)
 
     async def stop(self) -> None:
         pass
 
-    async def VerifyBatch(self, request: Request, context: Any) -> Reply:
+    async def Propose(self, request: Request, context: Any) -> Reply:
         return await self.service.exchange.ask(request)
 
-    async def VerifyStream(self, request_iterator: object, context: Any) -> None:  # type: ignore[override]
-        await self.service.exchange.serve(context, "verify", self.wrap, self._server.draining)
+    async def ProposeStream(self, request_iterator: object, context: Any) -> None:  # type: ignore[override]
+        await self.service.exchange.serve(context, "propose", self.wrap, self._server.draining)
 
 
 class Client:
     """A stream to the application."""
 
-    def __init__(self, stub: target_pb2_grpc.TargetServiceStub) -> None:
-        self.call: Any = stub.VerifyStream()
+    def __init__(self, stub: draft_pb2_grpc.DraftServiceStub) -> None:
+        self.call: Any = stub.ProposeStream()
 
     async def send(self, request_id: int, session_id: str = "a") -> None:
-        await self.call.write(target_pb2.VerifyStreamRequest(verify=request(request_id, session_id)))
+        await self.call.write(draft_pb2.ProposeStreamRequest(propose=request(request_id, session_id)))
 
     async def cancel(self, request_id: int) -> None:
         message = common_pb2.CancelMessage(request_id=request_id)
-        await self.call.write(target_pb2.VerifyStreamRequest(cancel=message))
+        await self.call.write(draft_pb2.ProposeStreamRequest(cancel=message))
 
     async def release(self) -> None:
-        await self.call.write(target_pb2.VerifyStreamRequest(release=common_pb2.ReleaseMessage()))
+        await self.call.write(draft_pb2.ProposeStreamRequest(release=common_pb2.ReleaseMessage()))
 
     async def reply(self) -> Reply:
         async with asyncio.timeout(PATIENCE_S):
@@ -366,12 +366,12 @@ async def channel(service: Service) -> AsyncIterator[grpc.aio.Channel]:
 
 
 @pytest.fixture
-def stub(channel: grpc.aio.Channel) -> target_pb2_grpc.TargetServiceStub:
-    return target_pb2_grpc.TargetServiceStub(channel)
+def stub(channel: grpc.aio.Channel) -> draft_pb2_grpc.DraftServiceStub:
+    return draft_pb2_grpc.DraftServiceStub(channel)
 
 
 async def test_requests_of_a_stream_are_answered_by_their_id(
-    service: Service, stub: target_pb2_grpc.TargetServiceStub
+    service: Service, stub: draft_pb2_grpc.DraftServiceStub
 ) -> None:
     client = Client(stub)
     for request_id in (1, 2, 7):
@@ -381,10 +381,14 @@ async def test_requests_of_a_stream_are_answered_by_their_id(
         assert await client.reply() == reply
 
 
-async def test_a_stream_goes_on_after_errors(service: Service, stub: target_pb2_grpc.TargetServiceStub) -> None:
+async def test_a_stream_goes_on_after_errors(service: Service, stub: draft_pb2_grpc.DraftServiceStub) -> None:
     client = Client(stub)
     for request_id, error, expected in (
-        (1, ServiceError(grpc.StatusCode.OUT_OF_RANGE, "DRAFT_TOO_LONG", "too long"), ("OUT_OF_RANGE", "DRAFT_TOO_LONG")),
+        (
+            1,
+            ServiceError(grpc.StatusCode.OUT_OF_RANGE, "DRAFT_TOO_LONG", "too long"),
+            ("OUT_OF_RANGE", "DRAFT_TOO_LONG"),
+        ),
         (2, ZeroDivisionError("a defect"), ("INTERNAL", "INTERNAL")),
     ):
         await client.send(request_id)
@@ -399,7 +403,7 @@ async def test_a_stream_goes_on_after_errors(service: Service, stub: target_pb2_
 
 
 async def test_a_request_on_a_stream_supersedes_the_one_before(
-    service: Service, stub: target_pb2_grpc.TargetServiceStub
+    service: Service, stub: draft_pb2_grpc.DraftServiceStub
 ) -> None:
     client = Client(stub)
     await client.send(1)
@@ -413,9 +417,7 @@ async def test_a_request_on_a_stream_supersedes_the_one_before(
     assert await client.reply() == reply
 
 
-async def test_unary_calls_and_streams_share_a_session(
-    service: Service, stub: target_pb2_grpc.TargetServiceStub
-) -> None:
+async def test_unary_calls_and_streams_share_a_session(service: Service, stub: draft_pb2_grpc.DraftServiceStub) -> None:
     client = Client(stub)
     await client.send(1)
     await soon(lambda: service.started == [1])
@@ -429,8 +431,8 @@ async def test_unary_calls_and_streams_share_a_session(
     assert (info.value.code(), error_from_rpc(info.value).reason) == SUPERSEDED
 
 
-async def _unary(stub: target_pb2_grpc.TargetServiceStub, request_id: int) -> Reply:
-    reply: Reply = await stub.VerifyBatch(request(request_id), timeout=PATIENCE_S)
+async def _unary(stub: draft_pb2_grpc.DraftServiceStub, request_id: int) -> Reply:
+    reply: Reply = await stub.Propose(request(request_id), timeout=PATIENCE_S)
     return reply
 
 
@@ -438,7 +440,7 @@ def _num_waiting(service: Service) -> int:
     return service.exchange._requests["a"].num_waiting
 
 
-async def test_a_stream_takes_cancel(service: Service, stub: target_pb2_grpc.TargetServiceStub) -> None:
+async def test_a_stream_takes_cancel(service: Service, stub: draft_pb2_grpc.DraftServiceStub) -> None:
     client = Client(stub)
     await client.send(4)
     await client.cancel(4)
@@ -450,7 +452,7 @@ async def test_a_stream_takes_cancel(service: Service, stub: target_pb2_grpc.Tar
     assert await client.reply() == reply
 
 
-async def test_a_stream_takes_release(service: Service, stub: target_pb2_grpc.TargetServiceStub) -> None:
+async def test_a_stream_takes_release(service: Service, stub: draft_pb2_grpc.DraftServiceStub) -> None:
     client = Client(stub)
     await client.send(4)
     await soon(lambda: service.started == [4])
@@ -464,7 +466,7 @@ async def test_a_stream_takes_release(service: Service, stub: target_pb2_grpc.Ta
 
 
 async def test_cancel_and_release_before_any_request_do_nothing(
-    service: Service, stub: target_pb2_grpc.TargetServiceStub
+    service: Service, stub: draft_pb2_grpc.DraftServiceStub
 ) -> None:
     client = Client(stub)
     await client.cancel(1)
@@ -475,7 +477,7 @@ async def test_cancel_and_release_before_any_request_do_nothing(
     assert await client.reply() == reply
 
 
-async def test_a_stream_carries_one_session(service: Service, stub: target_pb2_grpc.TargetServiceStub) -> None:
+async def test_a_stream_carries_one_session(service: Service, stub: draft_pb2_grpc.DraftServiceStub) -> None:
     client, other = Client(stub), Client(stub)
     await client.send(1, "a")
     await soon(lambda: service.started == [1])
@@ -489,21 +491,19 @@ async def test_a_stream_carries_one_session(service: Service, stub: target_pb2_g
     assert await other.reply() == reply
 
 
-async def test_an_empty_message_ends_the_stream(stub: target_pb2_grpc.TargetServiceStub) -> None:
+async def test_an_empty_message_ends_the_stream(stub: draft_pb2_grpc.DraftServiceStub) -> None:
     client = Client(stub)
-    await client.call.write(target_pb2.VerifyStreamRequest())
+    await client.call.write(draft_pb2.ProposeStreamRequest())
     assert await client.end() == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
 
 
-async def test_bad_session_ids_are_refused_in_a_reply(stub: target_pb2_grpc.TargetServiceStub) -> None:
+async def test_bad_session_ids_are_refused_in_a_reply(stub: draft_pb2_grpc.DraftServiceStub) -> None:
     client = Client(stub)
     await client.send(1, "é")
     assert await client.error() == (1, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_SESSION")
 
 
-async def test_a_client_that_vanishes_cancels_its_work(
-    service: Service, stub: target_pb2_grpc.TargetServiceStub
-) -> None:
+async def test_a_client_that_vanishes_cancels_its_work(service: Service, stub: draft_pb2_grpc.DraftServiceStub) -> None:
     client = Client(stub)
     await client.send(1)
     await soon(lambda: service.started == [1])
@@ -518,7 +518,7 @@ async def test_a_client_that_vanishes_cancels_its_work(
 
 
 async def test_a_client_that_has_said_everything_still_gets_its_answer(
-    service: Service, stub: target_pb2_grpc.TargetServiceStub
+    service: Service, stub: draft_pb2_grpc.DraftServiceStub
 ) -> None:
     client = Client(stub)
     await client.send(1)
@@ -531,7 +531,7 @@ async def test_a_client_that_has_said_everything_still_gets_its_answer(
 
 async def test_a_server_that_stops_answers_and_ends_its_streams(service: Service) -> None:
     async with serving(service) as (server, _, channel):
-        stub = target_pb2_grpc.TargetServiceStub(channel)
+        stub = draft_pb2_grpc.DraftServiceStub(channel)
         client, idle = Client(stub), Client(stub)
         await client.send(1, "a")
         await idle.release()
@@ -555,7 +555,7 @@ async def test_a_stream_that_nobody_reads_is_not_read_either(service: Service) -
         behind.append(len(service.started) - num_sent)
         # More than fits into the buffers on the way.
         reply.error.message = "x" * 300_000
-        return target_pb2.VerifyStreamResponse(response=reply)
+        return draft_pb2.ProposeStreamResponse(response=reply)
 
     async def answer(request: Request) -> Reply:
         service.started.append(request.request_id)
@@ -564,13 +564,13 @@ async def test_a_stream_that_nobody_reads_is_not_read_either(service: Service) -
     service.exchange = Exchange(answer, _refuse, service.forgotten.append)
     async with serving(service) as (_, application, channel):
         application.wrap = wrap
-        stub = target_pb2_grpc.TargetServiceStub(channel)
+        stub = draft_pb2_grpc.DraftServiceStub(channel)
         client = Client(stub)
         for number in range(num_requests):
             await client.send(number)
         await soon(lambda: len(service.started) > MAX_UNSENT_ANSWERS)
         # Others are served meanwhile.
-        assert (await stub.VerifyBatch(request(1, "b"), timeout=PATIENCE_S)).request_id == 1
+        assert (await stub.Propose(request(1, "b"), timeout=PATIENCE_S)).request_id == 1
         num_answered = 0
         while num_answered < num_requests:
             await client.reply()

@@ -1,0 +1,324 @@
+"""Whatever callers do to their sessions, answers are as if computed from scratch, and no cache lies."""
+
+import asyncio
+from collections.abc import Awaitable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import grpc
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from outrider.v1 import common_pb2, target_pb2
+from services.engine.engine import Engine
+from services.engine.sampling import SamplingParams
+from services.frame.digest import TokenSequence
+from services.frame.errors import ServiceError
+from tests.unit.engine.fakes import FakeRuntime, true_token
+from tests.unit.target.fakes import END, MAX_DRAFT_TOKENS, fake_target
+from tests.waiting import PATIENCE_S, eventually, soon
+
+NAMES = ("a", "b", "c", "d")
+# Half of the sessions do without noise.
+PARAMS = {
+    "a": SamplingParams(),
+    "b": SamplingParams(temperature=0.8, seed=7),
+    "c": SamplingParams(repetition_penalty=1.5, frequency_penalty=0.5, penalty_last_n=6),
+    "d": SamplingParams(temperature=1.2, seed=8, top_k=6),
+}
+TOKENS = st.integers(0, 14)
+SESSIONS = st.sampled_from(NAMES)
+CONTEXT_LENGTH = 40
+# Handlers never look at the call.
+ANY_CALL: Any = None
+ResultT = TypeVar("ResultT")
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A draft of which so many tokens are right, and so many follow them at random."""
+
+    num_right: int
+    others: Sequence[int]
+
+
+DRAFTS = st.builds(Draft, st.integers(0, 3), st.lists(TOKENS, max_size=MAX_DRAFT_TOKENS - 3))
+
+
+@dataclass
+class Session:
+    """A caller's side of a session."""
+
+    name: str
+    sequence: list[int] = field(default_factory=list)
+    request_id: int = 0
+    held_length: int = 0
+    last_request: target_pb2.VerifyBatchRequest | None = None
+    last_reply: target_pb2.VerifyBatchResponse | None = None
+
+    def request(
+        self, draft_tokens: Sequence[int], cached_length: int, digest: bytes | None = None
+    ) -> target_pb2.VerifyBatchRequest:
+        """The next request, which believes that so much is cached."""
+        params = PARAMS[self.name]
+        self.request_id += 1
+        true_digest = TokenSequence(self.sequence).digests[cached_length] if cached_length else b""
+        self.last_reply = None
+        self.last_request = target_pb2.VerifyBatchRequest(
+            request_id=self.request_id,
+            context=common_pb2.Context(
+                session_id=self.name,
+                cached_length=cached_length,
+                cached_digest=true_digest if digest is None else digest,
+                tokens=self.sequence[cached_length:],
+            ),
+            draft_tokens=draft_tokens,
+            sampling=common_pb2.Sampling(
+                temperature=params.temperature,
+                top_k=params.top_k,
+                repetition_penalty=params.repetition_penalty,
+                frequency_penalty=params.frequency_penalty,
+                penalty_last_n=params.penalty_last_n,
+                seed=params.seed,
+            ),
+        )
+        return self.last_request
+
+    def draft_tokens(self, draft: Draft) -> list[int]:
+        """The tokens of a draft at this point."""
+        tokens: list[int] = []
+        for _ in range(draft.num_right):
+            tokens.append(true_token([*self.sequence, *tokens], PARAMS[self.name]))
+        return [*tokens, *draft.others]
+
+    def commit(self, reply: target_pb2.VerifyBatchResponse, draft_tokens: Sequence[int]) -> None:
+        """Compare a result with the truth, and go on from it."""
+        result = reply.result
+        truth = self._truth(draft_tokens)
+        assert [*draft_tokens[: result.num_accepted], result.next_token] == truth
+        assert result.is_end_of_generation == (truth[-1] == END)
+        assert reply.held_length == len(self.sequence) + result.num_accepted
+        self.last_reply = reply
+        self.held_length = reply.held_length
+        self.sequence += truth
+
+    def _truth(self, draft_tokens: Sequence[int]) -> list[int]:
+        """What one verification commits, computed from scratch."""
+        text: list[int] = []
+        while True:
+            text.append(true_token([*self.sequence, *text], PARAMS[self.name]))
+            if text[-1] == END or list(draft_tokens[: len(text)]) != text:
+                return text
+
+
+class SessionStates(RuleBasedStateMachine):
+    """More sessions than slots, prompts longer than a decode, and callers of every kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.runtime = FakeRuntime(num_slots=2, context_length=CONTEXT_LENGTH, max_batch_rows=9)
+        self.engine = Engine(self.runtime, prefill_rows=3)
+        self.engine.start()
+        self.servicer = fake_target(self.engine, self.runtime)
+        self.sessions = {name: Session(name) for name in NAMES}
+
+    def teardown(self) -> None:
+        self.runtime.gate.set()
+        self.engine.stop()
+        self.loop.close()
+        assert self.runtime.complaints == []
+
+    # What one caller does.
+
+    @rule(name=SESSIONS, prompt=st.lists(TOKENS, min_size=1, max_size=14), draft=DRAFTS)
+    def open(self, name: str, prompt: list[int], draft: Draft) -> None:
+        session = self.sessions[name]
+        session.sequence = prompt
+        draft_tokens = session.draft_tokens(draft)
+        session.commit(self._answer(session.request(draft_tokens, 0)), draft_tokens)
+
+    @rule(name=SESSIONS, draft=DRAFTS)
+    def extend(self, name: str, draft: Draft) -> None:
+        """Go on, on the belief that the service still holds what it said last."""
+        session = self.sessions[name]
+        if session.sequence:
+            self._verify(session, draft, min(session.held_length, len(session.sequence) - 1))
+
+    @rule(name=SESSIONS, draft=DRAFTS, data=st.data())
+    def verify_on_any_belief(self, name: str, draft: Draft, data: st.DataObject) -> None:
+        session = self.sessions[name]
+        if session.sequence:
+            self._verify(session, draft, data.draw(st.integers(0, len(session.sequence) - 1)))
+
+    @rule(name=SESSIONS, draft=DRAFTS, other=TOKENS, data=st.data())
+    def rewind(self, name: str, draft: Draft, other: int, data: st.DataObject) -> None:
+        """Go back and on another way."""
+        session = self.sessions[name]
+        if session.sequence:
+            length = data.draw(st.integers(0, len(session.sequence) - 1))
+            session.sequence = [*session.sequence[:length], other]
+            self._verify(session, draft, min(session.held_length, length))
+
+    @rule(name=SESSIONS, data=st.data())
+    def name_a_prefix_that_never_was(self, name: str, data: st.DataObject) -> None:
+        session = self.sessions[name]
+        if len(session.sequence) > 1:
+            cached_length = data.draw(st.integers(1, len(session.sequence) - 1))
+            reply = self._answer(session.request([], cached_length, b"no such digest.."))
+            self._check_miss(session, reply)
+
+    @rule(name=SESSIONS)
+    def retry(self, name: str) -> None:
+        session = self.sessions[name]
+        if session.last_request is not None and session.last_reply is not None:
+            num_decodes = self.runtime.num_decodes
+            assert self._answer(session.last_request) == session.last_reply
+            assert self.runtime.num_decodes == num_decodes
+
+    @rule(name=SESSIONS)
+    def release(self, name: str) -> None:
+        session = self.sessions[name]
+        self.servicer._exchange.release(name)
+        session.last_reply = None
+
+    @rule(name=SESSIONS, draft=DRAFTS)
+    def fail_in_the_model(self, name: str, draft: Draft) -> None:
+        session = self.sessions[name]
+        if session.sequence and len(session.sequence) + MAX_DRAFT_TOKENS <= CONTEXT_LENGTH:
+            draft_tokens = session.draft_tokens(draft)
+            self.runtime.failing = {self.runtime.num_decodes}
+            request = session.request(draft_tokens, 0)
+            error = self._refusal(request)
+            assert (error.code, error.reason) == (grpc.StatusCode.INTERNAL, "DECODE_FAILED")
+            # The same request again has another chance.
+            session.commit(self._answer(request), draft_tokens)
+
+    # What happens while a decode is under way.
+
+    @rule(name=SESSIONS, draft=DRAFTS, vanishes=st.booleans())
+    def give_up(self, name: str, draft: Draft, vanishes: bool) -> None:
+        session = self.sessions[name]
+        if not session.sequence or len(session.sequence) + MAX_DRAFT_TOKENS > CONTEXT_LENGTH:
+            return
+        request = session.request(session.draft_tokens(draft), 0)
+
+        async def scenario() -> None:
+            task = asyncio.ensure_future(self.servicer.VerifyBatch(request, ANY_CALL))
+            await soon(lambda: self.runtime.is_waiting)
+            if vanishes:
+                task.cancel()
+                await asyncio.wait({task})
+                assert task.cancelled()
+            else:
+                self.servicer._exchange.cancel(name, session.request_id)
+                error = await _refused(task)
+                assert (error.code, error.reason) == (grpc.StatusCode.CANCELLED, "CANCELLED")
+
+        self._while_blocked(scenario())
+
+    @rule(name=SESSIONS, drafts=st.tuples(DRAFTS, DRAFTS))
+    def supersede(self, name: str, drafts: tuple[Draft, Draft]) -> None:
+        session = self.sessions[name]
+        if not session.sequence or len(session.sequence) + MAX_DRAFT_TOKENS > CONTEXT_LENGTH:
+            return
+        old = session.request(session.draft_tokens(drafts[0]), 0)
+        draft_tokens = session.draft_tokens(drafts[1])
+        new = session.request(draft_tokens, 0)
+
+        async def scenario() -> asyncio.Task[target_pb2.VerifyBatchResponse]:
+            first = asyncio.ensure_future(self.servicer.VerifyBatch(old, ANY_CALL))
+            await soon(lambda: self.runtime.is_waiting)
+            second = asyncio.ensure_future(self.servicer.VerifyBatch(new, ANY_CALL))
+            error = await _refused(first)
+            assert (error.code, error.reason) == (grpc.StatusCode.ABORTED, "SUPERSEDED")
+            return second
+
+        second = self._while_blocked(scenario())
+        session.commit(self.loop.run_until_complete(second), draft_tokens)
+        stale = self._refusal(old)
+        assert (stale.code, stale.reason) == (grpc.StatusCode.ABORTED, "SUPERSEDED")
+
+    @rule(drafts=st.lists(DRAFTS, min_size=len(NAMES), max_size=len(NAMES)))
+    def all_at_once(self, drafts: list[Draft]) -> None:
+        """More work than slots, in any order that comes about."""
+        asked = [
+            (session, session.draft_tokens(draft))
+            for session, draft in zip(self.sessions.values(), drafts, strict=True)
+            if session.sequence and len(session.sequence) + MAX_DRAFT_TOKENS <= CONTEXT_LENGTH
+        ]
+
+        async def scenario() -> list[target_pb2.VerifyBatchResponse]:
+            requests = [session.request(draft_tokens, 0) for session, draft_tokens in asked]
+            async with asyncio.timeout(PATIENCE_S):
+                return await asyncio.gather(*(self.servicer.VerifyBatch(request, ANY_CALL) for request in requests))
+
+        for (session, draft_tokens), reply in zip(asked, self.loop.run_until_complete(scenario()), strict=True):
+            session.commit(reply, draft_tokens)
+
+    # What must always hold.
+
+    @invariant()
+    def no_cache_lies(self) -> None:
+        eventually(lambda: not any(slot.is_busy for slot in self.engine._slots.slots))
+        for slot, cache in zip(self.engine._slots.slots, self.runtime.caches, strict=True):
+            assert slot.held.tokens == cache
+            assert slot.held.digests == TokenSequence(cache).digests
+        assert self.runtime.complaints == []
+
+    def _verify(self, session: Session, draft: Draft, cached_length: int) -> None:
+        """Verify on the belief that so much is cached, and replay where it is not."""
+        draft_tokens = session.draft_tokens(draft)
+        is_held = self._cache(session)[:cached_length] == session.sequence[:cached_length]
+        request = session.request(draft_tokens, cached_length)
+        if len(session.sequence) + len(draft_tokens) > CONTEXT_LENGTH:
+            error = self._refusal(request)
+            assert (error.code, error.reason) == (grpc.StatusCode.OUT_OF_RANGE, "CONTEXT_TOO_LONG")
+            return
+        reply = self._answer(request)
+        assert reply.HasField("cache_miss") != is_held
+        if not is_held:
+            self._check_miss(session, reply)
+            miss = reply.cache_miss
+            known = TokenSequence(session.sequence)
+            is_prefix = miss.held_length < cached_length and known.has_prefix(miss.held_length, miss.held_digest)
+            reply = self._answer(session.request(draft_tokens, miss.held_length if is_prefix else 0))
+        session.commit(reply, draft_tokens)
+
+    def _check_miss(self, session: Session, reply: target_pb2.VerifyBatchResponse) -> None:
+        """A miss tells what is really in the cache."""
+        assert reply.HasField("cache_miss")
+        cache = self._cache(session)
+        assert reply.cache_miss.held_length == reply.held_length == len(cache)
+        if cache:
+            assert reply.cache_miss.held_digest == TokenSequence(cache).digests[-1]
+
+    def _cache(self, session: Session) -> list[int]:
+        slot = self.engine._slots.find(session.name)
+        return self.runtime.caches[slot.index] if slot else []
+
+    def _answer(self, request: target_pb2.VerifyBatchRequest) -> target_pb2.VerifyBatchResponse:
+        return self.loop.run_until_complete(asyncio.wait_for(self.servicer.VerifyBatch(request, ANY_CALL), PATIENCE_S))
+
+    def _refusal(self, request: target_pb2.VerifyBatchRequest) -> ServiceError:
+        return self.loop.run_until_complete(_refused(self.servicer.VerifyBatch(request, ANY_CALL)))
+
+    def _while_blocked(self, scenario: Coroutine[Any, Any, ResultT]) -> ResultT:
+        """Run a scenario while the next decode is under way."""
+        self.runtime.gate.clear()
+        try:
+            return self.loop.run_until_complete(asyncio.wait_for(scenario, PATIENCE_S))
+        finally:
+            self.runtime.gate.set()
+
+
+async def _refused(answer: Awaitable[object]) -> ServiceError:
+    with pytest.raises(ServiceError) as info:
+        await asyncio.wait_for(answer, PATIENCE_S)
+    return info.value
+
+
+SessionStates.TestCase.settings = settings(max_examples=60, stateful_step_count=25)
+TestSessionStates = SessionStates.TestCase

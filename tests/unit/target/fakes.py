@@ -1,0 +1,22 @@
+"""TargetService over the fake model, without a wire."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+from outrider.v1 import common_pb2
+from services.engine.engine import Engine
+from services.engine.runtime import Runtime
+from services.frame.telemetry import Telemetry
+from services.target.servicer import TargetServicer
+
+END = 15
+MAX_DRAFT_TOKENS = 5
+
+
+def fake_target(engine: Engine, runtime: Runtime) -> TargetServicer:
+    """A servicer whose model ends a generation with token END."""
+    server = SimpleNamespace(telemetry=Telemetry.off(), draining=asyncio.Event())
+    vocabulary = SimpleNamespace(size=runtime.vocabulary_size, end_of_generation=frozenset({END}))
+    info = common_pb2.ModelInfo(context_length=runtime.context_length, max_draft_tokens=MAX_DRAFT_TOKENS)
+    return TargetServicer(cast(Any, server), cast(Any, vocabulary), engine, info)
