@@ -29,7 +29,7 @@ _QUICK = Settings(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures as the arguments say. Raises CommandError for whatever cannot be done."""
     options = _parser().parse_args(arguments)
-    settings = replace(_QUICK if options.quick else Settings(), num_threads=options.threads, seed=options.seed)
+    settings = replace(_QUICK if options.quick else Settings(), seed=options.seed)
     target = options.target or options.pair / "target.gguf"
     draft = options.draft or options.pair / "draft.gguf"
     output = options.output or options.pair
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise CommandError(f"there is no folder {output}")
     texts = _texts(options.texts, options.work_dir)
     try:
-        with Pair(target, draft, num_threads=settings.num_threads) as pair:
+        with Pair(target, draft, num_threads=options.threads) as pair:
             metrics = _measure_with_progress(pair, texts, settings)
         _report(output, metrics)
     except (EngineError, PairError) as error:

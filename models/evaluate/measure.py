@@ -13,6 +13,7 @@ from models.evaluate.pair import Pair, PairError, Settings
 from models.evaluate.runs import bits_of_text, choices_along, decode_ms, generate
 from models.evaluate.texts import Excerpt, excerpts, function_headers, function_parses, repeated_share
 from services.engine.model import Model
+from services.engine.runtime import Runtime
 from services.engine.sampling import SamplingParams
 
 Metrics = dict[str, Any]
@@ -24,6 +25,18 @@ GREEDY, SAMPLED, HELD_OUT = "greedy", "temperature_0.8", "held_out_code"
 MODES = {GREEDY: 0.0, SAMPLED: 0.8}
 _NUM_SLOTS = 8
 _FIRST_POSITIONS = 4
+
+
+class _Share:
+    """Turns finished items into the share of a task that is done."""
+
+    def __init__(self, task: str, total: int, on_progress: OnProgress) -> None:
+        self._task, self._total, self._on_progress = task, total, on_progress
+        self._done = 0
+
+    def __call__(self) -> None:
+        self._done += 1
+        self._on_progress(self._task, self._done / self._total)
 
 
 def measure(pair: Pair, texts: Sequence[str], settings: Settings, on_progress: OnProgress) -> Metrics:
@@ -43,7 +56,9 @@ def measure(pair: Pair, texts: Sequence[str], settings: Settings, on_progress: O
     for model, description in ((pair.target, target), (pair.draft, draft)):
         description["bits_per_byte"] = _bits_per_byte(pair, model, texts, files, settings, on_progress)
     target["ms_per_token"], draft["ms_per_token"] = _ms_per_token(pair, places[0], settings)
-    written = {mode: _write_on(pair, places, mode, settings, on_progress) for mode in MODES}
+    prompts = [place.prompt for place in places]
+    lengths = {GREEDY: settings.acceptance_tokens, SAMPLED: settings.repetition_tokens}
+    written = {mode: _write_on(pair, prompts, lengths[mode], mode, settings, on_progress) for mode in MODES}
     return {
         "target": target,
         "draft": draft,
@@ -81,54 +96,46 @@ def _bits_per_byte(
     order = list(range(len(texts)))
     Random(settings.seed).shuffle(order)
     order = order[: settings.num_files]
-    lengths = [len(texts[index].encode()) for index in order]
-    bits = 0.0
-    with pair.runtime(model, context=settings.window) as runtime:
-        for place, index in enumerate(order):
-            bits += bits_of_text(runtime, pair.bos, files[index], window=settings.window, overlap=settings.overlap)
-            on_progress(f"bits per byte of {model.path.name}", sum(lengths[: place + 1]) / sum(lengths))
-    return bits / sum(lengths)
+
+    def bits(runtime: Runtime, index: int) -> float:
+        return bits_of_text(runtime, pair.bos, files[index], window=settings.window, overlap=settings.overlap)
+
+    done = _Share(f"bits per byte of {model.path.name}", len(order), on_progress)
+    return sum(pair.over(model, order, bits, context=settings.window, on_done=done)) / sum(
+        len(texts[index].encode()) for index in order
+    )
 
 
 def _ms_per_token(pair: Pair, place: Excerpt, settings: Settings) -> list[float]:
     tokens = [*place.prompt, *place.continuation[: settings.timed_tokens]]
     num_timed = len(tokens) - len(place.prompt)
     with (
-        pair.runtime(pair.target, context=len(tokens)) as target,
-        pair.runtime(pair.draft, context=len(tokens)) as draft,
+        pair.runtime(pair.target, context=len(tokens), num_threads=pair.num_threads) as target,
+        pair.runtime(pair.draft, context=len(tokens), num_threads=pair.num_threads) as draft,
     ):
         return decode_ms([target, draft], tokens, num_timed)
 
 
 def _write_on(
-    pair: Pair, places: Sequence[Excerpt], mode: str, settings: Settings, on_progress: OnProgress
-) -> list[list[int]]:
-    """What the target writes at each place."""
-    num_tokens = settings.repetition_tokens if mode == SAMPLED else settings.acceptance_tokens
-    params = [_params(mode, index, settings) for index in range(len(places))]
-    prompts = [place.prompt for place in places]
-    return _generate(pair, prompts, num_tokens, params, f"{mode} text of {pair.target.path.name}", on_progress)
-
-
-def _generate(
     pair: Pair,
     prompts: Sequence[Sequence[int]],
     num_tokens: int,
-    params: Sequence[SamplingParams],
-    task: str,
+    mode: str,
+    settings: Settings,
     on_progress: OnProgress,
 ) -> list[list[int]]:
-    done = 0
-
-    def count() -> None:
-        nonlocal done
-        done += 1
-        on_progress(task, done / len(prompts))
-
-    longest = max(len(prompt) for prompt in prompts)
+    """What the target writes after each prompt."""
+    groups = [range(start, min(start + _NUM_SLOTS, len(prompts))) for start in range(0, len(prompts), _NUM_SLOTS)]
     ends = pair.target.vocabulary.end_of_generation
-    with pair.runtime(pair.target, context=longest + num_tokens, num_slots=_NUM_SLOTS) as runtime:
-        return generate(runtime, prompts, num_tokens, params, ends, on_text=count)
+
+    def write(runtime: Runtime, group: range) -> list[list[int]]:
+        params = [_params(mode, index, settings) for index in group]
+        return generate(runtime, [prompts[index] for index in group], num_tokens, params, ends)
+
+    context = max(len(prompt) for prompt in prompts) + num_tokens
+    done = _Share(f"{num_tokens} tokens after {len(prompts)} prompts, {mode}", len(groups), on_progress)
+    written = pair.over(pair.target, groups, write, context=context, num_slots=_NUM_SLOTS, on_done=done)
+    return [text for texts in written for text in texts]
 
 
 def _acceptance(
@@ -139,16 +146,16 @@ def _acceptance(
     settings: Settings,
     on_progress: OnProgress,
 ) -> Metrics:
-    agreements: list[list[bool]] = []
-    with pair.runtime(pair.draft, context=settings.prompt_tokens + 1 + settings.acceptance_tokens) as runtime:
-        for index, (place, tokens) in enumerate(zip(places, written, strict=True)):
-            text = tokens[: settings.acceptance_tokens]
-            if text:
-                first = len(place.prompt)
-                params = _params(mode, index, settings)
-                choices = choices_along(runtime, [*place.prompt, *text], first, params)
-                agreements.append([int(choice) == token for choice, token in zip(choices, text, strict=True)])
-            on_progress(f"{mode} acceptance", (index + 1) / len(places))
+    def agreement(runtime: Runtime, index: int) -> list[bool]:
+        prompt, text = places[index].prompt, written[index][: settings.acceptance_tokens]
+        if not text:
+            return []
+        choices = choices_along(runtime, [*prompt, *text], len(prompt), _params(mode, index, settings))
+        return [int(choice) == token for choice, token in zip(choices, text, strict=True)]
+
+    context = max(len(place.prompt) for place in places) + settings.acceptance_tokens
+    done = _Share(f"acceptance, {mode}", len(places), on_progress)
+    agreements = pair.over(pair.draft, range(len(places)), agreement, context=context, on_done=done)
     result: Metrics = {}
     for num_draft_tokens in settings.num_draft_tokens:
         counted = count_acceptance(agreements, num_draft_tokens)
@@ -183,9 +190,7 @@ def _parse_rates(pair: Pair, texts: Sequence[str], settings: Settings, on_progre
     ]
     continuations = {HELD_OUT: [pair.tokens(header.rest)[: settings.header_tokens] for header in headers]}
     for mode in MODES:
-        params = [_params(mode, index, settings) for index in range(len(headers))]
-        task = f"{mode} functions of {pair.target.path.name}"
-        continuations[mode] = _generate(pair, prompts, settings.header_tokens, params, task, on_progress)
+        continuations[mode] = _write_on(pair, prompts, settings.header_tokens, mode, settings, on_progress)
     rates: Metrics = {"num_headers": len(headers)}
     for kind, written in continuations.items():
         parsed = [function_parses(one.header, pair.text(own)) for one, own in zip(headers, written, strict=True)]

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
+from typing import TypeVar
 
 from services.engine.model import Model
 from services.engine.runtime import LlamaRuntime, RuntimeOptions
+
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class PairError(ValueError):
@@ -29,23 +37,22 @@ class Settings:
     acceptance_tokens: int = 128
     num_draft_tokens: tuple[int, ...] = (4, 8)
     repetition_tokens: int = 512
-    num_headers: int = 200
-    header_prompt_tokens: int = 512
+    num_headers: int = 160
+    header_prompt_tokens: int = 256
     header_tokens: int = 96
     timed_tokens: int = 128
-    num_threads: int = 0
-    """0 takes all cores this process may use."""
     seed: int = 1
 
 
 class Pair:
     """A target and its draft, loaded. Use as a context manager.
 
-    Raises ModelLoadError where a model cannot be loaded, PairError where the two have different tokenizers.
+    `num_threads` 0 takes all cores this process may use. Raises ModelLoadError where a model cannot be loaded,
+    PairError where the two have different tokenizers.
     """
 
     def __init__(self, target: Path, draft: Path, *, num_threads: int) -> None:
-        self._num_threads = num_threads
+        self.num_threads = num_threads or len(os.sched_getaffinity(0))
         with ExitStack() as opened:
             self.target = Model(target)
             opened.callback(self.target.close)
@@ -73,17 +80,54 @@ class Pair:
         return self.target.vocabulary.detokenize(tokens).decode(errors="replace")
 
     @contextmanager
-    def runtime(self, model: Model, *, context: int, num_slots: int = 1) -> Iterator[LlamaRuntime]:
+    def runtime(self, model: Model, *, context: int, num_threads: int, num_slots: int = 1) -> Iterator[LlamaRuntime]:
         """A context of `num_slots` streams: each row costs the attention of its own sequence only."""
         options = RuntimeOptions(
             num_slots=num_slots,
             context_length=context,
             max_batch_rows=512,
-            num_threads=self._num_threads,
+            num_threads=num_threads,
             unified_cache=False,
+            flash_attention=True,
         )
         runtime = LlamaRuntime(model, options)
         try:
             yield runtime
         finally:
             runtime.close()
+
+    def over(
+        self,
+        model: Model,
+        items: Iterable[T],
+        work: Callable[[LlamaRuntime, T], R],
+        *,
+        context: int,
+        num_slots: int = 1,
+        on_done: Callable[[], None],
+    ) -> list[R]:
+        """`work` done on every item, results in order, each thread with a context of its own.
+
+        Threads that share a context meet at every operation and lose most of their time once another program takes a
+        core. `on_done` is called in this thread after each item.
+        """
+        with ExitStack() as opened:
+            free: SimpleQueue[LlamaRuntime] = SimpleQueue()
+            for _ in range(self.num_threads):
+                opened_one = self.runtime(model, context=context, num_threads=1, num_slots=num_slots)
+                free.put(opened.enter_context(opened_one))
+
+            def work_on(item: T) -> R:
+                runtime = free.get()
+                try:
+                    return work(runtime, item)
+                finally:
+                    free.put(runtime)
+
+            executor = opened.enter_context(ThreadPoolExecutor(self.num_threads))
+            opened.callback(executor.shutdown, cancel_futures=True)
+            futures = [executor.submit(work_on, item) for item in items]
+            for future in as_completed(futures):
+                future.result()
+                on_done()
+            return [future.result() for future in futures]

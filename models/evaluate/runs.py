@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -68,34 +68,29 @@ def generate(
     num_tokens: int,
     params: Sequence[SamplingParams],
     end_of_generation: frozenset[int],
-    *,
-    on_text: Callable[[], None],
 ) -> list[list[int]]:
     """What a model writes after each prompt: up to `num_tokens` tokens, without the one that ends the generation.
 
-    As many prompts as the runtime has slots advance together, a row each, whether finished or not, so that every decode
-    is one pass. `on_text` is called once per prompt.
+    At most as many prompts as the runtime has slots, each with its own parameters. They advance together, a row each,
+    whether finished or not, so that every decode is one pass.
     """
-    texts: list[list[int]] = []
-    for start in range(0, len(prompts), runtime.num_slots):
-        group = range(start, min(start + runtime.num_slots, len(prompts)))
-        sequences = [list(prompts[index]) for index in group]
-        rows = np.empty((len(group), runtime.vocabulary_size), np.float32)
-        for slot, prompt in enumerate(sequences):
-            for _, logits in prefill(runtime, slot, prompt, first_output=len(prompt) - 1):
-                rows[slot] = logits[-1]
-        for step in range(num_tokens):
-            for row, sequence, index in zip(rows, sequences, group, strict=True):
-                sequence.append(sample(row, len(sequence), params[index], sequence))
-            if step + 1 < num_tokens:
-                segments = [Segment(slot, len(own) - 1, own[-1:], 1) for slot, own in enumerate(sequences)]
-                rows[:] = np.concatenate(runtime.decode(segments))
-        for sequence, index in zip(sequences, group, strict=True):
-            written = sequence[len(prompts[index]) :]
-            ends = (place for place, token in enumerate(written) if token in end_of_generation)
-            texts.append(written[: next(ends, num_tokens)])
-            on_text()
-    return texts
+    sequences = [list(prompt) for prompt in prompts]
+    rows = np.empty((len(prompts), runtime.vocabulary_size), np.float32)
+    for slot, prompt in enumerate(prompts):
+        for _, logits in prefill(runtime, slot, prompt, first_output=len(prompt) - 1):
+            rows[slot] = logits[-1]
+    for step in range(num_tokens):
+        for row, sequence, own in zip(rows, sequences, params, strict=True):
+            sequence.append(sample(row, len(sequence), own, sequence))
+        if step + 1 < num_tokens:
+            segments = [Segment(slot, len(sequence) - 1, sequence[-1:], 1) for slot, sequence in enumerate(sequences)]
+            rows[:] = np.concatenate(runtime.decode(segments))
+    texts = [sequence[len(prompt) :] for prompt, sequence in zip(prompts, sequences, strict=True)]
+    return [_until_end(text, end_of_generation) for text in texts]
+
+
+def _until_end(tokens: list[int], end_of_generation: frozenset[int]) -> list[int]:
+    return tokens[: next((place for place, token in enumerate(tokens) if token in end_of_generation), len(tokens))]
 
 
 def choices_along(

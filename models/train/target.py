@@ -16,8 +16,8 @@ from models.train.trainer import Trainer, autocast, device, seed_everything
 from models.train.windows import Windows
 from models.train.workers import Objective
 
-MATRIX_LR = 1e-2
-EMBEDDING_LR = 4e-3
+MATRIX_LR = 4e-3
+EMBEDDING_LR = 2e-3
 QUICK_FILES = 24
 """Held-out files measured while training; all of them at the end."""
 

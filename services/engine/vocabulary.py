@@ -49,6 +49,8 @@ class Vocabulary:
         self.adds_bos: bool = llama_cpp.llama_vocab_get_add_bos(handle)
         bos = llama_cpp.llama_vocab_bos(handle)
         self.bos: int | None = bos if bos >= 0 else None
+        eos = llama_cpp.llama_vocab_eos(handle)
+        self.eos: int | None = eos if eos >= 0 else None
         self.end_of_generation = frozenset(
             token for token in range(self.size) if llama_cpp.llama_vocab_is_eog(handle, token)
         )

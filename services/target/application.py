@@ -3,11 +3,13 @@
 from outrider.v1 import common_pb2, target_pb2_grpc
 from services.engine.application import MODEL_SERVICE, ModelApplication
 from services.engine.engine import Engine
+from services.engine.errors import ModelLoadError
 from services.engine.exactness import choose_auto, choose_on, exact_runtime
 from services.engine.model import Model
 from services.engine.model_service import build_identity
 from services.engine.runtime import Runtime, RuntimeOptions
 from services.frame.server import FrameServer
+from services.target.chat import ChatError, ChatTemplate
 from services.target.servicer import TargetServicer
 from services.target.settings import TargetSettings
 
@@ -20,9 +22,15 @@ class TargetApplication(ModelApplication):
     def __init__(self, settings: TargetSettings) -> None:
         super().__init__(settings)
         self._exact = settings.exact
+        self._chat_template: ChatTemplate | None = None
 
     def make_runtime(self, model: Model, options: RuntimeOptions, file_digest: str) -> Runtime:
         """Make an exact runtime where the settings want one. Raises ModelLoadError where `on` cannot be had."""
+        if source := model.metadata("tokenizer.chat_template"):
+            try:
+                self._chat_template = ChatTemplate(source, model.vocabulary)
+            except ChatError as error:
+                raise ModelLoadError(f"cannot serve {model.path}: {error}") from error
         if self._exact != "off":
             identity = f"{file_digest} {build_identity(options, self.settings.gpu_layers)}"
             choose = choose_on if self._exact == "on" else choose_auto
@@ -33,5 +41,5 @@ class TargetApplication(ModelApplication):
 
     def register(self, server: FrameServer, model: Model, engine: Engine, info: common_pb2.ModelInfo) -> None:
         """Register TargetService."""
-        servicer = TargetServicer(server, model.vocabulary, engine, info)
+        servicer = TargetServicer(server, model.vocabulary, engine, info, self._chat_template)
         server.register(target_pb2_grpc.add_TargetServiceServicer_to_server, servicer)

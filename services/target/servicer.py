@@ -20,6 +20,7 @@ from services.frame.exchange import Exchange
 from services.frame.handlers import RpcContext
 from services.frame.server import FrameServer
 from services.frame.spans import server_span
+from services.target.chat import ChatError, ChatTemplate
 from services.target.verification import LogProbabilities, Verification, Verified
 
 _MAX_LOG_PROBABILITIES = 20
@@ -28,9 +29,17 @@ _MAX_LOG_PROBABILITIES = 20
 class TargetServicer(target_pb2_grpc.TargetServiceServicer):
     """Verifies for all sessions with one engine."""
 
-    def __init__(self, server: FrameServer, vocabulary: Vocabulary, engine: Engine, info: common_pb2.ModelInfo) -> None:
+    def __init__(
+        self,
+        server: FrameServer,
+        vocabulary: Vocabulary,
+        engine: Engine,
+        info: common_pb2.ModelInfo,
+        chat_template: ChatTemplate | None,
+    ) -> None:
         self._server = server
         self._vocabulary = vocabulary
+        self._chat_template = chat_template
         self._engine = engine
         self._info = info
         self._exchange = Exchange(self._answer, _refuse, engine.release)
@@ -62,10 +71,17 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
     async def ApplyChatTemplate(
         self, request: target_pb2.ApplyChatTemplateRequest, context: RpcContext
     ) -> target_pb2.ApplyChatTemplateResponse:
-        """Not served yet."""
-        raise ServiceError(
-            grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED", "chat templates are not served by this version"
-        )
+        """Render a chat."""
+        if self._chat_template is None:
+            raise ServiceError(
+                grpc.StatusCode.FAILED_PRECONDITION, "CHAT_TEMPLATE", "the model has no chat template: send plain text"
+            )
+        messages = [{"role": message.role, "content": message.content} for message in request.messages]
+        try:
+            text, tokens = self._chat_template.render(messages, add_generation_prompt=request.add_generation_prompt)
+        except ChatError as error:
+            raise ServiceError(grpc.StatusCode.FAILED_PRECONDITION, "CHAT_TEMPLATE", str(error)) from error
+        return target_pb2.ApplyChatTemplateResponse(text=text, tokens=tokens)
 
     async def _answer(self, request: target_pb2.VerifyBatchRequest) -> target_pb2.VerifyBatchResponse:
         work = self._work(request)

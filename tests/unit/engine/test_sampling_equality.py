@@ -184,7 +184,24 @@ def test_a_nucleus_under_a_best_value_that_is_no_float32() -> None:
     """The estimate of the mass is taken in float32, relative to the best value; here it would be off by 5 %."""
     logits = np.random.default_rng(6).normal(1e4, 0.02, 20_000).astype(np.float32)
     for bias in np.linspace(0.0002, 0.0008, 5).tolist():
-        check_candidates(logits, SamplingParams(0.01, top_p=0.9, logit_bias={int(logits.argmax()): bias}))
+        check_candidates(logits, SamplingParams(0.01, top_p=0.5, logit_bias={int(logits.argmax()): bias}))
+
+
+@pytest.mark.parametrize("is_peaked", [False, True])
+def test_top_p_at_its_very_edge(is_peaked: bool) -> None:
+    """Shares so close to what some prefix holds that an estimate of the mass cannot tell on which side they lie."""
+    rng = np.random.default_rng(8)
+    logits = rng.normal(0, 1.5, 10_000).astype(np.float32)
+    if is_peaked:
+        # All but ten ids have less than one unit of mass, which counts as none, though their sum is not small.
+        logits = np.append(np.arange(0, -10, -1), np.log(rng.uniform(0.5, 0.95, 9_990) * 2**-44)).astype(np.float32)
+    masses = [math.floor(2**44 * math.exp(logit - logits.max())) for logit in sorted(logits.tolist(), reverse=True)]
+    sums = np.cumsum(masses)
+    for length in (1, 2, 3, 5, 7, 9) if is_peaked else (1, 3, 10, 30, 100, 300, 1000):
+        for distance in (-1e-7, -1e-8, -1e-9, -1e-10, 1e-10, 1e-9, 1e-8, 1e-7):
+            share = float(sums[length - 1]) / float(sums[-1]) * (1 + distance)
+            if share < 1:
+                check_candidates(logits, SamplingParams(1.0, top_p=share))
 
 
 def test_min_p_at_its_very_edge() -> None:

@@ -19,4 +19,4 @@ def fake_target(engine: Engine, runtime: Runtime) -> TargetServicer:
     server = SimpleNamespace(telemetry=Telemetry.off(), draining=asyncio.Event())
     vocabulary = SimpleNamespace(size=runtime.vocabulary_size, end_of_generation=frozenset({END}))
     info = common_pb2.ModelInfo(context_length=runtime.context_length, max_draft_tokens=MAX_DRAFT_TOKENS)
-    return TargetServicer(cast(Any, server), cast(Any, vocabulary), engine, info)
+    return TargetServicer(cast(Any, server), cast(Any, vocabulary), engine, info, None)
