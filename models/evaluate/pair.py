@@ -14,7 +14,6 @@ from typing import TypeVar
 from services.engine.model import Model
 from services.engine.runtime import LlamaRuntime, RuntimeOptions
 
-
 T = TypeVar("T")
 R = TypeVar("R")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from platformdirs import user_cache_dir
@@ -47,36 +48,23 @@ def _positive(text: str) -> float:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    # Imported where needed: the corpus step runs without PyTorch.
     work_dir: Path = arguments.work_dir
     work_dir.mkdir(parents=True, exist_ok=True)
+    # Imported only now: the first two steps run without PyTorch.
+    step = import_module(f"models.train.{arguments.step}")
     if arguments.step == "corpus":
-        from models.train.corpus import build_corpus
-
-        files = build_corpus(work_dir)
-        print(f"corpus: {len(files)} files, {sum(f.split == 'held_out' for f in files)} held out")
+        files = step.build_corpus(work_dir)
+        print(f"corpus: {len(files)} files, {sum(file.split == 'held_out' for file in files)} held out")
     elif arguments.step == "tokenizer":
-        from models.train.tokenizer import build_tokenizer, write_token_file
-
-        build_tokenizer(work_dir)
+        step.build_tokenizer(work_dir)
         for split in ("train", "held_out"):
-            print(f"tokenizer: {write_token_file(work_dir, split, arguments.seed):,} tokens in {split}.bin")
-    elif arguments.step == "target":
-        from models.train.target import train_target
-
-        train_target(
-            work_dir, arguments.minutes, arguments.seed, resume=arguments.resume, is_compiled=not arguments.no_compile
-        )
-    elif arguments.step == "draft":
-        from models.train.draft import train_draft
-
-        train_draft(
-            work_dir, arguments.minutes, arguments.seed, resume=arguments.resume, is_compiled=not arguments.no_compile
-        )
+            print(f"tokenizer: {step.write_token_file(work_dir, split, arguments.seed):,} tokens in {split}.bin")
+    elif arguments.step == "export":
+        step.export_pair(work_dir, arguments.out)
     else:
-        from models.train.export import export_pair
-
-        export_pair(work_dir, arguments.out)
+        train = step.train_target if arguments.step == "target" else step.train_draft
+        is_compiled = not arguments.no_compile
+        train(work_dir, arguments.minutes, arguments.seed, resume=arguments.resume, is_compiled=is_compiled)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -54,9 +54,10 @@ def licence_of(distribution: Distribution) -> str | None:
     Read from License-Expression, else the licence classifiers, else the first line of License.
     """
     metadata = distribution.metadata
-    classifiers = [c.rsplit("::", 1)[-1].strip() for c in metadata.get_all("Classifier") or () if c.startswith("License ::")]
-    first_line = (metadata.get("License") or "").strip().split("\n", 1)[0]
-    declared = metadata.get("License-Expression") or " AND ".join(sorted(set(classifiers) - {"OSI Approved"})) or first_line
+    classifiers = {c.rsplit("::", 1)[-1].strip() for c in metadata.get_all("Classifier") or () if "License ::" in c}
+    first_line = (metadata.get_all("License") or [""])[0].strip().split("\n", 1)[0]
+    from_classifiers = " AND ".join(sorted(classifiers - {"OSI Approved"}))
+    declared = (metadata.get_all("License-Expression") or [""])[0] or from_classifiers or first_line
     upper = declared.upper()
     if any(word in upper for word in COPYLEFT) or not any(word in upper for word in PERMISSIVE):
         return None
@@ -178,4 +179,5 @@ def read_manifest(work_dir: Path) -> list[CorpusFile]:
 def read_texts(work_dir: Path, split: Split) -> list[tuple[str, str]]:
     """Return (path, text) of every file of a split, in the manifest's order."""
     folder = work_dir / "corpus" / split
-    return [(f.path, (folder / f.path).read_text(encoding="utf-8")) for f in read_manifest(work_dir) if f.split == split]
+    paths = [file.path for file in read_manifest(work_dir) if file.split == split]
+    return [(path, (folder / path).read_text(encoding="utf-8")) for path in paths]

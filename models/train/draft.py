@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.train.agreement import agreement, held_out_texts
-from models.train.model import DRAFT_SHAPE, TARGET_SHAPE, Decoder, num_parameters
+from models.train.model import DRAFT_SHAPE, TARGET_SHAPE, Decoder, num_parameters, with_half_matrices
 from models.train.optimizer import Optimizers
 from models.train.schedule import Stage
 from models.train.stores import Store
@@ -117,7 +117,7 @@ def load_target(work_dir: Path) -> Decoder:
     """Load the trained target. Raises FileNotFoundError where there is none."""
     target = Decoder(TARGET_SHAPE).to(device())
     target.load_state_dict(torch.load(work_dir / "target.pt", map_location=device(), weights_only=True)["model"])
-    return target.eval().requires_grad_(False)
+    return with_half_matrices(target)
 
 
 def train_draft(work_dir: Path, minutes: float, seed: int, *, resume: bool, is_compiled: bool = True) -> None:

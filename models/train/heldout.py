@@ -16,7 +16,9 @@ from models.train.trainer import autocast, device
 
 
 @torch.no_grad()
-def bits_per_byte(logits_of: Callable[[Tensor], Tensor], tokenizer: Tokenizer, texts: list[str], context: int = CONTEXT) -> float:
+def bits_per_byte(
+    logits_of: Callable[[Tensor], Tensor], tokenizer: Tokenizer, texts: list[str], context: int = CONTEXT
+) -> float:
     """Return the bits per UTF-8 byte of whole texts, cut into windows of ``context`` positions that share nothing.
 
     Every window starts with BOS, so a token is predicted from what its own window holds before it.

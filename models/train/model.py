@@ -104,7 +104,7 @@ class Decoder(nn.Module):
         """
         end = start + ids.shape[1]
         cos, sin = self.cos[start:end], self.sin[start:end]
-        x = F.embedding(ids, self.embedding)
+        x = F.embedding(ids, self.embedding).float()
         for index, block in enumerate(self.blocks):
             x = block(x, cos, sin, cache[index] if cache is not None else None, start)
         return F.rms_norm(x, (x.shape[-1],), self.norm, NORM_EPSILON)
@@ -123,3 +123,11 @@ class Decoder(nn.Module):
 def num_parameters(model: nn.Module) -> int:
     """Count the trained numbers of a model."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def with_half_matrices(model: Decoder) -> Decoder:
+    """Turn a model's matrices into bfloat16 for good, so that autocast need not do it at every call."""
+    for parameter in model.parameters():
+        if parameter.ndim >= 2:
+            parameter.data = parameter.data.bfloat16()
+    return model.eval().requires_grad_(False)

@@ -12,7 +12,7 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalize(matrices: Tensor, num_steps: int = 5) -> Tensor:
-    """Push the singular values of a stack of matrices (n, rows, columns) towards 1 by a quintic Newton-Schulz iteration.
+    """Push the singular values of a stack of matrices (n, rows, columns) towards 1 by Newton-Schulz iterations.
 
     Coefficients and method: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks".
     """
@@ -31,7 +31,9 @@ def orthogonalize(matrices: Tensor, num_steps: int = 5) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum whose step is orthogonalized; parameters are (rows, columns) or stacks of such."""
 
-    def __init__(self, parameters: list[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.03) -> None:
+    def __init__(
+        self, parameters: list[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.03
+    ) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -56,7 +58,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def _gain(weight: Tensor) -> float:
-    """Scale a step so that its entries have the size of an AdamW step of the same learning rate / 0.2 (Liu et al. 2025)."""
+    """Scale a step to the size AdamW's would have at the same learning rate (Liu et al. 2025, arXiv 2502.16982)."""
     return 0.2 * float(max(weight.shape)) ** 0.5
 
 
@@ -64,8 +66,8 @@ class Optimizers:
     """The two optimizers of one model."""
 
     def __init__(self, model: nn.Module, matrix_lr: float, embedding_lr: float) -> None:
-        matrices = [p for name, p in model.named_parameters() if p.ndim >= 2 and name != "embedding"]  # noqa: PLR2004
-        others = [p for name, p in model.named_parameters() if p.ndim < 2 or name == "embedding"]  # noqa: PLR2004
+        matrices = [p for name, p in model.named_parameters() if p.ndim >= 2 and name != "embedding"]
+        others = [p for name, p in model.named_parameters() if p.ndim < 2 or name == "embedding"]
         self.muon = Muon(matrices, lr=matrix_lr)
         self.adam = torch.optim.AdamW(others, lr=embedding_lr, betas=(0.9, 0.98), weight_decay=0.0)
         self.base_lrs = (matrix_lr, embedding_lr)

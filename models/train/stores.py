@@ -39,7 +39,9 @@ class Store:
     def _states_shape(self) -> tuple[int, ...]:
         return self.num_rows, self.length, self.dim
 
-    def open(self, folder: Path, *, is_writable: bool = False) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.float16]]:
+    def open(
+        self, folder: Path, *, is_writable: bool = False
+    ) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.float16]]:
         """Map ids (rows, length) and states (rows, length, dim) into memory."""
         ids_path, states_path = folder / f"{self.name}.ids", folder / f"{self.name}.states"
         if is_writable:

@@ -47,7 +47,9 @@ def train_target(work_dir: Path, minutes: float, seed: int, *, resume: bool, is_
     texts = [text for _, text in read_texts(work_dir, "held_out")]
     model = Decoder(TARGET_SHAPE).to(device())
     windows = Windows(open_token_file(work_dir / "train.bin"), seed)
-    trainer = Trainer("target", Likelihood(model), Optimizers(model, MATRIX_LR, EMBEDDING_LR), windows, work_dir, minutes)
+    trainer = Trainer(
+        "target", Likelihood(model), Optimizers(model, MATRIX_LR, EMBEDDING_LR), windows, work_dir, minutes
+    )
     if resume:
         trainer.resume()
     print(f"target: {num_parameters(model):,} parameters, {len(windows.stream):,} training tokens", flush=True)

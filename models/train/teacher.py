@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.multiprocessing as multiprocessing
-from torch import Tensor
+from torch import Tensor, multiprocessing
 from torch.nn import functional as F
 
 from models.train.model import TARGET_SHAPE, Decoder
@@ -44,7 +43,7 @@ def portions(num_written: int, num_read: int, num_long: int) -> list[Portion]:
 
 @torch.no_grad()
 def write(model: Decoder, prompts: Tensor, length: int, temperature: float) -> tuple[Tensor, Tensor]:
-    """Continue prompts (batch, prompt) to (batch, length) ids by sampling; also return the states (batch, length, dim)."""
+    """Continue prompts (batch, prompt) by sampling; return ids (batch, length) and states (batch, length, dim)."""
     batch, prompt = prompts.shape
     cache = model.new_cache(batch, length)
     ids = torch.zeros(batch, length, dtype=torch.int64, device=prompts.device)
@@ -62,7 +61,7 @@ def write(model: Decoder, prompts: Tensor, length: int, temperature: float) -> t
     return ids, states
 
 
-def _fill(  # noqa: PLR0913
+def _fill(
     model: Decoder, portion: Portion, work_dir: Path, folder: Path, next_batch: Any, seed: int, num_threads: int
 ) -> None:
     torch.set_num_threads(num_threads)

@@ -23,6 +23,7 @@ from models.train.workers import Inline, Objective, Workers, passes_for
 CHECKPOINT_EVERY_S = 180.0
 LOG_EVERY_S = 60.0
 
+
 class Source(Protocol):
     """Where windows come from; ``epochs`` counts how often everything was seen."""
 
@@ -65,7 +66,7 @@ def save_atomically(state: dict[str, Any], path: Path) -> None:
 class Trainer:
     """Trains one model for a number of minutes; ``name``.pt under work_dir is its checkpoint."""
 
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
         name: str,
         objective: Objective,
@@ -110,7 +111,7 @@ class Trainer:
         self.num_steps, self.num_tokens = state["num_steps"], state["num_tokens"]
 
     def run(self, evaluate: Callable[[bool], str], *, is_compiled: bool, evaluate_every_s: float = 420.0) -> None:
-        """Train until the budget is spent. ``evaluate(is_final)`` returns a line for the log; its time is not counted."""
+        """Train until the budget is spent. ``evaluate(is_final)`` gives a line for the log; its time is not counted."""
         passes = passes_for(self.objective, is_compiled=is_compiled)
         started_s = self.budget.spent_s
         logged_s = saved_s = evaluated_s = started_s
@@ -125,7 +126,7 @@ class Trainer:
             TextColumn("{task.fields[status]}"),
             disable=not sys.stdout.isatty(),
         ) as progress:
-            task = progress.add_task(self.name, total=self.budget.total_s, completed=started_s, status="")
+            task = progress.add_task(self.name, total=self.budget.total_s, completed=int(started_s), status="")
             while self.budget.spent_s < self.budget.total_s:
                 recent.append(self._step(passes))
                 spent_s = self.budget.spent_s

@@ -33,7 +33,7 @@ class Windows:
         """Return (batch, length + 1) ids; inputs are all but the last column, labels all but the first."""
         if self._length != length:
             self._refill(length)
-        rows = []
+        rows: list[npt.NDArray[np.uint16]] = []
         while len(rows) < batch:
             if not self._starts:
                 self._refill(length)

@@ -12,8 +12,7 @@ from multiprocessing.sharedctypes import Synchronized
 from typing import Any
 
 import torch
-import torch.multiprocessing as multiprocessing
-from torch import Tensor, nn
+from torch import Tensor, multiprocessing, nn
 
 LARGEST_STEP = 1 << 16
 """Most ids of one step's windows together."""
@@ -95,7 +94,7 @@ class Workers:
             connection.close()
 
 
-def _work(  # noqa: PLR0913
+def _work(
     objective: Objective,
     gradients: list[Tensor],
     all_ids: Tensor,

@@ -56,6 +56,7 @@ class Engine:
         `on_failure` is called from the engine's thread, with one sentence, when the engine cannot go on.
         """
         self._on_failure = on_failure
+        self.on_decode: Callable[[int, float], object] = lambda num_rows, duration_s: None
         self._num_failures = 0
         self._runtime = runtime
         self._slots = SlotTable(runtime.num_slots)
@@ -67,6 +68,21 @@ class Engine:
         self._num_unanswered = 0
         self._is_stopping = False
         self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
+
+    @property
+    def num_waiting(self) -> int:
+        """Pieces of work that have no slot yet."""
+        return len(self._waiting)
+
+    @property
+    def num_active(self) -> int:
+        """Pieces of work that have a slot."""
+        return len(self._active)
+
+    @property
+    def num_evictions(self) -> int:
+        """Sessions that lost their slot to another one."""
+        return self._slots.num_evictions
 
     def start(self) -> None:
         """Start the thread."""
@@ -207,6 +223,7 @@ class Engine:
         self._num_failures = 0
         decode_s = time.perf_counter() - started_s
         num_rows = sum(len(segment.tokens) for _, segment in batch)
+        self.on_decode(num_rows, decode_s)
         for (active, segment), rows in zip(batch, logits, strict=True):
             timings = active.work.timings
             timings.decode_s += decode_s

@@ -56,11 +56,9 @@ class Model:
         if not self.handle:
             raise ModelLoadError(f"cannot load model {path}: {take_complaint()}")
         self.architecture = self.metadata("general.architecture")
-        if llama_cpp.llama_model_is_recurrent(self.handle) or llama_cpp.llama_model_is_hybrid(self.handle):
+        if problem := _unservable(self.handle):
             self.close()
-            raise ModelLoadError(
-                f"cannot serve {path}: {self.architecture} keeps recurrent state, which cannot be cut back to a prefix"
-            )
+            raise ModelLoadError(f"cannot serve {path}: {self.architecture} {problem}")
         self.vocabulary = Vocabulary(llama_cpp.llama_model_get_vocab(self.handle))
         self.name = self.metadata("general.name") or path.stem
         self.num_parameters: int = llama_cpp.llama_model_n_params(self.handle)
@@ -69,6 +67,18 @@ class Model:
         self.quantization: str = (
             llama_cpp.llama_ftype_name(llama_cpp.llama_model_ftype(self.handle)).decode().removeprefix("(guessed) ")
         )
+
+    @property
+    def cached_elements_per_token(self) -> int:
+        """Numbers that the cache holds for one position: keys and values of all layers."""
+        num_heads = llama_cpp.llama_model_n_head(self.handle)
+        head_size = llama_cpp.llama_model_n_embd(self.handle) // num_heads
+        key_size, value_size = (
+            int(self.metadata(f"{self.architecture}.attention.{kind}_length") or head_size) for kind in ("key", "value")
+        )
+        num_layers: int = llama_cpp.llama_model_n_layer(self.handle)
+        num_kv_heads: int = llama_cpp.llama_model_n_head_kv(self.handle)
+        return num_layers * num_kv_heads * (key_size + value_size)
 
     def metadata(self, key: str) -> str:
         """Return a metadata value as text, empty when absent."""
@@ -82,6 +92,15 @@ class Model:
     def close(self) -> None:
         """Free the weights. The model must not be used afterwards."""
         llama_cpp.llama_model_free(self.handle)
+
+
+def _unservable(handle: llama_cpp.llama_model_p) -> str:
+    """Return why a model cannot be served, empty when it can."""
+    if llama_cpp.llama_model_is_recurrent(handle) or llama_cpp.llama_model_is_hybrid(handle):
+        return "keeps recurrent state, which cannot be cut back to a prefix"
+    if llama_cpp.llama_model_has_encoder(handle) or llama_cpp.llama_model_is_diffusion(handle):
+        return "does not generate one token after the other"
+    return ""
 
 
 def _check_readable(path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import llama_cpp
 
 from outrider.v1 import common_pb2, model_pb2, model_pb2_grpc
+from services.engine.capacity import cache_bytes
 from services.engine.exact import ExactMode, Exactness
 from services.engine.model import Model
 from services.engine.runtime import RuntimeOptions
@@ -49,6 +50,7 @@ def describe(
         end_of_generation_tokens=sorted(model.vocabulary.end_of_generation),
         has_chat_template=bool(model.metadata("tokenizer.chat_template")),
         model_bytes=model.num_bytes,
+        cache_bytes=cache_bytes(model, options),
     )
 
 

@@ -16,6 +16,8 @@ class EngineSettings(ServerSettings):
     threads: int = Field(0, ge=0, le=1024, description="threads of a decode; 0 takes the cores this process may use")
     gpu_layers: int = Field(0, ge=-1, description="layers on the GPU; -1 takes all")
     batch_rows: int = Field(1024, ge=32, le=1 << 16, description="most rows of one decode")
-    prefill_rows: int = Field(256, ge=1, description="most prompt rows in a decode that others wait for")
+    prefill_rows: int = Field(
+        0, ge=0, description="most prompt rows in a decode that others wait for; 0 measures what four tokens take"
+    )
     max_queued: int = Field(256, ge=1, description="requests that may wait before more are refused")
     max_draft_tokens: int = Field(16, ge=0, le=64, description="most draft tokens of one request")

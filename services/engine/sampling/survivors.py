@@ -1,7 +1,7 @@
 """Which ids can win once noise is added, without a logarithm per id.
 
 The bound is explained in _kernel.c: the compiled filter, and the numpy form here that stands in where it was not built.
-Both only leave out ids that cannot win; choose.py scores what is left, so that the choice does not depend on which ran.
+Both only leave out ids that cannot win; sample.py scores what is left, so that the choice does not depend on which ran.
 """
 
 from __future__ import annotations

@@ -1,0 +1,44 @@
+"""Stop strings: text is held back while it may be the beginning of one."""
+
+from collections.abc import Sequence
+
+
+class StopStrings:
+    """Watches one generation's text for the first stop string, which may span tokens."""
+
+    def __init__(self, stop: Sequence[str]) -> None:
+        """Watch for any of `stop`, none of them empty."""
+        self._stop = stop
+        self._held = ""
+        self.is_found = False
+
+    def feed(self, text: str) -> str:
+        """Return the text that can be told now. After a stop string was found that is nothing.
+
+        What comes before the stop string is told, the stop string and what follows it is not. The one that is complete
+        first counts, of two that end at the same character the longer, so that the pieces of the text do not matter.
+        """
+        if self.is_found:
+            return ""
+        self._held += text
+        found = [(start + len(stop), start) for stop in self._stop if (start := self._held.find(stop)) >= 0]
+        if found:
+            self.is_found = True
+            return self._take(min(found)[1])
+        return self._take(len(self._held) - self._num_undecided())
+
+    def finish(self) -> str:
+        """Return what was held back, when the generation has ended without a stop string."""
+        return "" if self.is_found else self._take(len(self._held))
+
+    def _num_undecided(self) -> int:
+        """Return the length of the longest end of the text that is the beginning of a stop string."""
+        longest = max(map(len, self._stop), default=0)
+        for length in range(min(len(self._held), longest - 1), 0, -1):
+            if any(stop.startswith(self._held[-length:]) for stop in self._stop):
+                return length
+        return 0
+
+    def _take(self, length: int) -> str:
+        told, self._held = self._held[:length], self._held[length:]
+        return told

@@ -1,0 +1,58 @@
+"""What fits and what is quick enough: memory of the caches, and rows of a prompt that others can wait for."""
+
+import statistics
+import time
+
+import psutil
+
+from services.engine.errors import ModelLoadError
+from services.engine.model import Model
+from services.engine.runtime import Runtime, RuntimeOptions, Segment
+
+_BYTES_PER_ELEMENT = 2  # the caches are F16
+_MEBIBYTE = 1 << 20
+_PATIENCE_IN_ROWS = 4.0
+_FEWEST_ROWS = 8
+
+
+def cache_bytes(model: Model, options: RuntimeOptions) -> int:
+    """Return the size of all slots' caches in bytes: keys and values of every layer and position."""
+    return options.num_slots * options.context_length * model.cached_elements_per_token * _BYTES_PER_ELEMENT
+
+
+def check_memory(model: Model, options: RuntimeOptions) -> None:
+    """Refuse caches that do not fit into what is free. Raises ModelLoadError with the arithmetic."""
+    per_token = model.cached_elements_per_token * _BYTES_PER_ELEMENT
+    needed = cache_bytes(model, options)
+    available = psutil.virtual_memory().available
+    if needed > available:
+        raise ModelLoadError(
+            f"{options.num_slots} slots of {options.context_length} tokens at {per_token} bytes a token need "
+            f"{needed // _MEBIBYTE} MiB, {available // _MEBIBYTE} MiB are free: lower --slots or --context"
+        )
+
+
+def rows_worth(runtime: Runtime, num_single_rows: float = _PATIENCE_IN_ROWS) -> int:
+    """Return how many rows of one slot, a power of two, take at most the time of so many one-row decodes.
+
+    This is what a long prompt may add to a decode that other sessions wait for. Measured, since cost curves have steps
+    that depend on weight type and device; the measurement stops at the first size that takes too long.
+    """
+    limit_s = num_single_rows * _decode_s(runtime, 1)
+    most = min(runtime.max_batch_rows, runtime.context_length)
+    rows = _FEWEST_ROWS
+    while 2 * rows <= most and _decode_s(runtime, 2 * rows) <= limit_s:
+        rows *= 2
+    return rows
+
+
+def _decode_s(runtime: Runtime, num_rows: int) -> float:
+    """Return the median time of three decodes of so many rows in seconds, after one to warm up."""
+    times = []
+    for _ in range(4):
+        started_s = time.perf_counter()
+        for group in runtime.group([Segment(0, 0, [0] * num_rows, 1)]):
+            runtime.decode(group)
+        times.append(time.perf_counter() - started_s)
+        runtime.cut(0, 0)
+    return statistics.median(times[1:])
