@@ -78,10 +78,17 @@ async def generate_and_kill(
     return tokens, is_killed
 
 
-async def measure(target: Path, draft: Path, num_prompts: int, max_tokens: int) -> None:
+async def measure(target: Path, draft: Path, num_prompts: int, max_tokens: int, exact: str) -> None:
     """Print a line for each temperature and condition."""
     rng = random.Random(1)
-    async with Stack(StackOptions(target, draft, log_level="error", extra=("--draft-retry-s", "0.05"))) as stack:
+    options = StackOptions(
+        target,
+        draft,
+        log_level="error",
+        target_flags=("--exact", exact),
+        orchestrator_flags=("--draft-retry-s", "0.05"),
+    )
+    async with Stack(options) as stack:
         await stack.wait_ready()
         await wait_for_draft(stack.address)
         for temperature in (0.0, 0.8):
@@ -113,9 +120,10 @@ def main() -> None:
     parser.add_argument("--draft", type=Path)
     parser.add_argument("--prompts", type=int, default=100)
     parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--exact", choices=("on", "off"), default="off")
     arguments = parser.parse_args()
     pair = (arguments.target, arguments.draft) if arguments.target and arguments.draft else bundled_pair()
-    asyncio.run(measure(*pair, arguments.prompts, arguments.max_tokens))
+    asyncio.run(measure(*pair, arguments.prompts, arguments.max_tokens, arguments.exact))
 
 
 if __name__ == "__main__":

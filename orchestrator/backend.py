@@ -12,11 +12,14 @@ from orchestrator.drafter import Drafter, NoDrafter, RemoteDrafter
 from orchestrator.pair import PairError, ServedModel, check_pair, fetch_model
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.target import TargetSession
-from outrider.v1 import common_pb2, draft_pb2_grpc, generation_pb2, model_pb2_grpc, target_pb2_grpc
+from outrider.v1 import common_pb2, draft_pb2_grpc, generation_pb2, model_pb2, model_pb2_grpc, target_pb2_grpc
 from services.frame.channel import client_tls, open_channel, service_config
+from services.frame.health import watch_health
 from services.frame.telemetry import Telemetry
 
 _log = logging.getLogger(__name__)
+TARGET_SERVICE = "outrider.v1.TargetService"
+DRAFT_SERVICE = "outrider.v1.DraftService"
 
 
 class Backend:
@@ -25,13 +28,13 @@ class Backend:
     def __init__(self, settings: OrchestratorSettings, telemetry: Telemetry) -> None:
         self._settings = settings
         self._telemetry = telemetry
-        self._target_channel = self._open(settings.target, "outrider.v1.TargetService")
+        self._target_channel = self._open(settings.target, TARGET_SERVICE)
         self.target_stub = target_pb2_grpc.TargetServiceStub(self._target_channel)
         self.target: ServedModel | None = None
-        self._draft_channel = self._open(settings.draft, "outrider.v1.DraftService") if settings.draft else None
+        self._draft_channel = self._open(settings.draft, DRAFT_SERVICE) if settings.draft else None
         self.draft: ServedModel | None = None
         self._breaker = Breaker(settings.draft_retry_s)
-        self._pairing: asyncio.Task[None] | None = None
+        self._following: asyncio.Task[None] | None = None
 
     async def connect(self) -> None:
         """Return once the target has answered; go on looking for the draft in the background."""
@@ -39,27 +42,33 @@ class Backend:
         _log.info("target %s at %s", self.target.info.name, self._settings.target)
         if self._draft_channel is not None:
             self._breaker.disable("the draft service has not answered yet")
-            self._pairing = asyncio.create_task(self._pair(self._draft_channel, self.target))
+            self._following = asyncio.create_task(self._follow_draft(self._draft_channel, self.target))
 
     async def close(self) -> None:
         """Close the channels."""
-        if self._pairing is not None:
-            self._pairing.cancel()
+        if self._following is not None:
+            self._following.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._pairing
+                await self._following
         await self._target_channel.close()
         if self._draft_channel is not None:
             await self._draft_channel.close()
 
-    def open_target(self, sampling: common_pb2.Sampling, num_log_probabilities: int | None) -> TargetSession:
-        """Start a session on the target."""
+    def open_target(
+        self, sampling: common_pb2.Sampling, *, num_log_probabilities: int | None, require_exact: bool
+    ) -> TargetSession:
+        """Start a session on the target, which must have been connected."""
+        assert self.target is not None
         return TargetSession(
             self.target_stub,
             uuid.uuid4().hex,
             sampling,
             self._telemetry,
+            model=self.target.info,
+            describe=self._describe_target,
             patience_s=self._settings.target_patience_s,
             num_log_probabilities=num_log_probabilities,
+            require_exact=require_exact,
         )
 
     def open_drafter(self, sampling: common_pb2.Sampling) -> Drafter:
@@ -105,16 +114,28 @@ class Backend:
             config=service_config([(service, ""), ("outrider.v1.ModelService", "")]),
         )
 
-    async def _pair(self, channel: grpc.aio.Channel, target: ServedModel) -> None:
-        self.draft = await self._fetch(channel)
-        try:
-            check_pair(target, self.draft)
-        except PairError as error:
-            _log.warning("the draft does not fit the target, decoding goes on without it: %s", error)
-            self._breaker.disable(str(error))
-            return
-        _log.info("draft %s at %s", self.draft.info.name, self._settings.draft)
-        self._breaker.succeed()
+    async def _describe_target(self) -> common_pb2.ModelInfo:
+        stub = model_pb2_grpc.ModelServiceStub(self._target_channel)
+        return (await stub.GetModel(model_pb2.GetModelRequest())).model
+
+    async def _follow_draft(self, channel: grpc.aio.Channel, target: ServedModel) -> None:
+        """Use the draft while it is there and fits; find out again whenever it was away, as it may be another one."""
+        while True:
+            self.draft = await self._fetch(channel)
+            try:
+                check_pair(target, self.draft)
+            except PairError as error:
+                _log.warning("the draft does not fit the target, decoding goes on without it: %s", error)
+                self._breaker.disable(str(error))
+            else:
+                _log.info("draft %s at %s", self.draft.info.name, self._settings.draft)
+                self._breaker.succeed()
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                async for is_serving in watch_health(channel, DRAFT_SERVICE):
+                    if not is_serving:
+                        break
+            self._breaker.disable("the draft service is away")
+            await asyncio.sleep(self._settings.draft_retry_s)
 
     async def _fetch(self, channel: grpc.aio.Channel) -> ServedModel:
         while True:

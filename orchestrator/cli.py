@@ -34,6 +34,9 @@ app = typer.Typer(help="Speculative decoding as services.", add_completion=False
 TargetOption = Annotated[
     Path | None, typer.Option("--target", help="GGUF file of the target; the bundled one if absent")
 ]
+ExactOption = Annotated[
+    str, typer.Option(help="auto, on or off: whether the text is the same to the bit whatever else is served")
+]
 DraftOption = Annotated[Path | None, typer.Option("--draft", help="GGUF file of the draft; plain decoding if absent")]
 
 
@@ -43,11 +46,12 @@ def serve(
     draft: DraftOption = None,
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="port to listen on; 0 takes a free one")] = 50050,
+    exact: ExactOption = "auto",
     log_level: Annotated[str, typer.Option(help="least severe messages that are logged")] = "info",
 ) -> None:
     """Run target, draft and orchestrator as three processes on loopback, one public port. Ctrl-C stops all."""
     configure_logging("info", "text", "outrider")
-    asyncio.run(_serve(_options(target, draft, host=host, port=port, log_level=log_level)))
+    asyncio.run(_serve(_options(target, draft, exact, host=host, port=port, log_level=log_level)))
 
 
 @app.command(name="generate")
@@ -59,6 +63,7 @@ def generate_command(
     max_tokens: Annotated[int, typer.Option(help="most tokens to generate")] = 128,
     temperature: Annotated[float, typer.Option(help="0 takes the most probable token")] = 0.0,
     seed: Annotated[int | None, typer.Option(min=0, help="the same seed gives the same text; drawn if absent")] = None,
+    exact: ExactOption = "auto",
     speculation: Annotated[str, typer.Option(help="auto, off, or a fixed number of draft tokens")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
@@ -70,7 +75,7 @@ def generate_command(
         seed=seed,
         speculation=_speculation(speculation),
     )
-    options = None if address else _options(target, draft)
+    options = None if address else _options(target, draft, exact)
     asyncio.run(_generate(address, options, request, as_json))
 
 
@@ -117,16 +122,24 @@ async def _generate(
 
 
 def _options(
-    target: Path | None, draft: Path | None, *, host: str = "127.0.0.1", port: int = 0, log_level: str = "warning"
+    target: Path | None,
+    draft: Path | None,
+    exact: str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    log_level: str = "warning",
 ) -> StackOptions:
     if target is None:
         if draft is not None:
             raise StartupError("--draft needs --target: the two must share a tokenizer")
         target, draft = bundled_pair()
+    if exact not in ("auto", "on", "off"):
+        raise StartupError(f"--exact is auto, on or off, not {exact!r}")
     for path in (target, draft):
         if path is not None and not path.is_file():
             raise StartupError(f"there is no model file {path}")
-    return StackOptions(target, draft, host, port, log_level)
+    return StackOptions(target, draft, host, port, log_level, target_flags=("--exact", exact))
 
 
 def _speculation(text: str) -> generation_pb2.Speculation:

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 
 from orchestrator.cycle import Cycle, Target, run_cycles
-from orchestrator.detokenizer import Detokenizer
 from orchestrator.drafter import Drafter
 from orchestrator.statistics import Statistics
+from orchestrator.text import TextStream
 from outrider.v1 import generation_pb2
 from services.frame.digest import TokenSequence
 from services.frame.telemetry import Telemetry
@@ -27,7 +27,7 @@ class Generation:
         prompt: Sequence[int],
         target: Target,
         drafter: Drafter,
-        token_bytes: Sequence[bytes],
+        text: TextStream,
         *,
         num_draft_tokens: int,
         max_tokens: int,
@@ -38,7 +38,8 @@ class Generation:
         self._num_prompt_tokens = len(prompt)
         self._target = target
         self._drafter = drafter
-        self._detokenizer = Detokenizer(token_bytes)
+        self._text = text
+        self._num_generated_tokens = 0
         self._num_draft_tokens = num_draft_tokens
         self._telemetry = telemetry
         self._is_limited_by_context = context_length < len(prompt) + max_tokens
@@ -66,18 +67,20 @@ class Generation:
                 self._ended = cycle.verification.result.is_end_of_generation
                 self._is_exact = self._is_exact and cycle.verification.result.exact
                 yield self._chunk(cycle)
-        if rest := self._detokenizer.finish():
+                if self._text.is_stopped:
+                    return
+        if rest := self._text.finish():
             yield generation_pb2.GenerateChunk(text=rest)
 
-    def summary(self, seed: int, trace_id: str) -> generation_pb2.GenerateSummary:
-        """Return the last message."""
+    def summary(self, seed: int, trace_id: str, *, is_same_target: bool = True) -> generation_pb2.GenerateSummary:
+        """Return the last message. Text of unequal targets is not exact, even if each of them is."""
         self.statistics.num_resyncs = self._drafter.num_resyncs
         self.statistics.num_fallbacks = self._drafter.num_fallbacks
         return generation_pb2.GenerateSummary(
             finish_reason=self._finish_reason(),
             usage=generation_pb2.Usage(
                 num_prompt_tokens=self._num_prompt_tokens,
-                num_generated_tokens=len(self._sequence) - self._num_prompt_tokens,
+                num_generated_tokens=self._num_generated_tokens,
             ),
             timings=generation_pb2.GenerationTimings(
                 first_token_ms=(self._first_token_s - self._started_s) * 1e3,
@@ -88,21 +91,27 @@ class Generation:
                 draft_computed_ms=self.statistics.draft_computed_s * 1e3,
             ),
             speculation=self.statistics.to_message(),
-            exact=self._is_exact,
+            exact=self._is_exact and is_same_target,
             seed=seed,
             trace_id=trace_id,
         )
 
     def _chunk(self, cycle: Cycle) -> generation_pb2.GenerateChunk:
-        tokens = [
-            generation_pb2.GeneratedToken(token=token, origin=origin, text=self._detokenizer.feed(token))
-            for token, origin in zip(cycle.tokens, origins(cycle), strict=True)
-        ]
-        for token, position in zip(tokens, cycle.verification.result.log_probabilities, strict=False):
-            token.log_probabilities.CopyFrom(position)
-        return generation_pb2.GenerateChunk(text="".join(token.text for token in tokens), tokens=tokens)
+        chunk = generation_pb2.GenerateChunk()
+        log_probabilities = cycle.verification.result.log_probabilities
+        for index, (token, origin) in enumerate(zip(cycle.tokens, origins(cycle), strict=True)):
+            told = chunk.tokens.add(token=token, origin=origin, text=self._text.feed(token))
+            if log_probabilities:
+                told.log_probabilities.CopyFrom(log_probabilities[index])
+            chunk.text += told.text
+            self._num_generated_tokens += 1
+            if self._text.is_stopped:
+                break
+        return chunk
 
     def _finish_reason(self) -> generation_pb2.FinishReason.ValueType:
+        if self._text.is_stopped:
+            return generation_pb2.FINISH_REASON_STOP
         if self._ended:
             return generation_pb2.FINISH_REASON_END_OF_GENERATION
         if self._is_limited_by_context:

@@ -13,12 +13,14 @@ from orchestrator.generation import Generation, draw_seed
 from orchestrator.pair import ServedModel
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.statistics import Statistics
+from orchestrator.text import TextStream
 from outrider.v1 import common_pb2, generation_pb2, generation_pb2_grpc, target_pb2
 from services.frame.errors import ServiceError, error_from_rpc, invalid_argument
 from services.frame.handlers import RpcContext
 from services.frame.spans import server_span
 from services.frame.telemetry import Telemetry
 
+_MAX_STOP_STRINGS = 64
 _MAX_LOG_PROBABILITIES = 20
 _FINISH_REASONS = {
     generation_pb2.FINISH_REASON_END_OF_GENERATION: "stop",
@@ -52,7 +54,11 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             span.set_attributes(_request_attributes(request, target_model.info))
             prompt = await self._prompt(request, target_model.info)
             target = self._backend.open_target(
-                sampling, request.num_log_probabilities if request.HasField("num_log_probabilities") else None
+                sampling,
+                num_log_probabilities=request.num_log_probabilities
+                if request.HasField("num_log_probabilities")
+                else None,
+                require_exact=request.require_exact,
             )
             num_draft_tokens = self._num_draft_tokens(request.speculation)
             drafter = self._backend.open_drafter(sampling) if num_draft_tokens else NoDrafter()
@@ -60,7 +66,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                 prompt,
                 target,
                 drafter,
-                _token_bytes(target_model),
+                TextStream(_token_bytes(target_model), request.stop),
                 num_draft_tokens=num_draft_tokens,
                 max_tokens=request.max_tokens,
                 context_length=target_model.info.context_length,
@@ -69,7 +75,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             try:
                 async for chunk in generation.chunks():
                     yield generation_pb2.GenerateResponse(chunk=chunk)
-                summary = generation.summary(seed, _trace_id(span))
+                summary = generation.summary(seed, _trace_id(span), is_same_target=target.is_same_model)
                 span.set_attributes(_summary_attributes(summary))
                 yield generation_pb2.GenerateResponse(summary=summary)
             finally:
@@ -105,16 +111,10 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         return min(self._settings.num_draft_tokens, speculation.max_draft_tokens or self._settings.num_draft_tokens)
 
     async def _prompt(self, request: generation_pb2.GenerateRequest, info: common_pb2.ModelInfo) -> list[int]:
-        if request.WhichOneof("prompt") == "tokens":
-            tokens = list(request.tokens.tokens)
-        else:
-            try:
-                reply = await self._backend.target_stub.Tokenize(
-                    target_pb2.TokenizeRequest(text=request.text, add_bos=True)
-                )
-            except grpc.aio.AioRpcError as error:
-                raise error_from_rpc(error) from error
-            tokens = list(reply.tokens)
+        try:
+            tokens = await self._tokenize(request)
+        except grpc.aio.AioRpcError as error:
+            raise error_from_rpc(error) from error
         if not tokens:
             raise invalid_argument("EMPTY_PROMPT", "prompt", "the prompt has no tokens")
         if len(tokens) >= info.context_length:
@@ -125,12 +125,27 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             )
         return tokens
 
+    async def _tokenize(self, request: generation_pb2.GenerateRequest) -> list[int]:
+        stub = self._backend.target_stub
+        match request.WhichOneof("prompt"):
+            case "tokens":
+                return list(request.tokens.tokens)
+            case "chat":
+                chat = target_pb2.ApplyChatTemplateRequest(messages=request.chat.messages, add_generation_prompt=True)
+                return list((await stub.ApplyChatTemplate(chat)).tokens)
+            case _:
+                return list((await stub.Tokenize(target_pb2.TokenizeRequest(text=request.text, add_bos=True))).tokens)
+
 
 def _check(request: generation_pb2.GenerateRequest, info: common_pb2.ModelInfo) -> None:
     """Raise ServiceError for a request that cannot be served."""
     kind = request.WhichOneof("prompt")
-    if kind is None or (kind == "text" and not request.text):
+    if kind is None or (kind == "text" and not request.text) or (kind == "chat" and not request.chat.messages):
         raise invalid_argument("EMPTY_PROMPT", "prompt", "a prompt is needed")
+    if len(request.stop) > _MAX_STOP_STRINGS or not all(request.stop):
+        raise invalid_argument(
+            "INVALID_REQUEST", "stop", f"at most {_MAX_STOP_STRINGS} stop strings are taken, none of them empty"
+        )
     if request.max_tokens < 1:
         raise invalid_argument("INVALID_REQUEST", "max_tokens", "ask for at least one token")
     if request.num_log_probabilities > _MAX_LOG_PROBABILITIES:
@@ -148,11 +163,6 @@ def _check(request: generation_pb2.GenerateRequest, info: common_pb2.ModelInfo) 
         raise ServiceError(
             grpc.StatusCode.FAILED_PRECONDITION, "EXACT_UNAVAILABLE", "the target does not run in an exact mode"
         )
-    for is_set, what in ((kind == "chat", "chat prompts"), (bool(request.stop), "stop strings")):
-        if is_set:
-            raise ServiceError(
-                grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED", f"{what} are not served by this version"
-            )
 
 
 def _token_bytes(model: ServedModel) -> list[bytes]:
@@ -163,7 +173,7 @@ def _request_attributes(
     request: generation_pb2.GenerateRequest, info: common_pb2.ModelInfo
 ) -> dict[str, str | int | float]:
     return {
-        "gen_ai.operation.name": "text_completion",
+        "gen_ai.operation.name": "chat" if request.HasField("chat") else "text_completion",
         "gen_ai.provider.name": "outrider",
         "gen_ai.request.model": info.name,
         "gen_ai.request.max_tokens": request.max_tokens,

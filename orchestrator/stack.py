@@ -28,14 +28,16 @@ class RefusedError(StartupError):
 
 @dataclass(frozen=True)
 class StackOptions:
-    """What the stack serves, and how. `extra` flags go to the orchestrator."""
+    """What the stack serves, and how. The last three are further flags of each process."""
 
     target: Path
     draft: Path | None
     host: str = "127.0.0.1"
     port: int = 0
     log_level: str = "warning"
-    extra: Sequence[str] = ()
+    target_flags: Sequence[str] = ()
+    draft_flags: Sequence[str] = ()
+    orchestrator_flags: Sequence[str] = ()
 
 
 class _Process:
@@ -155,10 +157,10 @@ class Stack:
     async def _start(self) -> None:
         options = self._options
         level = ("--log-level", options.log_level)
-        target = self._add(_Process("services.target", ("--model", str(options.target), *level)))
-        arguments = ["--target", await target.start(), *level, *options.extra]
+        target = self._add(_Process("services.target", ("--model", str(options.target), *level, *options.target_flags)))
+        arguments = ["--target", await target.start(), *level, *options.orchestrator_flags]
         if options.draft is not None:
-            draft = self._add(_Process("services.draft", ("--model", str(options.draft), *level)))
+            draft = self._add(_Process("services.draft", ("--model", str(options.draft), *level, *options.draft_flags)))
             arguments += ["--draft", await draft.start()]
         self.address = await self._add(_Process("orchestrator", arguments, options.host, options.port)).start()
 

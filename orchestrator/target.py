@@ -2,17 +2,17 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import grpc
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import Span, SpanKind
 
 from orchestrator.session import RemoteCache
 from orchestrator.stream import SessionStream
 from outrider.v1 import common_pb2, target_pb2, target_pb2_grpc
 from services.frame.digest import TokenSequence
-from services.frame.errors import ServiceError
+from services.frame.errors import ServiceError, error_from_rpc
 from services.frame.spans import child_span
 from services.frame.telemetry import Telemetry
 
@@ -40,10 +40,22 @@ class TargetSession:
         sampling: common_pb2.Sampling,
         telemetry: Telemetry,
         *,
+        model: common_pb2.ModelInfo,
+        describe: Callable[[], Awaitable[common_pb2.ModelInfo]],
         patience_s: float,
         num_log_probabilities: int | None = None,
+        require_exact: bool = False,
     ) -> None:
-        """`patience_s` is how long a target that is away is waited for, in each verification."""
+        """Open a session on the target that serves `model`.
+
+        `describe` asks the target again what it serves, after it was away. `patience_s` is how long a target that is
+        away is waited for, in each verification.
+        """
+        self.is_same_model = True
+        self._model = model
+        self._describe = describe
+        self._require_exact = require_exact
+        self._was_away = False
         self.cache = RemoteCache(session_id)
         self._stream: SessionStream[target_pb2.VerifyStreamRequest, target_pb2.VerifyBatchResponse] = SessionStream(
             lambda: stub.VerifyStream(metadata=(("x-session-id", session_id),))
@@ -64,15 +76,19 @@ class TargetSession:
             retry_s = _FIRST_RETRY_S
             while True:
                 try:
+                    if self._was_away:
+                        await self._recognize(span)
                     reply = await self.cache.ask(
                         sequence, span, lambda context, request_id: self._send(context, request_id, draft_tokens)
                     )
                     break
                 except ServiceError as error:
-                    is_late = time.perf_counter() + retry_s > started_s + self._patience_s
-                    if error.code not in _RETRIED or is_late:
+                    if error.code not in _RETRIED:
                         raise
+                    if time.perf_counter() + retry_s > started_s + self._patience_s:
+                        raise self._unavailable(error) from error
                     span.add_event("outrider.target_retry", {"outrider.reason": error.message})
+                self._was_away = True
                 self.cache.forget()
                 await asyncio.sleep(retry_s)
                 retry_s = min(2 * retry_s, _LAST_RETRY_S)
@@ -83,6 +99,37 @@ class TargetSession:
         """Release the session and end its stream."""
         await self._stream.send(target_pb2.VerifyStreamRequest(release=common_pb2.ReleaseMessage()))
         await self._stream.close()
+
+    async def _recognize(self, span: Span) -> None:
+        """Find out whether the target that is back is the one that was away. Raises ServiceError where it is no use."""
+        try:
+            model = await self._describe()
+        except grpc.aio.AioRpcError as error:
+            raise error_from_rpc(error) from error
+        self._was_away = False
+        if model.tokenizer_fingerprint != self._model.tokenizer_fingerprint:
+            raise ServiceError(
+                grpc.StatusCode.ABORTED, "TARGET_REPLACED", "the target came back with another tokenizer: start again"
+            )
+        if model.numerics_fingerprint != self._model.numerics_fingerprint:
+            span.add_event("outrider.target_changed", {"outrider.model": model.name})
+            self.is_same_model = False
+            if self._require_exact:
+                raise ServiceError(
+                    grpc.StatusCode.FAILED_PRECONDITION,
+                    "EXACT_UNAVAILABLE",
+                    "the target came back with other numerics, so the rest of the text would not be exact",
+                )
+
+    def _unavailable(self, error: ServiceError) -> ServiceError:
+        if error.code is not grpc.StatusCode.UNAVAILABLE:
+            return error
+        return ServiceError(
+            error.code,
+            "TARGET_UNAVAILABLE",
+            f"the target has been away for {self._patience_s:g} s: {error.message}",
+            retry_after_s=_LAST_RETRY_S,
+        )
 
     async def _send(
         self, context: common_pb2.Context, request_id: int, draft_tokens: Sequence[int]

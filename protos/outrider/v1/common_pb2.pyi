@@ -143,6 +143,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Text is not valid UTF-8 (INVALID_ARGUMENT)."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 24
     """A defect of the service; its log tells more (INTERNAL)."""
+    ERROR_REASON_TARGET_REPLACED: _ErrorReason.ValueType  # 25
+    """The target came back with another tokenizer while a generation was under way (ABORTED)."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Stable reasons, carried without the prefix in `google.rpc.ErrorInfo.reason` with domain "outrider".
@@ -201,6 +203,8 @@ ERROR_REASON_INVALID_UTF8: ErrorReason.ValueType  # 23
 """Text is not valid UTF-8 (INVALID_ARGUMENT)."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 24
 """A defect of the service; its log tells more (INTERNAL)."""
+ERROR_REASON_TARGET_REPLACED: ErrorReason.ValueType  # 25
+"""The target came back with another tokenizer while a generation was under way (ABORTED)."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
