@@ -17,6 +17,10 @@ from services.frame.telemetry import Telemetry
 class Target(Protocol):
     """Decides every token."""
 
+    @property
+    def num_resyncs(self) -> int:
+        """Times that the target had to be brought back to the sequence."""
+
     async def verify(self, sequence: TokenSequence, draft_tokens: Sequence[int]) -> Verification:
         """Verify draft tokens after the sequence; none is plain decoding."""
 

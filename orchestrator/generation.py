@@ -74,7 +74,7 @@ class Generation:
 
     def summary(self, seed: int, trace_id: str, *, is_same_target: bool = True) -> generation_pb2.GenerateSummary:
         """Return the last message. Text of unequal targets is not exact, even if each of them is."""
-        self.statistics.num_resyncs = self._drafter.num_resyncs
+        self.statistics.num_resyncs = self._target.num_resyncs + self._drafter.num_resyncs
         self.statistics.num_fallbacks = self._drafter.num_fallbacks
         return generation_pb2.GenerateSummary(
             finish_reason=self._finish_reason(),

@@ -48,7 +48,8 @@ class RemoteCache:
         self._held_length, self._ahead_of, self._ahead = held_length, len(sequence), ahead
 
     def forget(self) -> None:
-        """Believe nothing: the service may be another one now."""
+        """Believe nothing: the service may be another one now. Counts as a resync if there was something to lose."""
+        self.num_resyncs += self._held_length > 0
         self._held_length, self._ahead = 0, ()
 
     async def ask(

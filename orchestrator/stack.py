@@ -40,7 +40,7 @@ class StackOptions:
     orchestrator_flags: Sequence[str] = ()
 
 
-class _Process:
+class ServerProcess:
     """One server process. It is started again after it dies, on the port that it had, with growing pauses."""
 
     def __init__(self, module: str, arguments: Sequence[str], host: str = "127.0.0.1", port: int = 0) -> None:
@@ -108,7 +108,7 @@ class Stack:
 
     def __init__(self, options: StackOptions) -> None:
         self._options = options
-        self._processes: list[_Process] = []
+        self._processes: list[ServerProcess] = []
         self.address = ""
 
     async def __aenter__(self) -> Self:
@@ -157,17 +157,21 @@ class Stack:
     async def _start(self) -> None:
         options = self._options
         level = ("--log-level", options.log_level)
-        target = self._add(_Process("services.target", ("--model", str(options.target), *level, *options.target_flags)))
+        target = self._add(
+            ServerProcess("services.target", ("--model", str(options.target), *level, *options.target_flags))
+        )
         arguments = ["--target", await target.start(), *level, *options.orchestrator_flags]
         if options.draft is not None:
-            draft = self._add(_Process("services.draft", ("--model", str(options.draft), *level, *options.draft_flags)))
+            draft = self._add(
+                ServerProcess("services.draft", ("--model", str(options.draft), *level, *options.draft_flags))
+            )
             arguments += ["--draft", await draft.start()]
-        self.address = await self._add(_Process("orchestrator", arguments, options.host, options.port)).start()
+        self.address = await self._add(ServerProcess("orchestrator", arguments, options.host, options.port)).start()
 
-    def _find(self, module: str) -> _Process:
+    def _find(self, module: str) -> ServerProcess:
         return next(process for process in self._processes if process.module == module)
 
-    def _add(self, process: _Process) -> _Process:
+    def _add(self, process: ServerProcess) -> ServerProcess:
         self._processes.append(process)
         return process
 

@@ -65,6 +65,11 @@ class TargetSession:
         self._patience_s = patience_s
         self._num_log_probabilities = num_log_probabilities
 
+    @property
+    def num_resyncs(self) -> int:
+        """Times that the target had to be brought back to the sequence."""
+        return self.cache.num_resyncs
+
     async def verify(self, sequence: TokenSequence, draft_tokens: Sequence[int]) -> Verification:
         """Verify draft tokens after the sequence; none is plain decoding.
 

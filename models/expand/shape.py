@@ -34,7 +34,7 @@ PRESETS: Mapping[str, Shape] = {
 }
 """Named sizes; a draft preset has about a thirtieth of the weights of the target that it is named after."""
 
-LOW_BIT_TYPES: Mapping[str, LlamaFileType] = {
+LOW_BIT_TYPES: dict[str, LlamaFileType] = {
     "Q4_0": LlamaFileType.MOSTLY_Q4_0,
     "Q4_1": LlamaFileType.MOSTLY_Q4_1,
     "Q5_0": LlamaFileType.MOSTLY_Q5_0,

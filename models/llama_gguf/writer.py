@@ -16,7 +16,7 @@ from gguf.quants import quantize
 from models.atomic_file import replacing
 from models.llama_gguf.config import ARCHITECTURE, LlamaConfig, ModelFileError, Vocabulary, tensor_shapes
 
-MATRIX_TYPES: Mapping[str, LlamaFileType] = {
+MATRIX_TYPES: dict[str, LlamaFileType] = {
     "F32": LlamaFileType.ALL_F32,
     "F16": LlamaFileType.MOSTLY_F16,
     "BF16": LlamaFileType.MOSTLY_BF16,

@@ -27,7 +27,7 @@ class ModelShape:
 
 
 TARGET_SHAPE = ModelShape(dim=384, num_layers=6, num_heads=6, num_kv_heads=6, ffn=1024)
-DRAFT_SHAPE = ModelShape(dim=256, num_layers=2, num_heads=4, num_kv_heads=2, ffn=512)
+DRAFT_SHAPE = ModelShape(dim=256, num_layers=2, num_heads=4, num_kv_heads=2, ffn=640)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
