@@ -106,6 +106,13 @@ class Backend:
             model=self.draft.info if self.draft else None,
         )
 
+    def draft_overhead(self) -> float:
+        """Return the memory of the draft, weights and caches, in percent of the target's."""
+        if self.target is None or self.draft is None:
+            return 0.0
+        target, draft = self.target.info, self.draft.info
+        return 100 * (draft.model_bytes + draft.cache_bytes) / (target.model_bytes + target.cache_bytes)
+
     def _open(self, address: str, service: str) -> grpc.aio.Channel:
         return open_channel(
             address,

@@ -10,6 +10,7 @@ from opentelemetry import trace
 from orchestrator.backend import Backend
 from orchestrator.drafter import NoDrafter
 from orchestrator.generation import Generation, draw_seed
+from orchestrator.instruments import GenerationInstruments
 from orchestrator.pair import ServedModel
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.statistics import Statistics
@@ -37,6 +38,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self._telemetry = telemetry
         self._num_active = 0
         self._statistics = Statistics()
+        self._instruments = GenerationInstruments(telemetry, lambda: self._num_active, backend.draft_overhead)
 
     async def Generate(
         self, request: generation_pb2.GenerateRequest, context: RpcContext
@@ -77,6 +79,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                     yield generation_pb2.GenerateResponse(chunk=chunk)
                 summary = generation.summary(seed, _trace_id(span), is_same_target=target.is_same_model)
                 span.set_attributes(_summary_attributes(summary))
+                self._instruments.record(generation.statistics, summary)
                 yield generation_pb2.GenerateResponse(summary=summary)
             finally:
                 self._statistics.add(generation.statistics)

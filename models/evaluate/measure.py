@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -67,6 +69,7 @@ def measure(pair: Pair, texts: Sequence[str], settings: Settings, on_progress: O
         "parse_rate": _parse_rates(pair, texts, settings, on_progress),
         "held_out": {"num_files": len(texts), "num_bytes": sum(len(text.encode()) for text in texts)},
         "settings": asdict(settings),
+        "machine": {"processor": _processor(), "num_threads": pair.num_threads},
     }
 
 
@@ -78,6 +81,14 @@ def _describe(model: Model) -> Metrics:
         "num_parameters": model.num_parameters,
         "type": model.quantization,
     }
+
+
+def _processor() -> str:
+    """What the processor calls itself; Linux tells, elsewhere it may be only the architecture."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text(encoding="utf-8").splitlines() if information.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _params(mode: str, index: int, settings: Settings) -> SamplingParams:
@@ -159,6 +170,8 @@ def _acceptance(
     result: Metrics = {}
     for num_draft_tokens in settings.num_draft_tokens:
         counted = count_acceptance(agreements, num_draft_tokens)
+        if not counted.num_cycles:
+            raise PairError(f"the target's texts end too early for {num_draft_tokens} draft tokens")
         first_positions = counted.per_position[:_FIRST_POSITIONS]
         result[f"{num_draft_tokens}_draft_tokens"] = {
             "num_cycles": counted.num_cycles,

@@ -1,0 +1,58 @@
+"""Metrics of the orchestrator. Counters follow vLLM's definitions; rates are derived from them."""
+
+from collections.abc import Callable, Iterable
+
+from opentelemetry.metrics import CallbackOptions, Observation
+
+from orchestrator.statistics import Statistics
+from outrider.v1 import generation_pb2
+from services.frame.telemetry import Telemetry
+
+
+class GenerationInstruments:
+    """Counts generations as they end."""
+
+    def __init__(
+        self, telemetry: Telemetry, num_active: Callable[[], int], draft_overhead: Callable[[], float]
+    ) -> None:
+        """`num_active` and `draft_overhead` are read whenever an exporter collects."""
+        meter = telemetry.meter
+        self._drafts = meter.create_counter("outrider.drafts", "{draft}", "cycles with draft tokens")
+        self._draft_tokens = meter.create_counter("outrider.draft_tokens", "{token}", "draft tokens verified")
+        self._accepted = meter.create_counter("outrider.accepted_tokens", "{token}", "draft tokens accepted")
+        self._accepted_at = meter.create_counter(
+            "outrider.accepted_tokens_per_position", "{token}", "draft tokens accepted, by position in the draft"
+        )
+        self._cycles = meter.create_counter("outrider.cycles", "{cycle}", "verifications")
+        self._generated = meter.create_counter("outrider.generated_tokens", "{token}", "tokens generated")
+        self._fallbacks = meter.create_counter("outrider.fallbacks", "{fallback}", "times a working draft was lost")
+        self._resyncs = meter.create_counter("outrider.resyncs", "{resync}", "times a service was brought back")
+        self._first_token = meter.create_histogram(
+            "gen_ai.server.time_to_first_token", "s", "from the request to the first token"
+        )
+        self._duration = meter.create_histogram("gen_ai.server.request.duration", "s", "from the request to its end")
+        meter.create_observable_gauge("outrider.active_generations", [_watch(num_active)], "{generation}", "under way")
+        meter.create_observable_gauge(
+            "outrider.draft.memory_overhead", [_watch(draft_overhead)], "%", "memory of the draft, of the target's"
+        )
+
+    def record(self, statistics: Statistics, summary: generation_pb2.GenerateSummary) -> None:
+        """Count a generation that has ended."""
+        self._drafts.add(statistics.num_drafts)
+        self._draft_tokens.add(statistics.num_draft_tokens)
+        self._accepted.add(statistics.num_accepted_tokens)
+        for position, count in enumerate(statistics.num_accepted_per_position):
+            self._accepted_at.add(count, {"outrider.position": position})
+        self._cycles.add(statistics.num_cycles)
+        self._generated.add(summary.usage.num_generated_tokens)
+        self._fallbacks.add(statistics.num_fallbacks)
+        self._resyncs.add(statistics.num_resyncs)
+        self._first_token.record(summary.timings.first_token_ms / 1e3)
+        self._duration.record(summary.timings.total_ms / 1e3)
+
+
+def _watch(read: Callable[[], float]) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    def observe(_options: CallbackOptions) -> Iterable[Observation]:
+        return [Observation(read())]
+
+    return observe

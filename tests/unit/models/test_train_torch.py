@@ -1,0 +1,106 @@
+"""Training code that needs PyTorch (the extra `train`); skipped without it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs PyTorch: the extra `train`")
+
+from models.llama_gguf import tensor_shapes  # noqa: E402  # after the skip
+from models.train.export import llama_config, llama_tensors  # noqa: E402
+from models.train.model import DRAFT_SHAPE, TARGET_SHAPE, Decoder, ModelShape  # noqa: E402
+from models.train.optimizer import Optimizers, orthogonalize  # noqa: E402
+from models.train.schedule import Stage  # noqa: E402
+from models.train.target import Likelihood  # noqa: E402
+from models.train.trainer import Trainer  # noqa: E402
+from models.train.windows import Windows  # noqa: E402
+from models.train.workers import Inline  # noqa: E402
+
+SMALL = ModelShape(dim=128, num_layers=2, num_heads=2, num_kv_heads=2, ffn=96, vocabulary=64)
+GROUPED = ModelShape(dim=128, num_layers=2, num_heads=2, num_kv_heads=1, ffn=96, vocabulary=64)
+
+
+def random_model(shape: ModelShape) -> Decoder:
+    torch.manual_seed(0)
+    model = Decoder(shape)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+@pytest.mark.parametrize("shape", [SMALL, GROUPED], ids=["full", "grouped"])
+def test_cached_states_equal_those_of_one_pass(shape: ModelShape) -> None:
+    model = random_model(shape)
+    ids = torch.randint(64, (3, 12))
+    with torch.no_grad():
+        whole = model.states(ids)
+        cache = model.new_cache(3, 12).float()
+        parts = [model.states(ids[:, :7], cache)]
+        parts += [model.states(ids[:, t : t + 1], cache, t) for t in range(7, 12)]
+    torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-4, rtol=1e-4)
+
+
+def test_no_position_sees_a_later_one() -> None:
+    model = random_model(SMALL)
+    ids = torch.randint(64, (1, 10))
+    changed = ids.clone()
+    changed[0, 6:] = (changed[0, 6:] + 1) % 64
+    with torch.no_grad():
+        before, after = model(ids), model(changed)
+    torch.testing.assert_close(before[:, :6], after[:, :6])
+    assert not torch.allclose(before[:, 6:], after[:, 6:])
+
+
+@pytest.mark.parametrize("shape", [TARGET_SHAPE, DRAFT_SHAPE, GROUPED], ids=["target", "draft", "small"])
+def test_exported_tensors_are_those_of_a_llama_file(shape: ModelShape) -> None:
+    tensors = llama_tensors(shape, Decoder(shape).state_dict())
+    assert {name: tensor.shape for name, tensor in tensors.items()} == tensor_shapes(llama_config(shape))
+
+
+def test_a_dim_unequal_to_the_heads_cannot_be_exported() -> None:
+    shape = ModelShape(dim=192, num_layers=1, num_heads=2, num_kv_heads=2, ffn=96)
+    with pytest.raises(ValueError, match="64 times the number of heads"):
+        llama_tensors(shape, {})
+
+
+@pytest.mark.parametrize("size", [(2, 24, 64), (2, 64, 24)])
+def test_orthogonalized_steps_have_singular_values_near_one(size: tuple[int, int, int]) -> None:
+    torch.manual_seed(0)
+    values = torch.linalg.svdvals(orthogonalize(torch.randn(size)).float())
+    assert values.min() > 0.5
+    assert values.max() < 1.5
+
+
+def trainer(folder: Path, minutes: float) -> Trainer:
+    torch.manual_seed(0)
+    model = Decoder(SMALL)
+    stream = np.tile(np.arange(2, 34, dtype=np.uint16), 200)
+    optimizers = Optimizers(model, matrix_lr=5e-3, embedding_lr=5e-3)
+    windows = Windows(stream, seed=1)
+    made = Trainer("small", Likelihood(model), optimizers, windows, folder, minutes, stage_of=lambda _: Stage(1.0, 64))
+    made.tokens_per_step = 2048
+    return made
+
+
+def test_a_run_learns_and_a_resumed_one_goes_on(tmp_path: Path) -> None:
+    first = trainer(tmp_path, minutes=60)
+    passes = Inline(first.objective, is_compiled=False)
+    losses = [first._step(passes) for _ in range(12)]
+    assert losses[-1] < losses[0] - 0.5
+    first.checkpoint()
+    second = trainer(tmp_path, minutes=60)
+    second.resume()
+    assert second.num_steps == 12
+    assert second.budget.spent_s == first.budget.spent_s
+    loss = second._step(Inline(second.objective, is_compiled=False))
+    assert loss == pytest.approx(losses[-1], abs=0.3)
+
+
+def test_a_checkpoint_replaces_the_older_one_whole(tmp_path: Path) -> None:
+    one = trainer(tmp_path, minutes=60)
+    one.checkpoint()
+    one.checkpoint()
+    assert [path.name for path in tmp_path.iterdir()] == ["small.pt"]
