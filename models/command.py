@@ -44,3 +44,23 @@ def run_command(program: str, command: Callable[[], None]) -> NoReturn:
         print(f"{program}: interrupted, nothing was written", file=sys.stderr)
         sys.exit(_SIGNAL_BASE + signal.SIGINT)
     sys.exit(0)
+
+
+def natural(text: str) -> int:
+    """An argument that is 0 or more."""
+    return _at_least(0, text)
+
+
+def positive(text: str) -> int:
+    """An argument that is 1 or more."""
+    return _at_least(1, text)
+
+
+def _at_least(smallest: int, text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number: {text}") from None
+    if number < smallest:
+        raise argparse.ArgumentTypeError(f"must be at least {smallest}: {text}")
+    return number

@@ -9,7 +9,7 @@ import grpc
 
 from orchestrator.breaker import Breaker
 from orchestrator.drafter import Drafter, NoDrafter, RemoteDrafter
-from orchestrator.pair import PairError, ServedModel, check_pair, fetch_model
+from orchestrator.pair import PairError, ServedModel, check_pair, fetch_loading_model
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.target import TargetSession
 from outrider.v1 import common_pb2, draft_pb2_grpc, generation_pb2, model_pb2, model_pb2_grpc, target_pb2_grpc
@@ -38,7 +38,7 @@ class Backend:
 
     async def connect(self) -> None:
         """Return once the target has answered; go on looking for the draft in the background."""
-        self.target = await self._fetch(self._target_channel)
+        self.target = await fetch_loading_model(self._target_channel)
         _log.info("target %s at %s", self.target.info.name, self._settings.target)
         if self._draft_channel is not None:
             self._breaker.disable("the draft service has not answered yet")
@@ -128,7 +128,7 @@ class Backend:
     async def _follow_draft(self, channel: grpc.aio.Channel, target: ServedModel) -> None:
         """Use the draft while it is there and fits; find out again whenever it was away, as it may be another one."""
         while True:
-            self.draft = await self._fetch(channel)
+            self.draft = await fetch_loading_model(channel, self._settings.draft_retry_s)
             try:
                 check_pair(target, self.draft)
             except PairError as error:
@@ -142,13 +142,4 @@ class Backend:
                     if not is_serving:
                         break
             self._breaker.disable("the draft service is away")
-            await asyncio.sleep(self._settings.draft_retry_s)
-
-    async def _fetch(self, channel: grpc.aio.Channel) -> ServedModel:
-        while True:
-            try:
-                return await fetch_model(model_pb2_grpc.ModelServiceStub(channel))
-            except grpc.aio.AioRpcError as error:
-                if error.code() is not grpc.StatusCode.UNAVAILABLE:
-                    raise
             await asyncio.sleep(self._settings.draft_retry_s)

@@ -1,9 +1,10 @@
-"""The command line: `outrider serve` and `outrider generate`."""
+"""The command line: serve, generate, chat, status, pair."""
 
 import asyncio
 import json
 import sys
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -13,9 +14,11 @@ from rich.console import Console
 from typer import TyperException
 
 from orchestrator.bundled import bundled_pair
-from orchestrator.client import collect, generate, show
-from orchestrator.stack import RefusedError, Stack, StackOptions
-from outrider.v1 import common_pb2, generation_pb2
+from orchestrator.client import collect, fetch_status, generate, show, status_table, to_json
+from orchestrator.pair import PairError, check_pair, fetch_loading_model
+from orchestrator.stack import RefusedError, ServerProcess, Stack, StackOptions
+from outrider.v1 import common_pb2, generation_pb2, target_pb2
+from services.frame.channel import open_channel
 from services.frame.errors import ServiceError
 from services.frame.logging import configure_logging
 from services.frame.startup import CODE_REFUSED, StartupError, refuse
@@ -34,6 +37,7 @@ app = typer.Typer(help="Speculative decoding as services.", add_completion=False
 TargetOption = Annotated[
     Path | None, typer.Option("--target", help="GGUF file of the target; the bundled one if absent")
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 ExactOption = Annotated[
     str, typer.Option(help="auto, on or off: whether the text is the same to the bit whatever else is served")
 ]
@@ -65,7 +69,7 @@ def generate_command(
     seed: Annotated[int | None, typer.Option(min=0, help="the same seed gives the same text; drawn if absent")] = None,
     exact: ExactOption = "auto",
     speculation: Annotated[str, typer.Option(help="auto, off, or a fixed number of draft tokens")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Stream a generation; accepted, recovered and bonus tokens each have a colour."""
     request = generation_pb2.GenerateRequest(
@@ -77,6 +81,51 @@ def generate_command(
     )
     options = None if address else _options(target, draft, exact)
     asyncio.run(_generate(address, options, request, as_json))
+
+
+@app.command()
+def chat(
+    address: Annotated[str, typer.Option(help="a running orchestrator; a stack of our own if absent")] = "",
+    target: TargetOption = None,
+    draft: DraftOption = None,
+    max_tokens: Annotated[int, typer.Option(help="most tokens of an answer")] = 512,
+    temperature: Annotated[float, typer.Option(help="0 takes the most probable token")] = 0.8,
+    exact: ExactOption = "auto",
+) -> None:
+    """Talk with a model that has a chat template; an empty line or Ctrl-D ends it."""
+    options = None if address else _options(target, draft, exact)
+    template = generation_pb2.GenerateRequest(
+        max_tokens=max_tokens, sampling=common_pb2.Sampling(temperature=temperature)
+    )
+    asyncio.run(_chat(address, options, template))
+
+
+@app.command()
+def status(
+    address: Annotated[str, typer.Option(help="the orchestrator")] = "127.0.0.1:50050",
+    as_json: JsonOption = False,
+) -> None:
+    """Tell what an orchestrator is connected to and how it is doing."""
+    reply = asyncio.run(fetch_status(address))
+    if as_json:
+        print(json.dumps(to_json(reply)))
+    else:
+        Console(highlight=False).print(status_table(reply))
+
+
+@app.command()
+def pair(
+    target: Annotated[Path, typer.Argument(help="GGUF file of the target")],
+    draft: Annotated[Path, typer.Argument(help="GGUF file of the draft")],
+    as_json: JsonOption = False,
+) -> None:
+    """Tell whether a draft fits a target, and if not why. Exit code 1 when it does not."""
+    problem = asyncio.run(_pair_problem(target, draft))
+    if as_json:
+        print(json.dumps({"fits": not problem, "reason": problem}))
+    else:
+        print(problem or "the draft fits the target")
+    sys.exit(CODE_FAILED if problem else 0)
 
 
 def main() -> None:
@@ -108,17 +157,65 @@ async def _serve(options: StackOptions) -> None:
 async def _generate(
     address: str, options: StackOptions | None, request: generation_pb2.GenerateRequest, as_json: bool
 ) -> None:
-    async with AsyncExitStack() as resources:
-        if options is not None:
-            stack = await resources.enter_async_context(Stack(options))
-            with Console(stderr=True).status("loading the models"):
-                await stack.wait_ready()
-            address = stack.address
-        messages = generate(address, request)
+    async with _running(address, options) as found:
+        messages = generate(found, request)
         if as_json:
             print(json.dumps(await collect(messages)))
         else:
             await show(messages, request.text, Console(highlight=False))
+
+
+async def _chat(address: str, options: StackOptions | None, template: generation_pb2.GenerateRequest) -> None:
+    messages: list[target_pb2.ChatMessage] = []
+    console = Console(highlight=False)
+    async with _running(address, options) as found:
+        while said := await asyncio.to_thread(_ask, console):
+            messages.append(target_pb2.ChatMessage(role="user", content=said))
+            request = generation_pb2.GenerateRequest(chat=generation_pb2.ChatPrompt(messages=messages))
+            request.MergeFrom(template)
+            answer = await show(generate(found, request), "", console)
+            messages.append(target_pb2.ChatMessage(role="assistant", content=answer))
+
+
+def _ask(console: Console) -> str:
+    try:
+        return console.input("[bold]> [/bold]").strip()
+    except EOFError:
+        return ""
+
+
+@asynccontextmanager
+async def _running(address: str, options: StackOptions | None) -> AsyncIterator[str]:
+    """Give the address of a running orchestrator, of a stack of our own where options are given."""
+    if options is None:
+        yield address
+        return
+    async with Stack(options) as stack:
+        with Console(stderr=True).status("loading the models"):
+            await stack.wait_ready()
+        yield stack.address
+
+
+async def _pair_problem(target: Path, draft: Path) -> str:
+    """Return why the draft does not fit, empty when it does. Both are served for a moment, to read their tokens."""
+    services = [
+        ServerProcess(module, ("--model", str(_existing(path)), "--slots", "1", "--context", "256", *flags))
+        for module, path, flags in (
+            ("services.target", target, ("--log-level", "warning", "--exact", "off")),
+            ("services.draft", draft, ("--log-level", "warning")),
+        )
+    ]
+    try:
+        models = []
+        for service in services:
+            async with open_channel(await service.start()) as channel:
+                models.append(await fetch_loading_model(channel))
+        check_pair(*models)
+    except PairError as error:
+        return str(error)
+    finally:
+        await asyncio.gather(*(service.stop() for service in services))
+    return ""
 
 
 def _options(
@@ -136,10 +233,15 @@ def _options(
         target, draft = bundled_pair()
     if exact not in ("auto", "on", "off"):
         raise StartupError(f"--exact is auto, on or off, not {exact!r}")
-    for path in (target, draft):
-        if path is not None and not path.is_file():
-            raise StartupError(f"there is no model file {path}")
-    return StackOptions(target, draft, host, port, log_level, target_flags=("--exact", exact))
+    if draft is not None:
+        _existing(draft)
+    return StackOptions(_existing(target), draft, host, port, log_level, target_flags=("--exact", exact))
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise StartupError(f"there is no model file {path}")
+    return path
 
 
 def _speculation(text: str) -> generation_pb2.Speculation:

@@ -5,7 +5,9 @@ from typing import Any
 
 import grpc
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from outrider.v1 import generation_pb2, generation_pb2_grpc
@@ -36,12 +38,23 @@ async def generate(
             raise error_from_rpc(error) from error
 
 
-async def show(messages: AsyncIterator[generation_pb2.GenerateResponse], prompt: str, out: Console) -> None:
-    """Print the text as it comes, coloured by origin where `out` is a terminal, and a summary on stderr."""
+async def fetch_status(address: str) -> generation_pb2.GetStatusResponse:
+    """Ask a running orchestrator how it is doing. Raises ServiceError."""
+    async with open_channel(address) as channel:
+        try:
+            return await generation_pb2_grpc.GenerationServiceStub(channel).GetStatus(generation_pb2.GetStatusRequest())
+        except grpc.aio.AioRpcError as error:
+            raise error_from_rpc(error) from error
+
+
+async def show(messages: AsyncIterator[generation_pb2.GenerateResponse], prompt: str, out: Console) -> str:
+    """Print the text as it comes, coloured by origin where `out` is a terminal, and a summary on stderr; return it."""
+    text = ""
     async for message in messages:
         # Not before there is an answer: a refusal is all that is to be seen then.
         out.print(Text(prompt, "bold"), end="", soft_wrap=True)
         prompt = ""
+        text += message.chunk.text
         if message.HasField("chunk"):
             for token in message.chunk.tokens:
                 out.print(Text(token.text, STYLES.get(token.origin, "")), end="", soft_wrap=True)
@@ -50,6 +63,7 @@ async def show(messages: AsyncIterator[generation_pb2.GenerateResponse], prompt:
         else:
             out.print()
             Console(stderr=True, highlight=False).print(summary_line(message.summary), soft_wrap=True)
+    return text
 
 
 async def collect(messages: AsyncIterator[generation_pb2.GenerateResponse]) -> dict[str, Any]:
@@ -61,9 +75,29 @@ async def collect(messages: AsyncIterator[generation_pb2.GenerateResponse]) -> d
             text += message.chunk.text
         else:
             summary = message.summary
-    return {"text": text} | MessageToDict(
-        summary, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-    )
+    return {"text": text} | to_json(summary)
+
+
+def to_json(message: Message) -> dict[str, Any]:
+    """Return a message as JSON values, with its own field names and with the fields that are zero."""
+    return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+
+
+def status_table(reply: generation_pb2.GetStatusResponse) -> Table:
+    """Return the services and what speculation did since the orchestrator started."""
+    table = Table("", "address", "model", "state", box=None, pad_edge=False)
+    for name in ("target", "draft"):
+        if reply.HasField(name):
+            service: generation_pb2.ServiceStatus = getattr(reply, name)
+            model = f"{service.model.name} {service.model.quantization}"
+            table.add_row(name, service.address, model, "available" if service.is_available else service.reason)
+    counts = reply.speculation
+    table.add_row("generations", "", "", f"{reply.num_active} under way")
+    if counts.num_draft_tokens:
+        rate = counts.num_accepted_tokens / counts.num_draft_tokens
+        table.add_row("draft tokens", "", "", f"{counts.num_draft_tokens}, {rate:.0%} accepted")
+    table.add_row("fallbacks, resyncs", "", "", f"{counts.num_fallbacks}, {counts.num_resyncs}")
+    return table
 
 
 def summary_line(summary: generation_pb2.GenerateSummary) -> Text:

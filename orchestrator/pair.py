@@ -1,6 +1,9 @@
 """Whether a draft fits a target: both must mean the same text by the same token ids."""
 
+import asyncio
 from dataclasses import dataclass
+
+import grpc
 
 from outrider.v1 import common_pb2, model_pb2, model_pb2_grpc
 
@@ -24,6 +27,20 @@ async def fetch_model(stub: model_pb2_grpc.ModelServiceStub) -> ServedModel:
     async for part in stub.GetTokenTable(model_pb2.GetTokenTableRequest(), wait_for_ready=True):
         entries.extend(part.entries)
     return ServedModel(reply.model, entries)
+
+
+async def fetch_loading_model(channel: grpc.aio.Channel, retry_s: float = 0.2) -> ServedModel:
+    """Ask a service what it serves, as often as it takes until it is there and has loaded its model.
+
+    Raises AioRpcError for anything else that is wrong with it.
+    """
+    while True:
+        try:
+            return await fetch_model(model_pb2_grpc.ModelServiceStub(channel))
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise
+        await asyncio.sleep(retry_s)
 
 
 def check_pair(target: ServedModel, draft: ServedModel) -> None:

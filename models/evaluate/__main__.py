@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from models.command import CommandError, Parser, run_command
+from models.command import CommandError, Parser, natural, run_command
 from models.evaluate.measure import Metrics, OnProgress, measure
 from models.evaluate.pair import Pair, PairError, Settings
 from models.evaluate.report import draw_plot, table, update_card, write_metrics
@@ -108,8 +108,8 @@ def _parser() -> Parser:
         help="where models.train keeps its corpus (default: %(default)s)",
     )
     parser.add_argument("--texts", type=Path, help="measure on the .py files of this folder instead")
-    parser.add_argument("--threads", type=int, default=0, help="threads of a decode (default: all cores)")
-    parser.add_argument("--seed", type=int, default=1, help="seed of what is drawn (default: 1)")
+    parser.add_argument("--threads", type=natural, default=0, help="threads of a decode (default: all cores)")
+    parser.add_argument("--seed", type=natural, default=1, help="seed of what is drawn (default: 1)")
     parser.add_argument("--quick", action="store_true", help="measure a small share of everything")
     return parser
 

@@ -19,7 +19,7 @@ class Header:
 
 
 def function_headers(source: str) -> Iterator[Header]:
-    """Every function of a source file whose body starts on a line of its own.
+    """Every function of a source file whose header ends its line, without a comment.
 
     Raises SyntaxError for a file that is no Python.
     """

@@ -20,7 +20,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from models.command import CommandError, Parser, run_command
+from models.command import CommandError, Parser, natural, positive, run_command
 from models.expand.expansion import Expansion
 from models.expand.shape import PRESETS, TYPES, ExpansionError, Shape
 from models.llama_gguf import ModelFileError
@@ -106,32 +106,18 @@ def _parser() -> Parser:
     )
     parser.add_argument("model", type=Path, metavar="MODEL", help="GGUF of the llama architecture")
     parser.add_argument("--preset", choices=PRESETS, help="sizes by name; single sizes given besides take their place")
-    parser.add_argument("--dim", type=_positive, help="width of the residual stream")
-    parser.add_argument("--layers", type=_positive, help="number of layers")
-    parser.add_argument("--ffn", type=_positive, help="width of the feed-forward part")
+    parser.add_argument("--dim", type=positive, help="width of the residual stream")
+    parser.add_argument("--layers", type=positive, help="number of layers")
+    parser.add_argument("--ffn", type=positive, help="width of the feed-forward part")
     parser.add_argument(
         "--type", type=str.upper, default="BF16", choices=TYPES, help="type of the matrices (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=_natural, default=0, help="seed of the weights that are added (default: 0)")
+    parser.add_argument("--seed", type=natural, default=0, help="seed of the weights that are added (default: 0)")
     parser.add_argument(
         "--output", type=Path, metavar="PATH", help="file to write (default: in the user's cache folder)"
     )
     parser.add_argument("--force", action="store_true", help="replace the file where it exists")
     return parser
-
-
-def _natural(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"must not be negative: {text}")
-    return number
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1: {text}")
-    return number
 
 
 if __name__ == "__main__":

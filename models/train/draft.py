@@ -22,11 +22,13 @@ from models.train.workers import Objective
 
 MATRIX_LR = 1e-2
 EMBEDDING_LR = 4e-3
-NUM_WRITTEN, NUM_READ, NUM_LONG = 3600, 4000, 300
+NUM_WRITTEN, NUM_READ, NUM_LONG = 2592, 2400, 200
 """Rows the target writes, reads, and reads at full length, before the draft starts."""
 SHARPNESS = 0.7
 """Temperature at which the total variation is taken: between greedy use and 0.8."""
 LONG_FROM = 0.8
+FIRST_NORM = 0.2
+"""The projected embeddings are as large as trained ones: with a norm of 1 the first logits would be far too sure."""
 
 
 class Rows:
@@ -130,6 +132,7 @@ def train_draft(work_dir: Path, minutes: float, seed: int, *, resume: bool, is_c
     stores = fill_stores(target, portions(NUM_WRITTEN, NUM_READ, NUM_LONG), work_dir, seed)
     draft = Decoder(DRAFT_SHAPE).to(device())
     draft.embedding.data.copy_(_projected(target.embedding, DRAFT_SHAPE.dim))
+    draft.norm.data.fill_(FIRST_NORM)
     rows = Rows(stores, seed)
     objective = Distillation(draft, target, stores, work_dir / "distil")
     optimizers = Optimizers(draft, MATRIX_LR, EMBEDDING_LR)

@@ -72,6 +72,7 @@ class RuntimeOptions:
     num_threads: int = 0
     unified_cache: bool = True
     flash_attention: bool = False
+    cache_in_f32: bool = False
     count_passes: bool = False
 
     def threads(self) -> int:
@@ -103,6 +104,8 @@ class LlamaRuntime:
         parameters.n_threads = parameters.n_threads_batch = options.threads()
         parameters.kv_unified = options.unified_cache
         parameters.flash_attn_type = int(options.flash_attention)
+        if options.cache_in_f32:
+            parameters.type_k = parameters.type_v = llama_cpp.GGML_TYPE_F32
         parameters.swa_full = True
         parameters.no_perf = True
         if options.count_passes:

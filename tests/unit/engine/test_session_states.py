@@ -195,6 +195,7 @@ class SessionStates(RuleBasedStateMachine):
         request = session.request(draft_tokens, 0)
         error = self._refusal(request)
         assert (error.code, error.reason) == (grpc.StatusCode.INTERNAL, "DECODE_FAILED")
+        self.no_cache_lies()
         # The same request again has another chance.
         session.commit(self._answer(request), draft_tokens)
 
@@ -236,6 +237,7 @@ class SessionStates(RuleBasedStateMachine):
 
         second = self._while_blocked(scenario())
         session.commit(self.loop.run_until_complete(second), draft_tokens)
+        self.no_cache_lies()
         stale = self._refusal(old)
         assert (stale.code, stale.reason) == (grpc.StatusCode.ABORTED, "SUPERSEDED")
 

@@ -30,8 +30,10 @@ SETTINGS = Settings(
     header_tokens=24,
     timed_tokens=4,
 )
-SOURCE = Path(__file__).read_text(encoding="utf-8")
-TEXTS = [SOURCE[: len(SOURCE) // 2].rsplit("\ndef ", 1)[0], Path(__file__).with_name("test_tiny.py").read_text("utf-8")]
+TEXTS = [
+    "\n\n".join(f"def {name}_{n}(a, b):\n    value = a * {n}\n    return value - b\n" for n in range(30))
+    for name in ("function", "another", "third")
+]
 
 
 def ignore_progress(_task: str, _share: float) -> None:
@@ -165,11 +167,12 @@ def test_the_plot_is_the_same_for_the_same_figures(tmp_path: Path, metrics: Metr
     ("arguments", "message"),
     [
         (["--output", "absent"], "no folder absent"),
-        (["--texts", "."], "no held-out file in"),
-        (["--work-dir", "."], "models.train corpus"),
-        (["--texts", "texts", "--target", "absent.gguf"], "absent.gguf"),
-        (["--texts", "texts", "--draft", "corrupt.gguf"], "corrupt.gguf"),
+        (["--texts", "empty"], "no held-out file in empty"),
         (["--texts", "broken"], "cannot read"),
+        (["--work-dir", "empty"], "models.train corpus"),
+        (["--texts", "short", "--target", "absent.gguf"], "absent.gguf"),
+        (["--texts", "short", "--draft", "corrupt.gguf"], "corrupt.gguf"),
+        (["--texts", "short"], "no held-out file has"),
         (["--threads", "-1"], "--threads"),
         (["--unknown"], "--unknown"),
     ],
@@ -178,16 +181,28 @@ def test_bad_input_is_one_sentence(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    for name in ("empty", "short", "broken", "output"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "short" / "file.py").write_bytes(b"x = 1\n")
+    (tmp_path / "broken" / "file.py").write_bytes(b"\xff\n")
     (tmp_path / "corrupt.gguf").write_bytes((folder / "draft.gguf").read_bytes()[:4000])
-    for name, data in (("texts", b"x = 1\n"), ("broken", b"\xff\n")):
-        (tmp_path / f"{name}").mkdir()
-        if name == "broken" or "texts" in arguments:
-            (tmp_path / name / "file.py").write_bytes(data)
-    if "." in arguments:
-        (tmp_path / "broken" / "file.py").unlink()
 
     with pytest.raises(CommandError) as raised:
-        main(["--pair", str(folder), "--output", str(tmp_path), *arguments])
+        main(["--pair", str(folder), "--output", "output", *arguments])
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
-    assert not (tmp_path / "metrics.json").exists()
+    assert list((tmp_path / "output").iterdir()) == []
+
+
+def test_the_command_writes_figures_card_and_plot(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "README.md").write_text(f"{BEGIN}\n{END}\n")
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "file.py").write_text(TEXTS[0])
+    texts = ["--texts", str(tmp_path / "texts")]
+    main(["--pair", str(folder), "--output", str(tmp_path), *texts, "--quick", "--threads", "1"])
+
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert table(metrics) in (tmp_path / "README.md").read_text()
+    assert "bits per byte" in capsys.readouterr().out

@@ -22,11 +22,14 @@ class Thing:
         # a comment before the body
 
         """Doc: string."""
-        async def inner(): 
+        async def inner():
             pass
         return {":": 1}
 
     def short(self): return 1
+
+    def commented(self):  # why
+        return 2
 '''
 
 
@@ -37,7 +40,7 @@ def test_headers_end_at_their_colon() -> None:
     assert headers["def plain"].header == "def plain(a, b=1):"
     assert headers["def long"].header.endswith(") -> dict[str, int]:")
     assert headers["def long"].rest.startswith("\n        # a comment before the body")
-    assert headers["async def inner"].rest.startswith(" \n            pass")
+    assert headers["async def inner"].rest.startswith("\n            pass")
     for header in headers.values():
         assert header.before + header.header + header.rest == SOURCE
 

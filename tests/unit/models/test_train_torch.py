@@ -10,14 +10,17 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs PyTorch: the extra `train`")
 
 from models.llama_gguf import tensor_shapes  # noqa: E402  # after the skip
+from models.train.draft import Distillation, Rows  # noqa: E402
 from models.train.export import llama_config, llama_tensors  # noqa: E402
 from models.train.model import DRAFT_SHAPE, TARGET_SHAPE, Decoder, ModelShape  # noqa: E402
 from models.train.optimizer import Optimizers, orthogonalize  # noqa: E402
 from models.train.schedule import Stage  # noqa: E402
+from models.train.stores import Store, complete_stores, mark_complete  # noqa: E402
 from models.train.target import Likelihood  # noqa: E402
+from models.train.teacher import write  # noqa: E402
 from models.train.trainer import Trainer  # noqa: E402
 from models.train.windows import Windows  # noqa: E402
-from models.train.workers import Inline  # noqa: E402
+from models.train.workers import Inline, Workers  # noqa: E402
 
 SMALL = ModelShape(dim=128, num_layers=2, num_heads=2, num_kv_heads=2, ffn=96, vocabulary=64)
 GROUPED = ModelShape(dim=128, num_layers=2, num_heads=2, num_kv_heads=1, ffn=96, vocabulary=64)
@@ -104,3 +107,67 @@ def test_a_checkpoint_replaces_the_older_one_whole(tmp_path: Path) -> None:
     one.checkpoint()
     one.checkpoint()
     assert [path.name for path in tmp_path.iterdir()] == ["small.pt"]
+
+
+@pytest.mark.slow
+def test_worker_processes_give_the_gradient_of_one_process() -> None:
+    torch.manual_seed(0)
+    objective = Likelihood(random_model(SMALL))
+    ids = torch.randint(64, (6, 17))
+    workers = Workers(objective, 2, is_compiled=False)
+    try:
+        shared_loss = workers.accumulate(ids, 2, 0.5)
+    finally:
+        workers.close()
+    shared = [parameter.grad.clone() for parameter in objective.trained.parameters()]
+    objective.zero_grad(set_to_none=True)
+    loss = Inline(objective, is_compiled=False).accumulate(ids, 2, 0.5)
+    assert shared_loss == pytest.approx(loss, rel=1e-3)
+    for found, parameter in zip(shared, objective.trained.parameters(), strict=True):
+        torch.testing.assert_close(found, parameter.grad, atol=2e-2, rtol=2e-2)
+
+
+def test_a_store_keeps_ids_and_states_and_is_complete_only_when_marked(tmp_path: Path) -> None:
+    store = Store("written", num_rows=3, length=5, dim=4)
+    store.create(tmp_path)
+    assert complete_stores(tmp_path) is None
+    ids, states = store.open(tmp_path, is_writable=True)
+    ids[1], states[1] = [0, 7, 8, 9, 4095], 0.5
+    del ids, states
+    ids, states = store.open(tmp_path)
+    assert ids[1].tolist() == [0, 7, 8, 9, 4095]
+    assert states[1].sum() == 10
+    assert not ids[0].any()
+    mark_complete(tmp_path, [store])
+    assert complete_stores(tmp_path) == [store]
+
+
+def test_the_target_goes_on_from_its_prompts_and_hands_out_the_states_it_wrote_from() -> None:
+    model = random_model(SMALL)
+    prompts = torch.randint(64, (2, 6))
+    ids, states = write(model, prompts, 14, 0.0)
+    assert torch.equal(ids[:, :6], prompts)
+    with torch.no_grad():
+        logits = model(ids)
+    assert (logits[:, 5:-1].argmax(-1) == ids[:, 6:]).float().mean() > 0.8  # bfloat16 may flip a near tie
+    torch.testing.assert_close(states @ model.embedding.detach().mT, logits, atol=0.5, rtol=0.1)
+
+
+def test_a_distilled_draft_comes_closer_to_its_target(tmp_path: Path) -> None:
+    target = random_model(ModelShape(dim=128, num_layers=1, num_heads=2, num_kv_heads=2, ffn=96, vocabulary=64))
+    store = Store("written", num_rows=32, length=64, dim=128)
+    store.create(tmp_path)
+    ids, states = store.open(tmp_path, is_writable=True)
+    written, written_states = write(target, torch.randint(64, (32, 8)), 64, 1.0)
+    ids[:], states[:] = written.numpy(), written_states.numpy()
+    draft = Decoder(GROUPED)
+    objective = Distillation(draft, target, [store], tmp_path)
+    optimizers = Optimizers(draft, matrix_lr=5e-3, embedding_lr=5e-3)
+    rows = Rows([store], seed=1)
+    passes = Inline(objective, is_compiled=False)
+    losses = []
+    for _ in range(15):
+        losses.append(passes.accumulate(torch.from_numpy(rows.next(32, 64)), 32, 0.0))
+        optimizers.step(1.0, 0.9)
+    assert 0 < losses[-1] < 0.8 * losses[0]
+    assert rows.epochs == pytest.approx(15)
