@@ -20,8 +20,8 @@ from models.train.tokenizer import open_token_file
 from models.train.trainer import Trainer, autocast, device, seed_everything
 from models.train.workers import Objective
 
-MATRIX_LR = 1e-2
-EMBEDDING_LR = 4e-3
+MATRIX_LR = 7e-3
+EMBEDDING_LR = 3e-3
 NUM_WRITTEN, NUM_READ, NUM_LONG = 2592, 2400, 200
 """Rows the target writes, reads, and reads at full length, before the draft starts."""
 SHARPNESS = 0.7

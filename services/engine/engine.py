@@ -28,6 +28,8 @@ from services.engine.work import Finished, Miss, Outcome, Work
 _log = logging.getLogger(__name__)
 # Decodes that may fail one after the other before the engine gives up and its supervisor starts it again.
 _MAX_FAILURES = 3
+# Tokens of a prompt that another session must hold for its cache to be shared.
+_WORTH_SHARING = 8
 
 
 @dataclass(eq=False)
@@ -181,7 +183,7 @@ class Engine:
             return False
         try:
             # The last token of the prefix is always evaluated: its logits are not kept.
-            self._cut(slot, slot.held.common_length(prefix.cached_length, list(prefix.tokens[:-1])))
+            self._reuse(slot, prefix.cached_length, list(prefix.tokens[:-1]))
         except DecodeError as error:
             self._finish(work, slot, error)
             return True
@@ -262,6 +264,19 @@ class Engine:
             self._finish(active.work, active.slot, step.value)
         else:
             active.pending, active.num_outputs = step.tokens, 1
+
+    def _reuse(self, slot: Slot, cached_length: int, tokens: list[int]) -> None:
+        """Cut the slot to what it has in common with the prefix, or take that from a slot that has more of it."""
+        length = slot.held.common_length(cached_length, tokens)
+        self._cut(slot, length)
+        if cached_length or not self._runtime.can_copy:
+            return
+        donor = max(self._slots.slots, key=lambda other: other.held.common_length(0, tokens))
+        shared = donor.held.common_length(0, tokens)
+        if shared >= length + _WORTH_SHARING:
+            self._cut(slot, 0)
+            self._runtime.copy(donor.index, slot.index, shared)
+            slot.held.extend(tokens[:shared])
 
     def _cut(self, slot: Slot, length: int) -> None:
         if length < len(slot.held):

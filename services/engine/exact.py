@@ -45,6 +45,7 @@ class ExactRuntime:
         self._is_constant = exactness.mode is ExactMode.CONSTANT_ROWS
         self._reserve = reserve(exactness, max_draft_tokens)
         self._held = [0] * inner.num_slots
+        self.can_copy = False
         self.num_slots = inner.num_slots
         self.vocabulary_size = inner.vocabulary_size
         self.context_length = inner.context_length - self._reserve
@@ -83,6 +84,10 @@ class ExactRuntime:
         """Drop the cache of `slot` from position `length` on."""
         self._inner.cut(slot, length)
         self._held[slot] = length
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Not to be called: separate streams cannot share a part of a sequence."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Free everything."""

@@ -44,6 +44,7 @@ class Runtime(Protocol):
     context_length: int
     max_batch_rows: int
     vocabulary_size: int
+    can_copy: bool
 
     def group(self, segments: Sequence[Segment]) -> list[list[Segment]]:
         """Part segments of different slots into groups that are decoded one after the other."""
@@ -57,6 +58,9 @@ class Runtime(Protocol):
 
     def cut(self, slot: int, length: int) -> None:
         """Drop the cache of `slot` from position `length` on. Raises DecodeError when that is impossible."""
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Give slot `target`, which is empty, the first `length` positions of slot `source`. Only where `can_copy`."""
 
     def close(self) -> None:
         """Free everything."""
@@ -94,6 +98,8 @@ class LlamaRuntime:
         self.context_length = options.context_length
         self.max_batch_rows = options.max_batch_rows
         self.vocabulary_size = model.vocabulary.size
+        # Between separate streams llama.cpp copies whole buffers, and aborts on a part of one.
+        self.can_copy = options.unified_cache
         self.num_decodes = 0
         self.num_passes = 0
         parameters = llama_cpp.llama_context_default_params()
@@ -141,6 +147,10 @@ class LlamaRuntime:
         """Drop the cache of `slot` from position `length` on. Raises DecodeError when the cache cannot be cut there."""
         if not llama_cpp.llama_memory_seq_rm(self._memory, slot, length, -1):
             raise DecodeError(f"the cache of slot {slot} cannot be cut at position {length}")
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Share positions between two slots: with a unified cache no data moves."""
+        llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, length)
 
     def close(self) -> None:
         """Free the context; the model stays."""

@@ -58,6 +58,7 @@ class FakeRuntime:
         self.context_length = context_length
         self.max_batch_rows = max_batch_rows
         self.vocabulary_size = VOCABULARY_SIZE
+        self.can_copy = True
         self.caches: list[list[int]] = [[] for _ in range(num_slots)]
         self.batches: list[list[Segment]] = []
         self.complaints: list[str] = []
@@ -103,6 +104,13 @@ class FakeRuntime:
         if length > len(self.caches[slot]):
             self._complain(f"slot {slot} holds {len(self.caches[slot])} tokens, and was cut at {length}")
         del self.caches[slot][length:]
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        if self.caches[target]:
+            self._complain(f"slot {target} holds tokens and was copied to")
+        if length > len(self.caches[source]):
+            self._complain(f"slot {source} holds {len(self.caches[source])} tokens, and {length} were copied")
+        self.caches[target] = self.caches[source][:length]
 
     def close(self) -> None:
         self.is_closed = True
