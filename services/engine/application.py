@@ -6,13 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from outrider.v1 import common_pb2, model_pb2_grpc
-from services.engine.capacity import check_memory, rows_worth
+from services.engine.capacity import batch_rows, check_memory, rows_worth
+from services.engine.devices import accelerators, layers_that_fit
 from services.engine.engine import Engine
 from services.engine.errors import ModelLoadError
 from services.engine.exact import Exactness
 from services.engine.instruments import EngineInstruments
 from services.engine.model import Model
-from services.engine.model_service import ModelServicer, describe, digest_of_file
+from services.engine.model_service import ModelServicer, Served, describe, digest_of_file
 from services.engine.runtime import LlamaRuntime, Runtime, RuntimeOptions
 from services.engine.settings import EngineSettings
 from services.frame.server import FrameServer
@@ -32,7 +33,6 @@ class ModelApplication(ABC):
         self.model: Model | None = None
         self.engine: Engine | None = None
         self.exactness: Exactness | None = None
-        self.prefill_rows = 0
 
     @abstractmethod
     def register(self, server: FrameServer, model: Model, engine: Engine, info: common_pb2.ModelInfo) -> None:
@@ -45,22 +45,6 @@ class ModelApplication(ABC):
         except ModelLoadError as error:
             raise StartupError(str(error)) from error
         assert self.model is not None and self.engine is not None
-        _log.info(
-            "serving %s (%s, %s, %.1fM parameters) on %s: %d slots of %d tokens, %d MiB of cache, %d threads, "
-            "%d rows a batch, %d prompt rows beside others, exact %s",
-            info.name,
-            info.architecture,
-            info.quantization,
-            info.num_parameters / 1e6,
-            info.device,
-            info.num_slots,
-            info.context_length,
-            info.cache_bytes >> 20,
-            self._options().threads(),
-            self.settings.batch_rows,
-            self.prefill_rows,
-            f"by {self.exactness.mode.value} {self.exactness.width}" if self.exactness else "off",
-        )
         if server.telemetry.is_metering:
             instruments = EngineInstruments(server.telemetry, self.engine, info.model_bytes, info.cache_bytes)
             self.engine.on_decode = instruments.record_decode
@@ -74,31 +58,43 @@ class ModelApplication(ABC):
         if self.model is not None:
             self.model.close()
 
-    def make_runtime(self, model: Model, options: RuntimeOptions, file_digest: str) -> Runtime:
+    def make_runtime(self, served: Served) -> Runtime:
         """Make the runtime. The target overrides this to be exact."""
-        return LlamaRuntime(model, options)
+        return LlamaRuntime(served.model, served.options)
 
     def _load(self, server: FrameServer, loop: asyncio.AbstractEventLoop) -> common_pb2.ModelInfo:
         settings = self.settings
-        self.model = Model(settings.model, num_gpu_layers=settings.gpu_layers)
-        options = self._options()
+        gpus = accelerators()
+        gpu_layers = settings.gpu_layers
+        if gpu_layers < 0:
+            gpu_layers = layers_that_fit(settings.model, max(gpu.free_bytes for gpu in gpus)) if gpus else 0
+        device = ", ".join(gpu.name for gpu in gpus) if gpus and gpu_layers else "CPU"
+        self.model = Model(settings.model, num_gpu_layers=gpu_layers)
+        options = RuntimeOptions(
+            num_slots=settings.slots,
+            context_length=settings.context,
+            max_batch_rows=settings.batch_rows or batch_rows(self.model.vocabulary.size),
+            num_threads=settings.threads,
+            flash_attention=settings.flash_attention,
+        )
         check_memory(self.model, options)
-        file_digest = digest_of_file(settings.model)
-        runtime = self.make_runtime(self.model, options, file_digest)
-        self.prefill_rows = settings.prefill_rows or rows_worth(runtime)
+        served = Served(self.model, options, digest_of_file(settings.model), f"{device} {gpu_layers}")
+        runtime = self.make_runtime(served)
+        prefill_rows = settings.prefill_rows or rows_worth(runtime)
         self.engine = Engine(
             runtime,
             max_queued=settings.max_queued,
-            prefill_rows=self.prefill_rows,
+            prefill_rows=prefill_rows,
             on_failure=lambda sentence: loop.call_soon_threadsafe(server.fail, sentence),
         )
         self.engine.start()
-        return describe(self.model, settings, options, self.exactness, file_digest)
-
-    def _options(self) -> RuntimeOptions:
-        return RuntimeOptions(
-            num_slots=self.settings.slots,
-            context_length=self.settings.context,
-            max_batch_rows=self.settings.batch_rows,
-            num_threads=self.settings.threads,
+        info = describe(served, self.exactness, device, settings.max_draft_tokens)
+        _log.info(
+            "serving %s (%s, %s, %.1fM parameters) on %s: %d slots of %d tokens, %d MiB of cache, %d threads, "
+            "%d layers on the GPU, %d rows a batch, %d prompt rows beside others, flash attention %s, exact %s",
+            *(info.name, info.architecture, info.quantization, info.num_parameters / 1e6, device),
+            *(info.num_slots, info.context_length, info.cache_bytes >> 20, options.threads(), gpu_layers),
+            *(options.max_batch_rows, prefill_rows, "on" if options.flash_attention else "off"),
+            f"by {self.exactness.mode.value} {self.exactness.width}" if self.exactness else "off",
         )
+        return info

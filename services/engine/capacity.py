@@ -11,6 +11,7 @@ from services.engine.runtime import Runtime, RuntimeOptions, Segment
 
 _BYTES_PER_ELEMENT = 2  # the caches are F16
 _MEBIBYTE = 1 << 20
+_MANY_ROWS, _FEW_ROWS = 2048, 1024
 _PATIENCE_IN_ROWS = 4.0
 _FEWEST_ROWS = 8
 
@@ -30,6 +31,12 @@ def check_memory(model: Model, options: RuntimeOptions) -> None:
             f"{options.num_slots} slots of {options.context_length} tokens at {per_token} bytes a token need "
             f"{needed // _MEBIBYTE} MiB, {available // _MEBIBYTE} MiB are free: lower --slots or --context"
         )
+
+
+def batch_rows(vocabulary_size: int) -> int:
+    """Return 2048 where the logits of so many rows take little of the free memory, else 1024."""
+    logits_bytes = _MANY_ROWS * vocabulary_size * 4
+    return _MANY_ROWS if logits_bytes * 8 <= psutil.virtual_memory().available else _FEW_ROWS
 
 
 def rows_worth(runtime: Runtime, num_single_rows: float = _PATIENCE_IN_ROWS) -> int:

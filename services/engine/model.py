@@ -47,7 +47,7 @@ class Model:
         Raises:
             ModelLoadError: the file is missing, unreadable, no GGUF, corrupt, or of an architecture not served.
         """
-        _check_readable(path)
+        check_readable(path)
         parameters = llama_cpp.llama_model_default_params()
         parameters.n_gpu_layers = num_gpu_layers
         parameters.use_extra_bufts = _CAN_REPACK
@@ -103,7 +103,8 @@ def _unservable(handle: llama_cpp.llama_model_p) -> str:
     return ""
 
 
-def _check_readable(path: Path) -> None:
+def check_readable(path: Path) -> None:
+    """Raise ModelLoadError for a path that is no readable GGUF file."""
     try:
         with path.open("rb") as file:
             magic = file.read(len(_GGUF_MAGIC))

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import llama_cpp
@@ -12,7 +13,6 @@ from services.engine.exact import ExactMode, Exactness
 from services.engine.model import Model
 from services.engine.runtime import RuntimeOptions
 from services.engine.sampling import SAMPLER_VERSION
-from services.engine.settings import EngineSettings
 from services.engine.vocabulary import Entry
 from services.frame.handlers import RpcContext
 
@@ -26,11 +26,29 @@ _EXACT_MODES = {
 }
 
 
-def describe(
-    model: Model, settings: EngineSettings, options: RuntimeOptions, exactness: Exactness | None, file_digest: str
-) -> common_pb2.ModelInfo:
-    """Return the description of a loaded model as it is run."""
-    numerics = (file_digest, build_identity(options, settings.gpu_layers), exactness, SAMPLER_VERSION)
+@dataclass(frozen=True)
+class Served:
+    """A loaded model, how it is run, the SHA-256 of its file, and where: device and layers on the GPU."""
+
+    model: Model
+    options: RuntimeOptions
+    file_digest: str
+    placement: str
+
+    @property
+    def identity(self) -> str:
+        """What decides the logits' bits, but for the exact mode: file, build, CPU features, threads, device."""
+        features = llama_cpp.llama_print_system_info().decode()
+        threads = self.options.threads()
+        return (
+            f"{self.file_digest} llama-cpp-python {llama_cpp.__version__} {features} {threads} threads {self.placement}"
+        )
+
+
+def describe(served: Served, exactness: Exactness | None, device: str, max_draft_tokens: int) -> common_pb2.ModelInfo:
+    """Return the description of a model as it is run."""
+    model, options = served.model, served.options
+    numerics = (served.identity, exactness, options.flash_attention, SAMPLER_VERSION)
     return common_pb2.ModelInfo(
         name=model.name,
         architecture=model.architecture,
@@ -39,12 +57,12 @@ def describe(
         vocabulary_size=model.vocabulary.size,
         tokenizer_fingerprint=model.vocabulary.fingerprint,
         quantization=model.quantization,
-        device="CPU" if settings.gpu_layers == 0 else "GPU",
-        num_slots=settings.slots,
+        device=device,
+        num_slots=options.num_slots,
         exact_mode=_EXACT_MODES[exactness.mode] if exactness else common_pb2.EXACT_MODE_OFF,
         exact_width=exactness.width if exactness else 0,
         numerics_fingerprint=hashlib.sha256(repr(numerics).encode()).hexdigest(),
-        max_draft_tokens=settings.max_draft_tokens,
+        max_draft_tokens=max_draft_tokens,
         sampler_version=SAMPLER_VERSION,
         bos_token=model.vocabulary.bos if model.vocabulary.adds_bos else None,
         end_of_generation_tokens=sorted(model.vocabulary.end_of_generation),
@@ -52,12 +70,6 @@ def describe(
         model_bytes=model.num_bytes,
         cache_bytes=cache_bytes(model, options),
     )
-
-
-def build_identity(options: RuntimeOptions, gpu_layers: int) -> str:
-    """Return what, beside the file, decides the logits' bits: llama.cpp's build, CPU features, threads, device."""
-    features = llama_cpp.llama_print_system_info().decode()
-    return f"{llama_cpp.__version__} {features} threads {options.threads()} gpu layers {gpu_layers}"
 
 
 def digest_of_file(path: Path) -> str:

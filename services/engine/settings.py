@@ -14,8 +14,13 @@ class EngineSettings(ServerSettings):
     slots: int = Field(8, ge=1, le=256, description="sessions cached at a time")
     context: int = Field(2048, ge=32, le=1 << 20, description="tokens of context of each slot")
     threads: int = Field(0, ge=0, le=1024, description="threads of a decode; 0 takes the cores this process may use")
-    gpu_layers: int = Field(0, ge=-1, description="layers on the GPU; -1 takes all")
-    batch_rows: int = Field(1024, ge=32, le=1 << 16, description="most rows of one decode")
+    gpu_layers: int = Field(
+        -1, ge=-1, description="layers on the GPU; -1 takes as many as its free memory holds, none without a GPU"
+    )
+    flash_attention: bool = Field(False, description="use flash attention; exact mode goes without it")
+    batch_rows: int = Field(
+        0, ge=0, le=1 << 16, description="most rows of one decode; 0 takes 2048 where their logits are small, else 1024"
+    )
     prefill_rows: int = Field(
         0, ge=0, description="most prompt rows in a decode that others wait for; 0 measures what four tokens take"
     )

@@ -6,8 +6,8 @@ from services.engine.engine import Engine
 from services.engine.errors import ModelLoadError
 from services.engine.exactness import choose_auto, choose_on, exact_runtime
 from services.engine.model import Model
-from services.engine.model_service import build_identity
-from services.engine.runtime import Runtime, RuntimeOptions
+from services.engine.model_service import Served
+from services.engine.runtime import Runtime
 from services.frame.server import FrameServer
 from services.target.chat import ChatError, ChatTemplate
 from services.target.servicer import TargetServicer
@@ -24,20 +24,20 @@ class TargetApplication(ModelApplication):
         self._exact = settings.exact
         self._chat_template: ChatTemplate | None = None
 
-    def make_runtime(self, model: Model, options: RuntimeOptions, file_digest: str) -> Runtime:
+    def make_runtime(self, served: Served) -> Runtime:
         """Make an exact runtime where the settings want one. Raises ModelLoadError where `on` cannot be had."""
+        model, max_draft_tokens = served.model, self.settings.max_draft_tokens
         if source := model.metadata("tokenizer.chat_template"):
             try:
                 self._chat_template = ChatTemplate(source, model.vocabulary)
             except ChatError as error:
                 raise ModelLoadError(f"cannot serve {model.path}: {error}") from error
         if self._exact != "off":
-            identity = f"{file_digest} {build_identity(options, self.settings.gpu_layers)}"
             choose = choose_on if self._exact == "on" else choose_auto
-            self.exactness = choose(model, options, self.settings.max_draft_tokens, identity)
+            self.exactness = choose(model, served.options, max_draft_tokens, served.identity)
         if self.exactness is None:
-            return super().make_runtime(model, options, file_digest)
-        return exact_runtime(model, options, self.exactness, self.settings.max_draft_tokens)
+            return super().make_runtime(served)
+        return exact_runtime(model, served.options, self.exactness, max_draft_tokens)
 
     def register(self, server: FrameServer, model: Model, engine: Engine, info: common_pb2.ModelInfo) -> None:
         """Register TargetService."""

@@ -1,0 +1,181 @@
+"""What the orchestrator sends to a service that holds this much, that much, or something else."""
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import INVALID_SPAN
+
+from orchestrator.session import RemoteCache
+from outrider.v1 import common_pb2, target_pb2
+from services.frame.digest import TokenSequence
+
+Reply = target_pb2.VerifyBatchResponse
+PROMPT = [5, 6, 7, 8]
+
+
+class Service:
+    """Holds one sequence, answers as the protocol says, and remembers what it was sent."""
+
+    def __init__(self) -> None:
+        self.held = TokenSequence()
+        self.contexts: list[common_pb2.Context] = []
+        self.request_ids: list[int] = []
+
+    async def send(self, context: common_pb2.Context, request_id: int) -> Reply:
+        """Answer a request: a cache miss, or a result once the whole sequence is held."""
+        self.contexts.append(context)
+        self.request_ids.append(request_id)
+        assert context.tokens, "the last token is always evaluated"
+        assert len(context.cached_digest) == (16 if context.cached_length else 0)
+        if not self.held.has_prefix(context.cached_length, context.cached_digest):
+            miss = common_pb2.CacheMiss(held_length=len(self.held), held_digest=self.held.digests[-1])
+            return Reply(request_id=request_id, cache_miss=miss)
+        self.held.cut(context.cached_length)
+        self.held.extend(context.tokens)
+        return Reply(request_id=request_id, held_length=len(self.held), result=target_pb2.VerifyBatchResult())
+
+    @property
+    def sent(self) -> list[tuple[int, list[int]]]:
+        """Cached length and tokens of every request so far."""
+        return [(context.cached_length, list(context.tokens)) for context in self.contexts]
+
+
+async def ask(cache: RemoteCache, service: Service, sequence: TokenSequence, ahead: Sequence[int] = ()) -> None:
+    """Ask about the whole sequence; the service goes on to hold `ahead` after it."""
+    reply = await cache.ask(sequence, INVALID_SPAN, service.send)
+    assert reply.WhichOneof("outcome") == "result"
+    assert service.held.tokens == sequence.tokens
+    service.held.extend(ahead)
+    cache.learn(sequence, len(service.held), ahead)
+
+
+async def test_the_first_request_sends_everything() -> None:
+    cache, service = RemoteCache("the session"), Service()
+    await ask(cache, service, TokenSequence(PROMPT))
+    assert service.sent == [(0, PROMPT)]
+    assert service.contexts[0].session_id == "the session"
+    assert service.contexts[0].traceparent == ""
+
+
+async def test_later_requests_send_what_is_new() -> None:
+    cache, service, sequence = RemoteCache("a"), Service(), TokenSequence(PROMPT)
+    await ask(cache, service, sequence)
+    await ask(cache, service, sequence.extend([9]))
+    await ask(cache, service, sequence.extend([1, 2]))
+    assert service.sent == [(0, PROMPT), (4, [9]), (5, [1, 2])]
+    assert service.request_ids == [1, 2, 3]
+    assert cache.num_resyncs == 0
+
+
+async def test_a_sequence_that_has_not_grown_is_evaluated_at_its_end() -> None:
+    cache, service, sequence = RemoteCache("a"), Service(), TokenSequence(PROMPT)
+    await ask(cache, service, sequence)
+    await ask(cache, service, sequence)
+    assert service.sent[1] == (3, PROMPT[-1:])
+
+
+@pytest.mark.parametrize(
+    ("ahead", "committed", "expected"),
+    [
+        pytest.param([1, 2], [1, 2, 3], (6, [3]), id="held draft tokens that were accepted are not sent again"),
+        pytest.param([1, 2], [1, 9], (5, [9]), id="nor those before the first that was rejected"),
+        pytest.param([1, 2], [9], (4, [9]), id="rejected at once"),
+        pytest.param([1, 2], [1, 2], (5, [2]), id="the last token is sent though it is held"),
+        pytest.param([1, 2, 3], [1], (4, [1]), id="more is held than was committed"),
+    ],
+)
+async def test_draft_tokens_that_the_service_holds(
+    ahead: list[int], committed: list[int], expected: tuple[int, list[int]]
+) -> None:
+    cache, service, sequence = RemoteCache("a"), Service(), TokenSequence(PROMPT)
+    await ask(cache, service, sequence, ahead)
+    await ask(cache, service, sequence.extend(committed))
+    assert service.sent[1] == expected
+    assert cache.num_resyncs == 0
+
+
+async def test_only_what_is_held_counts() -> None:
+    """The last draft token is proposed and not held."""
+    cache, service, sequence = RemoteCache("a"), Service(), TokenSequence(PROMPT)
+    await cache.ask(sequence, INVALID_SPAN, service.send)
+    service.held.extend([1, 2])
+    cache.learn(sequence, len(service.held), [1, 2, 3])
+    await ask(cache, service, sequence.extend([1, 2, 3, 4]))
+    assert service.sent[1] == (6, [3, 4])
+
+
+@pytest.mark.parametrize(
+    ("held", "replay"),
+    [
+        pytest.param([], (0, [*PROMPT, 9]), id="nothing"),
+        pytest.param(PROMPT[:2], (2, [*PROMPT[2:], 9]), id="a prefix"),
+        pytest.param([5, 1], (0, [*PROMPT, 9]), id="something else"),
+        pytest.param([1, 2, 3, 4, 5, 6, 7], (0, [*PROMPT, 9]), id="something longer"),
+    ],
+)
+async def test_what_is_missing_is_replayed(held: list[int], replay: tuple[int, list[int]]) -> None:
+    cache, service, sequence = RemoteCache("a"), Service(), TokenSequence(PROMPT)
+    await ask(cache, service, sequence)
+    service.held = TokenSequence(held)
+    await ask(cache, service, sequence.extend([9]))
+    assert service.sent[1:] == [(4, [9]), replay]
+    assert service.request_ids == [1, 2, 3]
+    assert cache.num_resyncs == 1
+
+
+async def test_a_service_that_is_another_one_now_gets_everything() -> None:
+    cache, service, sequence = RemoteCache("a"), Service(), TokenSequence(PROMPT)
+    await ask(cache, service, sequence, ahead=[9])
+    cache.forget()
+    await ask(cache, Service(), sequence.extend([9]))
+    assert cache.num_resyncs == 1
+
+
+async def test_forgetting_nothing_is_no_resync() -> None:
+    cache, sequence = RemoteCache("a"), TokenSequence(PROMPT)
+    cache.forget()
+    cache.forget()
+    await ask(cache, Service(), sequence)
+    assert cache.num_resyncs == 0
+
+
+async def test_the_span_travels_in_the_message_and_hears_of_a_resync() -> None:
+    span = TracerProvider().get_tracer("test").start_span("a span")
+    cache, service, sequence = RemoteCache("a"), Service(), TokenSequence(PROMPT)
+    await ask(cache, service, sequence)
+    service.held = TokenSequence(PROMPT[:2])
+    await cache.ask(sequence.extend([9]), span, service.send)
+    context = span.get_span_context()
+    traceparent = f"00-{context.trace_id:032x}-{context.span_id:016x}-01"
+    assert [each.traceparent for each in service.contexts] == ["", traceparent, traceparent]
+    (event,) = span.events  # type: ignore[attr-defined]
+    assert (event.name, dict(event.attributes)) == ("outrider.resync", {"outrider.held_length": 2})
+
+
+@given(st.data())
+async def test_whatever_becomes_of_the_service_it_ends_up_with_the_sequence(data: st.DataObject) -> None:
+    """Drafts right and wrong, services that lose all or some or hold something else."""
+    tokens = st.lists(st.integers(0, 2), max_size=4)
+    cache, service = RemoteCache("a"), Service()
+    sequence = TokenSequence(data.draw(tokens.filter(bool)))
+    for _ in range(data.draw(st.integers(1, 6))):
+        num_sent = len(service.sent)
+        # A draft is held up to some token, perhaps more than the orchestrator will commit of it.
+        draft = data.draw(tokens)
+        await ask(cache, service, sequence, draft)
+        # At most a miss where it holds something else, and another one where that is not a prefix.
+        assert len(service.sent) - num_sent <= 2
+        sequence.extend(draft[: data.draw(st.integers(0, len(draft)))])
+        sequence.extend([data.draw(st.integers(0, 2))])
+        accident = data.draw(st.sampled_from(["none", "none", "cut", "other", "forget"]))
+        if accident == "cut":
+            service.held.cut(data.draw(st.integers(0, len(service.held))))
+        elif accident == "other":
+            service.held = TokenSequence(data.draw(tokens))
+        elif accident == "forget":
+            cache.forget()
+    await ask(cache, service, sequence)
+    assert service.request_ids == list(range(1, len(service.request_ids) + 1))
