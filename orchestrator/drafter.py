@@ -19,6 +19,8 @@ from services.frame.spans import child_span
 from services.frame.telemetry import Telemetry
 
 _log = logging.getLogger(__name__)
+# The context is full, or the target refuses the request as well.
+_REFUSALS = (grpc.StatusCode.OUT_OF_RANGE, grpc.StatusCode.INVALID_ARGUMENT)
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class RemoteDrafter:
         self._vocabulary_size = vocabulary_size
         self._timeout_s = timeout_s
         self._is_attached = False
-        self._is_full = False
+        self._is_refused = False
 
     @property
     def num_resyncs(self) -> int:
@@ -99,7 +101,7 @@ class RemoteDrafter:
 
     async def propose(self, sequence: TokenSequence, num_draft_tokens: int) -> Draft:
         """Return the service's draft, or an empty one."""
-        if num_draft_tokens < 1 or self._is_full or not self._breaker.may_try():
+        if num_draft_tokens < 1 or self._is_refused or not self._breaker.may_try():
             return Draft()
         started_s = time.perf_counter()
         with child_span(self._telemetry, "propose", SpanKind.CLIENT) as span:
@@ -144,9 +146,9 @@ class RemoteDrafter:
 
     def _fall_back(self, span: Span, error: ServiceError | TimeoutError) -> None:
         reason = error.message if isinstance(error, ServiceError) else f"no draft within {self._timeout_s:g} s"
-        # A draft whose context is full is well: other sessions may go on with it.
-        self._is_full = isinstance(error, ServiceError) and error.code is grpc.StatusCode.OUT_OF_RANGE
-        if not self._is_full:
+        # A service that refuses what it is asked is well: other sessions may go on with it.
+        self._is_refused = isinstance(error, ServiceError) and error.code in _REFUSALS
+        if not self._is_refused:
             if not self._breaker.is_open:
                 _log.warning("the draft service is lost, decoding goes on without it: %s", reason)
             self._breaker.fail(reason)

@@ -23,6 +23,8 @@ class SessionStream(Generic[RequestT, ReplyT]):
     def __init__(self, open_call: Callable[[], Any]) -> None:
         """`open_call` starts the gRPC call; its messages wrap a request on the way out and a reply on the way in."""
         self._open_call = open_call
+        # Set when the stream ended from the other side: whoever answers next may be another server.
+        self.has_broken = False
         self._call: Any = None
         self._reader: asyncio.Task[None] | None = None
         self._waiting: dict[int, asyncio.Future[ReplyT]] = {}
@@ -85,6 +87,7 @@ class SessionStream(Generic[RequestT, ReplyT]):
             error = ServiceError(grpc.StatusCode.CANCELLED, "CANCELLED", "the stream was abandoned")
         if self._call is call:
             self._call = None
+            self.has_broken = True
             for future in self._waiting.values():
                 if not future.done():
                     future.set_exception(error)

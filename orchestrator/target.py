@@ -81,7 +81,7 @@ class TargetSession:
             retry_s = _FIRST_RETRY_S
             while True:
                 try:
-                    if self._was_away:
+                    if self._was_away or self._stream.has_broken:
                         await self._recognize(span)
                     reply = await self.cache.ask(
                         sequence, span, lambda context, request_id: self._send(context, request_id, draft_tokens)
@@ -111,7 +111,7 @@ class TargetSession:
             model = await self._describe()
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error) from error
-        self._was_away = False
+        self._was_away = self._stream.has_broken = False
         if model.tokenizer_fingerprint != self._model.tokenizer_fingerprint:
             raise ServiceError(
                 grpc.StatusCode.ABORTED, "TARGET_REPLACED", "the target came back with another tokenizer: start again"

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from services.engine.runtime import Logits, Runtime, Segment
 
-_PROBED_LENGTHS = (300, 24, 60, 30)
-_MAX_SESSIONS = 6
-# Positions of each session that are compared, and rows after which the probe is content.
-_NUM_COMPARED = 20
-_MIN_ROWS = 300
+_PROBED_LENGTHS = (300, 44, 80, 60, 90, 44)
+# Positions of each session that are compared, and rows after which the probe is content. A width that is not enough may
+# show at one position in thirty, however often that is evaluated, so it takes many of both.
+_NUM_COMPARED = 40
+_MIN_ROWS = 1200
 _NUM_STEPS = 12
 
 
@@ -130,8 +130,7 @@ def digest(row: Logits) -> bytes:
 
 def is_exact(runtime: Runtime, max_draft_tokens: int) -> bool:
     """Whether random schedules, with short and long contexts, agree with each session alone, to the bit."""
-    lengths = [min(length, runtime.context_length) for length in _PROBED_LENGTHS]
-    lengths = [lengths[slot % len(lengths)] for slot in range(min(runtime.num_slots, _MAX_SESSIONS))]
+    lengths = [min(length, runtime.context_length) for length in _PROBED_LENGTHS][: runtime.num_slots]
     # Most of each is a prompt, so that the reference takes few decodes.
     first_positions = [max(0, length - _NUM_COMPARED) for length in lengths]
     sequences = fixed_sequences(runtime.vocabulary_size, lengths, seed=1)

@@ -11,6 +11,7 @@ from opentelemetry.trace import INVALID_SPAN
 from orchestrator.session import RemoteCache
 from outrider.v1 import common_pb2, target_pb2
 from services.frame.digest import TokenSequence
+from services.frame.telemetry import traceparent_of
 
 Reply = target_pb2.VerifyBatchResponse
 PROMPT = [5, 6, 7, 8]
@@ -143,14 +144,13 @@ async def test_forgetting_nothing_is_no_resync() -> None:
 
 
 async def test_the_span_travels_in_the_message_and_hears_of_a_resync() -> None:
-    span = TracerProvider().get_tracer("test").start_span("a span")
+    span = TracerProvider(shutdown_on_exit=False).get_tracer("test").start_span("a span")
     cache, service, sequence = RemoteCache("a"), Service(), TokenSequence(PROMPT)
     await ask(cache, service, sequence)
     service.held = TokenSequence(PROMPT[:2])
     await cache.ask(sequence.extend([9]), span, service.send)
-    context = span.get_span_context()
-    traceparent = f"00-{context.trace_id:032x}-{context.span_id:016x}-01"
-    assert [each.traceparent for each in service.contexts] == ["", traceparent, traceparent]
+    assert traceparent_of(span)
+    assert [context.traceparent for context in service.contexts] == ["", traceparent_of(span), traceparent_of(span)]
     (event,) = span.events  # type: ignore[attr-defined]
     assert (event.name, dict(event.attributes)) == ("outrider.resync", {"outrider.held_length": 2})
 

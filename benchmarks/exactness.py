@@ -1,0 +1,118 @@
+"""Rows of logits that differ from each session alone, over random schedules of six sessions.
+
+`python benchmarks/exactness.py --target PATH [--schedules 200] [--exact on|off]` prints JSON lines. `--dense DIM`
+writes a dense random model of that dimension first, in `--type`.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from models.tiny import write_tiny_model
+from orchestrator.bundled import bundled_pair
+from services.engine.exact import ExactRuntime
+from services.engine.exactness import candidates, exact_runtime
+from services.engine.model import Model
+from services.engine.probe import compare, fixed_sequences, is_exact, references
+from services.engine.quantize import quantize_file
+from services.engine.runtime import LlamaRuntime, Runtime, RuntimeOptions
+
+MAX_DRAFT_TOKENS = 7
+LENGTHS = (400, 150, 60, 60, 40, 40)
+NUM_COMPARED = 36
+FILE_TYPES = {"Q4_K_M": 15, "Q5_K_M": 17, "Q6_K": 18}
+
+
+def dense_model(folder: Path, dim: int, file_type: str) -> Path:
+    """Write a model whose weights are all random: two layers, a small vocabulary."""
+    written = "F32" if file_type in FILE_TYPES else file_type
+    path = write_tiny_model(folder / "dense.gguf", dim=dim, num_layers=2, file_type=written)
+    if file_type in FILE_TYPES:
+        quantize_file(path, folder / "quantized.gguf", FILE_TYPES[file_type])
+        return folder / "quantized.gguf"
+    return path
+
+
+def measure(model: Model, options: RuntimeOptions, num_schedules: int, *, is_exact_on: bool) -> dict[str, object]:
+    """Run the schedules on an exact runtime, or on a plain one."""
+    runtime: Runtime
+    if is_exact_on:
+        runtime, inner = _exact(model, options)
+        width = runtime._width
+    else:
+        runtime = inner = LlamaRuntime(model, options)
+        width = 0
+    sequences = fixed_sequences(runtime.vocabulary_size, LENGTHS, seed=1)
+    first_positions = [max(0, length - NUM_COMPARED) for length in LENGTHS]
+    started_s = time.perf_counter()
+    expected = references(runtime, sequences, first_positions)
+    inner.num_decodes = inner.num_passes = 0
+    num_rows = num_different = 0
+    for seed in range(num_schedules):
+        result = compare(
+            runtime,
+            sequences,
+            first_positions,
+            expected,
+            num_steps=12,
+            max_draft_tokens=MAX_DRAFT_TOKENS,
+            seed=seed,
+        )
+        num_rows += result.num_rows
+        num_different += result.num_different
+    runtime.close()
+    return {
+        "model": model.name,
+        "type": model.quantization,
+        "exact": f"width {width}" if width else "off",
+        "schedules": num_schedules,
+        "rows": num_rows,
+        "different": num_different,
+        "passes_per_decode": inner.num_passes / inner.num_decodes,
+        "seconds": round(time.perf_counter() - started_s, 1),
+    }
+
+
+def _exact(model: Model, options: RuntimeOptions) -> tuple[ExactRuntime, LlamaRuntime]:
+    for exactness in candidates(MAX_DRAFT_TOKENS):
+        runtime = exact_runtime(model, replace(options, count_passes=False), exactness, MAX_DRAFT_TOKENS)
+        passed = is_exact(runtime, MAX_DRAFT_TOKENS)
+        runtime.close()
+        if passed:
+            runtime = exact_runtime(model, options, exactness, MAX_DRAFT_TOKENS)
+            inner = runtime._inner
+            assert isinstance(inner, LlamaRuntime)
+            return runtime, inner
+    raise SystemExit(f"{model.path} is exact in no mode")
+
+
+def main() -> None:
+    """Measure as the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--target", type=Path)
+    parser.add_argument("--dense", type=int, metavar="DIM")
+    parser.add_argument("--type", default="BF16")
+    parser.add_argument("--schedules", type=int, default=200)
+    parser.add_argument("--exact", choices=("on", "off", "both"), default="both")
+    parser.add_argument("--threads", type=int, default=0)
+    arguments = parser.parse_args()
+    options = RuntimeOptions(
+        num_slots=6, context_length=512, max_batch_rows=512, num_threads=arguments.threads, count_passes=True
+    )
+    with ExitStack() as resources:
+        if arguments.dense:
+            folder = Path(resources.enter_context(tempfile.TemporaryDirectory()))
+            path = dense_model(folder, arguments.dense, arguments.type)
+        else:
+            path = arguments.target or bundled_pair()[0]
+        model = Model(path)
+        for is_exact_on in {"on": (True,), "off": (False,), "both": (True, False)}[arguments.exact]:
+            print(json.dumps(measure(model, options, arguments.schedules, is_exact_on=is_exact_on)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""A session of the target: broken streams are opened again, and the target that comes back is recognized."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import grpc
+import pytest
+
+from orchestrator import target as target_module
+from orchestrator.target import TargetSession
+from outrider.v1 import common_pb2, target_pb2, target_pb2_grpc
+from services.frame.digest import TokenSequence
+from services.frame.errors import ServiceError
+from services.frame.telemetry import Telemetry
+from tests.unit.orchestrator.scripted import Script, ScriptedTarget, serving
+from tests.waiting import PATIENCE_S, soon
+
+PROMPT = [1, 2, 3]
+SAMPLING = common_pb2.Sampling(temperature=0.5, seed=9)
+MODEL = common_pb2.ModelInfo(name="target", tokenizer_fingerprint="one", numerics_fingerprint="one")
+UNAVAILABLE = ServiceError(grpc.StatusCode.UNAVAILABLE, "NOT_READY", "it is stopping")
+
+
+def verdict(num_accepted: int, next_token: int) -> target_pb2.VerifyBatchResult:
+    return target_pb2.VerifyBatchResult(num_accepted=num_accepted, next_token=next_token)
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target_module, "_FIRST_RETRY_S", 0.0)
+
+
+@asynccontextmanager
+async def attached(
+    script: Script,
+    described: Sequence[common_pb2.ModelInfo] = (),
+    *,
+    patience_s: float = PATIENCE_S,
+    require_exact: bool = False,
+    num_log_probabilities: int | None = None,
+) -> AsyncIterator[TargetSession]:
+    """A session whose service follows the script; `described` is what it says it serves, each time that it is asked."""
+    descriptions = iter(described)
+
+    async def describe() -> common_pb2.ModelInfo:
+        return next(descriptions)
+
+    async with serving(target_pb2_grpc.add_TargetServiceServicer_to_server, ScriptedTarget(script)) as channel:
+        session = TargetSession(
+            target_pb2_grpc.TargetServiceStub(channel),
+            "the session",
+            SAMPLING,
+            Telemetry.off(),
+            model=MODEL,
+            describe=describe,
+            patience_s=patience_s,
+            num_log_probabilities=num_log_probabilities,
+            require_exact=require_exact,
+        )
+        yield session
+        assert not list(descriptions), "it was asked less often than expected"
+        await session.close()
+
+
+async def _refused(session: TargetSession) -> ServiceError:
+    with pytest.raises(ServiceError) as info:
+        await session.verify(TokenSequence(PROMPT), [])
+    return info.value
+
+
+@pytest.mark.parametrize("num_log_probabilities", [None, 0, 5])
+async def test_it_asks_for_a_verdict(num_log_probabilities: int | None) -> None:
+    script = Script([verdict(1, 8)])
+    async with attached(script, num_log_probabilities=num_log_probabilities) as session:
+        verification = await session.verify(TokenSequence(PROMPT), [7, 9])
+    assert (verification.result.num_accepted, verification.result.next_token) == (1, 8)
+    assert verification.waited_s > 0
+    (request,) = script.requests
+    assert list(request.draft_tokens) == [7, 9]
+    assert request.sampling == SAMPLING
+    assert request.HasField("num_log_probabilities") == (num_log_probabilities is not None)
+    assert request.num_log_probabilities == (num_log_probabilities or 0)
+
+
+async def test_it_releases_its_session() -> None:
+    script = Script([verdict(0, 8)])
+    async with attached(script) as session:
+        await session.verify(TokenSequence(PROMPT), [])
+        await session.close()
+        await soon(lambda: script.num_released == 1)
+
+
+@pytest.mark.parametrize(
+    "accident",
+    [
+        pytest.param(UNAVAILABLE, id="says that it is away"),
+        pytest.param(ServiceError(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", "too much"), id="is too busy"),
+    ],
+)
+async def test_a_target_that_is_away_is_waited_for(accident: ServiceError) -> None:
+    script = Script([verdict(0, 4), accident, accident, verdict(0, 5)])
+    sequence = TokenSequence(PROMPT)
+    async with attached(script, [MODEL, MODEL]) as session:
+        await session.verify(sequence, [])
+        verification = await session.verify(sequence.extend([4]), [])
+        assert verification.result.next_token == 5
+        assert session.is_same_model
+        assert session.num_resyncs == 1
+    # It may have lost everything, so it is told everything.
+    assert list(script.requests[3].context.tokens) == [*PROMPT, 4]
+    assert [request.request_id for request in script.requests] == [1, 2, 3, 4]
+
+
+async def test_whoever_answers_after_a_stream_has_ended_is_asked_who_it_is() -> None:
+    other = common_pb2.ModelInfo(tokenizer_fingerprint="one", numerics_fingerprint="two")
+    script = Script([verdict(0, 4), verdict(0, 5), verdict(0, 6), verdict(0, 7)], ends_after=(1, 2))
+    sequence = TokenSequence(PROMPT)
+    async with attached(script, [MODEL, other]) as session:
+        await session.verify(sequence, [])
+        await soon(lambda: session._stream.has_broken)
+        await session.verify(sequence.extend([4]), [])
+        assert session.is_same_model
+        await soon(lambda: session._stream.has_broken)
+        await session.verify(sequence.extend([5]), [])
+        assert not session.is_same_model
+        await session.verify(sequence.extend([6]), [])
+    assert script.num_streams == 3
+
+
+async def test_patience_has_an_end() -> None:
+    script = Script([UNAVAILABLE])
+    async with attached(script, patience_s=0.0) as session:
+        error = await _refused(session)
+    assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "TARGET_UNAVAILABLE")
+    assert error.retry_after_s
+    assert "it is stopping" in error.message
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_SAMPLING"),
+        (grpc.StatusCode.OUT_OF_RANGE, "CONTEXT_TOO_LONG"),
+        (grpc.StatusCode.INTERNAL, "DECODE_FAILED"),
+    ],
+)
+async def test_a_refusal_is_passed_on(code: grpc.StatusCode, reason: str) -> None:
+    script = Script([ServiceError(code, reason, "a message")])
+    async with attached(script) as session:
+        error = await _refused(session)
+    assert (error.code, error.reason, error.message) == (code, reason, "a message")
+    assert len(script.requests) == 1
+
+
+async def test_another_tokenizer_ends_the_generation() -> None:
+    other = common_pb2.ModelInfo(tokenizer_fingerprint="two", numerics_fingerprint="one")
+    script = Script([UNAVAILABLE])
+    async with attached(script, [other]) as session:
+        error = await _refused(session)
+    assert (error.code, error.reason) == (grpc.StatusCode.ABORTED, "TARGET_REPLACED")
+    assert len(script.requests) == 1
+
+
+async def test_other_numerics_are_told() -> None:
+    other = common_pb2.ModelInfo(tokenizer_fingerprint="one", numerics_fingerprint="two")
+    script = Script([UNAVAILABLE, verdict(0, 4)])
+    async with attached(script, [other]) as session:
+        await session.verify(TokenSequence(PROMPT), [])
+        assert not session.is_same_model
+
+
+async def test_other_numerics_are_refused_where_exactness_is_demanded() -> None:
+    other = common_pb2.ModelInfo(tokenizer_fingerprint="one", numerics_fingerprint="two")
+    script = Script([UNAVAILABLE])
+    async with attached(script, [other], require_exact=True) as session:
+        error = await _refused(session)
+    assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "EXACT_UNAVAILABLE")
