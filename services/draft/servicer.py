@@ -13,6 +13,7 @@ from services.engine.wire import (
     checked_sampling,
     deadline_s,
     fill_reply,
+    run_work,
     trace_outcome,
 )
 from services.frame.errors import ServiceError, invalid_argument
@@ -46,7 +47,7 @@ class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
         work = self._work(request)
         reply = draft_pb2.ProposeResponse()
         with server_span(self._server.telemetry, "draft.propose", request.context.traceparent) as span:
-            outcome = await self._engine.run(work)
+            outcome = await run_work(self._engine, work)
             trace_outcome(span, outcome)
             if fill_reply(reply, request.request_id, outcome):
                 self._fill_result(reply.result, outcome.value)

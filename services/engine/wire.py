@@ -8,6 +8,7 @@ import grpc
 from opentelemetry.trace import Span
 
 from outrider.v1 import common_pb2
+from services.engine.engine import Engine
 from services.engine.errors import (
     DecodeError,
     EngineError,
@@ -17,7 +18,7 @@ from services.engine.errors import (
     WorkTimeoutError,
 )
 from services.engine.sampling import SamplingError, SamplingParams
-from services.engine.work import Miss, Outcome, Prefix
+from services.engine.work import Miss, Outcome, Prefix, Work
 from services.frame.digest import DIGEST_SIZE
 from services.frame.errors import ServiceError, invalid_argument
 
@@ -102,6 +103,14 @@ def checked_sampling(sampling: common_pb2.Sampling, vocabulary_size: int) -> Sam
 def deadline_s(timeout_ms: int) -> float | None:
     """Return the deadline of a request that arrives now, in seconds of `time.perf_counter`; None for no limit."""
     return time.perf_counter() + timeout_ms / 1e3 if timeout_ms else None
+
+
+async def run_work(engine: Engine, work: Work) -> Outcome:
+    """Do the work. Raises ServiceError where the engine takes no work now."""
+    try:
+        return await engine.run(work)
+    except EngineError as error:
+        raise service_error(error) from error
 
 
 def fill_reply(reply: Reply, request_id: int, outcome: Outcome) -> bool:

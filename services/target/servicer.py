@@ -13,6 +13,7 @@ from services.engine.wire import (
     checked_tokens,
     deadline_s,
     fill_reply,
+    run_work,
     trace_outcome,
 )
 from services.frame.errors import ServiceError, invalid_argument
@@ -87,7 +88,7 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
         work = self._work(request)
         reply = target_pb2.VerifyBatchResponse()
         with server_span(self._server.telemetry, "target.verify", request.context.traceparent) as span:
-            outcome = await self._engine.run(work)
+            outcome = await run_work(self._engine, work)
             trace_outcome(span, outcome)
             if fill_reply(reply, request.request_id, outcome):
                 _fill_result(reply.result, outcome.value)

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from typing import Any
 
 import grpc
@@ -14,7 +15,7 @@ from services.frame.errors import ServiceError
 from tests.unit.engine.fakes import VOCABULARY_SIZE, FakeRuntime, fake_logits, true_text
 from tests.unit.engine.works import at_the_gate, blocked, running
 from tests.unit.target.fakes import MAX_DRAFT_TOKENS, fake_target
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, soon
 
 PROMPT = [1, 2, 3]
 # Handlers never look at the call.
@@ -184,19 +185,19 @@ async def test_a_stopped_engine_is_not_ready() -> None:
 
 
 async def test_an_engine_that_stops_meanwhile_is_not_ready() -> None:
-    runtime = FakeRuntime()
+    runtime = FakeRuntime(num_slots=1)
     async with running(runtime) as engine:
         async with blocked(runtime):
-            task = asyncio.create_task(refusal(engine, runtime, request(draft_tokens=[1])))
+            first = asyncio.create_task(verify(engine, runtime, request(session_id="a")))
             await at_the_gate(runtime)
-            waiting = asyncio.create_task(refusal(engine, runtime, request(2)))
+            waiting = asyncio.create_task(refusal(engine, runtime, request(session_id="b")))
             await asyncio.sleep(0)
-            engine._is_stopping = True
-        # The decode under way is the last one.
-        errors = (
-            [await waiting] if (await asyncio.wait({task}))[0] and task.exception() else [await task, await waiting]
-        )
-    assert {(error.code, error.reason) for error in errors} == {(grpc.StatusCode.UNAVAILABLE, "NOT_READY")}
+            stopping = asyncio.create_task(asyncio.to_thread(engine.stop))
+            await soon(lambda: engine._is_stopping)
+        error = await waiting
+        assert (await first).result.next_token == true_text(PROMPT, 1)[0]
+        await stopping
+    assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "NOT_READY")
 
 
 async def test_a_request_that_comes_too_late_to_its_turn() -> None:
@@ -206,7 +207,9 @@ async def test_a_request_that_comes_too_late_to_its_turn() -> None:
             first = asyncio.create_task(verify(engine, runtime, request(session_id="a")))
             await at_the_gate(runtime)
             late = asyncio.create_task(refusal(engine, runtime, request(session_id="b", timeout_ms=1)))
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(0)
+            is_over_s = time.perf_counter() + 1e-3
+            await soon(lambda: time.perf_counter() > is_over_s)
         await first
         error = await late
     assert (error.code, error.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "TIMEOUT")
