@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,6 +26,7 @@ from services.frame.startup import CODE_REFUSED, StartupError, refuse
 
 CODE_FAILED = 1
 CODE_INTERRUPTED = 130
+_MOST_TOKENS = 2**31 - 1
 _REFUSALS = (
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.OUT_OF_RANGE,
@@ -64,16 +66,18 @@ def generate_command(
     address: Annotated[str, typer.Option(help="a running orchestrator; a stack of our own if absent")] = "",
     target: TargetOption = None,
     draft: DraftOption = None,
-    max_tokens: Annotated[int, typer.Option(help="most tokens to generate")] = 128,
+    max_tokens: Annotated[int, typer.Option(min=1, max=_MOST_TOKENS, help="most tokens to generate")] = 128,
     temperature: Annotated[float, typer.Option(help="0 takes the most probable token")] = 0.0,
-    seed: Annotated[int | None, typer.Option(min=0, help="the same seed gives the same text; drawn if absent")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**64 - 1, help="the same seed gives the same text; drawn if absent")
+    ] = None,
     exact: ExactOption = "auto",
     speculation: Annotated[str, typer.Option(help="auto, off, or a fixed number of draft tokens")] = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Stream a generation; accepted, recovered and bonus tokens each have a colour."""
     request = generation_pb2.GenerateRequest(
-        text=prompt,
+        text=_valid(prompt),
         max_tokens=max_tokens,
         sampling=common_pb2.Sampling(temperature=temperature),
         seed=seed,
@@ -88,7 +92,7 @@ def chat(
     address: Annotated[str, typer.Option(help="a running orchestrator; a stack of our own if absent")] = "",
     target: TargetOption = None,
     draft: DraftOption = None,
-    max_tokens: Annotated[int, typer.Option(help="most tokens of an answer")] = 512,
+    max_tokens: Annotated[int, typer.Option(min=1, max=_MOST_TOKENS, help="most tokens of an answer")] = 512,
     temperature: Annotated[float, typer.Option(help="0 takes the most probable token")] = 0.8,
     exact: ExactOption = "auto",
 ) -> None:
@@ -131,7 +135,7 @@ def pair(
 def main() -> None:
     """Run the command line. Bad use ends with one sentence and exit code 2, failures with 1."""
     try:
-        sys.exit(app(standalone_mode=False))
+        sys.exit(app(standalone_mode=False, prog_name="outrider"))
     except TyperException as error:
         refuse(error.format_message())
     except RefusedError:  # the process has said why
@@ -142,6 +146,9 @@ def main() -> None:
         if error.code in _REFUSALS:
             refuse(error.message)
         print(f"outrider: {error.message}", file=sys.stderr)
+        sys.exit(CODE_FAILED)
+    except BrokenPipeError:  # whoever read our output has seen enough; nothing must be flushed to them at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(CODE_FAILED)
     except (KeyboardInterrupt, asyncio.CancelledError):
         sys.exit(CODE_INTERRUPTED)
@@ -244,12 +251,20 @@ def _existing(path: Path) -> Path:
     return path
 
 
+def _valid(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise StartupError("the prompt is not valid UTF-8") from error
+    return text
+
+
 def _speculation(text: str) -> generation_pb2.Speculation:
     if text == "auto":
         return generation_pb2.Speculation(mode=generation_pb2.SPECULATION_MODE_AUTO)
     if text in ("off", "0"):
         return generation_pb2.Speculation(mode=generation_pb2.SPECULATION_MODE_OFF)
-    if text.isdecimal():
+    if text.isdecimal() and int(text) < 2**32:
         return generation_pb2.Speculation(mode=generation_pb2.SPECULATION_MODE_FIXED, num_draft_tokens=int(text))
     raise StartupError(f"--speculation is auto, off or a number, not {text!r}")
 

@@ -19,6 +19,8 @@ STYLES = {
     generation_pb2.TOKEN_ORIGIN_RECOVERED: "yellow",
     generation_pb2.TOKEN_ORIGIN_BONUS: "cyan",
 }
+# What terminals obey, but for tab and line break, and Unicode's pictures of it.
+_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {127: 0x2421}
 _NAMES = {
     generation_pb2.TOKEN_ORIGIN_ACCEPTED: "accepted draft token",
     generation_pb2.TOKEN_ORIGIN_RECOVERED: "recovered",
@@ -52,18 +54,27 @@ async def show(messages: AsyncIterator[generation_pb2.GenerateResponse], prompt:
     text = ""
     async for message in messages:
         # Not before there is an answer: a refusal is all that is to be seen then.
-        out.print(Text(prompt, "bold"), end="", soft_wrap=True)
+        _write(out, prompt, "bold")
         prompt = ""
         text += message.chunk.text
         if message.HasField("chunk"):
             for token in message.chunk.tokens:
-                out.print(Text(token.text, STYLES.get(token.origin, "")), end="", soft_wrap=True)
+                _write(out, token.text, STYLES.get(token.origin, ""))
             if not message.chunk.tokens:
-                out.print(Text(message.chunk.text), end="", soft_wrap=True)
+                _write(out, message.chunk.text)
         else:
             out.print()
             Console(stderr=True, highlight=False).print(summary_line(message.summary), soft_wrap=True)
     return text
+
+
+def _write(out: Console, text: str, style: str = "") -> None:
+    """Write text as it is, but for a terminal: there it has a style, and control characters are only shown."""
+    if out.is_terminal:
+        out.print(Text(text.translate(_PICTURES), style), end="", soft_wrap=True)
+    else:
+        out.file.write(text)
+        out.file.flush()
 
 
 async def collect(messages: AsyncIterator[generation_pb2.GenerateResponse]) -> dict[str, Any]:

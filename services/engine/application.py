@@ -9,7 +9,7 @@ from outrider.v1 import common_pb2, model_pb2_grpc
 from services.engine.capacity import batch_rows, check_memory, rows_worth
 from services.engine.devices import accelerators, layers_that_fit
 from services.engine.engine import Engine
-from services.engine.errors import ModelLoadError
+from services.engine.errors import EngineError
 from services.engine.exact import Exactness
 from services.engine.instruments import EngineInstruments
 from services.engine.model import Model
@@ -42,7 +42,7 @@ class ModelApplication(ABC):
         """Load and answer. Raises StartupError when the model cannot be served."""
         try:
             info = await asyncio.to_thread(self._load, server, asyncio.get_running_loop())
-        except ModelLoadError as error:
+        except EngineError as error:
             raise StartupError(str(error)) from error
         assert self.model is not None and self.engine is not None
         if server.telemetry.is_metering:

@@ -6,16 +6,20 @@ import threading
 from pathlib import Path
 
 import llama_cpp
+from llama_cpp._ggml import libggml
 
 from services.engine.errors import ModelLoadError
 from services.engine.vocabulary import Vocabulary
 
 _GGML_LOG_LEVEL_ERROR = 4
 _GGUF_MAGIC = b"GGUF"
+_STDERR = 2
 
 # AMX kernels of this llama.cpp read a tile configuration that the compiler may drop, and die of it on some machines
 # (ggml-org/llama.cpp#20824, #26954). They come only with the extra buffer types: off, where AMX is built in.
 _CAN_REPACK = b"AMX_INT8 = 1" not in llama_cpp.llama_print_system_info()
+
+NO_GENERATION = "does not generate one token after the other"
 
 _complaints = threading.local()
 
@@ -27,6 +31,15 @@ def _keep_complaint(level: int, text: bytes, _user_data: ctypes.c_void_p) -> Non
         _complaints.text = text.decode(errors="replace").strip()
 
 
+@ctypes.CFUNCTYPE(None, ctypes.c_char_p)  # type: ignore[untyped-decorator]
+def _end(message: bytes) -> None:
+    """Say in one line why llama.cpp gives up on the whole process, and end it; by itself it would add a stack trace."""
+    reason = message.decode(errors="replace").rpartition("/")[2]
+    os.write(_STDERR, f"llama.cpp cannot go on: {reason.strip()}\n".encode())
+    os._exit(1)
+
+
+libggml.ggml_set_abort_callback(_end)
 llama_cpp.llama_log_set(_keep_complaint, ctypes.c_void_p(0))
 llama_cpp.llama_backend_init()
 
@@ -56,10 +69,13 @@ class Model:
         if not self.handle:
             raise ModelLoadError(f"cannot load model {path}: {take_complaint()}")
         self.architecture = self.metadata("general.architecture")
-        if problem := _unservable(self.handle):
+        if problem := self._problem():
             self.close()
             raise ModelLoadError(f"cannot serve {path}: {self.architecture} {problem}")
         self.vocabulary = Vocabulary(llama_cpp.llama_model_get_vocab(self.handle))
+        if self.vocabulary.lacks_bytes:
+            self.close()
+            raise ModelLoadError(f"cannot serve {path}: its tokenizer has no tokens for single bytes")
         self.name = self.metadata("general.name") or path.stem
         self.num_parameters: int = llama_cpp.llama_model_n_params(self.handle)
         self.num_bytes: int = llama_cpp.llama_model_size(self.handle)
@@ -93,14 +109,20 @@ class Model:
         """Free the weights. The model must not be used afterwards."""
         llama_cpp.llama_model_free(self.handle)
 
-
-def _unservable(handle: llama_cpp.llama_model_p) -> str:
-    """Return why a model cannot be served, empty when it can."""
-    if llama_cpp.llama_model_is_recurrent(handle) or llama_cpp.llama_model_is_hybrid(handle):
-        return "keeps recurrent state, which cannot be cut back to a prefix"
-    if llama_cpp.llama_model_has_encoder(handle) or llama_cpp.llama_model_is_diffusion(handle):
-        return "does not generate one token after the other"
-    return ""
+    def _problem(self) -> str:
+        """Return why the model cannot be served, empty when it can."""
+        if llama_cpp.llama_model_is_recurrent(self.handle) or llama_cpp.llama_model_is_hybrid(self.handle):
+            return "keeps recurrent state, which cannot be cut back to a prefix"
+        if llama_cpp.llama_model_has_encoder(self.handle) or llama_cpp.llama_model_is_diffusion(self.handle):
+            return NO_GENERATION
+        if self.metadata(f"{self.architecture}.attention.causal") == "false":
+            return NO_GENERATION
+        if self.metadata(f"{self.architecture}.pooling_type") not in ("", str(llama_cpp.LLAMA_POOLING_TYPE_NONE)):
+            return "was trained to compare texts, not to write them"
+        # Most functions on such a vocabulary end the process.
+        if llama_cpp.llama_vocab_type(llama_cpp.llama_model_get_vocab(self.handle)) == llama_cpp.LLAMA_VOCAB_TYPE_NONE:
+            return "has no tokenizer in its file"
+        return ""
 
 
 def check_readable(path: Path) -> None:

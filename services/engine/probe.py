@@ -130,7 +130,8 @@ def digest(row: Logits) -> bytes:
 
 def is_exact(runtime: Runtime, max_draft_tokens: int) -> bool:
     """Whether random schedules, with short and long contexts, agree with each session alone, to the bit."""
-    lengths = [min(length, runtime.context_length) for length in _PROBED_LENGTHS][: runtime.num_slots]
+    most = min(runtime.context_length, runtime.max_batch_rows)
+    lengths = [min(length, most) for length in _PROBED_LENGTHS][: runtime.num_slots]
     # Most of each is a prompt, so that the reference takes few decodes.
     first_positions = [max(0, length - _NUM_COMPARED) for length in lengths]
     sequences = fixed_sequences(runtime.vocabulary_size, lengths, seed=1)

@@ -12,7 +12,7 @@ from llama_cpp._ggml import libggml_base_path
 from numpy.typing import NDArray
 
 from services.engine.errors import DecodeError, ModelLoadError
-from services.engine.model import Model, take_complaint
+from services.engine.model import NO_GENERATION, Model, take_complaint
 
 Logits = NDArray[np.float32]
 _THROW_AWAY_TOKEN = 0
@@ -96,19 +96,19 @@ class LlamaRuntime:
         """Make a context. Raises ModelLoadError when llama.cpp refuses."""
         self.num_slots = options.num_slots
         self.context_length = options.context_length
-        self.max_batch_rows = options.max_batch_rows
         self.vocabulary_size = model.vocabulary.size
+        self._offsets, is_unified = _layout(model, options)
         # Between separate streams llama.cpp copies whole buffers, and aborts on a part of one.
-        self.can_copy = options.unified_cache
+        self.can_copy = is_unified
         self.num_decodes = 0
         self.num_passes = 0
         parameters = llama_cpp.llama_context_default_params()
         parameters.n_ctx = options.num_slots * options.context_length
-        parameters.n_seq_max = options.num_slots
+        parameters.n_seq_max = options.num_slots * len(self._offsets)
         # One physical batch per decode: cut by n_ubatch, it takes several passes and the logits' last bits change.
         parameters.n_batch = parameters.n_ubatch = options.max_batch_rows
         parameters.n_threads = parameters.n_threads_batch = options.threads()
-        parameters.kv_unified = options.unified_cache
+        parameters.kv_unified = is_unified
         parameters.flash_attn_type = int(options.flash_attention)
         if options.cache_in_f32:
             parameters.type_k = parameters.type_v = llama_cpp.GGML_TYPE_F32
@@ -121,7 +121,12 @@ class LlamaRuntime:
         if not self._context:
             raise ModelLoadError(f"cannot make a context for {model.path}: {take_complaint()}")
         self._memory = llama_cpp.llama_get_memory(self._context)
-        self._batch = _Batch(options.max_batch_rows)
+        if not (self._memory and llama_cpp.llama_get_causal_attn(self._context)):
+            self.close()
+            raise ModelLoadError(f"cannot serve {model.path}: {model.architecture} {NO_GENERATION}")
+        # llama.cpp takes no more rows than all slots have positions.
+        self.max_batch_rows = min(options.max_batch_rows, llama_cpp.llama_n_batch(self._context))
+        self._batch = _Batch(self.max_batch_rows, self._offsets)
 
     def group(self, segments: Sequence[Segment]) -> list[list[Segment]]:
         """One decode for all: with a unified cache it is always one pass."""
@@ -129,6 +134,7 @@ class LlamaRuntime:
 
     def decode(self, segments: Sequence[Segment]) -> list[Logits]:
         """Evaluate one group; see `Runtime.decode`."""
+        self._check(segments)
         num_outputs = self._batch.fill(segments)
         code = llama_cpp.llama_decode(self._context, self._batch.struct)
         self.num_decodes += 1
@@ -145,35 +151,58 @@ class LlamaRuntime:
 
     def cut(self, slot: int, length: int) -> None:
         """Drop the cache of `slot` from position `length` on. Raises DecodeError when the cache cannot be cut there."""
-        if not llama_cpp.llama_memory_seq_rm(self._memory, slot, length, -1):
-            raise DecodeError(f"the cache of slot {slot} cannot be cut at position {length}")
+        for offset in self._offsets:
+            if not llama_cpp.llama_memory_seq_rm(self._memory, slot + offset, length, -1):
+                raise DecodeError(f"the cache of slot {slot} cannot be cut at position {length}")
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Share positions between two slots: with a unified cache no data moves."""
-        llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, length)
+        for offset in self._offsets:
+            llama_cpp.llama_memory_seq_cp(self._memory, source, target + offset, 0, length)
 
     def close(self) -> None:
         """Free the context; the model stays."""
         llama_cpp.llama_free(self._context)
 
+    def _check(self, segments: Sequence[Segment]) -> None:
+        """Raise DecodeError for what llama.cpp would end the process for, or write into another slot's room."""
+        num_rows = sum(segment.num_rows for segment in segments)
+        if not 0 < num_rows <= self.max_batch_rows:
+            raise DecodeError(f"{num_rows} rows in a decode, which takes 1 to {self.max_batch_rows}")
+        for segment in segments:
+            if not 0 <= segment.slot < self.num_slots:
+                raise DecodeError(f"slot {segment.slot} is none of the {self.num_slots} slots")
+            end = segment.first_position + segment.num_rows
+            if segment.first_position < 0 or end > self.context_length:
+                raise DecodeError(
+                    f"positions {segment.first_position} to {end - 1} leave the context of {self.context_length} tokens"
+                )
+            if not 0 <= segment.num_outputs <= len(segment.tokens):
+                raise DecodeError(f"{segment.num_outputs} outputs for {len(segment.tokens)} tokens")
+            if len(segment.tokens) and not 0 <= min(segment.tokens) <= max(segment.tokens) < self.vocabulary_size:
+                raise DecodeError(f"a token is outside the vocabulary of {self.vocabulary_size} ids")
+
 
 class _Batch:
     """A llama_batch whose arrays are numpy's, so that filling it costs a few slice assignments a segment."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, offsets: Sequence[int]) -> None:
+        """Make room for `capacity` rows, each of the sequences that lie `offsets` beyond the index of its slot."""
+        self._offsets = np.array(offsets, np.int32)
         self._tokens = np.zeros(capacity, np.int32)
         self._positions = np.zeros(capacity, np.int32)
-        self._slots = np.zeros(capacity, np.int32)
+        self._sequences = np.zeros((capacity, len(offsets)), np.int32)
         self._outputs = np.zeros(capacity, np.int8)
-        self._num_slots = np.ones(capacity, np.int32)
-        self._slot_pointers = self._slots.ctypes.data + 4 * np.arange(capacity, dtype=np.uintp)
+        self._num_sequences = np.full(capacity, len(offsets), np.int32)
+        row_bytes = self._sequences.strides[0]
+        self._sequence_pointers = self._sequences.ctypes.data + row_bytes * np.arange(capacity, dtype=np.uintp)
         self.struct = llama_cpp.llama_batch(
             n_tokens=0,
             token=_pointer(self._tokens, ctypes.c_int32),
             embd=None,
             pos=_pointer(self._positions, ctypes.c_int32),
-            n_seq_id=_pointer(self._num_slots, ctypes.c_int32),
-            seq_id=_pointer(self._slot_pointers, ctypes.POINTER(ctypes.c_int32)),
+            n_seq_id=_pointer(self._num_sequences, ctypes.c_int32),
+            seq_id=_pointer(self._sequence_pointers, ctypes.POINTER(ctypes.c_int32)),
             logits=_pointer(self._outputs, ctypes.c_int8),
         )
 
@@ -187,12 +216,28 @@ class _Batch:
             self._tokens[start:padding] = segment.tokens
             self._tokens[padding:end] = _THROW_AWAY_TOKEN
             self._positions[start:end] = range(segment.first_position, segment.first_position + end - start)
-            self._slots[start:end] = segment.slot
+            self._sequences[start:end] = segment.slot + self._offsets
             self._outputs[start:first_output] = 0
             self._outputs[first_output:end] = 1
             num_outputs += end - first_output
         self.struct.n_tokens = end
         return num_outputs
+
+
+def _layout(model: Model, options: RuntimeOptions) -> tuple[Sequence[int], bool]:
+    """Return which sequences a slot's rows belong to, as offsets to its index, and whether the cache is unified.
+
+    A unified cache writes over positions that have left a sliding window while others are still free, and a sequence
+    that rolls back would miss them. It spares positions of two sequences, so each slot gets a second one, which nobody
+    reads. Where llama.cpp has too few sequences for that, separate streams keep slots apart.
+    """
+    if not options.unified_cache:
+        return (0,), False
+    if llama_cpp.llama_model_n_swa(model.handle) == 0:
+        return (0,), True
+    if 2 * options.num_slots > llama_cpp.llama_max_parallel_sequences():
+        return (0,), False
+    return (0, options.num_slots), True
 
 
 def _split(logits: Logits, counts: Sequence[int]) -> list[Logits]:

@@ -1,10 +1,14 @@
 """Settings that both services share: the model and how it is run."""
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from services.frame.settings import ServerSettings
+
+# Most rows that exact mode adds to a draft.
+_MOST_PADDING = 16
 
 
 class EngineSettings(ServerSettings):
@@ -26,3 +30,10 @@ class EngineSettings(ServerSettings):
     )
     max_queued: int = Field(256, ge=1, description="requests that may wait before more are refused")
     max_draft_tokens: int = Field(16, ge=0, le=64, description="most draft tokens of one request")
+
+    @model_validator(mode="after")
+    def _check_batch_rows(self) -> Self:
+        fewest = self.max_draft_tokens + _MOST_PADDING
+        if 0 < self.batch_rows < fewest:
+            raise ValueError(f"--batch-rows must be 0 or at least {fewest}: a whole draft is verified in one decode")
+        return self

@@ -65,24 +65,35 @@ class Vocabulary:
         """Hexadecimal digest of all entries and of the first token."""
         digest = hashlib.sha256(f"{self.bos if self.adds_bos else None} {sorted(self.end_of_generation)}".encode())
         for entry in self.entries:
-            digest.update(b"%d:%d:" % (len(entry.spelling), entry.attribute) + entry.spelling)
+            lengths = b"%d:%d:%d:" % (len(entry.spelling), len(entry.output), entry.attribute)
+            digest.update(lengths + entry.spelling + entry.output)
         return digest.hexdigest()
+
+    @property
+    def lacks_bytes(self) -> bool:
+        """Whether some text cannot be tokenized: llama.cpp throws, and ends the process, for such a byte."""
+        if llama_cpp.llama_vocab_type(self._handle) != llama_cpp.LLAMA_VOCAB_TYPE_SPM:
+            return False
+        spellings = {entry.spelling for entry in self.entries}
+        return any(b"<0x%02X>" % byte not in spellings for byte in range(256))
 
     def tokenize(self, text: str, *, add_bos: bool, parse_special: bool) -> list[int]:
         """Turn text into ids; `add_bos` puts the first token in front where the model wants one."""
         data = text.encode()
         capacity = len(data) + 2
         ids = (llama_cpp.llama_token * capacity)()
-        count = llama_cpp.llama_tokenize(self._handle, data, len(data), ids, capacity, add_bos, parse_special)
+        # llama.cpp's own way to add the first token adds a last one too where the file says so.
+        count = llama_cpp.llama_tokenize(self._handle, data, len(data), ids, capacity, False, parse_special)
         if count < 0:
             capacity = -count
             ids = (llama_cpp.llama_token * capacity)()
-            count = llama_cpp.llama_tokenize(self._handle, data, len(data), ids, capacity, add_bos, parse_special)
-        return list(ids[:count])
+            count = llama_cpp.llama_tokenize(self._handle, data, len(data), ids, capacity, False, parse_special)
+        first = [self.bos] if add_bos and self.adds_bos and self.bos is not None else []
+        return first + ids[:count]
 
     def detokenize(self, tokens: Sequence[int]) -> bytes:
         """Return the bytes that the tokens stand for; control tokens stand for none."""
-        return b"".join(self._output(token) for token in tokens)
+        return b"".join(self.entries[token].output for token in tokens)
 
     def _entry(self, token: int) -> Entry:
         bits = llama_cpp.llama_vocab_get_attr(self._handle, token)

@@ -115,6 +115,7 @@ class Exchange(Generic[RequestT, ReplyT]):
         sending = asyncio.Lock()
         room = asyncio.Semaphore(MAX_UNSENT_ANSWERS)
         answers: set[asyncio.Task[None]] = set()
+        stopping = asyncio.ensure_future(draining.wait())
 
         async def answer(request: RequestT) -> None:
             try:
@@ -128,7 +129,7 @@ class Exchange(Generic[RequestT, ReplyT]):
                 room.release()
 
         try:
-            while (message := await _read(context, draining)) is not None:
+            while (message := await _read(context, stopping)) is not None:
                 kind = message.WhichOneof("message")
                 if kind == field:
                     request = getattr(message, field)
@@ -150,6 +151,7 @@ class Exchange(Generic[RequestT, ReplyT]):
             if answers:
                 await asyncio.wait(answers)
         finally:
+            stopping.cancel()
             for task in answers:
                 task.cancel()
 
@@ -202,10 +204,9 @@ def _superseded(request_id: int, newer_id: int) -> ServiceError:
     )
 
 
-async def _read(context: RpcContext, draining: asyncio.Event) -> Any:
-    """Return the next message, None at the end of the stream or when the server drains."""
+async def _read(context: RpcContext, stopping: asyncio.Future[Any]) -> Any:
+    """Return the next message, None at the end of the stream or when `stopping` is done."""
     reading = asyncio.ensure_future(context.read())
-    stopping = asyncio.ensure_future(draining.wait())
     try:
         await asyncio.wait({reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not reading.done():
@@ -214,4 +215,3 @@ async def _read(context: RpcContext, draining: asyncio.Event) -> Any:
         return None if message is grpc.aio.EOF else message
     finally:
         reading.cancel()
-        stopping.cancel()

@@ -9,6 +9,7 @@ from contextlib import aclosing
 from typing import Any, TypeAlias
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from services.frame.errors import REASON_NOT_READY, ServiceError, abort
 
@@ -93,7 +94,7 @@ class HandlerRegistry(grpc.GenericRpcHandler):
             framed = self._framed_generator(behavior)
         else:
             raise TypeError(f"{path} must be a coroutine function, or an asynchronous generator function if it streams")
-        wrapped: Handler = make(framed, handler.request_deserializer, handler.response_serializer)
+        wrapped: Handler = make(framed, _deserializer(handler), handler.response_serializer)
         return wrapped
 
     def _framed_coroutine(self, behavior: UnaryBehavior) -> UnaryBehavior:
@@ -102,6 +103,7 @@ class HandlerRegistry(grpc.GenericRpcHandler):
         async def framed(request: Any, context: RpcContext) -> Any:
             self._count(context)
             try:
+                _check_readable(request)
                 return await behavior(request, context)
             except grpc.aio.AbortError:
                 raise
@@ -114,6 +116,7 @@ class HandlerRegistry(grpc.GenericRpcHandler):
         async def framed(request: Any, context: RpcContext) -> AsyncGenerator[Any, None]:
             self._count(context)
             try:
+                _check_readable(request)
                 # Closed here and now when the caller vanishes between two replies, not when garbage is collected.
                 async with aclosing(behavior(request, context)) as replies:
                     async for reply in replies:
@@ -136,3 +139,39 @@ class HandlerRegistry(grpc.GenericRpcHandler):
         self._num_under_way -= 1
         if self._num_under_way == 0:
             self._idle.set()
+
+
+def _deserializer(handler: Handler) -> Callable[[bytes], Any] | None:
+    """Return a handler's deserializer, made to tell of messages that cannot be read as of any bad request.
+
+    For a stream it raises, and the behavior's next read with it. For a single request it would raise where nobody but
+    gRPC can answer, so it returns the error in place of the request.
+    """
+    deserialize = handler.request_deserializer
+    if deserialize is None:
+        return None
+
+    def deserialize_or_refuse(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except DecodeError as error:
+            refusal = _unreadable(error)
+            if handler.request_streaming:
+                raise refusal from error
+            return refusal
+
+    return deserialize_or_refuse
+
+
+def _unreadable(error: DecodeError) -> ServiceError:
+    if "UTF-8" in str(error):
+        return ServiceError(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_UTF8", "a text of the request is not UTF-8")
+    return ServiceError(
+        grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "the request is not a message of this method"
+    )
+
+
+def _check_readable(request: Any) -> None:
+    """Raise what `_deserializer` gave in place of a request."""
+    if isinstance(request, ServiceError):
+        raise request

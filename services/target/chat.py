@@ -6,17 +6,35 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, UndefinedError
+from jinja2.ext import Extension
+from jinja2.nodes import Node
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from services.engine.vocabulary import Attribute, Vocabulary
 
 # Parts spellings of control tokens that a message happens to contain; no text of a chat holds it.
 _BREAK = "\ufdd0"
+# Templates know of tools, which chats here have none of.
+_NO_TOOLS: dict[str, object] = {"tools": None, "documents": None}
+# Some were written to be used with tools only, and do not ask whether there are any.
+_EMPTY_TOOLS: dict[str, object] = {"tools": [], "documents": [], "functions": ""}
 
 
 class ChatError(Exception):
     """The chat cannot be rendered; the message is one sentence."""
+
+
+class _Generation(Extension):
+    """The block {% generation %}, by which trainers mark what the model says. It changes nothing."""
+
+    tags = {"generation"}  # noqa: RUF012 - jinja2 declares it so
+
+    def parse(self, parser: Parser) -> list[Node]:
+        """Return what is inside."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 class ChatTemplate:
@@ -25,19 +43,19 @@ class ChatTemplate:
     def __init__(self, source: str, vocabulary: Vocabulary) -> None:
         """Compile a template. Raises ChatError when it is no valid jinja2."""
         environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
         )
         environment.globals |= {"raise_exception": _raise, "strftime_now": _now}
         environment.filters["tojson"] = _to_json
         try:
             self._template = environment.from_string(source)
-        except TemplateError as error:
+        except Exception as error:  # beside its own errors jinja2 passes on those of Python's compiler
             raise ChatError(f"the model's chat template is not valid: {error}") from error
         self._vocabulary = vocabulary
         spellings = {
             entry.spelling.decode(errors="replace")
             for entry in vocabulary.entries
-            if entry.attribute is Attribute.CONTROL and len(entry.spelling) > 1
+            if entry.attribute in (Attribute.CONTROL, Attribute.UNKNOWN) and len(entry.spelling) > 1
         }
         longest_first = sorted(spellings, key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, longest_first))) if spellings else None
@@ -50,15 +68,11 @@ class ChatTemplate:
         """
         broken = [{key: self._break(value) for key, value in message.items()} for message in messages]
         try:
-            rendered = self._template.render(
-                messages=broken,
-                add_generation_prompt=add_generation_prompt,
-                bos_token=self._spelling(self._vocabulary.bos),
-                eos_token=self._spelling(self._vocabulary.eos),
-                tools=None,
-                documents=None,
-            )
-        except (TemplateError, TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
+            try:
+                rendered = self._rendered(broken, add_generation_prompt, _NO_TOOLS)
+            except (TypeError, UndefinedError):
+                rendered = self._rendered(broken, add_generation_prompt, _EMPTY_TOOLS | {"datetime": _now("%b %d %Y")})
+        except Exception as error:  # a template is a program: it can fail in any way
             raise ChatError(f"the model's chat template refuses this chat: {error}") from error
         tokens: list[int] = []
         for part in rendered.split(_BREAK):
@@ -67,6 +81,17 @@ class ChatTemplate:
         if self._vocabulary.adds_bos and bos is not None and tokens[:1] != [bos]:
             tokens.insert(0, bos)
         return rendered.replace(_BREAK, ""), tokens
+
+    def _rendered(
+        self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool, tools: Mapping[str, object]
+    ) -> str:
+        return self._template.render(
+            messages=messages,
+            add_generation_prompt=add_generation_prompt,
+            bos_token=self._spelling(self._vocabulary.bos),
+            eos_token=self._spelling(self._vocabulary.eos),
+            **tools,
+        )
 
     def _break(self, text: str) -> str:
         """Part every spelling of a control token after its first character."""
@@ -87,6 +112,12 @@ def _now(pattern: str) -> str:
     return datetime.now().strftime(pattern)
 
 
-def _to_json(value: Any, indent: int | None = None, **_options: Any) -> str:
-    # jinja2's own filter escapes for HTML.
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """The filter that templates are written for; jinja2's own escapes for HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

@@ -30,7 +30,11 @@ PARAMS = {
 }
 TOKENS = st.integers(0, 14)
 SESSIONS = st.sampled_from(NAMES)
-PROMPTS = st.lists(TOKENS, min_size=1, max_size=14)
+# Some prompts begin alike, so that sessions have something to share.
+SHARED_PROMPT = list(range(12))
+PROMPTS = st.one_of(
+    st.lists(TOKENS, min_size=1, max_size=14), st.lists(TOKENS, max_size=4).map(lambda tail: [*SHARED_PROMPT, *tail])
+)
 CONTEXT_LENGTH = 40
 # Handlers never look at the call.
 ANY_CALL: Any = None

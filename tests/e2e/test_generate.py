@@ -1,0 +1,90 @@
+"""`outrider generate`, with processes of its own and with a system that runs."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import Pair
+from tests.e2e.programs import Serving, command, environment, run
+from tests.waiting import PATIENCE_S
+
+pytestmark = pytest.mark.e2e
+
+ASKED = ("--max-tokens", "24", "def main(")
+
+
+def _json(home: Path, system: Serving, *arguments: str) -> dict[str, Any]:
+    finished = run(home, "generate", "--address", system.address, "--json", *arguments)
+    assert (finished.returncode, finished.stderr) == (0, "")
+    answer: dict[str, Any] = json.loads(finished.stdout)
+    return answer
+
+
+def test_a_system_of_its_own(pair: Pair, system: Serving, tmp_path: Path) -> None:
+    finished = run(tmp_path, "generate", *pair.flags, "--exact", "off", *ASKED)
+    assert finished.returncode == 0
+    assert finished.stdout == "def main(" + _json(tmp_path, system, *ASKED)["text"] + "\n"
+    assert "\x1b" not in finished.stdout + finished.stderr
+    assert "24 tokens" in finished.stderr
+    assert "drafts accepted" in finished.stderr
+
+
+def test_json(system: Serving, tmp_path: Path) -> None:
+    answer = _json(tmp_path, system, "--speculation", "3", "--seed", "7", *ASKED)
+    assert answer["text"]
+    assert answer["finish_reason"] == "FINISH_REASON_MAX_TOKENS"
+    assert answer["usage"]["num_generated_tokens"] == 24
+    assert answer["seed"] == "7"
+    assert answer["speculation"]["num_draft_tokens"] > answer["speculation"]["num_accepted_tokens"] > 0
+    plain = _json(tmp_path, system, "--speculation", "off", *ASKED)
+    assert plain["text"] == answer["text"]
+    assert plain["speculation"]["num_draft_tokens"] == 0
+
+
+def test_a_pipe_gets_exactly_the_text(system: Serving, tmp_path: Path) -> None:
+    """With tabs, carriage returns, and whatever the model says at a high temperature."""
+    prompt = "if x:\r\n\treturn\t[bold]\n"
+    asked = ("--temperature", "3", "--seed", "3", "--max-tokens", "200", prompt)
+    finished = run(tmp_path, "generate", "--address", system.address, *asked)
+    assert finished.returncode == 0
+    assert finished.stdout == prompt + _json(tmp_path, system, *asked)["text"] + "\n"
+
+
+def test_a_reader_that_has_seen_enough(system: Serving, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        command("generate", "--address", system.address, "--max-tokens", "1500", "def main("),
+        env=environment(tmp_path),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.read(9) == b"def main("
+    process.stdout.close()
+    process.wait(PATIENCE_S)
+    assert process.stderr.read() == b""
+    process.stderr.close()
+
+
+def test_a_request_that_is_refused(system: Serving, tmp_path: Path) -> None:
+    finished = run(tmp_path, "generate", "--address", system.address, "--temperature", "-1", "a")
+    assert finished.returncode == 2
+    assert finished.stdout == ""
+    assert finished.stderr.startswith("outrider: temperature must be")
+    assert finished.stderr.count("\n") == 1
+
+
+def test_status(system: Serving, tmp_path: Path) -> None:
+    _json(tmp_path, system, *ASKED)
+    finished = run(tmp_path, "status", "--address", system.address, "--json")
+    assert finished.returncode == 0
+    status = json.loads(finished.stdout)
+    assert status["target"]["is_available"] and status["draft"]["is_available"]
+    assert status["target"]["model"]["name"] == "tiny-target"
+    assert status["speculation"]["num_cycles"] > 0
+    table = run(tmp_path, "status", "--address", system.address)
+    assert "tiny-target" in table.stdout
+    assert "\x1b" not in table.stdout

@@ -1,0 +1,121 @@
+"""`outrider serve` through the deaths of its processes."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+import psutil
+import pytest
+
+from outrider.v1 import generation_pb2
+from tests.e2e.conftest import Pair
+from tests.e2e.programs import MODULES, Serving, run, serving
+from tests.integration.services import OFF, Client, Generated, fixed, generate_request
+from tests.waiting import PATIENCE_S, eventually
+
+pytestmark = pytest.mark.e2e
+
+# Long enough not to be over before a signal arrives.
+NUM_TOKENS = 600
+
+
+async def _generate(
+    system: Serving, speculation: generation_pb2.Speculation, accident: Callable[[], object] | None = None
+) -> Generated:
+    """A whole answer; the accident happens when its first chunk is here."""
+    generated = Generated()
+    async with grpc.aio.insecure_channel(system.address) as channel:
+        client = Client(channel)
+        await client.until_draft(is_available=True)
+        request = generate_request(max_tokens=NUM_TOKENS, speculation=speculation)
+        async for message in client.stub.Generate(request, timeout=PATIENCE_S):
+            if message.HasField("chunk"):
+                if accident and not generated.chunks:
+                    accident()
+                generated.chunks.append(message.chunk)
+            else:
+                generated.summary = message.summary
+    return generated
+
+
+async def test_a_draft_that_is_killed_in_the_middle_of_a_request(system: Serving) -> None:
+    expected = await _generate(system, OFF)
+    assert len(expected.ids) == NUM_TOKENS
+    killed: list[int] = []
+    generated = await _generate(system, fixed(4), lambda: killed.append(system.kill("draft")))
+    assert generated.ids == expected.ids
+    assert generated.text == expected.text
+    assert generated.counts.num_fallbacks == 1
+    await asyncio.to_thread(system.restarted, "draft", killed[0])
+    # The next one waits until the draft is back, and uses it.
+    again = await _generate(system, fixed(4))
+    assert again.ids == expected.ids
+    assert again.counts.num_accepted_tokens > 0
+    assert again.counts.num_fallbacks == 0
+
+
+async def test_a_target_that_is_killed_in_the_middle_of_a_request(system: Serving) -> None:
+    expected = await _generate(system, fixed(4))
+    killed: list[int] = []
+    generated = await _generate(system, fixed(4), lambda: killed.append(system.kill("target")))
+    assert generated.ids == expected.ids
+    assert generated.counts.num_resyncs > 0
+    assert system.services()["target"].pid != killed[0]
+
+
+async def test_an_orchestrator_that_is_killed_serves_again_on_its_port(system: Serving) -> None:
+    old_pid = system.kill("orchestrator")
+    await asyncio.to_thread(system.restarted, "orchestrator", old_pid)
+
+    async def ask() -> Generated:
+        async with grpc.aio.insecure_channel(system.address) as channel:
+            request = generate_request(max_tokens=4)
+            generated = Generated()
+            async for message in Client(channel).stub.Generate(request, wait_for_ready=True, timeout=PATIENCE_S):
+                generated.chunks.append(message.chunk)
+            return generated
+
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            try:
+                assert len((await ask()).ids) == 4
+                break
+            except grpc.aio.AioRpcError as error:
+                # It listens before it serves.
+                assert error.code() is grpc.StatusCode.UNAVAILABLE
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL)],
+    ids=["SIGINT", "SIGTERM", "SIGKILL"],
+)
+def test_no_process_outlives_the_one_that_started_it(
+    pair: Pair, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    with serving(tmp_path, *pair.flags) as system:
+        services = system.services()
+        assert set(services) == set(MODULES)
+        system.process.send_signal(number)
+        assert system.process.wait(PATIENCE_S) == code
+        eventually(lambda: not any(_lives(service) for service in services.values()))
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_plain_decoding_without_a_draft(pair: Pair, tmp_path: Path) -> None:
+    with serving(tmp_path, "--target", str(pair.target)) as system:
+        assert set(system.services()) == {"target", "orchestrator"}
+        finished = run(tmp_path, "generate", "--address", system.address, "--max-tokens", "8", "def main(")
+    assert finished.returncode == 0
+    assert "plain decoding, no draft" in finished.stderr
+    assert os.linesep in finished.stdout

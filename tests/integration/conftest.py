@@ -1,0 +1,57 @@
+"""The tiny pair, and a whole system on it."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from models.tiny import write_tiny_pair
+from services.frame.server import FrameServer
+from tests.integration.services import Client, Gate, client_of, draft_server, orchestrator_server, target_server
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Model files of a pair."""
+
+    target: Path
+    draft: Path
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """A random pair that agrees often, not always. Its weights are F32, so that rounding hardly ever flips a choice."""
+    return Pair(*write_tiny_pair(tmp_path_factory.mktemp("pair")))
+
+
+@pytest.fixture(autouse=True)
+def _cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what the services remember of models away from the developer's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@dataclass
+class System:
+    """Three servers, and a client of the orchestrator."""
+
+    target: FrameServer
+    draft: FrameServer
+    orchestrator: FrameServer
+    client: Client
+    target_gate: Gate
+    draft_gate: Gate
+
+
+@pytest.fixture
+async def system(pair: Pair) -> AsyncIterator[System]:
+    """A target, a draft that has been found, and an orchestrator."""
+    gates = Gate(), Gate()
+    async with AsyncExitStack() as stack:
+        target = await stack.enter_async_context(target_server(pair.target, gates[0]))
+        draft = await stack.enter_async_context(draft_server(pair.draft, gates[1]))
+        orchestrator = await stack.enter_async_context(orchestrator_server(target.address, draft.address))
+        client = await stack.enter_async_context(client_of(orchestrator))
+        await client.until_draft(is_available=True)
+        yield System(target, draft, orchestrator, client, *gates)

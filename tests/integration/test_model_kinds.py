@@ -1,0 +1,265 @@
+"""Models of many kinds: served right, or refused with a reason."""
+
+import random
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gguf import GGUFValueType
+from gguf.gguf_writer import GGUFValue
+
+from services.engine.engine import Engine
+from services.engine.errors import DecodeError, ModelLoadError
+from services.engine.exact import ExactMode, Exactness
+from services.engine.exactness import exact_runtime
+from services.engine.model import Model
+from services.engine.probe import compare, fixed_sequences, references
+from services.engine.runtime import LlamaRuntime, Logits, RuntimeOptions, Segment
+from tests import foreign_models
+from tests.foreign_models import NO_TOKENIZER, VOCABULARY_SIZE, WINDOW, tiny_tokenizer
+from tests.unit.engine.works import Greedy, prefix
+
+pytestmark = pytest.mark.integration
+
+NUM_SLOTS, LENGTH = 4, 8 * WINDOW
+# Positions of another session that lose their place make a difference of about 1; rounding makes one of 1e-3.
+TOLERANCE = 0.02
+OPTIONS = RuntimeOptions(num_slots=NUM_SLOTS, context_length=256, max_batch_rows=256, num_threads=1)
+SERVED = {
+    "plain": foreign_models.llama,
+    "sliding window": foreign_models.sliding,
+    "sectioned positions": foreign_models.sections,
+}
+LAYOUTS = {
+    "unified": OPTIONS,
+    "separate": RuntimeOptions(**{**vars(OPTIONS), "unified_cache": False}),
+    # More slots than can have a second sequence each.
+    "many slots": RuntimeOptions(**{**vars(OPTIONS), "num_slots": 200}),
+}
+
+
+@pytest.fixture(scope="module", params=SERVED)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return Model(SERVED[request.param](tmp_path_factory.mktemp("kinds") / "model.gguf"))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return Model(foreign_models.llama(tmp_path_factory.mktemp("plain") / "model.gguf"))
+
+
+def from_scratch(model: Model, sequences: Sequence[Sequence[int]]) -> list[Logits]:
+    """The logits of every position of each sequence, evaluated alone and at once."""
+    runtime = LlamaRuntime(model, OPTIONS)
+    expected = []
+    for tokens in sequences:
+        expected.append(runtime.decode([Segment(0, 0, tokens, len(tokens))])[0].copy())
+        runtime.cut(0, 0)
+    runtime.close()
+    return expected
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_cutting_back_and_going_on_is_as_from_scratch(model: Model, layout: str) -> None:
+    """Sessions with prompts, rollbacks within and beyond a window, and replays, all in one cache."""
+    rng = random.Random(1)
+    sequences = fixed_sequences(VOCABULARY_SIZE, [LENGTH] * NUM_SLOTS, seed=2)
+    expected = from_scratch(model, sequences)
+    runtime = LlamaRuntime(model, LAYOUTS[layout])
+    held = [0] * NUM_SLOTS
+    num_past_window = 0
+    for _ in range(150):
+        segments = []
+        for slot, tokens in enumerate(sequences):
+            chance = rng.random()
+            if chance < 0.3:
+                continue
+            if chance < 0.4 or held[slot] == LENGTH:
+                held[slot] = rng.choice((0, max(0, held[slot] - rng.randrange(3 * WINDOW))))
+                runtime.cut(slot, held[slot])
+            num_rows = min(rng.choice((1, 2, 3, 5, 30)), LENGTH - held[slot])
+            segments.append(Segment(slot, held[slot], tokens[held[slot] : held[slot] + num_rows], num_rows))
+        for segment, logits in zip(segments, runtime.decode(segments) if segments else (), strict=True):
+            end = segment.first_position + len(segment.tokens)
+            num_past_window += end > 2 * WINDOW
+            difference = np.abs(logits - expected[segment.slot][segment.first_position : end])
+            assert difference.max() < TOLERANCE, f"slot {segment.slot}, positions {segment.first_position} to {end}"
+            # As a rejected draft is taken back.
+            held[segment.slot] = end - rng.randrange(min(4, len(segment.tokens)))
+            runtime.cut(segment.slot, held[segment.slot])
+    assert num_past_window > 100
+    runtime.close()
+
+
+def test_a_shared_prefix_survives_what_its_owner_does(model: Model) -> None:
+    tokens, other = fixed_sequences(VOCABULARY_SIZE, [LENGTH, LENGTH], seed=3)
+    (expected,) = from_scratch(model, [tokens])
+    runtime = LlamaRuntime(model, OPTIONS)
+    assert runtime.can_copy
+    half = LENGTH // 2
+    runtime.decode([Segment(0, 0, tokens[:half], 0)])
+    runtime.copy(0, 1, half)
+    for _ in range(3):
+        (logits,) = runtime.decode([Segment(1, half, tokens[half:], half)])
+        assert np.abs(logits - expected[half:]).max() < TOLERANCE
+        runtime.cut(0, 0)
+        for position in range(LENGTH):
+            runtime.decode([Segment(0, position, other[position : position + 1], 1)])
+        runtime.cut(1, half)
+    runtime.close()
+
+
+def test_every_kind_can_be_exact(model: Model) -> None:
+    runtime = exact_runtime(model, OPTIONS, Exactness(ExactMode.ROW_MULTIPLE, 8), 7)
+    first_positions = [4 * WINDOW, 2 * WINDOW, 5, 0]
+    sequences = fixed_sequences(VOCABULARY_SIZE, [LENGTH, 4 * WINDOW, 2 * WINDOW, WINDOW], seed=4)
+    expected = references(runtime, sequences, first_positions)
+    results = [
+        compare(runtime, sequences, first_positions, expected, num_steps=20, max_draft_tokens=7, seed=seed)
+        for seed in range(3)
+    ]
+    assert sum(result.num_rows for result in results) > 100
+    assert sum(result.num_different for result in results) == 0
+    runtime.close()
+
+
+def _spelled_otherwise(model: str) -> dict[str, GGUFValue]:
+    """The tiny tokenizer, said to be of another kind."""
+    return tiny_tokenizer() | {"tokenizer.ggml.model": GGUFValue(model, GGUFValueType.STRING)}
+
+
+def _fewer_tokens() -> dict[str, GGUFValue]:
+    tokens = tiny_tokenizer()["tokenizer.ggml.tokens"]
+    fewer = GGUFValue(tokens.value[:300], tokens.type, tokens.sub_type)
+    return tiny_tokenizer() | {"tokenizer.ggml.tokens": fewer}
+
+
+def _projector(path: Path) -> Path:
+    return foreign_models.write_model(path, "clip", {"v.patch_embd.weight": (8, 8)})
+
+
+def _cut_off(path: Path) -> Path:
+    data = foreign_models.llama(path).read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    return path
+
+
+REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "recurrent": (foreign_models.recurrent, "mamba keeps recurrent state"),
+    "hybrid": (foreign_models.hybrid, "lfm2 keeps recurrent state"),
+    "encoder": (
+        partial(foreign_models.encoder, fields={"attention.causal": False}),
+        "bert does not generate one token after the other",
+    ),
+    "encoder and decoder": (foreign_models.encoder_decoder, "t5 does not generate one token after the other"),
+    "sees what follows": (
+        partial(foreign_models.llama, fields={"attention.causal": False}),
+        "llama does not generate one token after the other",
+    ),
+    "embeddings": (
+        partial(foreign_models.llama, fields={"pooling_type": 3}),
+        "llama was trained to compare texts",
+    ),
+    "image projector": (_projector, "CLIP cannot be used as main model"),
+    "unknown": (partial(foreign_models.write_model, architecture="quux", shapes={}), "unknown model architecture"),
+    "no tokenizer": (partial(foreign_models.llama, tokenizer=NO_TOKENIZER), "llama has no tokenizer in its file"),
+    "unknown tokenizer": (partial(foreign_models.llama, tokenizer=_spelled_otherwise("quux")), "unknown tokenizer"),
+    "tokenizer without bytes": (
+        partial(foreign_models.llama, tokenizer=_spelled_otherwise("llama")),
+        "no tokens for single bytes",
+    ),
+    "fewer tokens than embeddings": (
+        partial(foreign_models.llama, tokenizer=_fewer_tokens()),
+        "'token_embd.weight' has wrong shape",
+    ),
+    "cut off": (_cut_off, "not within the file bounds"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_cannot_be_served_is_refused(kind: str, tmp_path: Path) -> None:
+    write, reason = REFUSED[kind]
+    path = write(tmp_path / "model.gguf")
+    with pytest.raises(ModelLoadError) as refused:
+        Model(path)
+    sentence = str(refused.value)
+    assert reason in sentence
+    assert str(path) in sentence
+    assert len(sentence.splitlines()) == 1
+
+
+def test_a_model_without_a_cache_is_refused_though_its_file_does_not_tell(tmp_path: Path) -> None:
+    model = Model(foreign_models.encoder(tmp_path / "model.gguf"))
+    with pytest.raises(ModelLoadError, match="bert does not generate one token after the other"):
+        LlamaRuntime(model, OPTIONS)
+    model.close()
+
+
+def test_a_file_that_llama_cpp_dies_of_costs_one_line(tmp_path: Path) -> None:
+    tokens = tiny_tokenizer()["tokenizer.ggml.tokens"]
+    twice = GGUFValue([*tokens.value[:-1], tokens.value[5]], tokens.type, tokens.sub_type)
+    path = foreign_models.llama(tmp_path / "model.gguf", tokenizer=tiny_tokenizer() | {"tokenizer.ggml.tokens": twice})
+    code = "import sys, pathlib; from services.engine.model import Model; Model(pathlib.Path(sys.argv[1]))"
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("llama.cpp cannot go on: ")
+    assert "id_to_token" in line
+
+
+BAD_SEGMENTS = {
+    "no rows": ([], "0 rows"),
+    "too many rows": ([Segment(slot, 0, [1] * 100, 1) for slot in range(3)], "301 rows"),
+    "too many rows with padding": ([Segment(0, 0, [1] * 200, 1, 57)], "258 rows"),
+    "past the context": ([Segment(0, 255, [1, 2], 1)], "positions 255 to 256"),
+    "padding past the context": ([Segment(0, 250, [1, 2], 1, 5)], "positions 250 to 256"),
+    "before the context": ([Segment(0, -1, [1, 2], 1)], "positions -1 to 0"),
+    "slot that does not exist": ([Segment(NUM_SLOTS, 0, [1], 1)], "slot 4"),
+    "negative slot": ([Segment(-1, 0, [1], 1)], "slot -1"),
+    "id outside the vocabulary": ([Segment(0, 0, [1, VOCABULARY_SIZE], 1)], "vocabulary of 512"),
+    "id outside what is stored": ([Segment(0, 0, [2**40, 1], 1)], "vocabulary of 512"),
+    "negative id": ([Segment(0, 0, [-1], 1)], "vocabulary of 512"),
+    "more outputs than tokens": ([Segment(0, 0, [1, 2], 3)], "3 outputs for 2 tokens"),
+    "negative outputs": ([Segment(0, 0, [1, 2], -1)], "-1 outputs for 2 tokens"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_SEGMENTS)
+def test_bad_rows_are_refused_before_llama_cpp_sees_them(plain: Model, name: str) -> None:
+    segments, reason = BAD_SEGMENTS[name]
+    runtime = LlamaRuntime(plain, OPTIONS)
+    (before,) = runtime.decode([Segment(1, 0, [1, 2, 3], 1)])
+    before = before.copy()
+    with pytest.raises(DecodeError, match=reason):
+        runtime.decode([Segment(1, 3, [4], 1), *segments] if segments else [])
+    runtime.cut(1, 2)
+    assert np.abs(runtime.decode([Segment(1, 2, [3], 1)])[0] - before).max() < TOLERANCE
+    runtime.close()
+
+
+def test_a_batch_is_no_larger_than_the_caches(plain: Model) -> None:
+    runtime = LlamaRuntime(plain, RuntimeOptions(num_slots=2, context_length=256, max_batch_rows=2048, num_threads=1))
+    assert runtime.max_batch_rows == 512
+    segments = [Segment(slot, 0, [1] * 256, 1) for slot in range(2)]
+    assert [logits.shape for logits in runtime.decode(segments)] == [(1, VOCABULARY_SIZE)] * 2
+    runtime.close()
+
+
+@pytest.fixture
+async def engine(plain: Model) -> AsyncIterator[Engine]:
+    engine = Engine(LlamaRuntime(plain, OPTIONS))
+    engine.start()
+    yield engine
+    engine.stop()
+
+
+@pytest.mark.parametrize("tokens", [[5, VOCABULARY_SIZE], [1] * 257, [-1]])
+async def test_work_that_nobody_checked_fails_alone(engine: Engine, tokens: list[int]) -> None:
+    good = await engine.run(Greedy(prefix("a", [1, 2, 3])))
+    bad = await engine.run(Greedy(prefix("b", tokens)))
+    assert isinstance(bad.value, DecodeError)
+    assert (await engine.run(Greedy(prefix("c", [1, 2, 3])))).value == good.value

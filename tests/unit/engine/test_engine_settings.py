@@ -1,0 +1,20 @@
+"""Settings under which an engine would never answer are refused."""
+
+import pytest
+
+from services.frame.settings import load_settings
+from services.frame.startup import StartupError
+from services.target.settings import TargetSettings
+
+
+@pytest.mark.parametrize(("batch_rows", "max_draft_tokens"), [(0, 64), (32, 16), (16, 0), (80, 64), (65536, 16)])
+def test_a_batch_that_holds_a_whole_draft(batch_rows: int, max_draft_tokens: int) -> None:
+    values = {"model": "model.gguf", "batch_rows": batch_rows, "max_draft_tokens": max_draft_tokens}
+    assert load_settings(TargetSettings, values).batch_rows == batch_rows
+
+
+@pytest.mark.parametrize(("batch_rows", "max_draft_tokens"), [(1, 0), (4, 16), (31, 16), (79, 64)])
+def test_a_batch_too_small_for_a_draft(batch_rows: int, max_draft_tokens: int) -> None:
+    values = {"model": "model.gguf", "batch_rows": batch_rows, "max_draft_tokens": max_draft_tokens}
+    with pytest.raises(StartupError, match=f"--batch-rows must be 0 or at least {max_draft_tokens + 16}"):
+        load_settings(TargetSettings, values)

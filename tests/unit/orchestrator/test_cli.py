@@ -1,0 +1,112 @@
+"""Bad use of the command line: one sentence, exit code 2, no traceback. Nothing here gets as far as a process."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator import cli
+from tests.integration.services import free_port
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    """A file that would be served if it came to that."""
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF")
+    return str(path)
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Run `outrider` in this process; return its exit code."""
+    monkeypatch.setattr(sys, "argv", ["outrider", *arguments])
+    with pytest.raises(SystemExit) as info:
+        cli.main()
+    return int(info.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        pytest.param([], "Missing command", id="no command"),
+        pytest.param(["fly"], "No such command 'fly'", id="unknown command"),
+        pytest.param(["generate"], "Missing argument", id="no prompt"),
+        pytest.param(["generate", "a", "--no-such-flag"], "No such option: --no-such-flag", id="unknown flag"),
+        pytest.param(["generate", "a", "b"], "unexpected extra argument", id="two prompts"),
+        pytest.param(["generate", "a", "--max-tokens", "many"], "'--max-tokens'", id="no number"),
+        pytest.param(["generate", "a", "--seed", "-1"], "'--seed'", id="negative seed"),
+        pytest.param(["generate", "a", "--seed", str(2**64)], "seed", id="seed of 65 bits"),
+        pytest.param(["generate", "a", "--max-tokens", str(2**31)], "max-tokens", id="too many tokens"),
+        pytest.param(["generate", "a", "--speculation", str(2**32)], "speculation", id="too many draft tokens"),
+        pytest.param(
+            ["generate", "a", "--speculation", "some"], "--speculation is auto, off or a number", id="speculation"
+        ),
+        pytest.param(["generate", "a", "--max-tokens", "0"], "max-tokens", id="no tokens"),
+        pytest.param(["generate", "\udcff"], "UTF-8", id="a prompt that is no text"),
+        pytest.param(
+            ["generate", "a", "--target", "no/such.gguf"], "there is no model file no/such.gguf", id="no target"
+        ),
+        pytest.param(["generate", "a", "--target", "."], "there is no model file", id="a folder"),
+        pytest.param(["generate", "a", "--draft", "x.gguf"], "--draft needs --target", id="a draft alone"),
+        pytest.param(
+            ["serve", "--target", "no/such.gguf"], "there is no model file no/such.gguf", id="serve no target"
+        ),
+        pytest.param(["serve", "--port", "70000"], "'--port'", id="port too high"),
+        pytest.param(["serve", "--port", "-1"], "'--port'", id="port negative"),
+        pytest.param(["status", "--no-such-flag"], "No such option", id="status with an unknown flag"),
+        pytest.param(
+            ["pair", "no/target.gguf", "no/draft.gguf"], "there is no model file no/target.gguf", id="no pair"
+        ),
+    ],
+)
+def test_bad_use(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str
+) -> None:
+    assert run(monkeypatch, *arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("outrider: ")
+    assert expected in printed.err
+    assert printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        pytest.param(
+            ["generate", "a", "--draft", "no/such.gguf"], "there is no model file no/such.gguf", id="no draft"
+        ),
+        pytest.param(["generate", "a", "--exact", "maybe"], "--exact is auto, on or off, not 'maybe'", id="exact"),
+        pytest.param(["serve", "--exact", "maybe"], "--exact is auto, on or off, not 'maybe'", id="serve exact"),
+    ],
+)
+def test_bad_use_with_a_target(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    model: str,
+    arguments: list[str],
+    expected: str,
+) -> None:
+    assert run(monkeypatch, *arguments, "--target", model) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("outrider: ")
+    assert expected in printed.err
+    assert printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [["status"], ["generate", "a"]])
+def test_an_orchestrator_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    """Nothing wrong with the use: a failure, in one sentence too."""
+    assert run(monkeypatch, *command, "--address", f"127.0.0.1:{free_port()}") == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("outrider: ")
+    assert printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["serve", "--help"]])
+def test_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    assert run(monkeypatch, *arguments) == 0
+    assert "Usage: outrider" in capsys.readouterr().out

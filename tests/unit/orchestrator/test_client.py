@@ -1,0 +1,115 @@
+"""How a generation looks: exactly its text in a pipe, coloured in a terminal, one object as JSON."""
+
+import io
+from collections.abc import AsyncIterator
+
+import pytest
+from rich.console import Console
+
+from orchestrator.client import collect, show, status_table, summary_line
+from outrider.v1 import common_pb2, generation_pb2
+
+ACCEPTED = generation_pb2.TOKEN_ORIGIN_ACCEPTED
+RECOVERED = generation_pb2.TOKEN_ORIGIN_RECOVERED
+BONUS = generation_pb2.TOKEN_ORIGIN_BONUS
+
+
+def summary(**speculation: int) -> generation_pb2.GenerateSummary:
+    return generation_pb2.GenerateSummary(
+        usage=generation_pb2.Usage(num_prompt_tokens=3, num_generated_tokens=10),
+        timings=generation_pb2.GenerationTimings(total_ms=500.0),
+        speculation=generation_pb2.SpeculationStatistics(**speculation),
+        seed=2**64 - 1,
+    )
+
+
+async def answer(*texts: str, rest: str = "") -> AsyncIterator[generation_pb2.GenerateResponse]:
+    """One chunk with a token of each text, what was held back, and a summary."""
+    origins = (ACCEPTED, RECOVERED, BONUS)
+    tokens = [generation_pb2.GeneratedToken(text=text, origin=origins[index % 3]) for index, text in enumerate(texts)]
+    yield generation_pb2.GenerateResponse(chunk=generation_pb2.GenerateChunk(text="".join(texts), tokens=tokens))
+    if rest:
+        yield generation_pb2.GenerateResponse(chunk=generation_pb2.GenerateChunk(text=rest))
+    yield generation_pb2.GenerateResponse(summary=summary())
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        pytest.param(["a", "b", "c"], id="letters"),
+        pytest.param(["if x:\n", "\treturn\t", "1\r\n"], id="tabs and line breaks"),
+        pytest.param(["x" * 500, " " * 300, "y\n\n\n"], id="longer than a line"),
+        pytest.param(["[bold]", "[/bold]", ":smile:"], id="what looks like markup"),
+        pytest.param(["\0", "\x07\x08", "\x1b[31m"], id="control characters"),
+        pytest.param(["", "😀", "日本語"], id="wide characters"),
+        pytest.param([" ", "", "\n"], id="blanks at the end"),
+    ],
+)
+@pytest.mark.parametrize("prompt", ["", "def main():\n\t"])
+async def test_a_pipe_gets_exactly_the_text(capsys: pytest.CaptureFixture[str], texts: list[str], prompt: str) -> None:
+    out = io.StringIO()
+    told = await show(answer(*texts, rest="rest"), prompt, Console(file=out, highlight=False))
+    assert told == "".join(texts) + "rest"
+    assert out.getvalue() == prompt + told + "\n"
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "10 tokens, 20.0 tokens/s" in printed.err
+
+
+async def test_a_terminal_shows_where_tokens_came_from() -> None:
+    out = io.StringIO()
+    console = Console(file=out, highlight=False, force_terminal=True, color_system="standard", width=80)
+    await show(answer("one", "two", "three"), "prompt", console)
+    written = out.getvalue()
+    assert "\x1b[1mprompt\x1b[0m" in written
+    for text, colour in (("one", 32), ("two", 33), ("three", 36)):
+        assert f"\x1b[{colour}m{text}\x1b[0m" in written
+
+
+async def test_a_terminal_is_not_at_the_mercy_of_the_text() -> None:
+    out = io.StringIO()
+    console = Console(file=out, highlight=False, force_terminal=True, color_system=None, width=80)
+    await show(answer("a\x07\x7f", "\x1b[2J", "\tb\n"), "", console)
+    assert out.getvalue().startswith("a␇␡␛[2J")
+    assert not {"\x07", "\x7f", "\x1b"} & set(out.getvalue())
+
+
+async def test_json_has_the_text_and_every_field_of_the_summary() -> None:
+    collected = await collect(answer("a", "b", rest="c"))
+    assert collected["text"] == "abc"
+    assert collected["usage"] == {"num_prompt_tokens": 3, "num_generated_tokens": 10}
+    assert collected["seed"] == str(2**64 - 1), "as protobuf's JSON writes 64-bit numbers"
+    assert collected["speculation"]["num_fallbacks"] == 0
+
+
+def test_the_summary_of_a_drafted_text() -> None:
+    line = summary_line(
+        summary(num_cycles=4, num_drafts=4, num_draft_tokens=8, num_accepted_tokens=6, num_resyncs=0)
+    ).plain
+    assert "75% of 8 drafts accepted" in line
+    assert "mean accepted length 2.50" in line
+    assert "6 of 10 target passes saved" in line
+    assert "seed 18446744073709551615" in line
+
+
+def test_the_summary_of_a_plain_text() -> None:
+    line = summary_line(summary(num_cycles=10)).plain
+    assert "plain decoding, no draft" in line
+    assert "accepted" not in line
+
+
+def test_the_status() -> None:
+    out = io.StringIO()
+    model = common_pb2.ModelInfo(name="tiny", quantization="F32")
+    reply = generation_pb2.GetStatusResponse(
+        target=generation_pb2.ServiceStatus(address="here:1", is_available=True, model=model),
+        draft=generation_pb2.ServiceStatus(address="there:2", reason="it is away"),
+        num_active=3,
+        speculation=generation_pb2.SpeculationStatistics(num_draft_tokens=4, num_accepted_tokens=3),
+    )
+    Console(file=out, width=120).print(status_table(reply))
+    lines = [line.split() for line in out.getvalue().splitlines()]
+    assert ["target", "here:1", "tiny", "F32", "available"] in lines
+    assert ["draft", "there:2", "it", "is", "away"] in lines
+    assert ["generations", "3", "under", "way"] in lines
+    assert ["draft", "tokens", "4,", "75%", "accepted"] in lines
