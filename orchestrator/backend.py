@@ -15,6 +15,7 @@ from orchestrator.target import TargetSession
 from outrider.v1 import common_pb2, draft_pb2_grpc, generation_pb2, model_pb2, model_pb2_grpc, target_pb2_grpc
 from services.frame.channel import client_tls, open_channel, service_config
 from services.frame.health import watch_health
+from services.frame.startup import StartupError
 from services.frame.telemetry import Telemetry
 
 _log = logging.getLogger(__name__)
@@ -37,8 +38,18 @@ class Backend:
         self._following: asyncio.Task[None] | None = None
 
     async def connect(self) -> None:
-        """Return once the target has answered; go on looking for the draft in the background."""
-        self.target = await fetch_loading_model(self._target_channel)
+        """Return once the target has answered; go on looking for the draft in the background.
+
+        Raises:
+            StartupError: what answers at the target's address is no target service.
+        """
+        try:
+            self.target = await fetch_loading_model(self._target_channel)
+        except grpc.aio.AioRpcError as error:
+            address = self._settings.target
+            raise StartupError(
+                f"what answers at {address} is no target service ({error.details()}): name another --target"
+            ) from error
         _log.info("target %s at %s", self.target.info.name, self._settings.target)
         if self._draft_channel is not None:
             self._breaker.disable("the draft service has not answered yet")
@@ -128,9 +139,16 @@ class Backend:
     async def _follow_draft(self, channel: grpc.aio.Channel, target: ServedModel) -> None:
         """Use the draft while it is there and fits; find out again whenever it was away, as it may be another one."""
         while True:
-            self.draft = await fetch_loading_model(channel, self._settings.draft_retry_s)
             try:
+                self.draft = await fetch_loading_model(channel, self._settings.draft_retry_s)
                 check_pair(target, self.draft)
+            except grpc.aio.AioRpcError as error:
+                reason = f"what answers at {self._settings.draft} is no draft service: {error.details()}"
+                if reason != self._breaker.reason:
+                    _log.warning("decoding goes on without a draft: %s", reason)
+                self._breaker.disable(reason)
+                await asyncio.sleep(self._settings.draft_retry_s)
+                continue
             except PairError as error:
                 _log.warning("the draft does not fit the target, decoding goes on without it: %s", error)
                 self._breaker.disable(str(error))

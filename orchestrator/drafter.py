@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import grpc
-from opentelemetry.trace import Span, SpanKind
+from opentelemetry.trace import Span, SpanKind, get_current_span
 
 from orchestrator.breaker import Breaker
 from orchestrator.session import RemoteCache
@@ -101,7 +101,11 @@ class RemoteDrafter:
 
     async def propose(self, sequence: TokenSequence, num_draft_tokens: int) -> Draft:
         """Return the service's draft, or an empty one."""
-        if num_draft_tokens < 1 or self._is_refused or not self._breaker.may_try():
+        if num_draft_tokens < 1 or self._is_refused:
+            return Draft()
+        if not self._breaker.may_try():
+            if self._is_attached:  # somebody else has found out
+                self._detach(get_current_span(), self._breaker.reason)
             return Draft()
         started_s = time.perf_counter()
         with child_span(self._telemetry, "propose", SpanKind.CLIENT) as span:
@@ -152,6 +156,9 @@ class RemoteDrafter:
             if not self._breaker.is_open:
                 _log.warning("the draft service is lost, decoding goes on without it: %s", reason)
             self._breaker.fail(reason)
+        self._detach(span, reason)
+
+    def _detach(self, span: Span, reason: str) -> None:
         if self._is_attached:
             self.num_fallbacks += 1
             self._is_attached = False

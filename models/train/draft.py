@@ -22,7 +22,7 @@ from models.train.workers import Objective
 
 MATRIX_LR = 7e-3
 EMBEDDING_LR = 3e-3
-NUM_WRITTEN, NUM_READ, NUM_LONG = 2592, 2400, 200
+NUM_WRITTEN, NUM_READ, NUM_LONG = 4608, 3072, 256
 """Rows the target writes, reads, and reads at full length, before the draft starts."""
 SHARPNESS = 0.7
 """Temperature at which the total variation is taken: between greedy use and 0.8."""

@@ -10,6 +10,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -55,14 +56,18 @@ class Store:
         )
 
 
-def mark_complete(folder: Path, stores: list[Store]) -> None:
-    """Say that the stores are filled; until then a run fills them again."""
+def mark_complete(folder: Path, stores: list[Store], target_digest: str) -> None:
+    """Say that the stores are filled by the target of this digest; until then a run fills them again."""
     temporary = folder / "complete.tmp"
-    temporary.write_text(json.dumps([asdict(store) for store in stores]))
+    temporary.write_text(json.dumps(_note(stores, target_digest)))
     os.replace(temporary, folder / "complete.json")
 
 
-def complete_stores(folder: Path) -> list[Store] | None:
-    """Return the filled stores of a folder, or None where there are none."""
+def are_complete(folder: Path, stores: list[Store], target_digest: str) -> bool:
+    """Say whether just these stores are filled, and by the target of this digest."""
     path = folder / "complete.json"
-    return [Store(**entry) for entry in json.loads(path.read_text())] if path.is_file() else None
+    return path.is_file() and json.loads(path.read_text()) == _note(stores, target_digest)
+
+
+def _note(stores: list[Store], target_digest: str) -> dict[str, Any]:
+    return {"target": target_digest, "stores": [asdict(store) for store in stores]}

@@ -19,7 +19,7 @@ from models.train.workers import Objective
 MATRIX_LR = 4e-3
 EMBEDDING_LR = 2e-3
 QUICK_FILES = 24
-"""Held-out files measured while training; all of them at the end."""
+"""Held-out files measured while training, to see the trend; all of them at the end."""
 
 
 class Likelihood(Objective):
@@ -55,7 +55,8 @@ def train_target(work_dir: Path, minutes: float, seed: int, *, resume: bool, is_
     print(f"target: {num_parameters(model):,} parameters, {len(windows.stream):,} training tokens", flush=True)
 
     def evaluate(is_final: bool) -> str:
-        share = texts if is_final else texts[:: max(1, len(texts) // QUICK_FILES)]
-        return f"target: {bits_per_byte(model, tokenizer, share):.4f} bits per byte on {len(share)} held-out files"
+        part = texts if is_final else texts[:: max(1, len(texts) // QUICK_FILES)]
+        which = f"all {len(part)}" if is_final else f"a sample of {len(part)}"
+        return f"target: {bits_per_byte(model, tokenizer, part):.4f} bits per byte on {which} held-out files"
 
     trainer.run(evaluate, is_compiled=is_compiled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from torch import Tensor, multiprocessing
 from torch.nn import functional as F
 
 from models.train.model import TARGET_SHAPE, Decoder
-from models.train.stores import Store, complete_stores, mark_complete
+from models.train.stores import Store, are_complete, mark_complete
 from models.train.tokenizer import BOS_ID, open_token_file
 from models.train.trainer import autocast, device
 
@@ -87,12 +88,19 @@ def _fill(
         all_ids[rows], all_states[rows] = ids.cpu().numpy(), states.half().cpu().numpy()
 
 
+def _digest(model: Decoder) -> str:
+    """Tell targets apart, so that stores of an older one are not taken for the current one's."""
+    return hashlib.sha256(model.embedding.detach().float().cpu().numpy().tobytes()).hexdigest()
+
+
 def fill_stores(model: Decoder, wanted: list[Portion], work_dir: Path, seed: int) -> list[Store]:
     """Fill the stores under ``work_dir``/distil on one process per core, or find them filled; returns them."""
     folder = work_dir / "distil"
     stores = [portion.store for portion in wanted]
-    if complete_stores(folder) == stores:
+    digest = _digest(model)
+    if are_complete(folder, stores, digest):
         return stores
+    (folder / "complete.json").unlink(missing_ok=True)
     context: Any = multiprocessing.get_context("spawn")
     for portion in wanted:
         began = time.monotonic()
@@ -112,5 +120,5 @@ def fill_stores(model: Decoder, wanted: list[Portion], work_dir: Path, seed: int
                 raise RuntimeError(f"writing the store {portion.store.name} failed; see the messages above")
         num_tokens = portion.store.num_rows * portion.store.length
         print(f"draft: store {portion.store.name}, {num_tokens:,} tokens, {time.monotonic() - began:.0f} s", flush=True)
-    mark_complete(folder, stores)
+    mark_complete(folder, stores, digest)
     return stores

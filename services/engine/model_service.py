@@ -16,8 +16,9 @@ from services.engine.sampling import SAMPLER_VERSION
 from services.engine.vocabulary import Entry
 from services.frame.handlers import RpcContext
 
-_DEFAULT_ENTRIES = 8192
-_MAX_ENTRIES = 16384
+# A part of so many takes milliseconds to make, and others are served between two parts.
+_DEFAULT_ENTRIES = 2048
+_MAX_ENTRIES = 4096
 
 
 _EXACT_MODES = {

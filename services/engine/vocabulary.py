@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cached_property
+from functools import cache, cached_property
 
 import llama_cpp
 
@@ -28,6 +28,7 @@ _ATTRIBUTE_BITS = (
     (llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN, Attribute.UNKNOWN),
     (llama_cpp.LLAMA_TOKEN_ATTR_UNUSED, Attribute.UNUSED),
 )
+_USUAL_OUTPUT_BYTES = 128
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class Vocabulary:
     @cached_property
     def entries(self) -> list[Entry]:
         """All entries, by id."""
-        return [self._entry(token) for token in range(self.size)]
+        buffer = ctypes.create_string_buffer(_USUAL_OUTPUT_BYTES)
+        return [self._entry(token, buffer) for token in range(self.size)]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -95,19 +97,21 @@ class Vocabulary:
         """Return the bytes that the tokens stand for; control tokens stand for none."""
         return b"".join(self.entries[token].output for token in tokens)
 
-    def _entry(self, token: int) -> Entry:
-        bits = llama_cpp.llama_vocab_get_attr(self._handle, token)
+    def _entry(self, token: int, buffer: ctypes.Array[ctypes.c_char]) -> Entry:
         return Entry(
             llama_cpp.llama_vocab_get_text(self._handle, token) or b"",
-            self._output(token),
-            next((attribute for bit, attribute in _ATTRIBUTE_BITS if bits & bit), Attribute.NORMAL),
+            self._output(token, buffer),
+            _attribute(llama_cpp.llama_vocab_get_attr(self._handle, token)),
             token in self.end_of_generation,
         )
 
-    def _output(self, token: int) -> bytes:
-        buffer = ctypes.create_string_buffer(128)
+    def _output(self, token: int, buffer: ctypes.Array[ctypes.c_char]) -> bytes:
         count = llama_cpp.llama_token_to_piece(self._handle, token, buffer, len(buffer), 0, False)
         if count < 0:
-            buffer = ctypes.create_string_buffer(-count)
-            count = llama_cpp.llama_token_to_piece(self._handle, token, buffer, len(buffer), 0, False)
+            return self._output(token, ctypes.create_string_buffer(-count))
         return buffer.raw[:count]
+
+
+@cache
+def _attribute(bits: int) -> Attribute:
+    return next((attribute for bit, attribute in _ATTRIBUTE_BITS if bits & bit), Attribute.NORMAL)

@@ -22,6 +22,10 @@ _NO_TOOLS: dict[str, object] = {"tools": None, "documents": None}
 _EMPTY_TOOLS: dict[str, object] = {"tools": [], "documents": [], "functions": ""}
 
 
+# A regular expression that matches nowhere.
+_NOTHING = r"(?!)"
+
+
 class ChatError(Exception):
     """The chat cannot be rendered; the message is one sentence."""
 
@@ -50,15 +54,14 @@ class ChatTemplate:
         try:
             self._template = environment.from_string(source)
         except Exception as error:  # beside its own errors jinja2 passes on those of Python's compiler
-            raise ChatError(f"the model's chat template is not valid: {error}") from error
+            raise ChatError(f"the model's chat template is not valid: {_one_line(error)}") from error
         self._vocabulary = vocabulary
         spellings = {
             entry.spelling.decode(errors="replace")
             for entry in vocabulary.entries
             if entry.attribute in (Attribute.CONTROL, Attribute.UNKNOWN) and len(entry.spelling) > 1
         }
-        longest_first = sorted(spellings, key=len, reverse=True)
-        self._control = re.compile("|".join(map(re.escape, longest_first))) if spellings else None
+        self._control = re.compile("|".join(map(re.escape, sorted(spellings))) or _NOTHING)
 
     def render(self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool) -> tuple[str, list[int]]:
         """Return the prompt as text and as token ids.
@@ -73,7 +76,7 @@ class ChatTemplate:
             except (TypeError, UndefinedError):
                 rendered = self._rendered(broken, add_generation_prompt, _EMPTY_TOOLS | {"datetime": _now("%b %d %Y")})
         except Exception as error:  # a template is a program: it can fail in any way
-            raise ChatError(f"the model's chat template refuses this chat: {error}") from error
+            raise ChatError(f"the model's chat template refuses this chat: {_one_line(error)}") from error
         tokens: list[int] = []
         for part in rendered.split(_BREAK):
             tokens += self._vocabulary.tokenize(part, add_bos=False, parse_special=True)
@@ -94,14 +97,21 @@ class ChatTemplate:
         )
 
     def _break(self, text: str) -> str:
-        """Part every spelling of a control token after its first character."""
+        """Part every spelling of a control token after its first character, those that overlap included."""
         text = text.replace(_BREAK, "\ufffd")
-        if self._control is None:
-            return text
-        return self._control.sub(lambda match: match[0][0] + _BREAK + match[0][1:], text)
+        parts = []
+        done = 0
+        while match := self._control.search(text, done):
+            parts.append(text[done : match.start() + 1])
+            done = match.start() + 1
+        return _BREAK.join([*parts, text[done:]])
 
     def _spelling(self, token: int | None) -> str:
         return "" if token is None else self._vocabulary.entries[token].spelling.decode(errors="replace")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _raise(message: str) -> NoReturn:

@@ -22,6 +22,7 @@ from services.frame.handlers import RpcContext
 from services.frame.server import FrameServer
 from services.frame.spans import server_span
 from services.target.chat import ChatError, ChatTemplate
+from services.target.texts import TextThread
 from services.target.verification import LogProbabilities, Verification, Verified
 
 _MAX_LOG_PROBABILITIES = 20
@@ -43,6 +44,7 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
         self._chat_template = chat_template
         self._engine = engine
         self._info = info
+        self._texts = TextThread()
         self._exchange = Exchange(self._answer, _refuse, engine.release)
 
     async def VerifyBatch(
@@ -59,7 +61,11 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
 
     async def Tokenize(self, request: target_pb2.TokenizeRequest, context: RpcContext) -> target_pb2.TokenizeResponse:
         """Turn text into ids."""
-        tokens = self._vocabulary.tokenize(request.text, add_bos=request.add_bos, parse_special=request.parse_special)
+
+        def tokenize() -> list[int]:
+            return self._vocabulary.tokenize(request.text, add_bos=request.add_bos, parse_special=request.parse_special)
+
+        tokens = await self._texts.run(request.text, tokenize)
         return target_pb2.TokenizeResponse(tokens=tokens)
 
     async def Detokenize(
@@ -73,13 +79,17 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
         self, request: target_pb2.ApplyChatTemplateRequest, context: RpcContext
     ) -> target_pb2.ApplyChatTemplateResponse:
         """Render a chat."""
-        if self._chat_template is None:
+        template = self._chat_template
+        if template is None:
             raise ServiceError(
                 grpc.StatusCode.FAILED_PRECONDITION, "CHAT_TEMPLATE", "the model has no chat template: send plain text"
             )
         messages = [{"role": message.role, "content": message.content} for message in request.messages]
+        every_text = "".join(part for message in messages for part in message.values())
         try:
-            text, tokens = self._chat_template.render(messages, add_generation_prompt=request.add_generation_prompt)
+            text, tokens = await self._texts.run(
+                every_text, lambda: template.render(messages, add_generation_prompt=request.add_generation_prompt)
+            )
         except ChatError as error:
             raise ServiceError(grpc.StatusCode.FAILED_PRECONDITION, "CHAT_TEMPLATE", str(error)) from error
         return target_pb2.ApplyChatTemplateResponse(text=text, tokens=tokens)

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,10 +76,10 @@ class Serving:
         """The processes of the services that live, by name."""
         found = {}
         for child in psutil.Process(self.process.pid).children():
-            arguments = child.cmdline()
-            for name, module in MODULES.items():
-                if module in arguments and child.status() != psutil.STATUS_ZOMBIE:
-                    found[name] = child
+            # One that has just died has no command line any more.
+            with suppress(psutil.ZombieProcess, psutil.NoSuchProcess):
+                arguments = child.cmdline()
+                found.update({name: child for name, module in MODULES.items() if module in arguments})
         return found
 
     def kill(self, name: str) -> int:

@@ -1,9 +1,8 @@
 """Real servers in this process, and clients of them."""
 
 import asyncio
-import socket
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,7 +70,7 @@ class GatedRuntime:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    def decode(self, segments: list[Segment]) -> list[Logits]:
+    def decode(self, segments: Sequence[Segment]) -> list[Logits]:
         self._gate.enter()
         return self._inner.decode(segments)
 
@@ -129,13 +128,6 @@ def orchestrator_server(
         }
     )
     return FrameServer(values, OrchestratorApplication(values), telemetry)
-
-
-def free_port() -> int:
-    """A port on which nobody listens at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass

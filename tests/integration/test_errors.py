@@ -166,7 +166,7 @@ def _reason(status: status_pb2.Status) -> str:
     (info,) = (
         info
         for detail in status.details
-        if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR)
+        if detail.TypeName() == error_details_pb2.ErrorInfo.DESCRIPTOR.full_name
         for info in [error_details_pb2.ErrorInfo.FromString(detail.value)]
     )
     assert info.domain == "outrider"
@@ -295,7 +295,7 @@ async def test_requests_that_wait(pair: Pair, carrier: str) -> None:
         async with grpc.aio.insecure_channel(server.address) as channel:
             stub = target_pb2_grpc.TargetServiceStub(channel)
 
-            def request(session_id: str, **fields: int) -> target_pb2.VerifyBatchRequest:
+            def request(session_id: str, **fields: Any) -> target_pb2.VerifyBatchRequest:
                 context = common_pb2.Context(session_id=session_id, tokens=PROMPT)
                 return target_pb2.VerifyBatchRequest(request_id=1, context=context, **fields)
 
@@ -304,7 +304,7 @@ async def test_requests_that_wait(pair: Pair, carrier: str) -> None:
                     try:
                         return (await stub.VerifyBatch(message)).result
                     except grpc.aio.AioRpcError as error:
-                        return rpc_status.from_call(error)  # type: ignore[arg-type, return-value]
+                        return rpc_status.from_call(error)  # type: ignore[arg-type]
                 stream = stub.VerifyStream()
                 await stream.write(target_pb2.VerifyStreamRequest(verify=message))
                 reply = await _read(stream)

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ async def test_exact_text_is_exact_and_says_so(pair: Pair, batch_rows: int) -> N
         model = (await client.status()).target.model
         assert model.exact_mode in (common_pb2.EXACT_MODE_ROW_MULTIPLE, common_pb2.EXACT_MODE_CONSTANT_ROWS)
         assert model.exact_width > 0
-        asked = [
+        asked: list[dict[str, Any]] = [
             {"temperature": temperature, "max_tokens": 24, "require_exact": True, "num_log_probabilities": 2}
             for temperature in (0.0, 0.8)
         ]

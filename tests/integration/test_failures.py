@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import grpc
 import pytest
@@ -19,25 +20,25 @@ from tests.integration.services import (
     client_of,
     draft_server,
     fixed,
-    free_port,
     orchestrator_server,
     target_server,
 )
+from tests.ports import free_port
 
 pytestmark = pytest.mark.integration
 
-SAMPLED = {"temperature": 0.8, "seed": 11}
+SAMPLED: dict[str, Any] = {"temperature": 0.8, "seed": 11}
 
 
 @asynccontextmanager
-async def orchestrated(target: str, draft: str = "", **settings: object) -> AsyncIterator[Client]:
+async def orchestrated(target: str, draft: str = "", **settings: Any) -> AsyncIterator[Client]:
     """A client of an orchestrator of its own."""
     async with orchestrator_server(target, draft, **settings) as server, client_of(server) as client:
         yield client
 
 
 @pytest.mark.parametrize("asked", [{}, SAMPLED], ids=["greedy", "sampled"])
-async def test_without_a_draft_decoding_is_plain(pair: Pair, asked: dict[str, float]) -> None:
+async def test_without_a_draft_decoding_is_plain(pair: Pair, asked: dict[str, Any]) -> None:
     async with target_server(pair.target) as target:
         async with orchestrated(target.address) as client:
             expected = await client.generate(**asked)
@@ -52,7 +53,7 @@ async def test_without_a_draft_decoding_is_plain(pair: Pair, asked: dict[str, fl
 
 
 @pytest.mark.parametrize("asked", [{}, SAMPLED], ids=["greedy", "sampled"])
-async def test_a_draft_that_stops_in_the_middle_of_a_request(system: System, asked: dict[str, float]) -> None:
+async def test_a_draft_that_stops_in_the_middle_of_a_request(system: System, asked: dict[str, Any]) -> None:
     expected = await system.client.generate(**asked, speculation=OFF)
     # Two cycles or so with a draft, the rest without.
     system.draft_gate.hold_after(10)
@@ -98,7 +99,7 @@ async def test_a_draft_that_is_late_is_not_waited_for(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("asked", [{}, SAMPLED], ids=["greedy", "sampled"])
-async def test_a_draft_that_comes_in_the_middle_of_a_request(pair: Pair, asked: dict[str, float]) -> None:
+async def test_a_draft_that_comes_in_the_middle_of_a_request(pair: Pair, asked: dict[str, Any]) -> None:
     port, gate = free_port(), Gate()
     async with AsyncExitStack() as stack:
         target = await stack.enter_async_context(target_server(pair.target, gate))
@@ -163,7 +164,7 @@ async def test_a_bad_request_does_not_cost_others_their_draft(system: System) ->
 @pytest.mark.parametrize("asked", [{}, SAMPLED], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("speculation", [OFF, fixed(4)], ids=["plain", "drafted"])
 async def test_a_target_that_is_restarted_in_the_middle_of_a_request(
-    pair: Pair, asked: dict[str, float], speculation: generation_pb2.Speculation
+    pair: Pair, asked: dict[str, Any], speculation: generation_pb2.Speculation
 ) -> None:
     port, gate = free_port(), Gate()
     async with AsyncExitStack() as stack:

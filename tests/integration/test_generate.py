@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from typing import Any
 
 import grpc
 import pytest
@@ -112,7 +113,7 @@ async def test_greedy_text_needs_no_seed(system: System) -> None:
 
 
 async def test_log_probabilities_do_not_depend_on_the_draft(system: System) -> None:
-    asked = {"temperature": 0.8, "num_log_probabilities": 3}
+    asked: dict[str, Any] = {"temperature": 0.8, "num_log_probabilities": 3}
     plain = await system.client.generate(speculation=OFF, **asked)
     drafted = await system.client.generate(speculation=fixed(4), **asked)
     assert drafted.ids == plain.ids
@@ -153,7 +154,7 @@ async def test_text_and_token_ids_are_two_ways_to_ask_for_the_same(system: Syste
 
 async def test_requests_at_once_do_not_disturb_each_other(system: System) -> None:
     """More of them than slots, drafted and plain, greedy and sampled."""
-    asked = [
+    asked: list[dict[str, Any]] = [
         {"text": prompt, "temperature": temperature, "speculation": speculation, "seed": seed, "max_tokens": 24}
         for seed, (prompt, temperature, speculation) in enumerate(
             itertools.product(("def main(", "if x:"), (0.0, 0.8), (OFF, fixed(3)))

@@ -1,6 +1,7 @@
 """What every server tells of itself, with the clients that everybody has; and the target's tokenizer."""
 
 import asyncio
+from typing import Any
 
 import grpc
 import pytest
@@ -24,8 +25,8 @@ SERVICES = {
 
 async def _health(server: FrameServer, service: str) -> int:
     async with grpc.aio.insecure_channel(server.address) as channel:
-        reply = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=service))
-        return int(reply.status)
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        return int((await stub.Check(health_pb2.HealthCheckRequest(service=service))).status)
 
 
 async def _model(server: FrameServer) -> common_pb2.ModelInfo:

@@ -59,6 +59,10 @@ class Service:
         """Let the work of a request that is under way fail."""
         self._outcomes[request_id].set_exception(error)
 
+    def has_started(self, request_id: int) -> Callable[[], bool]:
+        """Return the condition that the work of a request is under way, or was."""
+        return lambda: request_id in self.started
+
     async def ask(self, request_id: int, session_id: str = "a") -> asyncio.Task[Reply]:
         """Ask and return once the request has been looked at."""
         task = asyncio.create_task(_within_patience(self.exchange.ask(request(request_id, session_id))))
@@ -376,7 +380,7 @@ async def test_requests_of_a_stream_are_answered_by_their_id(
     client = Client(stub)
     for request_id in (1, 2, 7):
         await client.send(request_id)
-        await soon(lambda request_id=request_id: request_id in service.started)
+        await soon(service.has_started(request_id))
         reply = service.finish(request_id)
         assert await client.reply() == reply
 
@@ -392,7 +396,7 @@ async def test_a_stream_goes_on_after_errors(service: Service, stub: draft_pb2_g
         (2, ZeroDivisionError("a defect"), ("INTERNAL", "INTERNAL")),
     ):
         await client.send(request_id)
-        await soon(lambda request_id=request_id: request_id in service.started)
+        await soon(service.has_started(request_id))
         service.fail(request_id, error)
         answered, code, reason = await client.error()
         assert (answered, code.name, reason) == (request_id, *expected)

@@ -15,7 +15,7 @@ from models.train.export import llama_config, llama_tensors  # noqa: E402
 from models.train.model import DRAFT_SHAPE, TARGET_SHAPE, Decoder, ModelShape  # noqa: E402
 from models.train.optimizer import Optimizers, orthogonalize  # noqa: E402
 from models.train.schedule import Stage  # noqa: E402
-from models.train.stores import Store, complete_stores, mark_complete  # noqa: E402
+from models.train.stores import Store, are_complete, mark_complete  # noqa: E402
 from models.train.target import Likelihood  # noqa: E402
 from models.train.teacher import write  # noqa: E402
 from models.train.trainer import Trainer  # noqa: E402
@@ -130,7 +130,7 @@ def test_worker_processes_give_the_gradient_of_one_process() -> None:
 def test_a_store_keeps_ids_and_states_and_is_complete_only_when_marked(tmp_path: Path) -> None:
     store = Store("written", num_rows=3, length=5, dim=4)
     store.create(tmp_path)
-    assert complete_stores(tmp_path) is None
+    assert not are_complete(tmp_path, [store], "one")
     ids, states = store.open(tmp_path, is_writable=True)
     ids[1], states[1] = [0, 7, 8, 9, 4095], 0.5
     del ids, states
@@ -138,8 +138,10 @@ def test_a_store_keeps_ids_and_states_and_is_complete_only_when_marked(tmp_path:
     assert ids[1].tolist() == [0, 7, 8, 9, 4095]
     assert states[1].sum() == 10
     assert not ids[0].any()
-    mark_complete(tmp_path, [store])
-    assert complete_stores(tmp_path) == [store]
+    mark_complete(tmp_path, [store], "one")
+    assert are_complete(tmp_path, [store], "one")
+    assert not are_complete(tmp_path, [store], "another target")
+    assert not are_complete(tmp_path, [], "one")
 
 
 def test_the_target_goes_on_from_its_prompts_and_hands_out_the_states_it_wrote_from() -> None:

@@ -55,6 +55,11 @@ class ScriptedTarget(target_pb2_grpc.TargetServiceServicer):
     def __init__(self, script: Script) -> None:
         self._script = script
 
+    async def VerifyBatch(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
+    Tokenize = Detokenize = ApplyChatTemplate = VerifyBatch
+
     async def VerifyStream(self, request_iterator: object, context: Any) -> None:  # type: ignore[override]
         await self._script.serve(context, "verify", target_pb2.VerifyBatchResponse, target_pb2.VerifyStreamResponse)
 
@@ -62,6 +67,9 @@ class ScriptedTarget(target_pb2_grpc.TargetServiceServicer):
 class ScriptedDraft(draft_pb2_grpc.DraftServiceServicer):
     def __init__(self, script: Script) -> None:
         self._script = script
+
+    async def Propose(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
 
     async def ProposeStream(self, request_iterator: object, context: Any) -> None:  # type: ignore[override]
         await self._script.serve(context, "propose", draft_pb2.ProposeResponse, draft_pb2.ProposeStreamResponse)

@@ -19,7 +19,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(breaker_module.time, "monotonic", clock.monotonic)
+    monkeypatch.setattr(breaker_module, "time", clock)
     return clock
 
 

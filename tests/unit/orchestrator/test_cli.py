@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import cli
-from tests.integration.services import free_port
+from tests.ports import free_port
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -14,7 +15,7 @@ RECOVERED = generation_pb2.TOKEN_ORIGIN_RECOVERED
 BONUS = generation_pb2.TOKEN_ORIGIN_BONUS
 
 
-def summary(**speculation: int) -> generation_pb2.GenerateSummary:
+def summary(**speculation: Any) -> generation_pb2.GenerateSummary:
     return generation_pb2.GenerateSummary(
         usage=generation_pb2.Usage(num_prompt_tokens=3, num_generated_tokens=10),
         timings=generation_pb2.GenerationTimings(total_ms=500.0),

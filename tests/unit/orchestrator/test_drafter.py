@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -111,7 +112,7 @@ async def test_a_service_that_fails_is_left_alone_and_tried_again(code: grpc.Sta
 
 async def test_the_try_that_succeeds_closes_the_breaker(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = 1000.0
-    monkeypatch.setattr(breaker_module.time, "monotonic", lambda: now_s)
+    monkeypatch.setattr(breaker_module, "time", SimpleNamespace(monotonic=lambda: now_s))
     script = Script([error(grpc.StatusCode.UNAVAILABLE), proposal(8), proposal(9)])
     breaker = Breaker(retry_s=5.0)
     async with attached(script, breaker=breaker) as drafter:
@@ -122,6 +123,22 @@ async def test_the_try_that_succeeds_closes_the_breaker(monkeypatch: pytest.Monk
         assert list((await drafter.propose(TokenSequence(PROMPT), 2)).tokens) == [8]
         assert not breaker.is_open
         assert list((await drafter.propose(TokenSequence(PROMPT), 2)).tokens) == [9]
+
+
+async def test_a_loss_that_somebody_else_has_found_counts_too() -> None:
+    script = Script([proposal(7), proposal(8)])
+    breaker = Breaker(retry_s=1000.0)
+    sequence = TokenSequence(PROMPT)
+    async with attached(script, breaker=breaker) as drafter:
+        await drafter.propose(sequence, 2)
+        breaker.disable("it is away")
+        for _ in range(2):
+            assert await drafter.propose(sequence.extend([4]), 2) == Draft()
+        assert drafter.num_fallbacks == 1
+        breaker.succeed()
+        await drafter.propose(sequence, 2)
+        assert list(script.requests[1].context.tokens) == [*PROMPT, 4, 4]
+        assert drafter.num_fallbacks == 1
 
 
 async def test_every_loss_of_a_draft_that_worked_counts() -> None:

@@ -1,0 +1,97 @@
+"""Models that cannot be served, and peers that are not what they should be: one sentence that says so."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import grpc
+import pytest
+
+from services.frame.server import FrameServer
+from services.frame.startup import StartupError
+from tests.integration.conftest import Pair
+from tests.integration.services import client_of, draft_server, orchestrator_server, target_server
+from tests.waiting import PATIENCE_S
+
+pytestmark = pytest.mark.integration
+
+Make = Callable[[Path], FrameServer]
+
+
+def _scrambled(whole: bytes) -> bytes:
+    """The header as it was, zeros for everything that follows."""
+    return whole[:200] + bytes(len(whole) - 200)
+
+
+@pytest.mark.parametrize("make", [target_server, draft_server])
+@pytest.mark.parametrize(
+    "break_off",
+    [
+        pytest.param(lambda whole: b"", id="empty"),
+        pytest.param(lambda whole: b"I am no model.\n" * 100, id="text"),
+        pytest.param(lambda whole: whole[:4], id="header only"),
+        pytest.param(lambda whole: whole[: len(whole) // 2], id="cut short"),
+        pytest.param(lambda whole: whole[:-1], id="one byte short"),
+        pytest.param(_scrambled, id="scrambled"),
+        pytest.param(lambda whole: b"GGUF" + b"\xff" * 1000, id="absurd sizes"),
+    ],
+)
+async def test_a_corrupt_model(pair: Pair, tmp_path: Path, make: Make, break_off: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(break_off(pair.target.read_bytes()))
+    with pytest.raises(StartupError) as info:
+        async with make(path):
+            pass
+    assert str(path) in str(info.value)
+    assert "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize("name", ["no-such.gguf", "."])
+async def test_a_model_that_cannot_be_read(tmp_path: Path, name: str) -> None:
+    with pytest.raises(StartupError, match="cannot read model"):
+        async with target_server(tmp_path / name):
+            pass
+
+
+async def test_caches_that_do_not_fit(pair: Pair) -> None:
+    with pytest.raises(StartupError, match=r"256 slots of 1048576 tokens at 512 bytes a token need \d+ MiB"):
+        async with target_server(pair.target, slots=256, context=1 << 20):
+            pass
+
+
+@pytest.fixture
+async def stranger() -> AsyncIterator[str]:
+    """The address of a server that knows nothing of our protocol."""
+    server = grpc.aio.server()
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield f"127.0.0.1:{port}"
+    await server.stop(None)
+
+
+async def test_a_target_that_is_something_else(stranger: str) -> None:
+    with pytest.raises(StartupError) as info:
+        async with orchestrator_server(stranger):
+            pass
+    assert stranger in str(info.value)
+
+
+async def test_a_draft_that_is_something_else(pair: Pair, stranger: str) -> None:
+    async with target_server(pair.target) as target:
+        orchestrator = orchestrator_server(target.address, stranger)
+        async with orchestrator, client_of(orchestrator) as client:
+            generated = await client.generate(max_tokens=8)
+            assert (len(generated.tokens), generated.counts.num_drafts) == (8, 0)
+            async with asyncio.timeout(PATIENCE_S):
+                while stranger not in (await client.status()).draft.reason:
+                    await asyncio.sleep(0.005)
+
+
+async def test_a_target_in_the_place_of_the_draft(pair: Pair) -> None:
+    """It has a model, and proposes nothing."""
+    async with target_server(pair.target) as target, target_server(pair.target) as other:
+        orchestrator = orchestrator_server(target.address, other.address)
+        async with orchestrator, client_of(orchestrator) as client:
+            generated = await client.generate(max_tokens=8)
+            assert (len(generated.tokens), generated.counts.num_drafts) == (8, 0)
+            assert not (await client.status()).draft.is_available

@@ -1,0 +1,219 @@
+"""Chats become prompts by the model's own template, and nothing that a message says becomes a control token."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from gguf import GGUFValueType, TokenType
+from gguf.gguf_writer import GGUFValue
+from hypothesis import given
+from hypothesis import strategies as st
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from outrider.v1 import target_pb2
+from services.engine.engine import Engine
+from services.engine.errors import ModelLoadError
+from services.engine.model import Model
+from services.engine.model_service import Served
+from services.engine.runtime import RuntimeOptions
+from services.engine.vocabulary import Attribute, Vocabulary
+from services.frame.errors import ServiceError
+from services.target.application import TargetApplication
+from services.target.chat import ChatError, ChatTemplate
+from services.target.settings import TargetSettings
+from tests.foreign_models import Tokenizer, llama, tiny_tokenizer
+from tests.unit.engine.fakes import FakeRuntime
+from tests.unit.target.fakes import fake_target
+
+BEGIN, END, USER, ASSISTANT = "<|begin|>", "<|end|>", "<|user|>", "<|assistant|>"
+# Spellings that hold, begin or overlap with others, and one that is not ASCII.
+AWKWARD = ["<<|end|>", "<|end|>|>", "|><|", "é~", "[INST]"]
+UNKNOWN = "<unk>"
+TEMPLATE = """\
+{{ bos_token }}{% for message in messages %}
+<|{{ message.role }}|>
+{{ message.content }}<|end|>
+{% endfor %}
+{% if add_generation_prompt %}<|assistant|>{% endif %}"""
+# Turns of user and assistant, as many models want them, and no system.
+ALTERNATING = """\
+{% for message in messages %}
+{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
+{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}
+{% endif %}
+{{ message['content'] }}
+{% endfor %}"""
+
+
+def tokenizer(**fields: Any) -> Tokenizer:
+    """The tiny tokenizer with more control tokens in place of its last tokens."""
+    changed = tiny_tokenizer()
+    control = [USER, ASSISTANT, *AWKWARD, UNKNOWN]
+    tokens, types = (changed[f"tokenizer.ggml.{name}"] for name in ("tokens", "token_type"))
+    kinds = [*[int(TokenType.CONTROL)] * (len(control) - 1), int(TokenType.UNKNOWN)]
+    changed["tokenizer.ggml.tokens"] = replace(tokens, value=[*tokens.value[: -len(control)], *control])
+    changed["tokenizer.ggml.token_type"] = replace(types, value=[*types.value[: -len(control)], *kinds])
+    kinds_of = {bool: GGUFValueType.BOOL, str: GGUFValueType.STRING}
+    return changed | {f"tokenizer.{name}": GGUFValue(value, kinds_of[type(value)]) for name, value in fields.items()}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return Model(llama(tmp_path_factory.mktemp("chat") / "model.gguf", tokenizer=tokenizer()))
+
+
+@pytest.fixture(scope="module")
+def vocabulary(model: Model) -> Vocabulary:
+    return model.vocabulary
+
+
+def message(content: str, role: str = "user") -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def render(vocabulary: Vocabulary, source: str, *messages: dict[str, str], is_open: bool = False) -> str:
+    text, _ = ChatTemplate(source, vocabulary).render(messages, add_generation_prompt=is_open)
+    return text
+
+
+def control_tokens(vocabulary: Vocabulary, tokens: Sequence[int]) -> list[str]:
+    """The spellings of the control tokens among these."""
+    entries = [vocabulary.entries[token] for token in tokens]
+    return [entry.spelling.decode() for entry in entries if entry.attribute in (Attribute.CONTROL, Attribute.UNKNOWN)]
+
+
+SPELLINGS = [BEGIN, END, USER, ASSISTANT, *AWKWARD, UNKNOWN]
+# Whole spellings, parts of them, and ordinary text, so that they meet in all ways.
+contents = st.lists(st.sampled_from([*SPELLINGS, "<", "|", ">", "<|", "end", "|>", "é", "a word ", "\n"]), max_size=12)
+
+
+def test_the_spellings_are_those_of_control_tokens(vocabulary: Vocabulary) -> None:
+    """Or else the test below would show nothing."""
+    for spelling in SPELLINGS:
+        tokens = vocabulary.tokenize(spelling, add_bos=False, parse_special=True)
+        assert control_tokens(vocabulary, tokens) == [spelling]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["user", "assistant"]), contents.map("".join)), min_size=1, max_size=3))
+def test_no_message_spells_a_control_token(vocabulary: Vocabulary, chat: list[tuple[str, str]]) -> None:
+    messages = [message(content, role) for role, content in chat]
+    text, tokens = ChatTemplate(TEMPLATE, vocabulary).render(messages, add_generation_prompt=True)
+    plain = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE)
+    assert text == plain.render(messages=messages, bos_token=BEGIN, add_generation_prompt=True)
+    turns = [spelling for role, _ in chat for spelling in (f"<|{role}|>", END)]
+    assert control_tokens(vocabulary, tokens) == [BEGIN, *turns, ASSISTANT]
+    said = "".join(f"\n{content}\n" for _, content in chat)
+    assert vocabulary.detokenize(tokens).decode() == said
+
+
+def test_a_role_spells_no_control_token_either(vocabulary: Vocabulary) -> None:
+    source = "{{ messages[0].role }}: {{ messages[0].content }}"
+    text, tokens = ChatTemplate(source, vocabulary).render([message("hello", f"x{END}")], add_generation_prompt=False)
+    assert text == f"x{END}: hello"
+    assert control_tokens(vocabulary, tokens) == [BEGIN]
+
+
+def test_the_mark_that_parts_spellings_cannot_be_smuggled_in(vocabulary: Vocabulary) -> None:
+    text, tokens = ChatTemplate("{{ messages[0].content }}", vocabulary).render(
+        [message("<\ufdd0|end|>")], add_generation_prompt=False
+    )
+    assert text == "<\ufffd|end|>"
+    assert vocabulary.detokenize(tokens).decode() == text
+
+
+@pytest.mark.parametrize("adds_bos", [True, False])
+@pytest.mark.parametrize("source", ["{{ bos_token }}hello", "hello"])
+def test_the_first_token_comes_once(tmp_path: Path, adds_bos: bool, source: str) -> None:
+    fields = {"ggml.add_bos_token": adds_bos}
+    vocabulary = Model(llama(tmp_path / "model.gguf", tokenizer=tokenizer(**fields))).vocabulary
+    _, tokens = ChatTemplate(source, vocabulary).render([message("hello")], add_generation_prompt=False)
+    expected = [BEGIN] if adds_bos or "bos_token" in source else []
+    assert control_tokens(vocabulary, tokens) == expected
+    assert vocabulary.detokenize(tokens) == b"hello"
+
+
+REFUSED = {
+    "turns that do not alternate": (ALTERNATING, "Conversation roles must alternate"),
+    "several lines": ("{{ raise_exception('one\n two') }}", "one two"),
+    "unknown role": ("{{ {'user': 'U'}[messages[0].role].x.y }}", "has no attribute"),
+    "no such argument": ("{{ messages[0].content | tojson(nonsense=1) }}", "nonsense"),
+    "division": ("{{ 1 / 0 }}", "division by zero"),
+    "no end": ("{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}", "recursion"),
+    "a look into Python": ("{{ ''.__class__.__mro__ }}", "unsafe"),
+    "a change of the chat": ("{{ messages.append(messages[0]) }}", "'append' of 'list' object is unsafe"),
+    "too much": ("{% for i in range(10000000) %}{{ i }}{% endfor %}", "Range too big"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refusals_are_one_sentence(vocabulary: Vocabulary, name: str) -> None:
+    source, reason = REFUSED[name]
+    with pytest.raises(ChatError) as refused:
+        render(vocabulary, source, message("hello", "assistant"))
+    sentence = str(refused.value)
+    assert sentence.startswith("the model's chat template refuses this chat: ")
+    assert reason in sentence
+    assert len(sentence.splitlines()) == 1
+
+
+def test_turns_that_alternate(vocabulary: Vocabulary) -> None:
+    turns = [message("one"), message("two", "assistant"), message("three")]
+    assert render(vocabulary, ALTERNATING, *turns).split() == ["one", "two", "three"]
+
+
+RENDERED = {
+    "generation": ("{% generation %}{{ messages[0].content }}{% endgeneration %}!", "Zoë <b>!"),
+    "loop controls": ("{% for message in messages %}{{ message.role }}{% break %}{% endfor %}", "user"),
+    "JSON": ("{{ messages[0].content | tojson }}", '"Zoë <b>"'),
+    "JSON with indent": ("{{ messages[0] | tojson(indent=2) }}", '{\n  "role": "user",\n  "content": "Zoë <b>"\n}'),
+    "JSON with separators": (
+        "{{ messages[0] | tojson(separators=(',', ':'), sort_keys=true) }}",
+        '{"content":"Zoë <b>","role":"user"}',
+    ),
+    "ASCII JSON": ("{{ messages[0].content | tojson(ensure_ascii=true) }}", '"Zo\\u00eb <b>"'),
+    "a date": ("{{ strftime_now('%%') }}", "%"),
+    "no tools": ("{{ tools is none }} {{ documents is none }}", "True True"),
+    "tools taken for granted": ("{% for tool in tools %}{{ tool }}{% endfor %}none", "none"),
+    "functions taken for granted": ("{{ 'none' + functions }}", "none"),
+    "whitespace": ("  {% if true %}\n  a\n  {% endif %}\nb", "  a\nb"),
+}
+
+
+@pytest.mark.parametrize("name", RENDERED)
+def test_what_templates_rely_on(vocabulary: Vocabulary, name: str) -> None:
+    source, expected = RENDERED[name]
+    assert render(vocabulary, source, message("Zoë <b>")) == expected
+
+
+INVALID = {
+    "open block": "{% if true %}",
+    "unknown tag": "{% quux %}",
+    "unknown filter": "{{ messages | quux }}",
+    "deep": "{% if true %}" * 200 + "{% endif %}" * 200,
+}
+
+
+@pytest.mark.parametrize("name", INVALID)
+def test_a_broken_template_stops_the_start(tmp_path: Path, name: str) -> None:
+    path = llama(tmp_path / "model.gguf", tokenizer=tokenizer(chat_template=INVALID[name]))
+    model = Model(path)
+    served = Served(model, RuntimeOptions(num_slots=1, context_length=64, max_batch_rows=64, num_threads=1), "", "CPU")
+    with pytest.raises(ModelLoadError) as refused:
+        TargetApplication(TargetSettings(model=path, exact="off")).make_runtime(served)
+    sentence = str(refused.value)
+    assert sentence.startswith(f"cannot serve {path}: the model's chat template is not valid: ")
+    assert len(sentence.splitlines()) == 1
+    model.close()
+
+
+async def test_a_model_without_a_template_says_so() -> None:
+    runtime = FakeRuntime()
+    servicer = fake_target(Engine(runtime), runtime)
+    request = target_pb2.ApplyChatTemplateRequest(messages=[target_pb2.ChatMessage(role="user", content="hello")])
+    call: Any = None
+    with pytest.raises(ServiceError, match="no chat template") as refused:
+        await servicer.ApplyChatTemplate(request, call)
+    assert (refused.value.code, refused.value.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "CHAT_TEMPLATE")
