@@ -4,7 +4,7 @@ import asyncio
 import os
 import random
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,8 @@ class Target:
         self.server = server
         self.gate = gate
         self.channel = channel
-        self.stub = target_pb2_grpc.TargetServiceStub(channel)
+        # The stubs cannot tell a message from the end of a stream.
+        self.stub: Any = target_pb2_grpc.TargetServiceStub(channel)
 
     @property
     def engine(self) -> Engine:
@@ -70,7 +71,10 @@ class Target:
 
     async def verify(self, *args: Any, **fields: Any) -> target_pb2.VerifyBatchResponse:
         """Ask once, over a unary call."""
-        return await self.stub.VerifyBatch(request(*args, **fields), timeout=PATIENCE_S)
+        reply: target_pb2.VerifyBatchResponse = await self.stub.VerifyBatch(
+            request(*args, **fields), timeout=PATIENCE_S
+        )
+        return reply
 
 
 @asynccontextmanager
@@ -96,7 +100,7 @@ class Other:
     """Somebody who does nothing wrong, on a stream of its own."""
 
     def __init__(self, target: Target, channel: grpc.aio.Channel) -> None:
-        self._stream = target_pb2_grpc.TargetServiceStub(channel).VerifyStream()
+        self._stream: Any = target_pb2_grpc.TargetServiceStub(channel).VerifyStream()
         self._num_asked = 0
         self._expected: list[int] = []
 
@@ -119,14 +123,14 @@ async def other(target: Target) -> AsyncIterator[Other]:
         yield other
 
 
-Send = Callable[[grpc.aio.Channel, bytes], Awaitable[object]]
+Send = Callable[[Any, bytes], Coroutine[Any, Any, None]]
 
 
-async def send_once(channel: grpc.aio.Channel, data: bytes) -> None:
+async def send_once(channel: Any, data: bytes) -> None:
     await channel.unary_unary(VERIFY)(data, timeout=PATIENCE_S)
 
 
-async def send_on_a_stream(channel: grpc.aio.Channel, data: bytes) -> None:
+async def send_on_a_stream(channel: Any, data: bytes) -> None:
     stream = channel.stream_stream(VERIFY_STREAM)(timeout=PATIENCE_S)
     await stream.write(data)
     assert await stream.read() is grpc.aio.EOF
@@ -353,8 +357,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 
 async def test_services_that_know_their_clients_by_certificate(pair: Pair, files: Files) -> None:
-    theirs = {"tls_cert": files.cert, "tls_key": files.key, "tls_client_ca": files.ca}
-    ours = {"peer_tls": True, "peer_ca": files.ca, "peer_cert": files.cert, "peer_key": files.key}
+    theirs: dict[str, Any] = {"tls_cert": files.cert, "tls_key": files.key, "tls_client_ca": files.ca}
+    ours: dict[str, Any] = {"peer_tls": True, "peer_ca": files.ca, "peer_cert": files.cert, "peer_key": files.key}
     async with AsyncExitStack() as stack:
         target = await stack.enter_async_context(target_server(pair.target, **theirs))
         draft = await stack.enter_async_context(draft_server(pair.draft, **theirs))
@@ -402,7 +406,7 @@ async def test_a_signal_while_streams_are_open(pair: Pair) -> None:
     server = application.server
     assert server is not None
     async with grpc.aio.insecure_channel(server.address) as channel:
-        stub = target_pb2_grpc.TargetServiceStub(channel)
+        stub: Any = target_pb2_grpc.TargetServiceStub(channel)
         idle, busy = stub.VerifyStream(), stub.VerifyStream()
         await idle.write(target_pb2.VerifyStreamRequest(verify=request(1, "idle")))
         assert (await idle.read()).response.HasField("result")

@@ -4,6 +4,7 @@ import random
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -36,9 +37,9 @@ SERVED = {
 }
 LAYOUTS = {
     "unified": OPTIONS,
-    "separate": RuntimeOptions(**{**vars(OPTIONS), "unified_cache": False}),
+    "separate": replace(OPTIONS, unified_cache=False),
     # More slots than can have a second sequence each.
-    "many slots": RuntimeOptions(**{**vars(OPTIONS), "num_slots": 200}),
+    "many slots": replace(OPTIONS, num_slots=200),
 }
 
 
@@ -110,6 +111,17 @@ def test_a_shared_prefix_survives_what_its_owner_does(model: Model) -> None:
         for position in range(LENGTH):
             runtime.decode([Segment(0, position, other[position : position + 1], 1)])
         runtime.cut(1, half)
+    runtime.close()
+
+
+def test_one_decode_is_one_pass_for_every_kind(model: Model) -> None:
+    runtime = LlamaRuntime(model, replace(OPTIONS, count_passes=True))
+    for first_position in (0, 8):
+        # Sessions with gaps between them, and different numbers of rows.
+        runtime.decode([Segment(slot, first_position, [1] * (8 - slot), 8 - slot) for slot in (0, 2, 3)])
+        for slot in (2, 3):
+            runtime.decode([Segment(slot, first_position + 8 - slot, [1] * slot, 1)])
+    assert runtime.num_passes == runtime.num_decodes == 6
     runtime.close()
 
 

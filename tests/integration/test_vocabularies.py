@@ -5,7 +5,6 @@ The vocabularies and templates come with llama-cpp-python's source package, whic
 
 import os
 import tarfile
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +24,6 @@ from outrider.v1 import common_pb2, model_pb2, model_pb2_grpc
 from services.engine.model import Model
 from services.engine.model_service import ModelServicer
 from services.engine.vocabulary import Attribute, Vocabulary
-from services.frame.server import FrameServer
 from services.target.chat import ChatError, ChatTemplate
 from tests.foreign_models import llama, tiny_tokenizer
 from tests.integration.services import client_of, draft_server, fixed, orchestrator_server, target_server
@@ -39,29 +37,22 @@ USUAL_LIMIT = 4 * 1024 * 1024
 SETTINGS: dict[str, Any] = {"slots": 2, "context": 64, "batch_rows": 32, "prefill_rows": 32}
 
 
-@pytest.fixture
-async def large_pair(tmp_path: Path) -> AsyncIterator[tuple[FrameServer, FrameServer]]:
-    model = write_tiny_model(tmp_path / "model.gguf", vocab_size=LARGE, dim=32, num_layers=1)
-    async with target_server(model, **SETTINGS) as target, draft_server(model, **SETTINGS) as draft:
-        yield target, draft
-
-
 @pytest.mark.slow
-async def test_a_large_vocabulary_pairs_with_itself(large_pair: tuple[FrameServer, FrameServer]) -> None:
-    served = []
-    for server in large_pair:
-        async with grpc.aio.insecure_channel(server.address) as channel:
-            served.append(await fetch_model(model_pb2_grpc.ModelServiceStub(channel)))
-    target, draft = served
-    assert [entry.text for entry in target.entries] == tiny_vocabulary(LARGE).tokens
-    check_pair(target, draft)
-    _check_that_entries_pair(target)
-    async with grpc.aio.insecure_channel(large_pair[0].address) as channel:
-        for max_entries in (1000, 2**32 - 1):
-            await _check_that_parts_are_small(model_pb2_grpc.ModelServiceStub(channel), max_entries)
+async def test_a_large_vocabulary_pairs_with_itself(tmp_path: Path) -> None:
+    model = tmp_path / "model.gguf"
+    write_tiny_model(model, vocab_size=LARGE, dim=32, num_layers=1, is_tied=True, file_type="F16")
     async with AsyncExitStack() as stack:
-        orchestrator = orchestrator_server(large_pair[0].address, large_pair[1].address)
-        client = await stack.enter_async_context(client_of(await stack.enter_async_context(orchestrator)))
+        target = await stack.enter_async_context(target_server(model, **SETTINGS))
+        draft = await stack.enter_async_context(draft_server(model, **SETTINGS))
+        stub = model_pb2_grpc.ModelServiceStub(
+            await stack.enter_async_context(grpc.aio.insecure_channel(target.address))
+        )
+        served = await fetch_model(stub)
+        assert [entry.text for entry in served.entries] == tiny_vocabulary(LARGE).tokens
+        _check_that_entries_pair(served)
+        await _check_that_parts_are_small(stub, max_entries=2**32 - 1)
+        orchestrator = await stack.enter_async_context(orchestrator_server(target.address, draft.address))
+        client = await stack.enter_async_context(client_of(orchestrator))
         await client.until_draft(is_available=True)
         generated = await client.generate(max_tokens=8, speculation=fixed(3))
     assert len(generated.tokens) == 8

@@ -87,5 +87,3 @@ def test_it_stops_before_the_joint_confidence_falls_too_low(min_joint_confidence
 
 def test_it_may_propose_nothing() -> None:
     assert _propose(5, min_joint_confidence=1.0) == ([], PROMPT)
-
-

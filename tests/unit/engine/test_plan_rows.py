@@ -67,7 +67,5 @@ def test_everything_gets_done(plan: tuple[list[tuple[int, int]], int, int]) -> N
         num_rows = plan_rows(pending, max_rows, prefill_rows)
         assert any(num_rows), f"no progress with {pending}"
         pending = [
-            (rows - taken, outputs)
-            for taken, (rows, outputs) in zip(num_rows, pending, strict=True)
-            if taken < rows
+            (rows - taken, outputs) for taken, (rows, outputs) in zip(num_rows, pending, strict=True) if taken < rows
         ]

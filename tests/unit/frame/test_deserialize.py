@@ -11,7 +11,7 @@ from outrider.v1 import target_pb2
 from services.frame.errors import error_from_rpc
 from services.frame.server import FrameServer
 
-Connect = Callable[[FrameServer], grpc.aio.Channel]
+Connect = Callable[[FrameServer], Any]
 Request = target_pb2.TokenizeRequest
 
 
@@ -41,7 +41,7 @@ async def reader(requests: AsyncIterator[Request], context: Any) -> None:
         await context.write(request.text.encode())
 
 
-HANDLERS = {
+HANDLERS: dict[str, Any] = {
     "Unary": grpc.unary_unary_rpc_method_handler(unary, Request.FromString),
     "Generator": grpc.unary_stream_rpc_method_handler(generator, Request.FromString),
     "Writer": grpc.unary_stream_rpc_method_handler(writer, Request.FromString),
@@ -59,7 +59,7 @@ UNREADABLE = {
 }
 
 
-async def call(channel: grpc.aio.Channel, method: str, requests: list[bytes]) -> list[bytes]:
+async def call(channel: Any, method: str, requests: list[bytes]) -> list[bytes]:
     """Send requests as they are, and return the replies."""
     path = f"/test.Echo/{method}"
     if method == "Unary":
