@@ -41,7 +41,7 @@ run: $(STAMP)
 	@$(BIN)/outrider generate $(ARGS) "$$PROMPT"
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n auto $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check

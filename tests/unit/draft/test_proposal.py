@@ -85,5 +85,13 @@ def test_it_stops_before_the_joint_confidence_falls_too_low(min_joint_confidence
     assert len(held) == len(PROMPT) + min(len(expected), num_draft_tokens - 1)
 
 
+@pytest.mark.parametrize("num_tokens", [1, 2, 3])
+def test_a_confidence_that_is_just_reached_is_enough(num_tokens: int) -> None:
+    everything, _ = _propose(num_tokens)
+    joint_confidence = math.prod(draft_token.probability for draft_token in everything)
+    assert _propose(num_tokens, min_joint_confidence=joint_confidence)[0] == everything
+    assert len(_propose(num_tokens, min_joint_confidence=math.nextafter(joint_confidence, 1.0))[0]) == num_tokens - 1
+
+
 def test_it_may_propose_nothing() -> None:
     assert _propose(5, min_joint_confidence=1.0) == ([], PROMPT)

@@ -1,5 +1,6 @@
 """What the orchestrator sends to a service that holds this much, that much, or something else."""
 
+import asyncio
 from collections.abc import Sequence
 
 import pytest
@@ -12,6 +13,7 @@ from orchestrator.session import RemoteCache
 from outrider.v1 import common_pb2, target_pb2
 from services.frame.digest import TokenSequence
 from services.frame.telemetry import traceparent_of
+from tests.waiting import PATIENCE_S
 
 Reply = target_pb2.VerifyBatchResponse
 PROMPT = [5, 6, 7, 8]
@@ -84,6 +86,8 @@ async def test_a_sequence_that_has_not_grown_is_evaluated_at_its_end() -> None:
         pytest.param([1, 2], [1, 2, 3], (6, [3]), id="held draft tokens that were accepted are not sent again"),
         pytest.param([1, 2], [1, 9], (5, [9]), id="nor those before the first that was rejected"),
         pytest.param([1, 2], [9], (4, [9]), id="rejected at once"),
+        pytest.param([1, 2], [9, 3, 4], (4, [9, 3, 4]), id="rejected long ago"),
+        pytest.param([1, 2, 3], [1, 9, 3, 4], (5, [9, 3, 4]), id="nothing counts after the first that was rejected"),
         pytest.param([1, 2], [1, 2], (5, [2]), id="the last token is sent though it is held"),
         pytest.param([1, 2, 3], [1], (4, [1]), id="more is held than was committed"),
     ],
@@ -125,6 +129,24 @@ async def test_what_is_missing_is_replayed(held: list[int], replay: tuple[int, l
     assert service.sent[1:] == [(4, [9]), replay]
     assert service.request_ids == [1, 2, 3]
     assert cache.num_resyncs == 1
+
+
+async def test_a_service_that_misses_what_it_says_that_it_holds_is_sent_everything() -> None:
+    cache, service, sequence = RemoteCache("a"), Service(), TokenSequence(PROMPT)
+    await ask(cache, service, sequence)
+    sequence.extend([9])
+
+    async def send(context: common_pb2.Context, request_id: int) -> Reply:
+        await asyncio.sleep(0)
+        if context.cached_length:
+            service.contexts.append(context)
+            miss = common_pb2.CacheMiss(held_length=len(sequence), held_digest=sequence.digests[-1])
+            return Reply(request_id=request_id, cache_miss=miss)
+        return await service.send(context, request_id)
+
+    async with asyncio.timeout(PATIENCE_S):
+        await cache.ask(sequence, INVALID_SPAN, send)
+    assert service.sent[1:] == [(4, [9]), (0, [*PROMPT, 9])]
 
 
 async def test_a_service_that_is_another_one_now_gets_everything() -> None:

@@ -159,6 +159,10 @@ async def test_every_sampling_parameter_arrives(sampling: common_pb2.Sampling, p
             reply = await target.VerifyBatch(message, ANY_CALL)
             assert reply.result.next_token == token
             sequence.append(token)
+        # Drafted tokens count as if they had been decoded.
+        message = request(20, draft_tokens=text[:MAX_DRAFT_TOKENS], sampling=sampling)
+        reply = await target.VerifyBatch(message, ANY_CALL)
+        assert (reply.result.num_accepted, reply.result.next_token) == (MAX_DRAFT_TOKENS, text[MAX_DRAFT_TOKENS])
 
 
 async def test_a_full_queue_says_when_to_come_again() -> None:
