@@ -37,7 +37,7 @@ _REFUSALS = (
 app = typer.Typer(help="Speculative decoding as services.", add_completion=False, rich_markup_mode=None)
 
 TargetOption = Annotated[
-    Path | None, typer.Option("--target", help="GGUF file of the target; the bundled one if absent")
+    Path | None, typer.Option("--target", help="GGUF file of the target; the default pair if absent")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 ExactOption = Annotated[
