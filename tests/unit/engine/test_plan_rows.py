@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.engine.engine import plan_rows
+from services.engine.plan import plan_rows
 
 LONG = (100, 1)
 
