@@ -18,7 +18,7 @@ class OrchestratorApplication:
 
     async def start(self, server: FrameServer) -> None:
         """Wait for the target, then serve."""
-        self._backend = Backend(self._settings, server.telemetry)
+        self._backend = Backend(self._settings, server.cycle_telemetry)
         await self._backend.connect()
         servicer = GenerationServicer(self._settings, self._backend, server.telemetry)
         server.register(generation_pb2_grpc.add_GenerationServiceServicer_to_server, servicer)

@@ -28,7 +28,7 @@ class Backend:
 
     def __init__(self, settings: OrchestratorSettings, telemetry: Telemetry) -> None:
         self._settings = settings
-        self._telemetry = telemetry
+        self.telemetry = telemetry
         self._target_channel = self._open(settings.target, TARGET_SERVICE)
         self.target_stub = target_pb2_grpc.TargetServiceStub(self._target_channel)
         self.target: ServedModel | None = None
@@ -74,7 +74,7 @@ class Backend:
             self.target_stub,
             uuid.uuid4().hex,
             sampling,
-            self._telemetry,
+            self.telemetry,
             model=self.target.info,
             describe=self._describe_target,
             patience_s=self._settings.target_patience_s,
@@ -90,7 +90,7 @@ class Backend:
             draft_pb2_grpc.DraftServiceStub(self._draft_channel),
             uuid.uuid4().hex,
             sampling,
-            self._telemetry,
+            self.telemetry,
             self._breaker,
             vocabulary_size=self.target.info.vocabulary_size,
             timeout_s=self._settings.draft_timeout_s,

@@ -72,7 +72,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                 num_draft_tokens=num_draft_tokens,
                 max_tokens=request.max_tokens,
                 context_length=target_model.info.context_length,
-                telemetry=self._telemetry,
+                telemetry=self._backend.telemetry,
             )
             try:
                 async for chunk in generation.chunks():

@@ -65,6 +65,8 @@ class FrameServer:
     def __init__(self, settings: ServerSettings, application: Application, telemetry: Telemetry | None = None) -> None:
         self.settings = settings
         self.telemetry = telemetry or Telemetry.off()
+        # For the spans of cycles and messages.
+        self.cycle_telemetry = self.telemetry if settings.trace_detail == "cycle" else Telemetry.off()
         # Set when stopping begins: handlers of long streams end them between two messages.
         self.draining = asyncio.Event()
         # Set when the process is to end, whether asked to from outside or by `fail`.

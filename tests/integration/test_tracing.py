@@ -56,8 +56,9 @@ class Traced:
         await soon(lambda: len(self.spans("verify")) == len(self.spans("target.verify")))
 
 
-@pytest.fixture
-async def traced(pair: Pair) -> AsyncIterator[Traced]:
+@pytest.fixture(params=["cycle"])
+async def traced(pair: Pair, request: pytest.FixtureRequest) -> AsyncIterator[Traced]:
+    detail = request.param
     exporter = InMemorySpanExporter()
 
     def telemetry(service: str) -> Telemetry:
@@ -67,10 +68,14 @@ async def traced(pair: Pair) -> AsyncIterator[Traced]:
 
     gates = Gate(), Gate()
     async with AsyncExitStack() as stack:
-        target = await stack.enter_async_context(target_server(pair.target, gates[0], telemetry("target")))
-        draft = await stack.enter_async_context(draft_server(pair.draft, gates[1], telemetry("draft")))
+        target = await stack.enter_async_context(
+            target_server(pair.target, gates[0], telemetry("target"), trace_detail=detail)
+        )
+        draft = await stack.enter_async_context(
+            draft_server(pair.draft, gates[1], telemetry("draft"), trace_detail=detail)
+        )
         server = await stack.enter_async_context(
-            orchestrator_server(target.address, draft.address, telemetry("orchestrator"))
+            orchestrator_server(target.address, draft.address, telemetry("orchestrator"), trace_detail=detail)
         )
         client = await stack.enter_async_context(client_of(server))
         await client.until_draft(is_available=True)
@@ -103,6 +108,13 @@ def attributes(of: ReadableSpan | Event) -> dict[str, Any]:
 
 def events(span: ReadableSpan) -> list[str]:
     return [event.name for event in span.events]
+
+
+@pytest.mark.parametrize("traced", ["request"], indirect=True)
+async def test_requests_alone_are_traced_where_that_is_enough(traced: Traced) -> None:
+    await traced.client.generate(speculation=fixed(3))
+    await traced.finished()
+    assert [span.name for span in traced.exporter.get_finished_spans()] == ["generate"]
 
 
 async def test_one_request_is_one_trace(traced: Traced) -> None:
