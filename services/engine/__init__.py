@@ -3,7 +3,7 @@
 import os
 
 # Before llama.cpp loads OpenMP, which reads them once. Threads that spin for long while they wait starve the other
-# services of the machine; threads that sleep at once take 8 ms to wake up again on an idle virtual machine, for a decode
-# of 1 ms. A short spin and then sleep does neither.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# services of the machine; threads that sleep at once cost 8 ms of waking up in a decode of 1 ms. So: a short spin. The
+# policy must be "active" for libgomp to spin at all once two threads of a process have used it.
+os.environ.setdefault("OMP_WAIT_POLICY", "active")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
