@@ -1,12 +1,10 @@
 """Metrics of the orchestrator. Counters follow vLLM's definitions; rates are derived from them."""
 
-from collections.abc import Callable, Iterable
-
-from opentelemetry.metrics import CallbackOptions, Observation
+from collections.abc import Callable
 
 from orchestrator.statistics import Statistics
 from outrider.v1 import generation_pb2
-from services.frame.telemetry import Telemetry
+from services.frame.telemetry import Telemetry, observed
 
 
 class GenerationInstruments:
@@ -31,9 +29,11 @@ class GenerationInstruments:
             "gen_ai.server.time_to_first_token", "s", "from the request to the first token"
         )
         self._duration = meter.create_histogram("gen_ai.server.request.duration", "s", "from the request to its end")
-        meter.create_observable_gauge("outrider.active_generations", [_watch(num_active)], "{generation}", "under way")
         meter.create_observable_gauge(
-            "outrider.draft.memory_overhead", [_watch(draft_overhead)], "%", "memory of the draft, of the target's"
+            "outrider.active_generations", [observed(num_active)], "{generation}", "under way"
+        )
+        meter.create_observable_gauge(
+            "outrider.draft.memory_overhead", [observed(draft_overhead)], "%", "memory of the draft, of the target's"
         )
 
     def record(self, statistics: Statistics, summary: generation_pb2.GenerateSummary) -> None:
@@ -49,10 +49,3 @@ class GenerationInstruments:
         self._resyncs.add(statistics.num_resyncs)
         self._first_token.record(summary.timings.first_token_ms / 1e3)
         self._duration.record(summary.timings.total_ms / 1e3)
-
-
-def _watch(read: Callable[[], float]) -> Callable[[CallbackOptions], Iterable[Observation]]:
-    def observe(_options: CallbackOptions) -> Iterable[Observation]:
-        return [Observation(read())]
-
-    return observe

@@ -3,7 +3,7 @@
 import os
 
 # Before llama.cpp loads OpenMP, which reads them once. Threads that spin for long while they wait starve the other
-# services of the machine; threads that sleep at once cost 8 ms of waking up in a decode of 1 ms. So: a short spin. The
-# policy must be "active" for libgomp to spin at all once two threads of a process have used it.
+# services of the machine; threads that sleep at once cost 8 ms of waking up in a decode of 1 ms. So: a short spin. With
+# the policy "passive" a spin count changed nothing inside a service, so it is "active".
 os.environ.setdefault("OMP_WAIT_POLICY", "active")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")

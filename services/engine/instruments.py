@@ -1,11 +1,7 @@
 """Metrics of an engine: how long the queue is, how full the slots, how large and how quick the decodes."""
 
-from collections.abc import Callable, Iterable
-
-from opentelemetry.metrics import CallbackOptions, Observation
-
 from services.engine.engine import Engine
-from services.frame.telemetry import Telemetry
+from services.frame.telemetry import Telemetry, observed
 
 
 class EngineInstruments:
@@ -16,29 +12,25 @@ class EngineInstruments:
         self._batch_rows = meter.create_histogram("outrider.engine.batch_rows", "{row}", "rows of a decode")
         self._decode = meter.create_histogram("outrider.engine.decode.duration", "s", "time of a decode")
         meter.create_observable_gauge(
-            "outrider.engine.queue_depth", [_watch(lambda: engine.num_waiting)], "{request}", "requests without a slot"
+            "outrider.engine.queue_depth",
+            [observed(lambda: engine.num_waiting)],
+            "{request}",
+            "requests without a slot",
         )
         meter.create_observable_gauge(
-            "outrider.engine.busy_slots", [_watch(lambda: engine.num_active)], "{slot}", "slots at work"
+            "outrider.engine.busy_slots", [observed(lambda: engine.num_active)], "{slot}", "slots at work"
         )
         meter.create_observable_counter(
             "outrider.engine.evictions",
-            [_watch(lambda: engine.num_evictions)],
+            [observed(lambda: engine.num_evictions)],
             "{session}",
             "sessions that lost a slot",
         )
         meter.create_observable_gauge(
-            "outrider.engine.memory", [_watch(lambda: model_bytes + cache_bytes)], "By", "weights and caches"
+            "outrider.engine.memory", [observed(lambda: model_bytes + cache_bytes)], "By", "weights and caches"
         )
 
     def record_decode(self, num_rows: int, duration_s: float) -> None:
         """Count one decode. Called from the engine's thread."""
         self._batch_rows.record(num_rows)
         self._decode.record(duration_s)
-
-
-def _watch(read: Callable[[], int]) -> Callable[[CallbackOptions], Iterable[Observation]]:
-    def observe(_options: CallbackOptions) -> Iterable[Observation]:
-        return [Observation(read())]
-
-    return observe

@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from opentelemetry import metrics, trace
@@ -97,6 +98,15 @@ def configure_telemetry(service_name: str) -> Telemetry:
     except ValueError as error:
         raise StartupError(f"an OTEL_ variable has a value that OpenTelemetry refuses: {error}") from error
     return Telemetry(tracer_provider, meter_provider)
+
+
+def observed(read: Callable[[], float]) -> Callable[[metrics.CallbackOptions], Iterable[metrics.Observation]]:
+    """Return the callback of an observable instrument whose value is read whenever an exporter collects."""
+
+    def observe(_options: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
+        return [metrics.Observation(read())]
+
+    return observe
 
 
 def context_from_traceparent(traceparent: str) -> Context:
