@@ -20,8 +20,8 @@ from models.train.tokenizer import open_token_file
 from models.train.trainer import Trainer, autocast, device, seed_everything
 from models.train.workers import Objective
 
-MATRIX_LR = 7e-3
-EMBEDDING_LR = 3e-3
+MATRIX_LR = 5e-3
+EMBEDDING_LR = 2.5e-3
 NUM_WRITTEN, NUM_READ, NUM_LONG = 4608, 3072, 256
 """Rows the target writes, reads, and reads at full length, before the draft starts."""
 SHARPNESS = 0.7

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Protocol
 
 import grpc
@@ -81,6 +82,13 @@ def check_room(num_tokens: int, context_length: int) -> None:
 
 def checked_sampling(sampling: common_pb2.Sampling, vocabulary_size: int) -> SamplingParams:
     """Return sampling parameters. Raises ServiceError when one is not a number or outside its range."""
+    return _checked_sampling(sampling.SerializeToString(), vocabulary_size)
+
+
+@lru_cache(maxsize=256)
+def _checked_sampling(data: bytes, vocabulary_size: int) -> SamplingParams:
+    """All requests of a session carry the same parameters: reading them once is enough."""
+    sampling = common_pb2.Sampling.FromString(data)
     params = SamplingParams(
         temperature=sampling.temperature,
         top_k=sampling.top_k,

@@ -14,11 +14,10 @@ import grpc
 from google.rpc import status_pb2
 
 from outrider.v1 import common_pb2
+from services.frame.duplex import Incoming, Outgoing
 from services.frame.errors import ServiceError, invalid_argument, status_of
 from services.frame.handlers import RpcContext
 
-# Answers of one stream that may wait for a slow reader before the stream stops reading requests.
-MAX_UNSENT_ANSWERS = 16
 # Sessions whose last answer is remembered for a retry.
 MAX_REMEMBERED_SESSIONS = 1024
 _MAX_SESSION_ID = 128
@@ -47,6 +46,18 @@ class _Request(Generic[ReplyT]):
     num_waiting: int = 0
     refusal: ServiceError | None = None
 
+    def leave(self) -> None:
+        """Wait for the answer no longer. When the last caller has vanished, nobody wants it."""
+        self.num_waiting -= 1
+        if self.num_waiting == 0:
+            self.task.cancel()
+
+    def result(self) -> ReplyT:
+        """Return the answer that is there. Raises what became of the request instead."""
+        if self.refusal is not None:
+            raise self.refusal
+        return self.task.result()
+
 
 class Exchange(Generic[RequestT, ReplyT]):
     """Runs the requests of all sessions, at most one at a time for each session."""
@@ -74,18 +85,12 @@ class Exchange(Generic[RequestT, ReplyT]):
             ServiceError: the session id is malformed, or the request was superseded or given up.
             Exception: whatever `answer` raised.
         """
-        session_id = checked_session_id(request.context.session_id)
-        entry = self._requests.get(session_id)
-        if entry is None or request.request_id > entry.request_id or _has_no_answer(entry, request.request_id):
-            if entry is not None:
-                _end(entry, _superseded(entry.request_id, request.request_id))
-            entry = _Request(request.request_id, asyncio.ensure_future(self._answer(request)))
-            self._requests[session_id] = entry
-            self._requests.move_to_end(session_id)
-            self._trim()
-        elif request.request_id < entry.request_id:
-            raise _superseded(request.request_id, entry.request_id)
-        return await self._result(entry)
+        entry = self._enter(request)
+        try:
+            await asyncio.wait({entry.task})
+        finally:
+            entry.leave()
+        return entry.result()
 
     def cancel(self, session_id: str, request_id: int) -> None:
         """Give up the request if it is under way."""
@@ -112,24 +117,10 @@ class Exchange(Generic[RequestT, ReplyT]):
             ServiceError: a message names another session than the stream's first, or holds nothing.
         """
         session_id = ""
-        sending = asyncio.Lock()
-        room = asyncio.Semaphore(MAX_UNSENT_ANSWERS)
-        answers: set[asyncio.Task[None]] = set()
-        stopping = asyncio.ensure_future(draining.wait())
-
-        async def answer(request: RequestT) -> None:
-            try:
-                try:
-                    reply = await self.ask(request)
-                except Exception as error:  # status_of logs what is not a ServiceError
-                    reply = self._refuse(request.request_id, status_of(error))
-                async with sending:
-                    await context.write(wrap(reply))
-            finally:
-                room.release()
-
+        incoming, outgoing = Incoming(context, draining), Outgoing(context, wrap)
+        asked: dict[Callable[[object], None], _Request[ReplyT]] = {}
         try:
-            while (message := await _read(context, stopping)) is not None:
+            while (message := await incoming.next()) is not None:
                 kind = message.WhichOneof("message")
                 if kind == field:
                     request = getattr(message, field)
@@ -138,34 +129,61 @@ class Exchange(Generic[RequestT, ReplyT]):
                         raise invalid_argument(
                             "INVALID_SESSION", "context.session_id", "a stream carries the session of its first message"
                         )
-                    await room.acquire()
-                    task = asyncio.create_task(answer(request))
-                    answers.add(task)
-                    task.add_done_callback(answers.discard)
+                    await outgoing.have_room()
+                    self._ask(request, asked, outgoing)
                 elif kind == "cancel":
                     self.cancel(session_id, message.cancel.request_id)
                 elif kind == "release":
                     self.release(session_id)
                 else:
                     raise invalid_argument("INVALID_REQUEST", "message", f"set one of {field}, cancel, release")
-            if answers:
-                await asyncio.wait(answers)
+            await outgoing.all_sent()
         finally:
-            stopping.cancel()
-            for task in answers:
-                task.cancel()
+            incoming.close()
+            outgoing.close()
+            for send, entry in asked.items():
+                entry.task.remove_done_callback(send)
+                entry.leave()
 
-    async def _result(self, entry: _Request[ReplyT]) -> ReplyT:
-        entry.num_waiting += 1
+    def _ask(
+        self,
+        request: RequestT,
+        asked: dict[Callable[[object], None], _Request[ReplyT]],
+        outgoing: Outgoing[ReplyT],
+    ) -> None:
+        """Begin one request of a stream; its answer goes out when it is there. `asked` holds what is waited for."""
+
+        def send(_: object) -> None:
+            asked.pop(send).leave()
+            try:
+                reply = entry.result()
+            except Exception as error:  # status_of logs what is not a ServiceError
+                reply = self._refuse(request.request_id, status_of(error))
+            outgoing.put(reply)
+
         try:
-            await asyncio.wait({entry.task})
-        finally:
-            entry.num_waiting -= 1
-            if entry.num_waiting == 0:  # the last caller vanished: nobody wants the answer
-                entry.task.cancel()
-        if entry.refusal is not None:
-            raise entry.refusal
-        return entry.task.result()
+            entry = self._enter(request)
+        except ServiceError as error:
+            outgoing.put(self._refuse(request.request_id, status_of(error)))
+            return
+        asked[send] = entry
+        entry.task.add_done_callback(send)
+
+    def _enter(self, request: RequestT) -> _Request[ReplyT]:
+        """Return the work of a request, begun if it was not; the caller has to `leave` it."""
+        session_id = checked_session_id(request.context.session_id)
+        entry = self._requests.get(session_id)
+        if entry is None or request.request_id > entry.request_id or _has_no_answer(entry, request.request_id):
+            if entry is not None:
+                _end(entry, _superseded(entry.request_id, request.request_id))
+            entry = _Request(request.request_id, asyncio.ensure_future(self._answer(request)))
+            self._requests[session_id] = entry
+            self._requests.move_to_end(session_id)
+            self._trim()
+        elif request.request_id < entry.request_id:
+            raise _superseded(request.request_id, entry.request_id)
+        entry.num_waiting += 1
+        return entry
 
     def _trim(self) -> None:
         while len(self._requests) > MAX_REMEMBERED_SESSIONS:
@@ -202,16 +220,3 @@ def _superseded(request_id: int, newer_id: int) -> ServiceError:
     return ServiceError(
         grpc.StatusCode.ABORTED, "SUPERSEDED", f"request {request_id} was superseded by request {newer_id}"
     )
-
-
-async def _read(context: RpcContext, stopping: asyncio.Future[Any]) -> Any:
-    """Return the next message, None at the end of the stream or when `stopping` is done."""
-    reading = asyncio.ensure_future(context.read())
-    try:
-        await asyncio.wait({reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if not reading.done():
-            return None
-        message = reading.result()
-        return None if message is grpc.aio.EOF else message
-    finally:
-        reading.cancel()

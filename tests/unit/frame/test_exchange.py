@@ -11,8 +11,9 @@ from google.rpc import status_pb2
 
 from outrider.v1 import common_pb2, draft_pb2, draft_pb2_grpc
 from services.frame import exchange as exchange_module
+from services.frame.duplex import MAX_UNSENT_ANSWERS
 from services.frame.errors import ServiceError, error_from_rpc, error_from_status
-from services.frame.exchange import MAX_UNSENT_ANSWERS, Exchange, checked_session_id
+from services.frame.exchange import Exchange, checked_session_id
 from services.frame.server import FrameServer
 from services.frame.settings import ServerSettings
 from tests.waiting import PATIENCE_S, soon
