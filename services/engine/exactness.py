@@ -55,18 +55,14 @@ def choose_on(model: Model, options: RuntimeOptions, max_draft_tokens: int, iden
 
 def choose_auto(model: Model, options: RuntimeOptions, max_draft_tokens: int, identity: str) -> Exactness | None:
     """Return the first candidate that is exact and costs one session under 5 % more than one plain row; else None."""
-    plain = LlamaRuntime(model, options)
-    try:
-        one_row_s = _decode_s(plain)
-    finally:
-        plain.close()
 
     def is_cheap(exactness: Exactness) -> bool:
-        runtime = exact_runtime(model, options, exactness, max_draft_tokens)
-        try:
-            return _decode_s(runtime) < _MAX_COST * one_row_s
-        finally:
-            runtime.close()
+        def measure() -> bool:
+            padded_s = _decode_s(exact_runtime(model, options, exactness, max_draft_tokens))
+            return padded_s < _MAX_COST * _decode_s(LlamaRuntime(model, options))
+
+        # Remembered, as a restarted target should decide as it did before: its numerics must not depend on noise.
+        return _remembered("cost", _key(identity, options, max_draft_tokens, exactness), measure)
 
     return _first_exact(model, options, max_draft_tokens, identity, filter(is_cheap, candidates(max_draft_tokens)))
 
@@ -75,7 +71,6 @@ def _first_exact(
     model: Model, options: RuntimeOptions, max_draft_tokens: int, identity: str, tried: Iterable[Exactness]
 ) -> Exactness | None:
     for exactness in tried:
-        key = f"{identity} {options} {max_draft_tokens} {exactness.mode.value} {exactness.width}"
 
         def probe(exactness: Exactness = exactness) -> bool:
             runtime = exact_runtime(model, options, exactness, max_draft_tokens)
@@ -84,21 +79,26 @@ def _first_exact(
             finally:
                 runtime.close()
 
-        if _remembered(key, probe):
+        if _remembered("exactness", _key(identity, options, max_draft_tokens, exactness), probe):
             return exactness
     return None
 
 
-def _remembered(key: str, probe: Callable[[], bool]) -> bool:
+def _key(identity: str, options: RuntimeOptions, max_draft_tokens: int, exactness: Exactness) -> str:
+    return f"{identity} {options} {max_draft_tokens} {exactness.mode.value} {exactness.width}"
+
+
+def _remembered(what: str, key: str, probe: Callable[[], bool]) -> bool:
     path = user_cache_path("outrider", ensure_exists=True) / "exactness.json"
     try:
         known: dict[str, bool] = json.loads(path.read_text())
     except (OSError, ValueError):
         known = {}
+    key = f"{what} {key}"
     if key not in known:
         started_s = time.perf_counter()
         known[key] = probe()
-        _log.info("probed exactness in %.1f s: %s", time.perf_counter() - started_s, known[key])
+        _log.info("probed %s in %.1f s: %s", what, time.perf_counter() - started_s, known[key])
         _write(path, json.dumps(known))
     return known[key]
 
@@ -113,11 +113,14 @@ def _write(path: Path, text: str) -> None:
 
 
 def _decode_s(runtime: Runtime) -> float:
-    """Return the median time of one session's one-token decode in seconds."""
-    runtime.decode([Segment(0, 0, [0], 1)])
+    """Return the median time of one session's one-token decode in seconds, and close the runtime."""
     times = []
-    for position in range(1, 1 + _NUM_TIMED):
-        started_s = time.perf_counter()
-        runtime.decode([Segment(0, position, [0], 1)])
-        times.append(time.perf_counter() - started_s)
+    try:
+        runtime.decode([Segment(0, 0, [0], 1)])
+        for position in range(1, 1 + _NUM_TIMED):
+            started_s = time.perf_counter()
+            runtime.decode([Segment(0, position, [0], 1)])
+            times.append(time.perf_counter() - started_s)
+    finally:
+        runtime.close()
     return statistics.median(times)

@@ -100,3 +100,20 @@ def test_on_is_refused_where_nothing_is_exact(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(ModelLoadError, match="cannot be served exactly"):
         choose_on(model, OPTIONS, MAX_DRAFT_TOKENS, "some identity")
     assert choose_auto(model, OPTIONS, MAX_DRAFT_TOKENS, "another identity") is None
+
+
+@pytest.mark.integration
+def test_what_auto_decided_is_not_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("services.engine.exactness._MAX_COST", 1000.0)
+    model = Model(write_tiny_model(tmp_path / "model.gguf"))
+    caplog.set_level("INFO")
+    chosen = choose_auto(model, OPTIONS, MAX_DRAFT_TOKENS, "some identity")
+    assert chosen is not None
+    assert "probed cost" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr("services.engine.exactness._MAX_COST", 0.0)
+    assert choose_auto(model, OPTIONS, MAX_DRAFT_TOKENS, "some identity") == chosen
+    assert "probed" not in caplog.text
