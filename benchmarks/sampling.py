@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from services.engine.sampling import (
     SamplingParams,
+    kernel,
     log_probabilities,
     sample_rows,
     sample_with_confidence,
-    survivors,
 )
 
 SAMPLED = SamplingParams(temperature=0.8, seed=1)
@@ -93,11 +93,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=50)
     arguments = parser.parse_args()
     rng = np.random.default_rng(1)
-    was_compiled = survivors.IS_COMPILED
+    was_compiled = kernel.IS_COMPILED
     for peak in (0.0, 8.0):
         batches = [model_like_logits(rng, arguments.rows, arguments.vocabulary, peak) for _ in range(4)]
         for is_compiled in (True, False) if was_compiled else (False,):
-            survivors.IS_COMPILED = is_compiled
+            kernel.IS_COMPILED = is_compiled
             print(f"\nvocabulary {arguments.vocabulary}, peak {peak:g}, {'compiled' if is_compiled else 'numpy'}")
             print(f"{'least':>8} {'median':>8}  ms")
             measure_all(batches, arguments.repeats)

@@ -44,10 +44,9 @@ class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
         await self._exchange.serve(context, "propose", _wrap, self._server.draining)
 
     async def _answer(self, request: draft_pb2.ProposeRequest) -> draft_pb2.ProposeResponse:
-        work = self._work(request)
         reply = draft_pb2.ProposeResponse()
         with server_span(self._server.cycle_telemetry, "draft.propose", request.context.traceparent) as span:
-            outcome = await run_work(self._engine, work)
+            outcome = await run_work(self._engine, self._work(request))
             trace_outcome(span, outcome)
             if fill_reply(reply, request.request_id, outcome):
                 self._fill_result(reply.result, outcome.value)

@@ -4,16 +4,18 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 
 from outrider.v1 import common_pb2, model_pb2_grpc
-from services.engine.capacity import batch_rows, check_memory, rows_worth
-from services.engine.devices import accelerators, layers_that_fit
+from services.engine.capacity import batch_rows, rows_worth
+from services.engine.devices import accelerators
 from services.engine.engine import Engine
 from services.engine.errors import EngineError
 from services.engine.exact import Exactness
 from services.engine.instruments import EngineInstruments
+from services.engine.memory import check_memory, free_ram, layers_that_fit
 from services.engine.model import Model
-from services.engine.model_service import ModelServicer, Served, describe, digest_of_file
+from services.engine.model_service import ModelServicer, Served, describe, digest_of_files
 from services.engine.runtime import LlamaRuntime, Runtime, RuntimeOptions
 from services.engine.settings import EngineSettings
 from services.frame.server import FrameServer
@@ -33,6 +35,7 @@ class ModelApplication(ABC):
         self.model: Model | None = None
         self.engine: Engine | None = None
         self.exactness: Exactness | None = None
+        self._loading: asyncio.Future[common_pb2.ModelInfo] | None = None
 
     @abstractmethod
     def register(self, server: FrameServer, model: Model, engine: Engine, info: common_pb2.ModelInfo) -> None:
@@ -40,19 +43,24 @@ class ModelApplication(ABC):
 
     async def start(self, server: FrameServer) -> None:
         """Load and answer. Raises StartupError when the model cannot be served."""
+        loop = asyncio.get_running_loop()
+        self._loading = loop.run_in_executor(None, self._load, server, loop)
         try:
-            info = await asyncio.to_thread(self._load, server, asyncio.get_running_loop())
+            info = await asyncio.shield(self._loading)
         except EngineError as error:
             raise StartupError(str(error)) from error
         assert self.model is not None and self.engine is not None
         if server.telemetry.is_metering:
             instruments = EngineInstruments(server.telemetry, self.engine, info.model_bytes, info.cache_bytes)
-            self.engine.on_decode = instruments.record_decode
+            self.engine.observe(instruments.record_decode)
         server.register(model_pb2_grpc.add_ModelServiceServicer_to_server, ModelServicer(self.model, info))
         self.register(server, self.model, self.engine, info)
 
     async def stop(self) -> None:
-        """Stop the engine and free the model."""
+        """Stop the engine and free the model, once loading has ended: its thread works with both."""
+        if self._loading is not None:
+            # Its error, if any, was told to whoever started the service, unless that was given up.
+            await asyncio.gather(self._loading, return_exceptions=True)
         if self.engine is not None:
             await asyncio.to_thread(self.engine.stop)
         if self.model is not None:
@@ -64,21 +72,24 @@ class ModelApplication(ABC):
 
     def _load(self, server: FrameServer, loop: asyncio.AbstractEventLoop) -> common_pb2.ModelInfo:
         settings = self.settings
-        gpus = accelerators()
-        gpu_layers = settings.gpu_layers
-        if gpu_layers < 0:
-            gpu_layers = layers_that_fit(settings.model, max(gpu.free_bytes for gpu in gpus)) if gpus else 0
-        device = ", ".join(gpu.name for gpu in gpus) if gpus and gpu_layers else "CPU"
-        self.model = Model(settings.model, num_gpu_layers=gpu_layers)
         options = RuntimeOptions(
             num_slots=settings.slots,
             context_length=settings.context,
-            max_batch_rows=settings.batch_rows or batch_rows(self.model.vocabulary.size),
             num_threads=settings.threads,
             flash_attention=settings.flash_attention,
         )
-        check_memory(self.model, options)
-        served = Served(self.model, options, digest_of_file(settings.model), f"{device} {gpu_layers}")
+        gpus = accelerators()
+        gpu_layers = settings.gpu_layers
+        if gpu_layers < 0:
+            most_bytes = max((gpu.free_bytes for gpu in gpus), default=0)
+            gpu_layers = layers_that_fit(settings.model, options, most_bytes)
+        device = ", ".join(gpu.name for gpu in gpus) if gpus and gpu_layers else "CPU"
+        ram_bytes = free_ram()
+        self.model = Model(settings.model, num_gpu_layers=gpu_layers)
+        check_memory(self.model, options, ram_bytes, accelerators(), gpu_layers)
+        max_batch_rows = settings.batch_rows or batch_rows(self.model.vocabulary.size)
+        options = replace(options, max_batch_rows=max_batch_rows)
+        served = Served(self.model, options, digest_of_files(self.model.parts), f"{device} {gpu_layers}")
         runtime = self.make_runtime(served)
         prefill_rows = settings.prefill_rows or rows_worth(runtime)
         self.engine = Engine(

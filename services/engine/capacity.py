@@ -1,42 +1,20 @@
-"""What fits and what is quick enough: memory of the caches, and rows of a prompt that others can wait for."""
+"""How many rows go into a decode: what memory holds, and what others can wait for."""
 
 import statistics
 import time
 
-import psutil
+from services.engine.memory import free_ram
+from services.engine.runtime import Runtime, Segment
 
-from services.engine.errors import ModelLoadError
-from services.engine.model import Model
-from services.engine.runtime import Runtime, RuntimeOptions, Segment
-
-_BYTES_PER_ELEMENT = 2  # the caches are F16
-_MEBIBYTE = 1 << 20
 _MANY_ROWS, _FEW_ROWS = 2048, 1024
 _PATIENCE_IN_ROWS = 4.0
 _FEWEST_ROWS = 8
 
 
-def cache_bytes(model: Model, options: RuntimeOptions) -> int:
-    """Return the size of all slots' caches in bytes: keys and values of every layer and position."""
-    return options.num_slots * options.context_length * model.cached_elements_per_token * _BYTES_PER_ELEMENT
-
-
-def check_memory(model: Model, options: RuntimeOptions) -> None:
-    """Refuse caches that do not fit into what is free. Raises ModelLoadError with the arithmetic."""
-    per_token = model.cached_elements_per_token * _BYTES_PER_ELEMENT
-    needed = cache_bytes(model, options)
-    available = psutil.virtual_memory().available
-    if needed > available:
-        raise ModelLoadError(
-            f"{options.num_slots} slots of {options.context_length} tokens at {per_token} bytes a token need "
-            f"{needed // _MEBIBYTE} MiB, {available // _MEBIBYTE} MiB are free: lower --slots or --context"
-        )
-
-
 def batch_rows(vocabulary_size: int) -> int:
     """Return 2048 where the logits of so many rows take little of the free memory, else 1024."""
     logits_bytes = _MANY_ROWS * vocabulary_size * 4
-    return _MANY_ROWS if logits_bytes * 8 <= psutil.virtual_memory().available else _FEW_ROWS
+    return _MANY_ROWS if logits_bytes * 8 <= free_ram() else _FEW_ROWS
 
 
 def rows_worth(runtime: Runtime, num_single_rows: float = _PATIENCE_IN_ROWS) -> int:

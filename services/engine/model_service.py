@@ -1,15 +1,15 @@
 """ModelService: what a draft or target service serves."""
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import llama_cpp
 
 from outrider.v1 import common_pb2, model_pb2, model_pb2_grpc
-from services.engine.capacity import cache_bytes
 from services.engine.exact import ExactMode, Exactness
+from services.engine.memory import cache_bytes
 from services.engine.model import Model
 from services.engine.runtime import RuntimeOptions
 from services.engine.sampling import SAMPLER_VERSION
@@ -29,7 +29,7 @@ _EXACT_MODES = {
 
 @dataclass(frozen=True)
 class Served:
-    """A loaded model, how it is run, the SHA-256 of its file, and where: device and layers on the GPU."""
+    """A loaded model, how it is run, the SHA-256 of its files, and where: device and layers on the GPU."""
 
     model: Model
     options: RuntimeOptions
@@ -38,7 +38,7 @@ class Served:
 
     @property
     def identity(self) -> str:
-        """What decides the logits' bits, but for the exact mode: file, build, CPU features, threads, device."""
+        """What decides the logits' bits, but for the exact mode: files, build, CPU features, threads, device."""
         features = llama_cpp.llama_print_system_info().decode()
         threads = self.options.threads()
         return (
@@ -73,10 +73,13 @@ def describe(served: Served, exactness: Exactness | None, device: str, max_draft
     )
 
 
-def digest_of_file(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def digest_of_files(paths: Sequence[Path]) -> str:
+    """Return the SHA-256 of all files, one after the other, in hexadecimal."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()
 
 
 class ModelServicer(model_pb2_grpc.ModelServiceServicer):

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import llama_cpp
 
+from services.engine.complaints import take_complaint
 from services.engine.errors import EngineError
-from services.engine.model import take_complaint
 
 
 def quantize_file(source: Path, target: Path, file_type: int, *, num_threads: int = 0) -> None:

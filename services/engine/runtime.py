@@ -11,8 +11,9 @@ import numpy as np
 from llama_cpp._ggml import libggml_base_path
 from numpy.typing import NDArray
 
+from services.engine.complaints import take_complaint
 from services.engine.errors import DecodeError, ModelLoadError
-from services.engine.model import NO_GENERATION, Model, take_complaint
+from services.engine.model import NO_GENERATION, Model
 
 Logits = NDArray[np.float32]
 _THROW_AWAY_TOKEN = 0
@@ -139,9 +140,10 @@ class LlamaRuntime:
         code = llama_cpp.llama_decode(self._context, self._batch.struct)
         self.num_decodes += 1
         if code != 0:
+            complaint = take_complaint()
             for segment in segments:
                 self.cut(segment.slot, segment.first_position)
-            raise DecodeError(f"llama_decode returned {code}: {take_complaint()}")
+            raise DecodeError(f"llama_decode returned {code}: {complaint}")
         if not num_outputs:
             return [np.empty((0, self.vocabulary_size), np.float32) for _ in segments]
         pointer = llama_cpp.llama_get_logits(self._context)

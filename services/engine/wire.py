@@ -160,9 +160,13 @@ def trace_outcome(span: Span, outcome: Outcome) -> None:
     timings = outcome.timings
     to_wall_ns = time.time_ns() - time.perf_counter_ns()
     span.add_event("outrider.queued", timestamp=to_wall_ns + int(timings.submitted_s * 1e9))
+    if isinstance(outcome.value, Miss):
+        span.add_event("outrider.cache_miss", {"outrider.held_length": outcome.value.held_length})
+        return
     span.add_event(
         "outrider.decode",
         {
+            "outrider.queued_ms": (timings.started_s - timings.submitted_s) * 1e3,
             "outrider.decode_ms": timings.decode_s * 1e3,
             "outrider.num_decodes": timings.num_decodes,
             "outrider.batch_rows": timings.batch_rows,

@@ -95,10 +95,9 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
         return target_pb2.ApplyChatTemplateResponse(text=text, tokens=tokens)
 
     async def _answer(self, request: target_pb2.VerifyBatchRequest) -> target_pb2.VerifyBatchResponse:
-        work = self._work(request)
         reply = target_pb2.VerifyBatchResponse()
         with server_span(self._server.cycle_telemetry, "target.verify", request.context.traceparent) as span:
-            outcome = await run_work(self._engine, work)
+            outcome = await run_work(self._engine, self._work(request))
             trace_outcome(span, outcome)
             if fill_reply(reply, request.request_id, outcome):
                 _fill_result(reply.result, outcome.value)

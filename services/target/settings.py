@@ -1,5 +1,6 @@
 """Settings of the target service."""
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -11,6 +12,7 @@ class TargetSettings(EngineSettings, env_prefix="OUTRIDER_TARGET_"):
     """Flags of `python -m services.target`, and variables that start with OUTRIDER_TARGET_."""
 
     program: ClassVar[str] = "python -m services.target"
+    familiar_names: ClassVar[Mapping[str, str]] = {"TARGET_MODEL_PATH": "model"}
     port: int = Field(50052, ge=0, le=65535, description="port to listen on; 0 takes a free one, which is printed")
     exact: Literal["auto", "on", "off"] = Field(
         "auto",

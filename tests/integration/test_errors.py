@@ -19,8 +19,10 @@ from outrider.v1 import (
     target_pb2,
     target_pb2_grpc,
 )
+from services.frame.digest import TokenSequence
+from services.frame.server import FrameServer
 from tests.integration.conftest import Pair, System
-from tests.integration.services import Gate, fixed, generate_request, target_server
+from tests.integration.services import Gate, fixed, generate_request, target_server, until_idle
 from tests.waiting import PATIENCE_S, soon
 
 pytestmark = pytest.mark.integration
@@ -128,6 +130,7 @@ DRAFT_CASES: dict[str, Case] = {
 class Service:
     """One of the two services: how to ask it over either carrier."""
 
+    server: FrameServer
     unary: Callable[..., Any]
     stream: Callable[[], Any]
     wrap: Callable[[Any], Any]
@@ -145,6 +148,7 @@ async def service(request: pytest.FixtureRequest, system: System) -> AsyncIterat
         async with grpc.aio.insecure_channel(system.target.address) as channel:
             target_stub = target_pb2_grpc.TargetServiceStub(channel)
             yield Service(
+                system.target,
                 target_stub.VerifyBatch,
                 target_stub.VerifyStream,
                 lambda request: target_pb2.VerifyStreamRequest(verify=request),
@@ -154,6 +158,7 @@ async def service(request: pytest.FixtureRequest, system: System) -> AsyncIterat
         async with grpc.aio.insecure_channel(system.draft.address) as channel:
             draft_stub = draft_pb2_grpc.DraftServiceStub(channel)
             yield Service(
+                system.draft,
                 draft_stub.Propose,
                 draft_stub.ProposeStream,
                 lambda request: draft_pb2.ProposeStreamRequest(propose=request),
@@ -233,6 +238,48 @@ async def test_what_the_services_refuse(service: Service, case: Case) -> None:
         assert _outcome(await _read(stream)) == _outcome(good)
     assert _outcome(await service.unary(service.request(5))) == _outcome(good)
     stream.cancel()
+    await until_idle(service.server)
+
+
+async def _ask(service: Service, carrier: str, request: Any) -> Any:
+    """The reply to one request."""
+    if carrier == "unary":
+        return await service.unary(request)
+    stream = service.stream()
+    await stream.write(service.wrap(request))
+    reply = await _read(stream)
+    stream.cancel()
+    return reply
+
+
+@pytest.mark.parametrize("carrier", ["unary", "stream"])
+async def test_a_digest_that_does_not_match(service: Service, carrier: str) -> None:
+    """No error: the answer says what is held, which is lost by no wrong belief."""
+    await service.unary(service.request(1))
+    held = TokenSequence(PROMPT).digests
+    wrong = service.request(2)
+    wrong.context.cached_length, wrong.context.cached_digest = 4, held[3]
+    wrong.context.tokens[:] = PROMPT[4:]
+    miss = await _ask(service, carrier, wrong)
+    assert miss.WhichOneof("outcome") == "cache_miss"
+    assert miss.held_length == miss.cache_miss.held_length >= len(PROMPT)
+    assert miss.timings.num_decodes == 0
+    right = service.request(3)
+    right.context.CopyFrom(wrong.context)
+    right.context.cached_digest = held[4]
+    reply = await _ask(service, carrier, right)
+    assert reply.WhichOneof("outcome") == "result"
+    assert reply.timings.batch_rows == 1
+    await until_idle(service.server)
+
+
+@pytest.mark.parametrize("carrier", ["unary", "stream"])
+async def test_a_request_that_is_repeated_gets_the_same_answer(service: Service, carrier: str) -> None:
+    """The very same, its timings included: nothing is computed twice."""
+    replies = [await _ask(service, carrier, service.request(7)) for _ in range(3)]
+    assert replies[0].WhichOneof("outcome") == "result"
+    assert replies[1] == replies[2] == replies[0]
+    await until_idle(service.server)
 
 
 def _outcome(reply: Any) -> list[int]:
@@ -317,7 +364,7 @@ async def test_requests_that_wait(pair: Pair, carrier: str) -> None:
             waiting = [asyncio.create_task(ask(request(name))) for name in ("b", "c")]
             late = asyncio.create_task(ask(request("d", timeout_ms=1)))
             engine = application.engine
-            await soon(lambda: engine._num_unanswered == 4)
+            await soon(lambda: engine.num_unanswered == 4)
             refused = await ask(request("e"))
             assert isinstance(refused, status_pb2.Status)
             assert refused.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
@@ -331,6 +378,7 @@ async def test_requests_that_wait(pair: Pair, carrier: str) -> None:
             results = await asyncio.gather(under_way, *waiting)
             assert results[0] == results[1] == results[2]
             assert isinstance(results[0], target_pb2.VerifyBatchResult)
+            await until_idle(server)
 
 
 async def test_a_request_that_is_given_up(system: System) -> None:

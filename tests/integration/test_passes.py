@@ -121,7 +121,7 @@ async def test_sessions_that_are_ready_together_share_a_pass(target: Counted) ->
     others = [
         asyncio.ensure_future(_verify(stub, verify_request(name, 3, [9] * number))) for number, name in enumerate(names)
     ]
-    await soon(lambda: engine._num_unanswered == 9)
+    await soon(lambda: engine.num_unanswered == 9)
     target.gate.open()
     replies = await asyncio.gather(*others)
     await first
@@ -151,7 +151,7 @@ async def test_sessions_with_gaps_between_them_share_a_pass(target: Counted) -> 
         asyncio.ensure_future(_verify(stub, verify_request(f"session {number}", 2, [9] * number)))
         for number in (2, 5, 7)
     ]
-    await soon(lambda: engine._num_unanswered == 4)
+    await soon(lambda: engine.num_unanswered == 4)
     target.gate.open()
     await asyncio.gather(first, *others)
     assert target.num_passes == before + 2

@@ -16,7 +16,7 @@ from services.engine.sampling.adjust import PenaltyWindow, Row, Tokens, adjusted
 from services.engine.sampling.logprobs import log_mass
 from services.engine.sampling.noise import gumbel, noise_key
 from services.engine.sampling.params import SamplingParams
-from services.engine.sampling.truncate import truncated
+from services.engine.sampling.truncate import edge_of_candidates, top_candidates
 
 
 def sample(
@@ -106,27 +106,31 @@ def _best_scores(row: Row, position: int, params: SamplingParams, num_best: int)
     The one place where scores are computed that decide, whichever way the survivors were found.
     """
     key = noise_key(params.seed, position)
-    if params.has_truncation:
-        ids, z = truncated(row, params)
+    if params.top_k:
+        ids, z = top_candidates(row, params)
         survivors_z = [(float(z[index]), int(ids[index])) for index in survivors.of_candidates(ids, z, key, num_best)]
     else:
-        survivors_z = _untruncated_survivors(row, params.temperature, key, num_best)
+        survivors_z = _survivors_of_row(row, params, key, num_best)
     scores = [(value + gumbel(key, token), token) for value, token in survivors_z]
     scores.sort(key=lambda scored: (-scored[0], scored[1]))
     return scores[:num_best]
 
 
-def _untruncated_survivors(row: Row, temperature: float, key: int, num_best: int) -> list[tuple[float, int]]:
-    """(z, token) of every id that can have one of the num_best highest scores."""
-    start, _ = row.best()
+def _survivors_of_row(row: Row, params: SamplingParams, key: int, num_best: int) -> list[tuple[float, int]]:
+    """(z, token) of every candidate of the whole row that can have one of the num_best highest scores."""
+    temperature = params.temperature
+    start, best = row.best()
+    edge = edge_of_candidates(row, best / temperature, params)
     found: list[tuple[float, int]] = []
     if row.ids.size:
         start = int(row.dense.argmax())
-        is_finite = row.values > -np.inf
-        ids, z = row.ids[is_finite], row.values[is_finite] / temperature
+        ids, z = row.ids, row.values / temperature
+        kept = edge.keeps(ids, z)
+        ids, z = ids[kept], z[kept]
         if ids.size:
             found = [(float(z[i]), int(ids[i])) for i in survivors.of_candidates(ids, z, key, num_best)]
-    if row.dense[start] > -np.inf:
-        tokens = survivors.of_row(row.dense, temperature, key, start, num_best)
+    start_z = float(row.dense[start]) / temperature
+    if start_z > edge.z or (start_z == edge.z and start <= edge.token):
+        tokens = survivors.of_row(row.dense, temperature, key, start, num_best, edge)
         found += [(float(row.dense[token]) / temperature, token) for token in tokens]
     return found

@@ -14,14 +14,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from services.engine.sampling import kernel
 from services.engine.sampling.noise import GOLDEN, counters, gumbels, mix
-
-try:
-    from services.engine.sampling._kernel import survivors as _compiled
-except ImportError:  # there was no compiler when the project was installed
-    IS_COMPILED = False
-else:
-    IS_COMPILED = True
+from services.engine.sampling.nucleus import NO_EDGE, Edge
 
 _FIRST_CHUNK: Final = 256  # all of these get their logarithm, so that the bar is high for the rest
 _CHUNK: Final = 16384  # ids per step: the arrays of a step stay in the second-level cache
@@ -31,16 +26,18 @@ _Values = NDArray[np.float32] | NDArray[np.float64]
 _STEPS: Final = counters((-GOLDEN) & _MASK, np.arange(_CHUNK))  # multiples of GOLDEN from 0 on
 
 
-def of_row(dense: NDArray[np.float32], temperature: float, key: int, start: int, num_best: int) -> Sequence[int]:
-    """Ids of a row [vocabulary] that can have one of the num_best (1 or 2) highest scores, a few too many.
+def of_row(
+    dense: NDArray[np.float32], temperature: float, key: int, start: int, num_best: int, edge: Edge = NO_EDGE
+) -> Sequence[int]:
+    """Candidates of a row [vocabulary] that can have one of the num_best (1 or 2) highest scores, a few too many.
 
-    `start` is an id of finite, preferably the highest logit.
+    `start` is a candidate, preferably that of the highest logit.
     """
-    if IS_COMPILED:
-        ids = _compiled(dense, temperature, key, start, num_best)
+    if kernel.IS_COMPILED:
+        ids = kernel.survivors(dense, temperature, key, start, num_best, *edge)
         if ids is not None:
             return ids
-    search = _Search(temperature, num_best, start)
+    search = _Search(temperature, num_best, start, edge)
     search.offer(np.array([start]), dense[start : start + 1], mix(counters(key, np.array([start]))))
     for first, last in _chunks(dense.size):
         states = _STEPS[: last - first] + np.uint64((key + (first + 1) * GOLDEN) & _MASK)
@@ -76,8 +73,9 @@ def _bar(scores: NDArray[np.float64], num_best: int) -> float:
 class _Search:
     """Candidates for the best scores among the indices seen so far; `start` is offered apart, before the rest."""
 
-    def __init__(self, temperature: float, num_best: int, start: int = -1) -> None:
+    def __init__(self, temperature: float, num_best: int, start: int = -1, edge: Edge = NO_EDGE) -> None:
         self._temperature = temperature
+        self._edge = edge
         self._num_best = num_best
         self._start = start
         self._bar = -math.inf
@@ -103,9 +101,13 @@ class _Search:
             self.offer(near + first, values[near], hashes[near])
 
     def offer(self, indices: NDArray[np.int64], values: _Values, hashes: NDArray[np.uint64]) -> None:
-        """Scores the indices and keeps them where they reach the bar, which may rise."""
-        indices = np.concatenate((self._indices, indices))
-        scores = np.concatenate((self._scores, values.astype(np.float64) / self._temperature + gumbels(hashes)))
+        """Scores those of the indices that are candidates and keeps them where they reach the bar, which may rise."""
+        z = values.astype(np.float64) / self._temperature
+        kept = self._edge.keeps(indices, z)
+        if not kept.any():
+            return
+        indices = np.concatenate((self._indices, indices[kept]))
+        scores = np.concatenate((self._scores, z[kept] + gumbels(hashes[kept])))
         self._bar = _bar(scores, self._num_best)
         kept = scores >= self._bar
         self._indices, self._scores = indices[kept], scores[kept]

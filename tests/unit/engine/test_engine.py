@@ -1,8 +1,10 @@
 """The engine over a model that knows when a cache lies."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -14,11 +16,12 @@ from services.engine.errors import (
     QueueFullError,
     WorkTimeoutError,
 )
+from services.engine.plan import PATIENCE
 from services.engine.work import Miss, Outcome, Work
 from services.frame.digest import TokenSequence
 from tests.unit.engine.fakes import FakeRuntime, true_text, true_token
 from tests.unit.engine.works import Chain, Defective, Greedy, at_the_gate, blocked, prefix, running
-from tests.waiting import PATIENCE_S, soon
+from tests.waiting import PATIENCE_S, eventually, soon
 
 PROMPT = [1, 2, 3, 4, 5]
 
@@ -137,6 +140,27 @@ async def test_a_long_prompt_never_keeps_others_waiting() -> None:
         assert long.result().value == [true_token(prompt)]
         rows = [{segment.slot: len(segment.tokens) for segment in batch} for batch in runtime.batches[1:]]
         assert rows == [{1: 4, 2: 1}] * 5 + [{1: 16}, {1: 4}]
+
+
+async def test_others_never_keep_a_long_prompt_waiting_for_ever() -> None:
+    """Two sessions fill every decode with their drafts, again and again."""
+    runtime = FakeRuntime(max_batch_rows=8)
+    prompt = [index % 16 for index in range(40)]
+    async with running(runtime, prefill_rows=4) as engine:
+
+        async def go_on(session_id: str) -> None:
+            while not long.done():
+                await _run(engine, Greedy(prefix(session_id, PROMPT), [7, 8, 9]))
+
+        async with blocked(runtime):
+            (first,) = await _start(engine, Greedy(prefix("c", PROMPT)))
+            await at_the_gate(runtime)
+            (long,) = await _start(engine, Greedy(prefix("c", prompt)))
+            others = [asyncio.create_task(go_on(session_id)) for session_id in ("a", "b")]
+            await soon(lambda: engine.num_unanswered == 4)
+        assert (await long).value == [true_token(prompt)]
+        await asyncio.gather(first, *others)
+    assert runtime.num_decodes <= 3 + len(prompt) // 4 * (PATIENCE + 1)
 
 
 async def test_a_cached_prefix_is_not_evaluated_again() -> None:
@@ -372,6 +396,25 @@ async def test_a_failed_decode_costs_its_requests_and_nothing_else() -> None:
         assert runtime.batches[2][0].tokens == [6, 7]
 
 
+async def test_decodes_that_fail_again_and_again_end_the_engine() -> None:
+    runtime = FakeRuntime(num_slots=1)
+    runtime.failing = {0, 1, 2}
+    sentences: list[str] = []
+    engine = Engine(runtime, on_failure=sentences.append)
+    engine.start()
+    async with blocked(runtime):
+        tasks = await _start(engine, *(Greedy(prefix(name, PROMPT)) for name in "abcd"))
+    values = [outcome.value for outcome in await asyncio.gather(*tasks)]
+    # The last one never had a turn.
+    assert [type(value) for value in values] == [DecodeError] * 3 + [EngineStoppedError]
+    with pytest.raises(EngineStoppedError):
+        await _run(engine, Greedy(prefix("e", PROMPT)))
+    assert sentences == ["the engine cannot go on: told to fail"]
+    engine.stop()
+    assert engine.num_unanswered == engine.num_active == engine.num_waiting == 0
+    assert runtime.is_closed
+
+
 async def test_a_decode_that_fails_under_way_keeps_the_steps_before_it() -> None:
     runtime = FakeRuntime()
     runtime.failing = {2}
@@ -416,6 +459,34 @@ async def test_stopping_answers_what_is_left() -> None:
     await stopping
     assert [type(outcome.value) for outcome in outcomes] == [EngineStoppedError] * 3
     assert runtime.num_decodes == 1
+    assert runtime.is_closed
+
+
+async def test_work_that_comes_while_the_engine_stops_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was let in before, so that somebody must look into the inbox after it got there."""
+    runtime = FakeRuntime()
+    engine = Engine(runtime)
+    engine.start()
+    stopping = threading.Thread(target=engine.stop)
+    put = engine._inbox.put
+
+    class Inbox:
+        """Lets the engine stop, as far as it can, just before work gets in."""
+
+        def put(self, item: Any) -> None:
+            if isinstance(item, Work):
+                stopping.start()
+                eventually(lambda: not engine._thread.is_alive() or engine._stopping.locked())
+            put(item)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(inbox, name)
+
+    inbox = engine._inbox
+    monkeypatch.setattr(engine, "_inbox", Inbox())
+    with suppress(EngineStoppedError):
+        assert isinstance(await _value(engine, Greedy(prefix("a", PROMPT))), EngineStoppedError | list)
+    stopping.join(PATIENCE_S)
     assert runtime.is_closed
 
 

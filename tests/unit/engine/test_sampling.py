@@ -15,7 +15,7 @@ from services.engine.sampling import (
     sample_with_confidence,
 )
 from services.engine.sampling.adjust import adjusted
-from services.engine.sampling.truncate import truncated
+from tests.unit.engine.candidates import candidates_of
 
 INF = math.inf
 
@@ -32,7 +32,7 @@ def values_after(params: SamplingParams, logits: NDArray[np.float32], counts: di
 
 
 def kept_by(params: SamplingParams, logits: NDArray[np.float32]) -> list[int]:
-    return sorted(truncated(adjusted(logits, params, {}, None), params).ids.tolist())
+    return sorted(token for _, token in candidates_of(logits, params))
 
 
 class TestGreedy:

@@ -2,45 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from services.engine.sampling import (
     SamplingParams,
+    kernel,
     noise,
     reference,
     sample,
     sample_rows,
     sample_with_confidence,
-    survivors,
 )
-from services.engine.sampling.adjust import adjusted
-from services.engine.sampling.truncate import truncated
-
-try:
-    from services.engine.sampling import _kernel
-except ImportError:
-    VARIANTS: tuple[str, ...] = ()
-else:
-    VARIANTS = _kernel.available()
 
 NUM_ROWS = 3
-
-
-@pytest.fixture(params=["numpy", *VARIANTS])
-def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Every way to find the survivors that this machine has."""
-    name = str(request.param)
-    monkeypatch.setattr(survivors, "IS_COMPILED", name != "numpy")
-    if name != "numpy":
-        _kernel.select(name)
-    yield name
-    if VARIANTS:
-        _kernel.select(VARIANTS[-1])
 
 
 def random_row(rng: np.random.Generator, size: int) -> NDArray[np.float32]:
@@ -161,97 +137,12 @@ def test_more_ties_than_the_compiled_filter_has_room_for(
     assert (chosen == 0) == (logit == 1e20)
 
 
-def check_candidates(logits: NDArray[np.float32], params: SamplingParams) -> None:
-    kept = truncated(adjusted(logits, params, {}, None), params)
-    expected = reference.candidates(reference.adjusted_logits(logits.tolist(), params, []), params)
-    assert sorted(zip(kept.z.tolist(), kept.ids.tolist(), strict=True)) == sorted(expected)
-
-
-@pytest.mark.parametrize("size", [200, 3000, 20_000])
-@pytest.mark.parametrize("spread", [0.0, 0.02, 1.0, 4.0])
-def test_truncation_keeps_the_same_candidates(size: int, spread: float) -> None:
-    """Whichever shortcut decides: the head of a nucleus, a longer head, buckets, and ties across all of them."""
-    rng = np.random.default_rng([size, int(spread * 100)])
-    plain = rng.normal(0, spread, size).astype(np.float32)
-    for logits in (plain, (np.round(plain * 4) / 4).astype(np.float32)):
-        for top_p in (0.2, 0.7, 0.95, 0.9999):
-            check_candidates(logits, SamplingParams(0.9, top_p=top_p, min_p=0.001))
-            check_candidates(logits, SamplingParams(0.9, top_p=top_p, top_k=2 * size // 3))
-        check_candidates(logits, SamplingParams(0.9, top_k=50, min_p=0.1))
-
-
-def test_a_nucleus_under_a_best_value_that_is_no_float32() -> None:
-    """The estimate of the mass is taken in float32, relative to the best value; here it would be off by 5 %."""
-    logits = np.random.default_rng(6).normal(1e4, 0.02, 20_000).astype(np.float32)
-    for bias in np.linspace(0.0002, 0.0008, 5).tolist():
-        check_candidates(logits, SamplingParams(0.01, top_p=0.5, logit_bias={int(logits.argmax()): bias}))
-
-
-@pytest.mark.parametrize("is_peaked", [False, True])
-def test_top_p_at_its_very_edge(is_peaked: bool) -> None:
-    """Shares so close to what some prefix holds that an estimate of the mass cannot tell on which side they lie."""
-    rng = np.random.default_rng(8)
-    logits = rng.normal(0, 1.5, 10_000).astype(np.float32)
-    if is_peaked:
-        # All but ten ids have less than one unit of mass, which counts as none, though their sum is not small.
-        logits = np.append(np.arange(0, -10, -1), np.log(rng.uniform(0.5, 0.95, 9_990) * 2**-44)).astype(np.float32)
-    masses = [math.floor(2**44 * math.exp(logit - logits.max())) for logit in sorted(logits.tolist(), reverse=True)]
-    sums = np.cumsum(masses)
-    for length in (1, 2, 3, 5, 7, 9) if is_peaked else (1, 3, 10, 30, 100, 300, 1000):
-        for distance in (-1e-7, -1e-8, -1e-9, -1e-10, 1e-10, 1e-9, 1e-8, 1e-7):
-            share = float(sums[length - 1]) / float(sums[-1]) * (1 + distance)
-            if share < 1:
-                check_candidates(logits, SamplingParams(1.0, top_p=share))
-
-
-def test_min_p_at_its_very_edge() -> None:
-    """Thresholds within a few units in the last place of a candidate's own probability."""
-    rng = np.random.default_rng(7)
-    for _ in range(300):
-        best, temperature = float(np.float32(rng.uniform(-50, 50))), float(rng.uniform(0.1, 3))
-        logits = np.array([best, best - rng.uniform(0, 5), -99], np.float32)
-        edge = math.exp((float(logits[1]) - best) / temperature)
-        for ulps in range(-3, 4):
-            check_candidates(logits, SamplingParams(temperature, min_p=edge + ulps * math.ulp(edge)))
-
-
 def test_all_implementations_report_the_same_confidence(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(4)
     for _ in range(100):
         row, params = random_row(rng, 3000), random_params(rng, 3000)
         confidences = set()
-        for is_compiled in {survivors.IS_COMPILED, False}:
-            monkeypatch.setattr(survivors, "IS_COMPILED", is_compiled)
+        for is_compiled in {kernel.IS_COMPILED, False}:
+            monkeypatch.setattr(kernel, "IS_COMPILED", is_compiled)
             confidences.add(sample_with_confidence(row, 5, params, [1, 2, 3]))
         assert len(confidences) == 1
-
-
-@pytest.mark.skipif(not VARIANTS, reason="the compiled filter was not built")
-class TestBadArgumentsOfTheCompiledFilter:
-    """Its callers never pass these; a slip must not read beyond the row."""
-
-    row = np.zeros(8, np.float32)
-
-    @pytest.mark.parametrize(
-        ("row", "start", "num_best", "temperature"),
-        [
-            (np.zeros(8), 0, 1, 1.0),
-            (np.zeros((2, 4), np.float32), 0, 1, 1.0),
-            (np.zeros(8, np.float32), 8, 1, 1.0),
-            (np.zeros(8, np.float32), -1, 1, 1.0),
-            (np.zeros(0, np.float32), 0, 1, 1.0),
-            (np.zeros(8, np.float32), 0, 3, 1.0),
-            (np.zeros(8, np.float32), 0, 1, 0.0),
-        ],
-    )
-    def test_refused(self, row: NDArray[np.float32], start: int, num_best: int, temperature: float) -> None:
-        with pytest.raises(ValueError, match="survivors needs"):
-            _kernel.survivors(row, temperature, 1, start, num_best)
-
-    def test_not_contiguous(self) -> None:
-        with pytest.raises((BufferError, ValueError)):
-            _kernel.survivors(np.zeros(8, np.float32)[::2], 1.0, 1, 0, 1)
-
-    def test_unknown_variant(self) -> None:
-        with pytest.raises(ValueError, match="does not run"):
-            _kernel.select("mmx")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from services.engine.sampling import SAMPLER_VERSION, SamplingParams, noise, reference, sample_rows, survivors
+from services.engine.sampling import SAMPLER_VERSION, SamplingParams, kernel, noise, reference, sample_rows
 
 VECTORS_PATH = Path(__file__).with_name("test_sampling_vectors.json")
 CLEAR = 1e-9  # least distance from any tie that rounding could decide otherwise
@@ -137,12 +137,12 @@ def test_the_reference_makes_the_stored_vectors(stored: dict[str, Any]) -> None:
     assert made == stored
 
 
-@pytest.mark.parametrize("is_compiled", sorted({survivors.IS_COMPILED, False}))
+@pytest.mark.parametrize("is_compiled", sorted({kernel.IS_COMPILED, False}))
 @pytest.mark.parametrize("index", range(len(REQUESTS)), ids=[request[0] for request in REQUESTS])
 def test_the_fast_sampler_agrees(
     stored: dict[str, Any], index: int, is_compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(survivors, "IS_COMPILED", is_compiled)
+    monkeypatch.setattr(kernel, "IS_COMPILED", is_compiled)
     vector = stored["requests"][index]
     logits = np.tile(logits_of(vector["logits"]), (len(vector["tokens"]), 1))
     params = params_of(vector["params"])

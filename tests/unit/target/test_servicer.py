@@ -12,6 +12,7 @@ from outrider.v1 import common_pb2, target_pb2
 from services.engine.engine import Engine
 from services.engine.sampling import SamplingParams
 from services.frame.errors import ServiceError
+from services.frame.exchange import MAX_REMEMBERED_SESSIONS
 from tests.unit.engine.fakes import VOCABULARY_SIZE, FakeRuntime, fake_logits, true_text
 from tests.unit.engine.works import at_the_gate, blocked, running
 from tests.unit.target.fakes import MAX_DRAFT_TOKENS, fake_target
@@ -211,7 +212,7 @@ async def test_a_request_that_comes_too_late_to_its_turn() -> None:
             first = asyncio.create_task(verify(engine, runtime, request(session_id="a")))
             await at_the_gate(runtime)
             late = asyncio.create_task(refusal(engine, runtime, request(session_id="b", timeout_ms=1)))
-            await asyncio.sleep(0)
+            await soon(lambda: engine.num_unanswered == 2)
             is_over_s = time.perf_counter() + 1e-3
             await soon(lambda: time.perf_counter() > is_over_s)
         await first
@@ -236,3 +237,15 @@ async def test_a_context_that_just_fits() -> None:
         await verify(engine, runtime, request(1, tokens=tokens, draft_tokens=[1] * MAX_DRAFT_TOKENS))
         error = await refusal(engine, runtime, request(2, tokens=[*tokens, 1], draft_tokens=[1] * MAX_DRAFT_TOKENS))
     assert (error.code, error.reason) == (grpc.StatusCode.OUT_OF_RANGE, "CONTEXT_TOO_LONG")
+
+
+async def test_answers_are_remembered_for_so_many_sessions_and_no_more() -> None:
+    runtime = FakeRuntime()
+    async with running(runtime) as engine:
+        servicer = fake_target(engine, runtime)
+        for index in range(MAX_REMEMBERED_SESSIONS + 20):
+            await servicer.VerifyBatch(request(session_id=f"session {index}"), ANY_CALL)
+    remembered = servicer._exchange._requests
+    assert len(remembered) == MAX_REMEMBERED_SESSIONS
+    assert "session 20" in remembered
+    assert "session 19" not in remembered

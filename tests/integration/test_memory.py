@@ -1,0 +1,133 @@
+"""What caches take, by the files' metadata, is what llama.cpp takes; and models in several files are one model."""
+
+import ctypes
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import llama_cpp
+import pytest
+from gguf import GGUFReader, GGUFWriter
+
+from services.engine import complaints
+from services.engine.errors import ModelLoadError
+from services.engine.memory import cache_bytes, layers_that_fit
+from services.engine.model import Model
+from services.engine.model_service import digest_of_files
+from services.engine.runtime import LlamaRuntime, RuntimeOptions, Segment
+from services.frame.startup import StartupError
+from tests import foreign_models
+from tests.integration import unusual_models
+from tests.integration.conftest import Pair
+from tests.integration.services import model_of, target_server
+
+pytestmark = pytest.mark.integration
+
+# Together 2**16 positions: llama.cpp tells sizes with two decimals of a MiB, which is a sixth of a byte a position.
+OPTIONS = RuntimeOptions(num_slots=4, context_length=1 << 14, max_batch_rows=64, num_threads=1)
+KINDS: dict[str, Callable[[Path], Path]] = {
+    "plain": foreign_models.llama,
+    "sliding window": foreign_models.sliding,
+    "heads by layer": unusual_models.heads_by_layer,
+    "head sizes": unusual_models.head_sizes,
+    "shared caches": unusual_models.shared_caches,
+    "latent attention": unusual_models.latent,
+}
+
+
+@pytest.fixture
+def told() -> Iterator[list[str]]:
+    """What llama.cpp tells meanwhile."""
+    lines: list[str] = []
+
+    @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
+    def keep(level: int, text: bytes, user_data: ctypes.c_void_p) -> None:
+        lines.append(text.decode())
+        complaints._keep_complaint(level, text, user_data)
+
+    llama_cpp.llama_log_set(keep, ctypes.c_void_p(0))
+    yield lines
+    llama_cpp.llama_log_set(complaints._keep_complaint, ctypes.c_void_p(0))
+
+
+@pytest.mark.parametrize("flash_attention", [False, True], ids=["plain", "flash attention"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_caches_take_what_the_metadata_say(kind: str, flash_attention: bool, tmp_path: Path, told: list[str]) -> None:
+    model = Model(KINDS[kind](tmp_path / "model.gguf"))
+    options = replace(OPTIONS, flash_attention=flash_attention)
+    LlamaRuntime(model, options).close()
+    sizes = [float(size) for size in re.findall(r"llama_kv_cache: size = +([0-9.]+) MiB", "".join(told))]
+    assert sum(sizes) == pytest.approx(cache_bytes(model, options) / 2**20, abs=0.01 * len(sizes))
+    assert cache_bytes(model, options) > 0
+    model.close()
+
+
+def write_in_parts(source: Path, folder: Path, num_tensors: int) -> list[Path]:
+    """Write a model again, at most so many tensors to a file, as llama.cpp's own tool names them."""
+    reader = GGUFReader(source)
+    writer = GGUFWriter(folder / "model.gguf", "llama", split_max_tensors=num_tensors)
+    for name, field in reader.fields.items():
+        if not name.startswith(("GGUF.", "general.architecture")):
+            writer.add_key_value(name, field.contents(), *field.types[:2])
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return sorted(folder.glob("model-*.gguf"))
+
+
+@pytest.fixture
+def parts(pair: Pair, tmp_path: Path) -> list[Path]:
+    found = write_in_parts(pair.target, tmp_path, 8)
+    assert [path.name for path in found] == [f"model-{number:05d}-of-00003.gguf" for number in (1, 2, 3)]
+    return found
+
+
+def test_a_model_in_parts_is_the_whole_model(pair: Pair, parts: list[Path]) -> None:
+    whole, model = Model(pair.target), Model(parts[0])
+    assert model.parts == parts
+    assert (model.num_bytes, model.num_parameters) == (whole.num_bytes, whole.num_parameters)
+    rows = []
+    for each in (whole, model):
+        runtime = LlamaRuntime(each, replace(OPTIONS, context_length=256))
+        rows.append(runtime.decode([Segment(0, 0, [0, 7, 300], 1)])[0].tobytes())
+        runtime.close()
+        each.close()
+    assert rows[0] == rows[1]
+
+
+def test_every_part_counts_for_the_digest_and_the_size(parts: list[Path]) -> None:
+    digest = digest_of_files(parts)
+    # A GPU that holds a model of the first part's size, but not of all three.
+    options = replace(OPTIONS, num_slots=1, context_length=32)
+    free_bytes = 2 * parts[0].stat().st_size
+    assert 0 <= layers_that_fit(parts[0], options, free_bytes) < 3
+    data = bytearray(parts[2].read_bytes())
+    data[-1] ^= 1
+    parts[2].write_bytes(data)
+    assert digest_of_files(parts) != digest
+
+
+async def test_a_change_in_a_later_part_changes_the_numerics(parts: list[Path]) -> None:
+    async with target_server(parts[0]) as server:
+        before = (await model_of(server)).numerics_fingerprint
+    data = bytearray(parts[2].read_bytes())
+    data[-1] ^= 1
+    parts[2].write_bytes(data)
+    async with target_server(parts[0]) as server:
+        assert (await model_of(server)).numerics_fingerprint != before
+
+
+def test_a_later_part_is_not_the_model(parts: list[Path]) -> None:
+    with pytest.raises(ModelLoadError, match=r"name its first part, which ends in -00001-of-00003\.gguf"):
+        Model(parts[1])
+
+
+async def test_a_part_that_is_missing(parts: list[Path]) -> None:
+    parts[1].unlink()
+    with pytest.raises(StartupError, match=f"cannot read model {re.escape(str(parts[1]))}: No such file"):
+        async with target_server(parts[0]):
+            pass
