@@ -8,9 +8,12 @@ import uuid
 import grpc
 
 from orchestrator.breaker import Breaker
-from orchestrator.drafter import Drafter, NoDrafter, RemoteDrafter
+from orchestrator.drafter import Drafter, FirstDrafter
+from orchestrator.ngram import NgramDrafter
 from orchestrator.pair import PairError, ServedModel, check_pair, fetch_loading_model
+from orchestrator.remote import RemoteDrafter
 from orchestrator.settings import OrchestratorSettings
+from orchestrator.speculation import DRAFTERS, Plan
 from orchestrator.target import TargetSession
 from outrider.v1 import common_pb2, draft_pb2_grpc, generation_pb2, model_pb2, model_pb2_grpc, target_pb2_grpc
 from services.frame.channel import client_tls, open_channel, service_config
@@ -21,6 +24,8 @@ from services.frame.telemetry import Telemetry
 _log = logging.getLogger(__name__)
 TARGET_SERVICE = "outrider.v1.TargetService"
 DRAFT_SERVICE = "outrider.v1.DraftService"
+_REMOTE = (generation_pb2.DRAFTER_AUTO, generation_pb2.DRAFTER_REMOTE)
+_NGRAM = (generation_pb2.DRAFTER_AUTO, generation_pb2.DRAFTER_NGRAM)
 
 
 class Backend:
@@ -82,19 +87,14 @@ class Backend:
             require_exact=require_exact,
         )
 
-    def open_drafter(self, sampling: common_pb2.Sampling) -> Drafter:
-        """Start a session on the draft."""
-        if self._draft_channel is None or self.target is None:
-            return NoDrafter()
-        return RemoteDrafter(
-            draft_pb2_grpc.DraftServiceStub(self._draft_channel),
-            uuid.uuid4().hex,
-            sampling,
-            self.telemetry,
-            self._breaker,
-            vocabulary_size=self.target.info.vocabulary_size,
-            timeout_s=self._settings.draft_timeout_s,
-        )
+    def open_drafter(self, sampling: common_pb2.Sampling, plan: Plan) -> Drafter:
+        """Return who drafts for a request. The target must have been connected."""
+        drafters: list[Drafter] = []
+        if plan.drafter in _REMOTE and self._draft_channel is not None:
+            drafters.append(self._remote_drafter(self._draft_channel, sampling, plan.min_joint_confidence))
+        if plan.drafter in _NGRAM:
+            drafters.append(self._ngram_drafter())
+        return FirstDrafter(*drafters)
 
     def target_status(self) -> generation_pb2.ServiceStatus:
         """Return the target's state."""
@@ -117,12 +117,41 @@ class Backend:
             model=self.draft.info if self.draft else None,
         )
 
+    def drafter(self) -> generation_pb2.Drafter.ValueType:
+        """Return who drafts at the moment, where a request leaves it open."""
+        drafter = DRAFTERS[self._settings.drafter if self._settings.num_draft_tokens else "none"]
+        if drafter in _REMOTE and self._draft_channel is not None and not self._breaker.is_open:
+            return generation_pb2.DRAFTER_REMOTE
+        return generation_pb2.DRAFTER_NGRAM if drafter in _NGRAM else generation_pb2.DRAFTER_NONE
+
     def draft_overhead(self) -> float:
         """Return the memory of the draft, weights and caches, in percent of the target's."""
         if self.target is None or self.draft is None:
             return 0.0
         target, draft = self.target.info, self.draft.info
         return 100 * (draft.model_bytes + draft.cache_bytes) / (target.model_bytes + target.cache_bytes)
+
+    def _remote_drafter(
+        self, channel: grpc.aio.Channel, sampling: common_pb2.Sampling, min_joint_confidence: float
+    ) -> Drafter:
+        assert self.target is not None
+        return RemoteDrafter(
+            draft_pb2_grpc.DraftServiceStub(channel),
+            uuid.uuid4().hex,
+            sampling,
+            self.telemetry,
+            self._breaker,
+            vocabulary_size=self.target.info.vocabulary_size,
+            timeout_s=self._settings.draft_timeout_s,
+            most_draft_tokens=lambda: self.draft.info.max_draft_tokens if self.draft else 0,
+            min_joint_confidence=min_joint_confidence,
+        )
+
+    def _ngram_drafter(self) -> Drafter:
+        assert self.target is not None
+        return NgramDrafter(
+            self._settings.ngram_min, self._settings.ngram_max, self.target.info.end_of_generation_tokens
+        )
 
     def _open(self, address: str, service: str) -> grpc.aio.Channel:
         return open_channel(
@@ -153,7 +182,12 @@ class Backend:
                 _log.warning("the draft does not fit the target, decoding goes on without it: %s", error)
                 self._breaker.disable(str(error))
             else:
-                _log.info("draft %s at %s", self.draft.info.name, self._settings.draft)
+                _log.info(
+                    "draft %s at %s, at most %d draft tokens a cycle",
+                    self.draft.info.name,
+                    self._settings.draft,
+                    self.draft.info.max_draft_tokens,
+                )
                 self._breaker.succeed()
             with contextlib.suppress(grpc.aio.AioRpcError):
                 async for is_serving in watch_health(channel, DRAFT_SERVICE):

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Annotated
 
 import grpc
@@ -14,8 +13,19 @@ import typer
 from rich.console import Console
 from typer import TyperException
 
-from orchestrator.bundled import bundled_pair
+from orchestrator.cli_options import (
+    MODEL,
+    DrafterOption,
+    DraftOption,
+    ExactOption,
+    JsonOption,
+    TargetOption,
+    speculation_of,
+    stack_options,
+    valid_prompt,
+)
 from orchestrator.client import collect, fetch_status, generate, show, status_table, to_json
+from orchestrator.model_files import find_model
 from orchestrator.pair import PairError, check_pair, fetch_loading_model
 from orchestrator.stack import RefusedError, ServerProcess, Stack, StackOptions
 from outrider.v1 import common_pb2, generation_pb2, target_pb2
@@ -36,28 +46,27 @@ _REFUSALS = (
 
 app = typer.Typer(help="Speculative decoding as services.", add_completion=False, rich_markup_mode=None)
 
-TargetOption = Annotated[
-    Path | None, typer.Option("--target", help="GGUF file of the target; the default pair if absent")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object")]
-ExactOption = Annotated[
-    str, typer.Option(help="auto, on or off: whether the text is the same to the bit whatever else is served")
-]
-DraftOption = Annotated[Path | None, typer.Option("--draft", help="GGUF file of the draft; plain decoding if absent")]
-
 
 @app.command()
 def serve(
     target: TargetOption = None,
     draft: DraftOption = None,
-    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="port to listen on; 0 takes a free one")] = 50050,
+    drafter: DrafterOption = None,
+    host: Annotated[str, typer.Option(envvar="OUTRIDER_ORCHESTRATOR_HOST", help="address to listen on")] = "127.0.0.1",
+    port: Annotated[
+        int,
+        typer.Option(
+            min=0, max=65535, envvar="OUTRIDER_ORCHESTRATOR_PORT", help="port to listen on; 0 takes a free one"
+        ),
+    ] = 50050,
     exact: ExactOption = "auto",
-    log_level: Annotated[str, typer.Option(help="least severe messages that are logged")] = "info",
+    log_level: Annotated[
+        str | None, typer.Option(help="least severe messages that are logged; as each service is set if absent")
+    ] = None,
 ) -> None:
     """Run target, draft and orchestrator as three processes on loopback, one public port. Ctrl-C stops all."""
     configure_logging("info", "text", "outrider")
-    asyncio.run(_serve(_options(target, draft, exact, host=host, port=port, log_level=log_level)))
+    asyncio.run(_serve(stack_options(target, draft, drafter, exact, host=host, port=port, log_level=log_level)))
 
 
 @app.command(name="generate")
@@ -73,17 +82,18 @@ def generate_command(
     ] = None,
     exact: ExactOption = "auto",
     speculation: Annotated[str, typer.Option(help="auto, off, or a fixed number of draft tokens")] = "auto",
+    drafter: DrafterOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Stream a generation; accepted, recovered and bonus tokens each have a colour."""
     request = generation_pb2.GenerateRequest(
-        text=_valid(prompt),
+        text=valid_prompt(prompt),
         max_tokens=max_tokens,
         sampling=common_pb2.Sampling(temperature=temperature),
         seed=seed,
-        speculation=_speculation(speculation),
+        speculation=speculation_of(speculation, drafter),
     )
-    options = None if address else _options(target, draft, exact)
+    options = None if address else stack_options(target, draft, drafter, exact)
     asyncio.run(_generate(address, options, request, as_json))
 
 
@@ -95,11 +105,14 @@ def chat(
     max_tokens: Annotated[int, typer.Option(min=1, max=_MOST_TOKENS, help="most tokens of an answer")] = 512,
     temperature: Annotated[float, typer.Option(help="0 takes the most probable token")] = 0.8,
     exact: ExactOption = "auto",
+    drafter: DrafterOption = None,
 ) -> None:
     """Talk with a model that has a chat template; an empty line or Ctrl-D ends it."""
-    options = None if address else _options(target, draft, exact)
+    options = None if address else stack_options(target, draft, drafter, exact)
     template = generation_pb2.GenerateRequest(
-        max_tokens=max_tokens, sampling=common_pb2.Sampling(temperature=temperature)
+        max_tokens=max_tokens,
+        sampling=common_pb2.Sampling(temperature=temperature),
+        speculation=speculation_of("auto", drafter),
     )
     asyncio.run(_chat(address, options, template))
 
@@ -119,8 +132,8 @@ def status(
 
 @app.command()
 def pair(
-    target: Annotated[Path, typer.Argument(help="GGUF file of the target")],
-    draft: Annotated[Path, typer.Argument(help="GGUF file of the draft")],
+    target: Annotated[str, typer.Argument(metavar=MODEL, help="GGUF file of the target")],
+    draft: Annotated[str, typer.Argument(metavar=MODEL, help="GGUF file of the draft")],
     as_json: JsonOption = False,
 ) -> None:
     """Tell whether a draft fits a target, and if not why. Exit code 1 when it does not."""
@@ -203,11 +216,11 @@ async def _running(address: str, options: StackOptions | None) -> AsyncIterator[
         yield stack.address
 
 
-async def _pair_problem(target: Path, draft: Path) -> str:
+async def _pair_problem(target: str, draft: str) -> str:
     """Return why the draft does not fit, empty when it does. Both are served for a moment, to read their tokens."""
     services = [
-        ServerProcess(module, ("--model", str(_existing(path)), "--slots", "1", "--context", "256", *flags))
-        for module, path, flags in (
+        ServerProcess(module, ("--model", str(find_model(name)), "--slots", "1", "--context", "256", *flags))
+        for module, name, flags in (
             ("services.target", target, ("--log-level", "warning", "--exact", "off")),
             ("services.draft", draft, ("--log-level", "warning")),
         )
@@ -223,50 +236,6 @@ async def _pair_problem(target: Path, draft: Path) -> str:
     finally:
         await asyncio.gather(*(service.stop() for service in services))
     return ""
-
-
-def _options(
-    target: Path | None,
-    draft: Path | None,
-    exact: str,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 0,
-    log_level: str = "warning",
-) -> StackOptions:
-    if target is None:
-        if draft is not None:
-            raise StartupError("--draft needs --target: the two must share a tokenizer")
-        target, draft = bundled_pair()
-    if exact not in ("auto", "on", "off"):
-        raise StartupError(f"--exact is auto, on or off, not {exact!r}")
-    if draft is not None:
-        _existing(draft)
-    return StackOptions(_existing(target), draft, host, port, log_level, target_flags=("--exact", exact))
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise StartupError(f"there is no model file {path}")
-    return path
-
-
-def _valid(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise StartupError("the prompt is not valid UTF-8") from error
-    return text
-
-
-def _speculation(text: str) -> generation_pb2.Speculation:
-    if text == "auto":
-        return generation_pb2.Speculation(mode=generation_pb2.SPECULATION_MODE_AUTO)
-    if text in ("off", "0"):
-        return generation_pb2.Speculation(mode=generation_pb2.SPECULATION_MODE_OFF)
-    if text.isdecimal() and int(text) < 2**32:
-        return generation_pb2.Speculation(mode=generation_pb2.SPECULATION_MODE_FIXED, num_draft_tokens=int(text))
-    raise StartupError(f"--speculation is auto, off or a number, not {text!r}")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,11 @@ STYLES = {
     generation_pb2.TOKEN_ORIGIN_RECOVERED: "yellow",
     generation_pb2.TOKEN_ORIGIN_BONUS: "cyan",
 }
+DRAFTERS = {
+    generation_pb2.DRAFTER_REMOTE: "draft model",
+    generation_pb2.DRAFTER_NGRAM: "lookup",
+    generation_pb2.DRAFTER_NONE: "none, plain decoding",
+}
 # What terminals obey, but for tab and line break, and Unicode's pictures of it.
 _PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {127: 0x2421}
 _NAMES = {
@@ -101,12 +106,15 @@ def status_table(reply: generation_pb2.GetStatusResponse) -> Table:
         if reply.HasField(name):
             service: generation_pb2.ServiceStatus = getattr(reply, name)
             model = f"{service.model.name} {service.model.quantization}"
-            table.add_row(name, service.address, model, "available" if service.is_available else service.reason)
+            state = f"available, at most {service.model.max_draft_tokens} draft tokens a cycle"
+            table.add_row(name, service.address, model, state if service.is_available else service.reason)
     counts = reply.speculation
+    table.add_row("drafter", "", "", DRAFTERS.get(reply.drafter, ""))
     table.add_row("generations", "", "", f"{reply.num_active} under way")
-    if counts.num_draft_tokens:
-        rate = counts.num_accepted_tokens / counts.num_draft_tokens
-        table.add_row("draft tokens", "", "", f"{counts.num_draft_tokens}, {rate:.0%} accepted")
+    for drafter in counts.drafters:
+        rate = drafter.num_accepted_tokens / drafter.num_draft_tokens
+        state = f"{drafter.num_draft_tokens} draft tokens, {rate:.0%} accepted"
+        table.add_row(DRAFTERS.get(drafter.drafter, ""), "", "", state)
     table.add_row("fallbacks, resyncs", "", "", f"{counts.num_fallbacks}, {counts.num_resyncs}")
     return table
 
@@ -117,8 +125,10 @@ def summary_line(summary: generation_pb2.GenerateSummary) -> Text:
     num_tokens = summary.usage.num_generated_tokens
     parts = [f"{num_tokens} tokens", f"{num_tokens / summary.timings.total_ms * 1e3:.1f} tokens/s"]
     if counts.num_draft_tokens:
+        lookups = [drafter for drafter in counts.drafters if drafter.drafter == generation_pb2.DRAFTER_NGRAM]
         parts += [
             f"{counts.num_accepted_tokens / counts.num_draft_tokens:.0%} of {counts.num_draft_tokens} drafts accepted",
+            *(f"{drafter.num_accepted_tokens} of {drafter.num_draft_tokens} by lookup" for drafter in lookups),
             f"mean accepted length {1 + counts.num_accepted_tokens / counts.num_cycles:.2f}",
             f"{num_tokens - counts.num_cycles} of {num_tokens} target passes saved",
         ]

@@ -60,7 +60,7 @@ async def run_cycles(
                     "outrider.cycle.index": index,
                     "outrider.cycle.num_draft_tokens": len(draft.tokens),
                     "outrider.cycle.num_accepted": verdict.num_accepted,
-                    "outrider.cycle.drafter": drafter.name,
+                    "outrider.cycle.drafter": draft.drafter,
                 }
             )
         yield Cycle(index, draft, verification, tokens)

@@ -38,10 +38,14 @@ class GenerationInstruments:
 
     def record(self, statistics: Statistics, summary: generation_pb2.GenerateSummary) -> None:
         """Count a generation that has ended."""
-        self._drafts.add(statistics.num_drafts)
-        self._draft_tokens.add(statistics.num_draft_tokens)
-        self._accepted.add(statistics.num_accepted_tokens)
-        for position, count in enumerate(statistics.num_accepted_per_position):
+        for counter, counts in (
+            (self._drafts, statistics.num_drafts),
+            (self._draft_tokens, statistics.num_draft_tokens),
+            (self._accepted, statistics.num_accepted_tokens),
+        ):
+            for drafter, count in counts.items():
+                counter.add(count, {"outrider.drafter": drafter})
+        for position, count in statistics.num_accepted_per_position.items():
             self._accepted_at.add(count, {"outrider.position": position})
         self._cycles.add(statistics.num_cycles)
         self._generated.add(summary.usage.num_generated_tokens)

@@ -8,25 +8,22 @@ import grpc
 from opentelemetry import trace
 
 from orchestrator.backend import Backend
-from orchestrator.drafter import NoDrafter
 from orchestrator.generation import Generation, draw_seed
 from orchestrator.instruments import GenerationInstruments
 from orchestrator.pair import ServedModel
+from orchestrator.request_span import RequestSpan, span_name
 from orchestrator.settings import OrchestratorSettings
+from orchestrator.speculation import check_speculation, plan_speculation
 from orchestrator.statistics import Statistics
 from orchestrator.text import TextStream
 from outrider.v1 import common_pb2, generation_pb2, generation_pb2_grpc, target_pb2
 from services.frame.errors import ServiceError, error_from_rpc, invalid_argument
 from services.frame.handlers import RpcContext
-from services.frame.spans import server_span
+from services.frame.spans import request_span
 from services.frame.telemetry import Telemetry
 
 _MAX_STOP_STRINGS = 64
 _MAX_LOG_PROBABILITIES = 20
-_FINISH_REASONS = {
-    generation_pb2.FINISH_REASON_END_OF_GENERATION: "stop",
-    generation_pb2.FINISH_REASON_STOP: "stop",
-}
 
 
 class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
@@ -46,14 +43,16 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         """Stream text, then a summary."""
         target_model = self._backend.target
         assert target_model is not None, "methods are served once the backend is connected"
-        _check(request, target_model.info)
         seed = request.seed if request.HasField("seed") else draw_seed()
         sampling = common_pb2.Sampling()
         sampling.CopyFrom(request.sampling)
         sampling.seed = seed
         metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        with server_span(self._telemetry, "generate", metadata.get("traceparent", "")) as span, self._active():
-            span.set_attributes(_request_attributes(request, target_model.info))
+        name = span_name(request, target_model.info)
+        with request_span(self._telemetry, name, metadata.get("traceparent", "")) as span, self._active():
+            told = RequestSpan(span, is_content_told=self._telemetry.is_content_told)
+            told.ask(request, target_model.info, seed)
+            _check(request, target_model.info)
             prompt = await self._prompt(request, target_model.info)
             target = self._backend.open_target(
                 sampling,
@@ -62,23 +61,24 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                 else None,
                 require_exact=request.require_exact,
             )
-            num_draft_tokens = self._num_draft_tokens(request.speculation)
-            drafter = self._backend.open_drafter(sampling) if num_draft_tokens else NoDrafter()
+            plan = plan_speculation(request.speculation, self._settings, target_model.info)
+            drafter = self._backend.open_drafter(sampling, plan)
             generation = Generation(
                 prompt,
                 target,
                 drafter,
                 TextStream(_token_bytes(target_model), request.stop),
-                num_draft_tokens=num_draft_tokens,
+                num_draft_tokens=plan.num_draft_tokens,
                 max_tokens=request.max_tokens,
                 context_length=target_model.info.context_length,
                 telemetry=self._backend.telemetry,
             )
             try:
                 async for chunk in generation.chunks():
+                    told.answer(chunk.text)
                     yield generation_pb2.GenerateResponse(chunk=chunk)
                 summary = generation.summary(seed, _trace_id(span), is_same_target=target.is_same_model)
-                span.set_attributes(_summary_attributes(summary))
+                told.end(summary)
                 self._instruments.record(generation.statistics, summary)
                 yield generation_pb2.GenerateResponse(summary=summary)
             finally:
@@ -96,6 +96,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             num_active=self._num_active,
             speculation=self._statistics.to_message(),
             version=version("outrider"),
+            drafter=self._backend.drafter(),
         )
 
     @contextmanager
@@ -105,13 +106,6 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             yield
         finally:
             self._num_active -= 1
-
-    def _num_draft_tokens(self, speculation: generation_pb2.Speculation) -> int:
-        if speculation.mode == generation_pb2.SPECULATION_MODE_OFF:
-            return 0
-        if speculation.mode == generation_pb2.SPECULATION_MODE_FIXED:
-            return speculation.num_draft_tokens
-        return min(self._settings.num_draft_tokens, speculation.max_draft_tokens or self._settings.num_draft_tokens)
 
     async def _prompt(self, request: generation_pb2.GenerateRequest, info: common_pb2.ModelInfo) -> list[int]:
         try:
@@ -155,13 +149,7 @@ def _check(request: generation_pb2.GenerateRequest, info: common_pb2.ModelInfo) 
         raise invalid_argument(
             "INVALID_REQUEST", "num_log_probabilities", f"at most {_MAX_LOG_PROBABILITIES} can be asked for"
         )
-    speculation = request.speculation
-    if speculation.mode == generation_pb2.SPECULATION_MODE_FIXED and (
-        not 1 <= speculation.num_draft_tokens <= info.max_draft_tokens
-    ):
-        raise invalid_argument(
-            "INVALID_REQUEST", "speculation.num_draft_tokens", f"from 1 to {info.max_draft_tokens} can be fixed"
-        )
+    check_speculation(request.speculation, info)
     if request.require_exact and info.exact_mode == common_pb2.EXACT_MODE_OFF:
         raise ServiceError(
             grpc.StatusCode.FAILED_PRECONDITION, "EXACT_UNAVAILABLE", "the target does not run in an exact mode"
@@ -170,28 +158,6 @@ def _check(request: generation_pb2.GenerateRequest, info: common_pb2.ModelInfo) 
 
 def _token_bytes(model: ServedModel) -> list[bytes]:
     return [entry.bytes for entry in model.entries]
-
-
-def _request_attributes(
-    request: generation_pb2.GenerateRequest, info: common_pb2.ModelInfo
-) -> dict[str, str | int | float]:
-    return {
-        "gen_ai.operation.name": "chat" if request.HasField("chat") else "text_completion",
-        "gen_ai.provider.name": "outrider",
-        "gen_ai.request.model": info.name,
-        "gen_ai.request.max_tokens": request.max_tokens,
-        "gen_ai.request.temperature": request.sampling.temperature,
-    }
-
-
-def _summary_attributes(summary: generation_pb2.GenerateSummary) -> dict[str, int | tuple[str, ...]]:
-    return {
-        "gen_ai.usage.input_tokens": summary.usage.num_prompt_tokens,
-        "gen_ai.usage.output_tokens": summary.usage.num_generated_tokens,
-        "gen_ai.response.finish_reasons": (_FINISH_REASONS.get(summary.finish_reason, "length"),),
-        "outrider.num_draft_tokens": summary.speculation.num_draft_tokens,
-        "outrider.num_accepted_tokens": summary.speculation.num_accepted_tokens,
-    }
 
 
 def _trace_id(span: trace.Span) -> str:

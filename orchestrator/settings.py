@@ -1,20 +1,55 @@
 """Settings of the orchestrator."""
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from services.frame.settings import PeerTlsSettings, ServerSettings
+
+# ENABLE_SPECULATIVE, as a choice of the drafter.
+_SWITCHES = {"true": "auto", "1": "auto", "yes": "auto", "on": "auto"} | {
+    "false": "none",
+    "0": "none",
+    "no": "none",
+    "off": "none",
+}
+
+
+def _read_switch(value: object) -> object:
+    return _SWITCHES.get(value.lower(), value) if isinstance(value, str) else value
 
 
 class OrchestratorSettings(ServerSettings, PeerTlsSettings, env_prefix="OUTRIDER_ORCHESTRATOR_"):
     """Flags of `python -m orchestrator`, and variables that start with OUTRIDER_ORCHESTRATOR_."""
 
     program: ClassVar[str] = "python -m orchestrator"
+    familiar_names: ClassVar[Mapping[str, str]] = {
+        "ENABLE_SPECULATIVE": "drafter",
+        "SPECULATION_DEPTH": "num_draft_tokens",
+    }
     port: int = Field(50050, ge=0, le=65535, description="port to listen on; 0 takes a free one, which is printed")
     target: str = Field("127.0.0.1:50052", min_length=1, description="address of the target service")
     draft: str = Field("", description="address of the draft service; empty is plain decoding")
+    drafter: Annotated[Literal["auto", "remote", "ngram", "none"], BeforeValidator(_read_switch)] = Field(
+        "auto",
+        description="who drafts: the draft service (remote), lookup in the text itself (ngram), none, or what is there",
+    )
     num_draft_tokens: int = Field(4, ge=0, le=64, description="draft tokens of a cycle where a request names none")
+    min_joint_confidence: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="the draft service stops before a token with which the product of its probabilities is lower",
+    )
+    ngram_min: int = Field(4, ge=3, le=64, description="tokens of the shortest earlier match that lookup takes")
+    ngram_max: int = Field(12, ge=3, le=64, description="tokens of an earlier match that lookup compares at most")
     draft_timeout_s: float = Field(1.0, gt=0, le=60, description="seconds that a draft is waited for")
     draft_retry_s: float = Field(1.0, gt=0, le=60, description="seconds between tries to reach a draft that failed")
     target_patience_s: float = Field(10.0, ge=0, le=600, description="seconds that a target that is away is waited for")
+
+    @model_validator(mode="after")
+    def _check_ngrams(self) -> Self:
+        if self.ngram_min > self.ngram_max:
+            raise ValueError("--ngram-min is above --ngram-max")
+        return self

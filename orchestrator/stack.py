@@ -28,13 +28,13 @@ class RefusedError(StartupError):
 
 @dataclass(frozen=True)
 class StackOptions:
-    """What the stack serves, and how. The last three are further flags of each process."""
+    """What the stack serves, and how. Without a log level the environment decides. The last three are further flags."""
 
     target: Path
     draft: Path | None
     host: str = "127.0.0.1"
     port: int = 0
-    log_level: str = "warning"
+    log_level: str | None = "warning"
     target_flags: Sequence[str] = ()
     draft_flags: Sequence[str] = ()
     orchestrator_flags: Sequence[str] = ()
@@ -156,7 +156,7 @@ class Stack:
 
     async def _start(self) -> None:
         options = self._options
-        level = ("--log-level", options.log_level)
+        level = ("--log-level", options.log_level) if options.log_level else ()
         target = self._add(
             ServerProcess("services.target", ("--model", str(options.target), *level, *options.target_flags))
         )

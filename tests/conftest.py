@@ -5,6 +5,8 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.environment import SETTINGS
+
 # Before gRPC starts, which would tell of every server that says goodbye.
 os.environ["GRPC_VERBOSITY"] = "ERROR"
 
@@ -17,8 +19,8 @@ settings.load_profile("outrider")
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hide the developer's own OUTRIDER_* and OTEL_* variables, and proxies, from code under test."""
+    """Hide the developer's own settings, and proxies, from code under test."""
     proxies = {"HTTP_PROXY", "HTTPS_PROXY", "GRPC_PROXY", "ALL_PROXY"}
     for name in list(os.environ):
-        if name.startswith(("OUTRIDER_", "OTEL_")) or name.upper() in proxies:
+        if name.startswith(SETTINGS) or name.upper() in proxies:
             monkeypatch.delenv(name)

@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn, Self, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
+from pydantic_settings import (
+    BaseSettings,
+    CliSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from services.frame.startup import StartupError, refuse
 
@@ -40,9 +47,24 @@ class ProgramSettings(BaseSettings):
     )
 
     program: ClassVar[str] = "outrider"
+    # Variables that other engines have for some of the fields. Whatever else sets a field wins over them.
+    familiar_names: ClassVar[Mapping[str, str]] = {}
 
     log_level: LogLevel = Field("info", description="least severe messages that are logged")
     log_format: LogFormat = Field("text", description="one line of text or one JSON object a message, on stderr")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return the sources, first the one that wins."""
+        familiar = {field: os.environ[name] for name, field in cls.familiar_names.items() if os.environ.get(name)}
+        return init_settings, env_settings, InitSettingsSource(settings_cls, familiar)
 
 
 class ServerSettings(ProgramSettings):
@@ -161,13 +183,13 @@ def _sentence(cls: type[ProgramSettings], arguments: Sequence[str], error: Valid
     if first["loc"]:
         field = str(first["loc"][0])
         flag, variable = _flag(field), _variable(cls, field)
-        is_from_environment = variable in os.environ and not any(
-            argument == flag or argument.startswith(f"{flag}=") for argument in arguments
-        )
+        is_flag = any(argument == flag or argument.startswith(f"{flag}=") for argument in arguments)
+        variables = [variable] if variable in os.environ else []
+        variables += [name for name, known in cls.familiar_names.items() if known == field and os.environ.get(name)]
         if first["type"] == "missing":
             message = f"{flag} is missing (or {variable} in the environment)"
         else:
-            name = variable if is_from_environment else flag
+            name = flag if is_flag or not variables else variables[0]
             message = f"{name} is {first['input']!r}: {message[0].lower()}{message[1:]}"
     others = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return message + others

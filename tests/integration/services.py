@@ -12,9 +12,10 @@ import grpc
 
 from orchestrator.application import OrchestratorApplication
 from orchestrator.settings import OrchestratorSettings
-from outrider.v1 import common_pb2, generation_pb2, generation_pb2_grpc
+from outrider.v1 import common_pb2, generation_pb2, generation_pb2_grpc, model_pb2, model_pb2_grpc
 from services.draft.application import DraftApplication
 from services.draft.settings import DraftSettings
+from services.engine.engine import Engine
 from services.engine.model_service import Served
 from services.engine.runtime import Logits, Runtime, Segment
 from services.frame.server import FrameServer
@@ -116,12 +117,13 @@ def draft_server(
 def orchestrator_server(
     target: str, draft: str = "", telemetry: Telemetry | None = None, **settings: Any
 ) -> FrameServer:
-    """An orchestrator on a free port, not started. It does not wait long before it tries again."""
+    """An orchestrator on a free port, not started. It tries again soon, and leaves lookup to tests of it."""
     values = OrchestratorSettings(
         **{
             "port": 0,
             "target": target,
             "draft": draft,
+            "drafter": "remote",
             "draft_retry_s": 0.05,
             "draft_timeout_s": PATIENCE_S,
             **settings,
@@ -154,6 +156,19 @@ class Generated:
         return self.summary.speculation
 
 
+async def until_idle(server: FrameServer) -> None:
+    """Return once a draft or target service has nothing left to do: no request in the queue, no slot at work."""
+    engine: Engine = server._application.engine  # type: ignore[attr-defined]
+    await soon(lambda: engine.num_unanswered == engine.num_waiting == engine.num_active == 0)
+    assert not any(slot.is_busy for slot in engine._scheduler.slots.slots)
+
+
+async def model_of(server: FrameServer) -> common_pb2.ModelInfo:
+    """Return what a draft or target service says of its model."""
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        return (await model_pb2_grpc.ModelServiceStub(channel).GetModel(model_pb2.GetModelRequest())).model
+
+
 OFF = generation_pb2.Speculation(mode=generation_pb2.SPECULATION_MODE_OFF)
 AUTO = generation_pb2.Speculation(mode=generation_pb2.SPECULATION_MODE_AUTO)
 
@@ -180,11 +195,13 @@ class Client:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.stub = generation_pb2_grpc.GenerationServiceStub(channel)
 
-    async def generate(self, text: str = "def main(", **fields: Any) -> Generated:
+    async def generate(
+        self, text: str = "def main(", *, metadata: Sequence[tuple[str, str]] = (), **fields: Any
+    ) -> Generated:
         """Return a whole answer."""
         generated = Generated()
         request = generate_request(text, **fields)
-        async for message in self.stub.Generate(request, timeout=PATIENCE_S):
+        async for message in self.stub.Generate(request, timeout=PATIENCE_S, metadata=metadata):
             if message.HasField("chunk"):
                 generated.chunks.append(message.chunk)
             else:

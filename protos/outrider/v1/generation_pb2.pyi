@@ -49,6 +49,38 @@ SPECULATION_MODE_FIXED: SpeculationMode.ValueType  # 3
 """`num_draft_tokens` in every cycle."""
 Global___SpeculationMode: _TypeAlias = SpeculationMode  # noqa: Y015
 
+class _Drafter:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DrafterEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Drafter.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DRAFTER_UNSPECIFIED: _Drafter.ValueType  # 0
+    """As the orchestrator is set."""
+    DRAFTER_AUTO: _Drafter.ValueType  # 1
+    """The draft service while it can be used, else lookup."""
+    DRAFTER_REMOTE: _Drafter.ValueType  # 2
+    """The draft service. While it cannot be used, decoding is plain."""
+    DRAFTER_NGRAM: _Drafter.ValueType  # 3
+    """Lookup: what followed the last tokens where they stood in the prompt or in the generated text before."""
+    DRAFTER_NONE: _Drafter.ValueType  # 4
+    """Nobody: plain decoding."""
+
+class Drafter(_Drafter, metaclass=_DrafterEnumTypeWrapper):
+    """Who proposes draft tokens."""
+
+DRAFTER_UNSPECIFIED: Drafter.ValueType  # 0
+"""As the orchestrator is set."""
+DRAFTER_AUTO: Drafter.ValueType  # 1
+"""The draft service while it can be used, else lookup."""
+DRAFTER_REMOTE: Drafter.ValueType  # 2
+"""The draft service. While it cannot be used, decoding is plain."""
+DRAFTER_NGRAM: Drafter.ValueType  # 3
+"""Lookup: what followed the last tokens where they stood in the prompt or in the generated text before."""
+DRAFTER_NONE: Drafter.ValueType  # 4
+"""Nobody: plain decoding."""
+Global___Drafter: _TypeAlias = Drafter  # noqa: Y015
+
 class _TokenOrigin:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -166,24 +198,36 @@ class Speculation(_message.Message):
     MODE_FIELD_NUMBER: _builtins.int
     NUM_DRAFT_TOKENS_FIELD_NUMBER: _builtins.int
     MAX_DRAFT_TOKENS_FIELD_NUMBER: _builtins.int
+    DRAFTER_FIELD_NUMBER: _builtins.int
+    MIN_JOINT_CONFIDENCE_FIELD_NUMBER: _builtins.int
     mode: Global___SpeculationMode.ValueType
     """Whether and how."""
     num_draft_tokens: _builtins.int
-    """Draft tokens a cycle in mode FIXED."""
+    """Draft tokens a cycle in mode FIXED. A drafter that cannot propose so many proposes fewer."""
     max_draft_tokens: _builtins.int
     """Most draft tokens a cycle in mode AUTO; 0 leaves it to the orchestrator."""
+    drafter: Global___Drafter.ValueType
+    """Who proposes."""
+    min_joint_confidence: _builtins.float
+    """As in ProposeRequest: the draft service stops before a token whose joint confidence falls below this, in [0, 1].
+    0 never stops; unset leaves it to the orchestrator. Lookup has no confidence and takes no notice.
+    """
     def __init__(
         self,
         *,
         mode: Global___SpeculationMode.ValueType = ...,
         num_draft_tokens: _builtins.int = ...,
         max_draft_tokens: _builtins.int = ...,
+        drafter: Global___Drafter.ValueType = ...,
+        min_joint_confidence: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_joint_confidence", b"_min_joint_confidence", "min_joint_confidence", b"min_joint_confidence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_draft_tokens", b"max_draft_tokens", "mode", b"mode", "num_draft_tokens", b"num_draft_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_joint_confidence", b"_min_joint_confidence", "drafter", b"drafter", "max_draft_tokens", b"max_draft_tokens", "min_joint_confidence", b"min_joint_confidence", "mode", b"mode", "num_draft_tokens", b"num_draft_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__min_joint_confidence: _TypeAlias = _typing.Literal["min_joint_confidence"]  # noqa: Y015
+    _WhichOneofArgType__min_joint_confidence: _TypeAlias = _typing.Literal["_min_joint_confidence", b"_min_joint_confidence"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_joint_confidence) -> _WhichOneofReturnType__min_joint_confidence | None: ...
 
 Global___Speculation: _TypeAlias = Speculation  # noqa: Y015
 
@@ -399,6 +443,40 @@ class GenerationTimings(_message.Message):
 Global___GenerationTimings: _TypeAlias = GenerationTimings  # noqa: Y015
 
 @_typing.final
+class DrafterStatistics(_message.Message):
+    """What one drafter's drafts came to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DRAFTER_FIELD_NUMBER: _builtins.int
+    NUM_DRAFTS_FIELD_NUMBER: _builtins.int
+    NUM_DRAFT_TOKENS_FIELD_NUMBER: _builtins.int
+    NUM_ACCEPTED_TOKENS_FIELD_NUMBER: _builtins.int
+    drafter: Global___Drafter.ValueType
+    """REMOTE or NGRAM."""
+    num_drafts: _builtins.int
+    """Cycles with at least one draft token of it."""
+    num_draft_tokens: _builtins.int
+    """Its draft tokens verified."""
+    num_accepted_tokens: _builtins.int
+    """Its draft tokens accepted."""
+    def __init__(
+        self,
+        *,
+        drafter: Global___Drafter.ValueType = ...,
+        num_drafts: _builtins.int = ...,
+        num_draft_tokens: _builtins.int = ...,
+        num_accepted_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drafter", b"drafter", "num_accepted_tokens", b"num_accepted_tokens", "num_draft_tokens", b"num_draft_tokens", "num_drafts", b"num_drafts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrafterStatistics: _TypeAlias = DrafterStatistics  # noqa: Y015
+
+@_typing.final
 class SpeculationStatistics(_message.Message):
     """What speculation did."""
 
@@ -411,6 +489,7 @@ class SpeculationStatistics(_message.Message):
     NUM_ACCEPTED_PER_POSITION_FIELD_NUMBER: _builtins.int
     NUM_RESYNCS_FIELD_NUMBER: _builtins.int
     NUM_FALLBACKS_FIELD_NUMBER: _builtins.int
+    DRAFTERS_FIELD_NUMBER: _builtins.int
     num_cycles: _builtins.int
     """Cycles, with and without draft tokens."""
     num_drafts: _builtins.int
@@ -427,6 +506,10 @@ class SpeculationStatistics(_message.Message):
     def num_accepted_per_position(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Accepted tokens by position in the draft, first position first."""
 
+    @_builtins.property
+    def drafters(self) -> _containers.RepeatedCompositeFieldContainer[Global___DrafterStatistics]:
+        """The same by drafter, for those that proposed anything."""
+
     def __init__(
         self,
         *,
@@ -437,10 +520,11 @@ class SpeculationStatistics(_message.Message):
         num_accepted_per_position: _abc.Iterable[_builtins.int] | None = ...,
         num_resyncs: _builtins.int = ...,
         num_fallbacks: _builtins.int = ...,
+        drafters: _abc.Iterable[Global___DrafterStatistics] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_accepted_per_position", b"num_accepted_per_position", "num_accepted_tokens", b"num_accepted_tokens", "num_cycles", b"num_cycles", "num_draft_tokens", b"num_draft_tokens", "num_drafts", b"num_drafts", "num_fallbacks", b"num_fallbacks", "num_resyncs", b"num_resyncs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drafters", b"drafters", "num_accepted_per_position", b"num_accepted_per_position", "num_accepted_tokens", b"num_accepted_tokens", "num_cycles", b"num_cycles", "num_draft_tokens", b"num_draft_tokens", "num_drafts", b"num_drafts", "num_fallbacks", b"num_fallbacks", "num_resyncs", b"num_resyncs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -594,10 +678,13 @@ class GetStatusResponse(_message.Message):
     NUM_ACTIVE_FIELD_NUMBER: _builtins.int
     SPECULATION_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    DRAFTER_FIELD_NUMBER: _builtins.int
     num_active: _builtins.int
     """Generations under way."""
     version: _builtins.str
     """The orchestrator's version."""
+    drafter: Global___Drafter.ValueType
+    """Who proposes at the moment where a request leaves it open: REMOTE, NGRAM or NONE."""
     @_builtins.property
     def target(self) -> Global___ServiceStatus:
         """The target."""
@@ -618,10 +705,11 @@ class GetStatusResponse(_message.Message):
         num_active: _builtins.int = ...,
         speculation: Global___SpeculationStatistics | None = ...,
         version: _builtins.str = ...,
+        drafter: Global___Drafter.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["draft", b"draft", "speculation", b"speculation", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft", b"draft", "num_active", b"num_active", "speculation", b"speculation", "target", b"target", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft", b"draft", "drafter", b"drafter", "num_active", b"num_active", "speculation", b"speculation", "target", b"target", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

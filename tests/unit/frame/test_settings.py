@@ -1,3 +1,4 @@
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,6 +13,7 @@ class EchoSettings(ServerSettings, PeerTlsSettings, env_prefix="OUTRIDER_ECHO_")
     """Answers with what it was asked."""
 
     program: ClassVar[str] = "python -m echo"
+    familiar_names: ClassVar[Mapping[str, str]] = {"ECHO_PORT": "port"}
 
     port: int = Field(50000, ge=0, le=65535, description="port to listen on")
     model: Path = Field(Path("m.gguf"), description="model file")
@@ -46,6 +48,31 @@ def test_the_environment_wins_over_defaults_and_flags_over_both(monkeypatch: pyt
     settings = parse_settings(EchoSettings, ["--port", "0", "--is-loud"])
     assert (settings.port, settings.log_level, settings.is_loud) == (0, "debug", True)
     assert parse_settings(EchoSettings, ["--no-is-loud"]).port == 1234
+
+
+def test_a_familiar_name_wins_over_the_default_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ECHO_PORT", "1234")
+    assert parse_settings(EchoSettings, []).port == 1234
+    assert load_settings(EchoSettings).port == 1234
+    assert load_settings(NeedySettings, {"model": "m.gguf"}).port == 0, "it is a name of another program"
+    monkeypatch.setenv("OUTRIDER_ECHO_PORT", "2345")
+    assert parse_settings(EchoSettings, []).port == 2345
+    assert parse_settings(EchoSettings, ["--port", "3456"]).port == 3456
+
+
+def test_a_familiar_name_without_a_value_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ECHO_PORT", "")
+    assert parse_settings(EchoSettings, []).port == 50000
+
+
+def test_a_wrong_value_is_named_by_what_set_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ECHO_PORT", "many")
+    assert refusal(capsys).startswith("ECHO_PORT is 'many': ")
+    monkeypatch.setenv("OUTRIDER_ECHO_PORT", "more")
+    assert refusal(capsys).startswith("OUTRIDER_ECHO_PORT is 'more': ")
+    assert refusal(capsys, "--port", "most").startswith("--port is 'most': ")
 
 
 def test_every_field_has_a_flag_in_kebab_case() -> None:

@@ -29,19 +29,27 @@ def plain_text(prompt: Sequence[int], num_tokens: int) -> list[int]:
 class FakeTarget:
     """Verifies drafts; ends the generation at position `end_at` of the sequence, if one is set."""
 
-    def __init__(self, end_at: int | None = None, *, is_exact: bool = False, log_probabilities: bool = False) -> None:
+    def __init__(
+        self,
+        end_at: int | None = None,
+        *,
+        is_exact: bool = False,
+        log_probabilities: bool = False,
+        next_token: Callable[[Sequence[int]], int] = next_token,
+    ) -> None:
         self.num_resyncs = 0
         self.drafts: list[Sequence[int]] = []
         self._end_at = end_at
         self._is_exact = is_exact
         self._log_probabilities = log_probabilities
+        self._next_token = next_token
 
     async def verify(self, sequence: TokenSequence, draft_tokens: Sequence[int]) -> Verification:
         self.drafts.append(draft_tokens)
         result = target_pb2.VerifyBatchResult(exact=self._is_exact)
         held = list(sequence.tokens)
         while True:
-            token = END if len(held) == self._end_at else next_token(held)
+            token = END if len(held) == self._end_at else self._next_token(held)
             if self._log_probabilities:
                 chosen = common_pb2.TokenLogProbability(token=token, log_probability=-len(held))
                 result.log_probabilities.append(common_pb2.LogProbabilities(chosen=chosen))
@@ -60,20 +68,21 @@ Strategy = Callable[[list[int], int], Sequence[int]]
 class FakeDrafter:
     """Proposes what its strategy says, given the sequence and a number of tokens."""
 
-    name = "fake"
-
-    def __init__(self, strategy: Strategy) -> None:
+    def __init__(self, strategy: Strategy, name: str = "remote") -> None:
         self.num_resyncs = 0
         self.num_fallbacks = 0
         self.asked: list[int] = []
+        self.is_closed = False
         self._strategy = strategy
+        self._name = name
 
     async def propose(self, sequence: TokenSequence, num_draft_tokens: int) -> Draft:
         self.asked.append(num_draft_tokens)
-        return Draft(self._strategy(list(sequence.tokens), num_draft_tokens), waited_s=0.125, computed_s=0.0625)
+        tokens = self._strategy(list(sequence.tokens), num_draft_tokens)
+        return Draft(tokens, waited_s=0.125, computed_s=0.0625, drafter=self._name)
 
     async def close(self) -> None:
-        pass
+        self.is_closed = True
 
 
 def perfect(sequence: list[int], num_draft_tokens: int) -> Sequence[int]:

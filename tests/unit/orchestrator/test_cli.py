@@ -47,7 +47,9 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
             ["generate", "a", "--target", "no/such.gguf"], "there is no model file no/such.gguf", id="no target"
         ),
         pytest.param(["generate", "a", "--target", "."], "there is no model file", id="a folder"),
-        pytest.param(["generate", "a", "--draft", "x.gguf"], "--draft needs --target", id="a draft alone"),
+        pytest.param(["generate", "a", "--draft", "x.gguf"], "--draft (or DRAFT_MODEL_PATH) needs", id="a draft alone"),
+        pytest.param(["generate", "a", "--target", "hf:owner/file.gguf"], "is no hf:owner/repo/", id="no file of hf"),
+        pytest.param(["serve", "--drafter", "me"], "'me' is not one of 'auto'", id="drafter"),
         pytest.param(
             ["serve", "--target", "no/such.gguf"], "there is no model file no/such.gguf", id="serve no target"
         ),
@@ -73,9 +75,8 @@ def test_bad_use(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        pytest.param(
-            ["generate", "a", "--draft", "no/such.gguf"], "there is no model file no/such.gguf", id="no draft"
-        ),
+        pytest.param(["generate", "a", "--draft", "."], "there is no model file .", id="a folder"),
+        pytest.param(["generate", "a", "--draft", "hf:"], "hf: is no hf:owner/repo/", id="no draft of hf"),
         pytest.param(["generate", "a", "--exact", "maybe"], "--exact is auto, on or off, not 'maybe'", id="exact"),
         pytest.param(["serve", "--exact", "maybe"], "--exact is auto, on or off, not 'maybe'", id="serve exact"),
     ],
@@ -92,6 +93,42 @@ def test_bad_use_with_a_target(
     assert printed.err.startswith("outrider: ")
     assert expected in printed.err
     assert printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("SPECULATION_DEPTH", "deep", "SPECULATION_DEPTH is 'deep': input should be a valid integer"),
+        ("SPECULATION_DEPTH", "-1", "SPECULATION_DEPTH is '-1': input should be greater than or equal to 0"),
+        ("ENABLE_SPECULATIVE", "maybe", "ENABLE_SPECULATIVE is 'maybe': input should be 'auto', "),
+        ("OUTRIDER_ORCHESTRATOR_DRAFTER", "me", "OUTRIDER_ORCHESTRATOR_DRAFTER is 'me'"),
+        ("OUTRIDER_ORCHESTRATOR_DRAFTERS", "none", "OUTRIDER_ORCHESTRATOR_DRAFTERS names no setting"),
+        ("OUTRIDER_TARGET_EXACT", "maybe", "--exact is auto, on or off, not 'maybe'"),
+        ("TARGET_MODEL_PATH", "no/such.gguf", "there is no model file no/such.gguf"),
+        ("DRAFT_MODEL_PATH", "x.gguf", "--draft (or DRAFT_MODEL_PATH) needs --target"),
+    ],
+)
+@pytest.mark.parametrize("command", [["serve"], ["generate", "a"], ["chat"]])
+def test_bad_values_in_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: list[str],
+    name: str,
+    value: str,
+    expected: str,
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert run(monkeypatch, *command) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("outrider: ")
+    assert expected in printed.err
+    assert printed.err.count("\n") == 1
+
+
+def test_a_port_in_the_environment(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("OUTRIDER_ORCHESTRATOR_PORT", "70000")
+    assert run(monkeypatch, "serve") == 2
+    assert "OUTRIDER_ORCHESTRATOR_PORT" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [["status"], ["generate", "a"]])

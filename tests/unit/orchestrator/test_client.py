@@ -84,13 +84,23 @@ async def test_json_has_the_text_and_every_field_of_the_summary() -> None:
 
 
 def test_the_summary_of_a_drafted_text() -> None:
-    line = summary_line(
-        summary(num_cycles=4, num_drafts=4, num_draft_tokens=8, num_accepted_tokens=6, num_resyncs=0)
-    ).plain
+    counts: dict[str, Any] = {"num_drafts": 4, "num_draft_tokens": 8, "num_accepted_tokens": 6}
+    remote = generation_pb2.DrafterStatistics(drafter=generation_pb2.DRAFTER_REMOTE, **counts)
+    line = summary_line(summary(num_cycles=4, drafters=[remote], **counts)).plain
     assert "75% of 8 drafts accepted" in line
     assert "mean accepted length 2.50" in line
     assert "6 of 10 target passes saved" in line
     assert "seed 18446744073709551615" in line
+    assert "lookup" not in line
+
+
+def test_the_summary_tells_what_lookup_did() -> None:
+    drafters = [
+        generation_pb2.DrafterStatistics(drafter=drafter, num_drafts=1, num_draft_tokens=drafted, num_accepted_tokens=3)
+        for drafter, drafted in ((generation_pb2.DRAFTER_NGRAM, 3), (generation_pb2.DRAFTER_REMOTE, 5))
+    ]
+    counts = summary(num_cycles=4, num_drafts=2, num_draft_tokens=8, num_accepted_tokens=6, drafters=drafters)
+    assert "75% of 8 drafts accepted, 3 of 3 by lookup, " in summary_line(counts).plain
 
 
 def test_the_summary_of_a_plain_text() -> None:
@@ -101,16 +111,21 @@ def test_the_summary_of_a_plain_text() -> None:
 
 def test_the_status() -> None:
     out = io.StringIO()
-    model = common_pb2.ModelInfo(name="tiny", quantization="F32")
+    model = common_pb2.ModelInfo(name="tiny", quantization="F32", max_draft_tokens=16)
+    lookup = generation_pb2.DrafterStatistics(
+        drafter=generation_pb2.DRAFTER_NGRAM, num_drafts=1, num_draft_tokens=4, num_accepted_tokens=3
+    )
     reply = generation_pb2.GetStatusResponse(
         target=generation_pb2.ServiceStatus(address="here:1", is_available=True, model=model),
         draft=generation_pb2.ServiceStatus(address="there:2", reason="it is away"),
         num_active=3,
-        speculation=generation_pb2.SpeculationStatistics(num_draft_tokens=4, num_accepted_tokens=3),
+        speculation=generation_pb2.SpeculationStatistics(drafters=[lookup]),
+        drafter=generation_pb2.DRAFTER_NGRAM,
     )
     Console(file=out, width=120).print(status_table(reply))
-    lines = [line.split() for line in out.getvalue().splitlines()]
-    assert ["target", "here:1", "tiny", "F32", "available"] in lines
-    assert ["draft", "there:2", "it", "is", "away"] in lines
-    assert ["generations", "3", "under", "way"] in lines
-    assert ["draft", "tokens", "4,", "75%", "accepted"] in lines
+    lines = [" ".join(line.split()) for line in out.getvalue().splitlines()]
+    assert "target here:1 tiny F32 available, at most 16 draft tokens a cycle" in lines
+    assert "draft there:2 it is away" in lines
+    assert "drafter lookup" in lines
+    assert "generations 3 under way" in lines
+    assert "lookup 4 draft tokens, 75% accepted" in lines

@@ -1,0 +1,102 @@
+"""What several commands of the command line have in common: their options, and what these mean."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from orchestrator.model_files import find_pair
+from orchestrator.settings import OrchestratorSettings
+from orchestrator.speculation import DRAFTERS
+from orchestrator.stack import StackOptions
+from outrider.v1 import generation_pb2
+from services.frame.settings import load_settings
+from services.frame.startup import StartupError
+
+MODEL = "PATH|hf:OWNER/REPO/FILE"
+# Other engines' names for a variable come after our own.
+TargetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--target",
+        metavar=MODEL,
+        envvar=["OUTRIDER_TARGET_MODEL", "TARGET_MODEL_PATH"],
+        help="GGUF file of the target; the default pair if absent",
+    ),
+]
+DraftOption = Annotated[
+    str | None,
+    typer.Option(
+        "--draft",
+        metavar=MODEL,
+        envvar=["OUTRIDER_DRAFT_MODEL", "DRAFT_MODEL_PATH"],
+        help="GGUF file of the draft; none if absent",
+    ),
+]
+DrafterOption = Annotated[
+    Literal["auto", "remote", "ngram", "none"] | None,
+    typer.Option(
+        "--drafter",
+        help="who drafts: the draft model (remote), lookup in the text itself (ngram), nobody, or auto, the first that "
+        "can; as OUTRIDER_ORCHESTRATOR_DRAFTER or ENABLE_SPECULATIVE says if absent, else auto",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object")]
+ExactOption = Annotated[
+    str,
+    typer.Option(
+        envvar="OUTRIDER_TARGET_EXACT",
+        help="auto, on or off: whether the text is the same to the bit whatever else is served",
+    ),
+]
+
+
+def stack_options(
+    target: str | None,
+    draft: str | None,
+    drafter: str | None,
+    exact: str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    log_level: str | None = "warning",
+) -> StackOptions:
+    """Return what a stack serves, and how. Raises StartupError."""
+    if exact not in ("auto", "on", "off"):
+        raise StartupError(f"--exact is auto, on or off, not {exact!r}")
+    # As the orchestrator's process will read it, so that a draft model that nobody asks is not loaded.
+    drafter = drafter or load_settings(OrchestratorSettings).drafter
+    target_path, draft_path = find_pair(target, draft, wants_draft=drafter in ("auto", "remote"))
+    return StackOptions(
+        target_path,
+        draft_path,
+        host,
+        port,
+        log_level,
+        target_flags=("--exact", exact),
+        orchestrator_flags=("--drafter", drafter),
+    )
+
+
+def valid_prompt(text: str) -> str:
+    """Return a prompt that can be sent. Raises StartupError for one that is no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise StartupError("the prompt is not valid UTF-8") from error
+    return text
+
+
+def speculation_of(text: str, drafter: str | None) -> generation_pb2.Speculation:
+    """Return what `--speculation` and `--drafter` ask for. Raises StartupError."""
+    speculation = generation_pb2.Speculation()
+    if drafter:
+        speculation.drafter = DRAFTERS[drafter]
+    if text == "auto":
+        speculation.mode = generation_pb2.SPECULATION_MODE_AUTO
+    elif text in ("off", "0"):
+        speculation.mode = generation_pb2.SPECULATION_MODE_OFF
+    elif text.isdecimal() and int(text) < 2**32:
+        speculation.mode, speculation.num_draft_tokens = generation_pb2.SPECULATION_MODE_FIXED, int(text)
+    else:
+        raise StartupError(f"--speculation is auto, off or a number, not {text!r}")
+    return speculation

@@ -1,0 +1,38 @@
+"""The model files that a user names, by path or on the Hugging Face hub."""
+
+import sys
+from pathlib import Path
+
+from orchestrator.bundled import bundled_pair
+from orchestrator.hub import SCHEME, HubFile, fetch
+from services.frame.startup import StartupError
+
+
+def find_pair(target: str | None, draft: str | None, *, wants_draft: bool) -> tuple[Path, Path | None]:
+    """Return the files of target and draft, of the default pair where no target is named.
+
+    A draft that is not there is done without, and stderr says so: it decides the speed and nothing else. Raises
+    StartupError.
+    """
+    if not wants_draft:
+        draft = None
+    if target is None:
+        if draft is not None:
+            raise StartupError(
+                "--draft (or DRAFT_MODEL_PATH) needs --target (or TARGET_MODEL_PATH): the two must share a tokenizer"
+            )
+        bundled_target, bundled_draft = bundled_pair()
+        return bundled_target, bundled_draft if wants_draft else None
+    target_path = find_model(target)
+    if draft is not None and not draft.startswith(SCHEME) and not Path(draft).exists():
+        print(f"outrider: there is no draft model {draft}: going on without one", file=sys.stderr)
+        draft = None
+    return target_path, None if draft is None else find_model(draft)
+
+
+def find_model(name: str) -> Path:
+    """Return the file that a path or an `hf:` name stands for, fetched if need be. Raises StartupError."""
+    path = fetch(HubFile.parse(name)) if name.startswith(SCHEME) else Path(name)
+    if not path.is_file():
+        raise StartupError(f"there is no model file {path}")
+    return path

@@ -1,0 +1,109 @@
+"""What the span of a request tells, by OpenTelemetry's conventions for generative AI.
+
+https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/
+"""
+
+import json
+
+from google.protobuf.message import Message
+from opentelemetry.trace import Span
+
+from outrider.v1 import common_pb2, generation_pb2
+
+_FINISH_REASONS = {
+    generation_pb2.FINISH_REASON_END_OF_GENERATION: "stop",
+    generation_pb2.FINISH_REASON_STOP: "stop",
+}
+# By the name of the field; the others have no conventional name.
+_SAMPLING = {
+    "top_k": "gen_ai.request.top_k",
+    "top_p": "gen_ai.request.top_p",
+    "presence_penalty": "gen_ai.request.presence_penalty",
+    "frequency_penalty": "gen_ai.request.frequency_penalty",
+}
+
+
+def span_name(request: generation_pb2.GenerateRequest, model: common_pb2.ModelInfo) -> str:
+    """Return the conventional name of a request's span: what is done, and the model."""
+    return f"{_operation(request)} {model.name}"
+
+
+class RequestSpan:
+    """Puts on a span what was asked for and what came of it. Texts only where `is_content_told`: they are private."""
+
+    def __init__(self, span: Span, *, is_content_told: bool) -> None:
+        self._span = span
+        self._text: list[str] | None = [] if is_content_told and span.is_recording() else None
+
+    def ask(self, request: generation_pb2.GenerateRequest, model: common_pb2.ModelInfo, seed: int) -> None:
+        """Tell what was asked for."""
+        span = self._span
+        if not span.is_recording():
+            return
+        span.set_attributes(
+            {
+                "gen_ai.operation.name": _operation(request),
+                "gen_ai.provider.name": "outrider",
+                "gen_ai.request.model": model.name,
+                "gen_ai.request.max_tokens": request.max_tokens,
+                "gen_ai.request.temperature": request.sampling.temperature,
+                # As text: it may exceed the 63 bits of a number.
+                "outrider.seed": str(seed),
+            }
+        )
+        span.set_attributes(
+            {_SAMPLING[name]: value for name, value in _set_fields(request.sampling) if name in _SAMPLING}
+        )
+        if request.stop:
+            span.set_attribute("gen_ai.request.stop_sequences", list(request.stop))
+        if self._text is not None and not request.HasField("tokens"):
+            messages = [(message.role, message.content) for message in request.chat.messages]
+            span.set_attribute("gen_ai.input.messages", _messages(messages or [("user", request.text)]))
+
+    def answer(self, text: str) -> None:
+        """Remember a part of the answer."""
+        if self._text is not None:
+            self._text.append(text)
+
+    def end(self, summary: generation_pb2.GenerateSummary) -> None:
+        """Tell what came of it."""
+        span = self._span
+        if not span.is_recording():
+            return
+        reason = _FINISH_REASONS.get(summary.finish_reason, "length")
+        span.set_attributes(
+            {
+                "gen_ai.usage.input_tokens": summary.usage.num_prompt_tokens,
+                "gen_ai.usage.output_tokens": summary.usage.num_generated_tokens,
+                "gen_ai.response.finish_reasons": (reason,),
+                "outrider.exact": summary.exact,
+                "outrider.first_token_ms": summary.timings.first_token_ms,
+            }
+        )
+        counts = summary.speculation
+        span.set_attributes(
+            {
+                f"outrider.{name}": getattr(counts, name)
+                for name in ("num_cycles", "num_draft_tokens", "num_accepted_tokens", "num_fallbacks", "num_resyncs")
+            }
+        )
+        if self._text is not None:
+            span.set_attribute(
+                "gen_ai.output.messages", _messages([("assistant", "".join(self._text))], finish_reason=reason)
+            )
+
+
+def _operation(request: generation_pb2.GenerateRequest) -> str:
+    return "chat" if request.HasField("chat") else "text_completion"
+
+
+def _set_fields(message: Message) -> list[tuple[str, float]]:
+    return [(field.name, value) for field, value in message.ListFields()]
+
+
+def _messages(messages: list[tuple[str, str]], **fields: str) -> str:
+    """Return messages as the conventional JSON."""
+    return json.dumps(
+        [{"role": role, "parts": [{"type": "text", "content": content}], **fields} for role, content in messages],
+        ensure_ascii=False,
+    )

@@ -1,0 +1,165 @@
+"""Which model files are served, by flags, other engines' variables, and what is there."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from orchestrator import cli, cli_options, model_files
+from orchestrator.hub import HubFile
+from orchestrator.model_files import find_model, find_pair
+from orchestrator.stack import StackOptions
+from services.frame.startup import StartupError
+
+BUNDLED = (Path("bundled-target.gguf"), Path("bundled-draft.gguf"))
+
+
+@pytest.fixture(autouse=True)
+def _bundled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_files, "bundled_pair", lambda: BUNDLED)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    """Two models, by name."""
+    for name in ("target", "draft", "other"):
+        (tmp_path / name).write_bytes(b"GGUF")
+    return {name: str(tmp_path / name) for name in ("target", "draft", "other")}
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[StackOptions]]:
+    """What `serve` would have served."""
+    options: list[StackOptions] = []
+
+    async def note(asked: StackOptions) -> None:
+        options.append(asked)
+
+    monkeypatch.setattr(cli, "_serve", note)
+    yield options
+
+
+def serve(*arguments: str) -> None:
+    assert CliRunner().invoke(cli.app, ["serve", *arguments], catch_exceptions=False).exit_code == 0
+
+
+def test_the_default_pair_where_nothing_is_named(served: list[StackOptions]) -> None:
+    serve()
+    (options,) = served
+    assert (options.target, options.draft) == BUNDLED
+    assert options.orchestrator_flags == ("--drafter", "auto")
+
+
+def test_flags_win_over_our_variables_and_these_over_other_engines(
+    monkeypatch: pytest.MonkeyPatch, served: list[StackOptions], files: dict[str, str]
+) -> None:
+    monkeypatch.setenv("TARGET_MODEL_PATH", files["target"])
+    monkeypatch.setenv("DRAFT_MODEL_PATH", files["draft"])
+    serve()
+    monkeypatch.setenv("OUTRIDER_DRAFT_MODEL", files["other"])
+    serve()
+    serve("--draft", files["target"])
+    assert [str(options.target) for options in served] == [files["target"]] * 3
+    assert [str(options.draft) for options in served] == [files["draft"], files["other"], files["target"]]
+
+
+@pytest.mark.parametrize(
+    ("variables", "flags", "expected", "has_draft"),
+    [
+        ({"ENABLE_SPECULATIVE": "true"}, [], "auto", True),
+        ({"ENABLE_SPECULATIVE": "True"}, [], "auto", True),
+        ({"ENABLE_SPECULATIVE": "false"}, [], "none", False),
+        ({"ENABLE_SPECULATIVE": "0"}, [], "none", False),
+        ({"ENABLE_SPECULATIVE": ""}, [], "auto", True),
+        ({"ENABLE_SPECULATIVE": "false", "OUTRIDER_ORCHESTRATOR_DRAFTER": "remote"}, [], "remote", True),
+        ({"ENABLE_SPECULATIVE": "false"}, ["--drafter", "auto"], "auto", True),
+        ({}, ["--drafter", "ngram"], "ngram", False),
+    ],
+)
+def test_a_draft_model_that_nobody_asks_is_not_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+    served: list[StackOptions],
+    variables: dict[str, str],
+    flags: list[str],
+    expected: str,
+    has_draft: bool,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    serve(*flags)
+    (options,) = served
+    assert options.orchestrator_flags == ("--drafter", expected)
+    assert (options.draft is not None) is has_draft
+
+
+def test_a_draft_that_is_not_there_is_done_without(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert find_pair(files["target"], "no/such.gguf", wants_draft=True) == (Path(files["target"]), None)
+    assert capsys.readouterr().err == "outrider: there is no draft model no/such.gguf: going on without one\n"
+
+
+def test_a_draft_that_nobody_asks_may_be_missing(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert find_pair(files["target"], "no/such.gguf", wants_draft=False) == (Path(files["target"]), None)
+    assert find_pair(None, "no/such.gguf", wants_draft=False) == (BUNDLED[0], None)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["no/such.gguf", "."])
+def test_a_model_that_is_not_there(name: str) -> None:
+    with pytest.raises(StartupError, match="there is no model file"):
+        find_model(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("hf:owner/repo/file.gguf", HubFile("owner/repo", "file.gguf", None)),
+        ("hf:owner/repo/a/b/file.gguf", HubFile("owner/repo", "a/b/file.gguf", None)),
+        ("hf:owner/repo/file.gguf@v1", HubFile("owner/repo", "file.gguf", "v1")),
+        ("hf:owner/repo/a/file.gguf@refs/pr/1", HubFile("owner/repo", "a/file.gguf", "refs/pr/1")),
+    ],
+)
+def test_names_on_the_hub(name: str, expected: HubFile) -> None:
+    assert HubFile.parse(name) == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "hf:",
+        "hf:file.gguf",
+        "hf:owner/file.gguf",
+        "hf:owner/repo",
+        "hf:owner/repo/",
+        "hf:owner/repo/file.bin",
+        "hf:owner//file.gguf",
+        "hf:/repo/file.gguf",
+        "hf:owner/repo/file.gguf@",
+        "hf:owner/repo@v1/file.gguf",
+    ],
+)
+def test_what_is_no_name_on_the_hub(name: str) -> None:
+    with pytest.raises(StartupError, match=r"is no hf:owner/repo/file\.gguf"):
+        HubFile.parse(name)
+
+
+def test_a_model_in_several_files() -> None:
+    file = HubFile("owner/repo", "big/model-00002-of-00003.gguf", None)
+    assert file.parts() == [f"big/model-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
+    assert HubFile("owner/repo", "model-of-00003.gguf", None).parts() == ["model-of-00003.gguf"]
+
+
+def test_the_log_level_is_left_to_the_environment(served: list[StackOptions]) -> None:
+    serve()
+    serve("--log-level", "debug")
+    assert [options.log_level for options in served] == [None, "debug"]
+
+
+def test_what_a_request_asks_of_speculation() -> None:
+    def asked(text: str, drafter: str | None) -> dict[str, Any]:
+        return {field.name: value for field, value in cli_options.speculation_of(text, drafter).ListFields()}
+
+    assert asked("auto", None) == {"mode": 1}
+    assert asked("off", None) == {"mode": 2}
+    assert asked("5", "ngram") == {"mode": 3, "num_draft_tokens": 5, "drafter": 3}

@@ -1,0 +1,258 @@
+"""The remote drafter: whatever goes wrong, it answers, and the service is left alone for a while."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+
+import grpc
+import pytest
+
+from orchestrator import breaker as breaker_module
+from orchestrator.breaker import Breaker
+from orchestrator.drafter import Draft
+from orchestrator.remote import RemoteDrafter
+from outrider.v1 import common_pb2, draft_pb2, draft_pb2_grpc
+from services.frame.digest import TokenSequence
+from services.frame.errors import ServiceError
+from services.frame.telemetry import Telemetry
+from tests.unit.orchestrator.scripted import Answer, Script, ScriptedDraft, serving
+from tests.waiting import PATIENCE_S, soon
+
+PROMPT = [1, 2, 3]
+SAMPLING = common_pb2.Sampling(temperature=0.5, seed=9)
+VOCABULARY_SIZE = 100
+
+
+def proposal(*tokens: int) -> draft_pb2.ProposeResult:
+    return draft_pb2.ProposeResult(draft_tokens=[draft_pb2.DraftToken(token=token) for token in tokens])
+
+
+def error(code: grpc.StatusCode, reason: str = "SOME_REASON") -> ServiceError:
+    return ServiceError(code, reason, "a message")
+
+
+@asynccontextmanager
+async def attached(
+    script: Script,
+    *,
+    breaker: Breaker | None = None,
+    timeout_s: float = PATIENCE_S,
+    most_draft_tokens: Callable[[], int] = lambda: 16,
+    min_joint_confidence: float = 0.0,
+) -> AsyncIterator[RemoteDrafter]:
+    """A drafter whose service follows the script."""
+    async with serving(draft_pb2_grpc.add_DraftServiceServicer_to_server, ScriptedDraft(script)) as channel:
+        drafter = RemoteDrafter(
+            draft_pb2_grpc.DraftServiceStub(channel),
+            "the session",
+            SAMPLING,
+            Telemetry.off(),
+            # Tries again at once.
+            breaker or Breaker(retry_s=0.0),
+            vocabulary_size=VOCABULARY_SIZE,
+            timeout_s=timeout_s,
+            most_draft_tokens=most_draft_tokens,
+            min_joint_confidence=min_joint_confidence,
+        )
+        yield drafter
+        await drafter.close()
+
+
+async def test_it_asks_for_what_the_cycle_wants() -> None:
+    script = Script([proposal(7, 8)])
+    async with attached(script, timeout_s=20.0, min_joint_confidence=0.25) as drafter:
+        draft = await drafter.propose(TokenSequence(PROMPT), 4)
+    assert list(draft.tokens) == [7, 8]
+    assert draft.drafter == "remote"
+    assert draft.waited_s > 0
+    (request,) = script.requests
+    assert request.num_draft_tokens == 4
+    assert request.min_joint_confidence == 0.25
+    assert request.sampling == SAMPLING
+    assert request.timeout_ms == 20_000
+    assert (request.context.session_id, list(request.context.tokens)) == ("the session", PROMPT)
+
+
+async def test_nothing_is_asked_where_nothing_is_wanted() -> None:
+    script = Script([])
+    async with attached(script) as drafter:
+        assert await drafter.propose(TokenSequence(PROMPT), 0) == Draft()
+        assert await drafter.propose(TokenSequence(PROMPT), -1) == Draft()
+    assert script.num_streams == 0
+
+
+async def test_it_asks_for_no_more_than_the_service_proposes() -> None:
+    """Another service with another limit may take its place at any time, or one that proposes nothing."""
+    script = Script([proposal(7), proposal(8)])
+    limits = iter([3, 0, 5])
+    async with attached(script, most_draft_tokens=lambda: next(limits)) as drafter:
+        assert list((await drafter.propose(TokenSequence(PROMPT), 4)).tokens) == [7]
+        assert await drafter.propose(TokenSequence(PROMPT), 4) == Draft()
+        assert list((await drafter.propose(TokenSequence(PROMPT), 4)).tokens) == [8]
+    assert [request.num_draft_tokens for request in script.requests] == [3, 4]
+
+
+async def test_a_service_that_takes_less_than_it_told_is_asked_again() -> None:
+    """It has just been replaced: what it takes will be known when it is tried again."""
+    limits = iter([8, 8, 2])
+    script = Script([proposal(7), error(grpc.StatusCode.OUT_OF_RANGE, "DRAFT_TOO_LONG"), proposal(8)])
+    async with attached(script, most_draft_tokens=lambda: next(limits)) as drafter:
+        drafts = [await drafter.propose(TokenSequence(PROMPT), 8) for _ in range(3)]
+    assert [list(draft.tokens) for draft in drafts] == [[7], [], [8]]
+    assert [request.num_draft_tokens for request in script.requests] == [8, 8, 2]
+
+
+async def test_an_empty_draft_is_the_services_answer_too() -> None:
+    """It was not sure enough of a single token."""
+    async with attached(Script([proposal()])) as drafter:
+        draft = await drafter.propose(TokenSequence(PROMPT), 4)
+        assert (list(draft.tokens), draft.drafter) == ([], "remote")
+        assert drafter.num_fallbacks == 0
+
+
+async def test_it_releases_its_session() -> None:
+    script = Script([proposal(7)])
+    async with attached(script) as drafter:
+        await drafter.propose(TokenSequence(PROMPT), 1)
+        await drafter.close()
+        await soon(lambda: script.num_released == 1)
+
+
+async def test_it_never_proposes_a_token_that_the_target_lacks() -> None:
+    script = Script([proposal(7, VOCABULARY_SIZE, 8), proposal(VOCABULARY_SIZE - 1)])
+    async with attached(script) as drafter:
+        assert list((await drafter.propose(TokenSequence(PROMPT), 4)).tokens) == [7]
+        assert list((await drafter.propose(TokenSequence(PROMPT), 4)).tokens) == [VOCABULARY_SIZE - 1]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.RESOURCE_EXHAUSTED],
+)
+async def test_a_service_that_fails_is_left_alone_and_tried_again(code: grpc.StatusCode) -> None:
+    script = Script([proposal(7), error(code), proposal(8), proposal(9)])
+    breaker = Breaker(retry_s=1000.0)
+    sequence = TokenSequence(PROMPT)
+    async with attached(script, breaker=breaker) as drafter:
+        assert list((await drafter.propose(sequence, 2)).tokens) == [7]
+        assert (await drafter.propose(sequence, 2)).tokens == ()
+        assert breaker.is_open
+        assert breaker.reason == "a message"
+        assert await drafter.propose(sequence, 2) == Draft()
+        assert len(script.requests) == 2
+        assert drafter.num_fallbacks == 1
+        breaker.succeed()
+        # Another session has found out that it is back. It may be another one now: it gets the whole sequence.
+        assert list((await drafter.propose(sequence.extend([4]), 2)).tokens) == [8]
+        assert list(script.requests[2].context.tokens) == [*PROMPT, 4]
+        assert drafter.num_fallbacks == 1
+
+
+async def test_the_try_that_succeeds_closes_the_breaker(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 1000.0
+    monkeypatch.setattr(breaker_module, "time", SimpleNamespace(monotonic=lambda: now_s))
+    script = Script([error(grpc.StatusCode.UNAVAILABLE), proposal(8), proposal(9)])
+    breaker = Breaker(retry_s=5.0)
+    async with attached(script, breaker=breaker) as drafter:
+        assert (await drafter.propose(TokenSequence(PROMPT), 2)).tokens == ()
+        # It was never there, so nothing was lost.
+        assert drafter.num_fallbacks == 0
+        now_s += 6.0
+        assert list((await drafter.propose(TokenSequence(PROMPT), 2)).tokens) == [8]
+        assert not breaker.is_open
+        assert list((await drafter.propose(TokenSequence(PROMPT), 2)).tokens) == [9]
+
+
+async def test_a_loss_that_somebody_else_has_found_counts_too() -> None:
+    script = Script([proposal(7), proposal(8)])
+    breaker = Breaker(retry_s=1000.0)
+    sequence = TokenSequence(PROMPT)
+    async with attached(script, breaker=breaker) as drafter:
+        await drafter.propose(sequence, 2)
+        breaker.disable("it is away")
+        for _ in range(2):
+            assert await drafter.propose(sequence.extend([4]), 2) == Draft()
+        assert drafter.num_fallbacks == 1
+        breaker.succeed()
+        await drafter.propose(sequence, 2)
+        assert list(script.requests[1].context.tokens) == [*PROMPT, 4, 4]
+        assert drafter.num_fallbacks == 1
+
+
+async def test_every_loss_of_a_draft_that_worked_counts() -> None:
+    lost = error(grpc.StatusCode.UNAVAILABLE)
+    script = Script([lost, proposal(7), lost, lost, proposal(7), lost])
+    async with attached(script) as drafter:
+        for _ in range(6):
+            await drafter.propose(TokenSequence(PROMPT), 1)
+        assert drafter.num_fallbacks == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (grpc.StatusCode.OUT_OF_RANGE, "CONTEXT_TOO_LONG"),
+        (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_SAMPLING"),
+        (grpc.StatusCode.INVALID_ARGUMENT, "TOKEN_OUT_OF_RANGE"),
+    ],
+)
+async def test_a_request_that_is_refused_costs_other_sessions_nothing(code: grpc.StatusCode, reason: str) -> None:
+    script = Script([error(code, reason)])
+    breaker = Breaker(retry_s=1000.0)
+    async with attached(script, breaker=breaker) as drafter:
+        assert (await drafter.propose(TokenSequence(PROMPT), 2)).tokens == ()
+        assert not breaker.is_open
+        # This session need not ask again: its sequence only grows.
+        assert await drafter.propose(TokenSequence([*PROMPT, 4]), 2) == Draft()
+        assert len(script.requests) == 1
+
+
+async def test_a_late_draft_is_not_waited_for_and_dropped_by_its_id() -> None:
+    may_answer = asyncio.Event()
+
+    async def late(request: draft_pb2.ProposeRequest) -> Answer:
+        await may_answer.wait()
+        return proposal(7)
+
+    script = Script([late, proposal(8)])
+    breaker = Breaker(retry_s=0.0)
+    async with attached(script, breaker=breaker, timeout_s=0.2) as drafter:
+        draft = await drafter.propose(TokenSequence(PROMPT), 2)
+        assert (draft.tokens, draft.drafter) == ((), "remote")
+        assert draft.waited_s >= 0.2
+        assert breaker.reason == "no draft within 0.2 s"
+        may_answer.set()
+        drafter._timeout_s = PATIENCE_S
+        assert list((await drafter.propose(TokenSequence(PROMPT), 2)).tokens) == [8]
+        assert [request.request_id for request in script.requests] == [1, 2]
+        assert script.num_streams == 1
+
+
+async def test_a_stream_that_breaks_is_opened_again() -> None:
+    def break_off(request: draft_pb2.ProposeRequest) -> Answer:
+        raise ConnectionResetError
+
+    script = Script([proposal(7), break_off, proposal(8)])
+    async with attached(script) as drafter:
+        tokens = [list((await drafter.propose(TokenSequence(PROMPT), 2)).tokens) for _ in range(3)]
+    assert tokens == [[7], [], [8]]
+    assert script.num_streams == 2
+
+
+async def test_a_service_that_is_not_there() -> None:
+    breaker = Breaker(retry_s=1000.0)
+    async with grpc.aio.insecure_channel("127.0.0.1:1") as channel:
+        drafter = RemoteDrafter(
+            draft_pb2_grpc.DraftServiceStub(channel),
+            "the session",
+            SAMPLING,
+            Telemetry.off(),
+            breaker,
+            vocabulary_size=VOCABULARY_SIZE,
+            timeout_s=PATIENCE_S,
+            most_draft_tokens=lambda: 16,
+        )
+        assert (await drafter.propose(TokenSequence(PROMPT), 2)).tokens == ()
+        assert breaker.is_open
+        await drafter.close()
