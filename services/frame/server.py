@@ -66,7 +66,7 @@ class FrameServer:
         self.settings = settings
         self.telemetry = telemetry or Telemetry.off()
         # For the spans of cycles and messages.
-        self.cycle_telemetry = self.telemetry if settings.trace_detail == "cycle" else Telemetry.off()
+        self.cycle_telemetry = self.telemetry if settings.trace_detail == "cycle" else self.telemetry.of_requests()
         # Set when stopping begins: handlers of long streams end them between two messages.
         self.draining = asyncio.Event()
         # Set when the process is to end, whether asked to from outside or by `fail`.

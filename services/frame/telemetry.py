@@ -5,6 +5,7 @@
 | OTEL_TRACES_EXPORTER, OTEL_METRICS_EXPORTER | otlp, console or none, or several with commas |
 | OTEL_EXPORTER_OTLP_ENDPOINT (or _TRACES_, _METRICS_) | otlp where the exporter is not named |
 | OTEL_SDK_DISABLED=true | everything off |
+| OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT=true | prompts and generated text are on the request's span |
 | OTEL_BSP_*, OTEL_TRACES_SAMPLER, OTEL_RESOURCE_ATTRIBUTES, OTEL_SERVICE_NAME, ... | as the SDK reads them |
 
 The SDK and its exporters are imported only where they are asked for: they cost start-up time and threads.
@@ -14,9 +15,12 @@ The SDK and its exporters are imported only where they are asked for: they cost 
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -30,13 +34,19 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import MetricReader
     from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import SpanExporter
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+
+    from services.frame.recording import Recorder
 
 # A cycle makes about five spans, and the SDK's own 2,048 overflow within a second of a busy orchestrator.
 DEFAULT_SPAN_QUEUE = 65536
+# The SDK's own five seconds are long for somebody who waits at a page, and lost when a process is killed.
+DEFAULT_EXPORT_DELAY_MS = 1000
+# How long the end of a process may wait for a collector.
+SHUTDOWN_S = 5.0
 
-_SCOPE = "outrider"
+_logger = logging.getLogger(__name__)
+_CONTENT_VARIABLE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 _EXPORTERS = ("otlp", "console", "none")
 # https://www.w3.org/TR/trace-context/#traceparent-header: later versions may append fields, version ff is invalid.
 _TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
@@ -46,35 +56,54 @@ _KNOWN_FLAGS = 0x03
 
 
 class Telemetry:
-    """The tracer and the meter of one service, with what is needed to flush them.
+    """What records the spans of one service, and its meter, with what is needed to flush them.
 
-    No global provider is set, so that several services can live in one process, each under its own name. Hot paths
-    ask `is_tracing` before they gather attributes; without a provider spans and instruments do nothing.
+    No global provider is set, so that several services can live in one process, each under its own name. Without a
+    recorder spans do nothing, without a provider instruments do nothing.
     """
 
     def __init__(
-        self, tracer_provider: TracerProvider | None = None, meter_provider: MeterProvider | None = None
+        self,
+        recorder: Recorder | None = None,
+        meter_provider: MeterProvider | None = None,
+        *,
+        is_of_requests: bool = False,
+        is_content_told: bool = False,
     ) -> None:
-        self._tracer_provider = tracer_provider
+        """Make it.
+
+        `is_of_requests`: somebody else records the request, and its span is to have the events.
+        `is_content_told`: spans of requests may hold what users write and what they are answered.
+        """
+        self.recorder = recorder
         self._meter_provider = meter_provider
-        self.is_tracing = tracer_provider is not None
+        self.is_of_requests = is_of_requests
+        self.is_content_told = is_content_told
         self.is_metering = meter_provider is not None
-        tracers: trace.TracerProvider = tracer_provider or trace.NoOpTracerProvider()
         meters: metrics.MeterProvider = meter_provider or metrics.NoOpMeterProvider()
-        self.tracer: trace.Tracer = tracers.get_tracer(_SCOPE)
-        self.meter: metrics.Meter = meters.get_meter(_SCOPE)
+        self.meter: metrics.Meter = meters.get_meter("outrider")
 
     @classmethod
     def off(cls) -> Telemetry:
         """Return telemetry that records nothing."""
         return cls()
 
+    def of_requests(self) -> Telemetry:
+        """Return the telemetry of what happens within a request, where only requests are to have spans."""
+        return Telemetry(is_of_requests=self.recorder is not None)
+
     def shutdown(self) -> None:
-        """Send what is still queued and stop the exporters. Blocks, up to the exporters' own timeouts."""
-        if self._tracer_provider is not None:
-            self._tracer_provider.shutdown()
-        if self._meter_provider is not None:
-            self._meter_provider.shutdown()
+        """Send what is still queued and stop the exporters. A collector that is away is not waited for."""
+        parts = [part for part in (self.recorder, self._meter_provider) if part is not None]
+        closing = [threading.Thread(target=part.shutdown, daemon=True) for part in parts]
+        for thread in closing:
+            thread.start()
+        # The SDK's own limits add up to a minute.
+        deadline_s = time.monotonic() + SHUTDOWN_S
+        for thread in closing:
+            thread.join(max(0.0, deadline_s - time.monotonic()))
+        if any(thread.is_alive() for thread in closing):
+            _logger.warning("telemetry could not be sent within %g s, what is left of it is lost", SHUTDOWN_S)
 
 
 def configure_telemetry(service_name: str) -> Telemetry:
@@ -90,14 +119,17 @@ def configure_telemetry(service_name: str) -> Telemetry:
         return Telemetry.off()
     from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 
+    # A collector that is away is told of when an export is given up, not with every try.
+    logging.getLogger("opentelemetry.exporter").setLevel(logging.ERROR)
     name = os.environ.get("OTEL_SERVICE_NAME") or service_name
     resource = Resource.create({SERVICE_NAME: name})
     try:
-        tracer_provider = _tracer_provider(resource, span_exporters) if span_exporters else None
+        recorder = _recorder(resource, span_exporters) if span_exporters else None
         meter_provider = _meter_provider(resource, metric_exporters) if metric_exporters else None
     except ValueError as error:
         raise StartupError(f"an OTEL_ variable has a value that OpenTelemetry refuses: {error}") from error
-    return Telemetry(tracer_provider, meter_provider)
+    is_content_told = os.environ.get(_CONTENT_VARIABLE, "").strip().lower() in ("true", "span_only", "span_and_event")
+    return Telemetry(recorder, meter_provider, is_content_told=is_content_told)
 
 
 def observed(read: Callable[[], float]) -> Callable[[metrics.CallbackOptions], Iterable[metrics.Observation]]:
@@ -153,17 +185,22 @@ def _exporters(signal: str) -> list[str]:
     return [name for name in names if name != "none"]
 
 
-def _tracer_provider(resource: Resource, exporters: list[str]) -> TracerProvider:
-    from opentelemetry.sdk.environment_variables import OTEL_BSP_MAX_QUEUE_SIZE
-    from opentelemetry.sdk.trace import TracerProvider
+def _recorder(resource: Resource, exporters: list[str]) -> Recorder:
+    from services.frame.recording import Recorder
+
+    return Recorder(resource, [_batches(_span_exporter(name)) for name in exporters])
+
+
+def _batches(exporter: SpanExporter) -> BatchSpanProcessor:
+    from opentelemetry.sdk.environment_variables import OTEL_BSP_MAX_QUEUE_SIZE, OTEL_BSP_SCHEDULE_DELAY
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    # Left to the SDK where the variable is set.
-    queue_size = None if os.environ.get(OTEL_BSP_MAX_QUEUE_SIZE) else DEFAULT_SPAN_QUEUE
-    for name in exporters:
-        provider.add_span_processor(BatchSpanProcessor(_span_exporter(name), max_queue_size=queue_size))
-    return provider
+    # Left to the SDK where the variables are set.
+    return BatchSpanProcessor(
+        exporter,
+        max_queue_size=None if os.environ.get(OTEL_BSP_MAX_QUEUE_SIZE) else DEFAULT_SPAN_QUEUE,
+        schedule_delay_millis=None if os.environ.get(OTEL_BSP_SCHEDULE_DELAY) else DEFAULT_EXPORT_DELAY_MS,
+    )
 
 
 def _span_exporter(name: str) -> SpanExporter:

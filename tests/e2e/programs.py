@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from tests import environment as developers
 from tests.waiting import PATIENCE_S, eventually
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +26,7 @@ MODULES = {"target": "services.target", "draft": "services.draft", "orchestrator
 
 def environment(home: Path) -> dict[str, str]:
     """The environment of a program that keeps its files below `home`."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("OUTRIDER_", "OTEL_"))}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(developers.SETTINGS)}
     return (
         inherited
         | SETTINGS
@@ -94,11 +95,11 @@ class Serving:
 
 
 @contextmanager
-def serving(home: Path, *arguments: str) -> Iterator[Serving]:
+def serving(home: Path, *arguments: str, **variables: str) -> Iterator[Serving]:
     """`outrider serve` on a free port, from when it serves until the end of the block."""
     process = subprocess.Popen(
         command("serve", "--port", "0", "--exact", "off", *arguments),
-        env=environment(home),
+        env=environment(home) | variables,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -32,6 +32,16 @@ def test_a_system_of_its_own(pair: Pair, system: Serving, tmp_path: Path) -> Non
     assert "drafts accepted" in finished.stderr
 
 
+def test_a_draft_that_is_not_there(pair: Pair, system: Serving, tmp_path: Path) -> None:
+    """The text is the same, and one line says why it is slower."""
+    models = {"TARGET_MODEL_PATH": str(pair.target), "DRAFT_MODEL_PATH": "no/such.gguf"}
+    finished = run(tmp_path, "generate", "--exact", "off", *ASKED, **models)
+    assert finished.returncode == 0
+    assert finished.stdout == "def main(" + _json(tmp_path, system, *ASKED)["text"] + "\n"
+    assert finished.stderr.startswith("outrider: there is no draft model no/such.gguf: going on without one\n")
+    assert finished.stderr.count("no/such.gguf") == 1
+
+
 def test_json(system: Serving, tmp_path: Path) -> None:
     answer = _json(tmp_path, system, "--speculation", "3", "--seed", "7", *ASKED)
     assert answer["text"]
@@ -42,6 +52,9 @@ def test_json(system: Serving, tmp_path: Path) -> None:
     plain = _json(tmp_path, system, "--speculation", "off", *ASKED)
     assert plain["text"] == answer["text"]
     assert plain["speculation"]["num_draft_tokens"] == 0
+    assert [each["drafter"] for each in answer["speculation"]["drafters"]] == ["DRAFTER_REMOTE"]
+    looked_up = _json(tmp_path, system, "--drafter", "ngram", *ASKED)
+    assert looked_up["text"] == answer["text"]
 
 
 def test_a_pipe_gets_exactly_the_text(system: Serving, tmp_path: Path) -> None:

@@ -97,3 +97,19 @@ def test_a_variable_of_the_environment_that_does_not_exist(pair: Pair, tmp_path:
     flags = ("--model", str(pair.target), "--port", "0")
     finished = run(tmp_path, *flags, module="services.target", OUTRIDER_TARGET_THREAD="1")
     _check(finished, "OUTRIDER_TARGET_THREAD")
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "value"),
+    [
+        ("services.target", "TARGET_MODEL_PATH", "no/such.gguf"),
+        ("services.draft", "DRAFT_MODEL_PATH", "no/such.gguf"),
+        ("orchestrator", "SPECULATION_DEPTH", "deep"),
+        ("orchestrator", "ENABLE_SPECULATIVE", "maybe"),
+    ],
+)
+def test_names_of_other_engines_with_bad_values(tmp_path: Path, module: str, name: str, value: str) -> None:
+    """A service refuses the model that is not there, as it does by its own name."""
+    quiet = () if module == "orchestrator" else ("--log-level", "error")
+    finished = run(tmp_path, "--port", "0", *quiet, module=module, **{name: value})
+    _check(finished, f"python -m {module}: ", value)

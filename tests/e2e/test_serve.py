@@ -1,6 +1,7 @@
 """`outrider serve` through the deaths of its processes."""
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -112,10 +113,35 @@ def _lives(process: psutil.Process) -> bool:
         return False
 
 
-def test_plain_decoding_without_a_draft(pair: Pair, tmp_path: Path) -> None:
+REPEATED = "def main(a):\n    return a\n\n\n" * 2 + "def main(a"
+
+
+def test_lookup_and_plain_decoding_without_a_draft(pair: Pair, tmp_path: Path) -> None:
     with serving(tmp_path, "--target", str(pair.target)) as system:
         assert set(system.services()) == {"target", "orchestrator"}
-        finished = run(tmp_path, "generate", "--address", system.address, "--max-tokens", "8", "def main(")
-    assert finished.returncode == 0
-    assert "plain decoding, no draft" in finished.stderr
+        asked = ("generate", "--address", system.address, "--max-tokens", "32", REPEATED)
+        finished, plain = run(tmp_path, *asked), run(tmp_path, *asked, "--drafter", "none")
+    assert finished.returncode == plain.returncode == 0
+    assert "plain decoding, no draft" in plain.stderr
+    assert " by lookup, " in finished.stderr
+    assert finished.stdout == plain.stdout
     assert os.linesep in finished.stdout
+
+
+def test_names_of_other_engines(pair: Pair, tmp_path: Path) -> None:
+    """A draft that nobody asks is not even loaded."""
+    models = {"TARGET_MODEL_PATH": str(pair.target), "DRAFT_MODEL_PATH": str(pair.draft)}
+    with serving(tmp_path, **models, SPECULATION_DEPTH="2") as system:
+        assert set(system.services()) == set(MODULES)
+        status = json.loads(run(tmp_path, "status", "--address", system.address, "--json").stdout)
+        assert status["target"]["model"]["name"] == "tiny-target"
+        asked = ("generate", "--address", system.address, "--json", "--max-tokens", "32", "def main(")
+        drafted = json.loads(run(tmp_path, *asked).stdout)
+    assert len(drafted["speculation"]["num_accepted_per_position"]) <= 2
+    with serving(tmp_path, **models, ENABLE_SPECULATIVE="false") as system:
+        assert set(system.services()) == {"target", "orchestrator"}
+        plain = json.loads(run(tmp_path, *asked[:2], system.address, *asked[3:]).stdout)
+        status = json.loads(run(tmp_path, "status", "--address", system.address, "--json").stdout)
+    assert status["drafter"] == "DRAFTER_NONE"
+    assert plain["speculation"]["num_drafts"] == 0
+    assert plain["text"] == drafted["text"]

@@ -1,5 +1,6 @@
 """The tiny pair, and a whole system on it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -9,7 +10,16 @@ import pytest
 
 from models.tiny import write_tiny_pair
 from services.frame.server import FrameServer
-from tests.integration.services import Client, Gate, client_of, draft_server, orchestrator_server, target_server
+from tests.integration.services import (
+    Client,
+    Gate,
+    client_of,
+    draft_server,
+    orchestrator_server,
+    target_server,
+    until_idle,
+)
+from tests.waiting import PATIENCE_S
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,14 @@ class System:
     target_gate: Gate
     draft_gate: Gate
 
+    async def until_idle(self) -> None:
+        """Return once nothing is left of any request, whatever became of its caller."""
+        for server in (self.target, self.draft):
+            await until_idle(server)
+        async with asyncio.timeout(PATIENCE_S):
+            while (await self.client.status()).num_active:
+                await asyncio.sleep(0.005)
+
 
 @pytest.fixture
 async def system(pair: Pair) -> AsyncIterator[System]:
@@ -54,4 +72,6 @@ async def system(pair: Pair) -> AsyncIterator[System]:
         orchestrator = await stack.enter_async_context(orchestrator_server(target.address, draft.address))
         client = await stack.enter_async_context(client_of(orchestrator))
         await client.until_draft(is_available=True)
-        yield System(target, draft, orchestrator, client, *gates)
+        system = System(target, draft, orchestrator, client, *gates)
+        yield system
+        await system.until_idle()

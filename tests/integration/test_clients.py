@@ -18,6 +18,7 @@ from outrider.v1 import common_pb2, model_pb2, model_pb2_grpc, target_pb2, targe
 from services.engine.engine import Engine
 from services.frame.channel import ClientTls, open_channel
 from services.frame.digest import TokenSequence
+from services.frame.duplex import MAX_UNSENT_ANSWERS
 from services.frame.errors import error_from_rpc, error_from_status
 from services.frame.exchange import Exchange
 from services.frame.run import _serve
@@ -35,6 +36,7 @@ from tests.integration.services import (
     fixed,
     orchestrator_server,
     target_server,
+    until_idle,
 )
 from tests.unit.frame.test_tls import Files, write_files
 from tests.waiting import PATIENCE_S, soon
@@ -88,6 +90,8 @@ async def serving(pair: Pair, **settings: Any) -> AsyncIterator[Target]:
             yield Target(server, gate, channel)
         finally:
             gate.open()
+            # Whatever a test's clients did, nothing of it is left.
+            await until_idle(server)
 
 
 @pytest.fixture
@@ -215,7 +219,7 @@ async def test_a_client_that_vanishes_in_the_middle(pair: Pair, carrier: str, wa
             with pytest.raises((asyncio.CancelledError, grpc.aio.AioRpcError)):
                 await asked
         # The server has heard of it, too.
-        await soon(lambda: target.engine._num_unanswered == 0)
+        await soon(lambda: target.engine.num_unanswered == 0)
         target.gate.open()
         await soon(lambda: target.engine.num_active == 0)
         assert target.gate.num_decodes == 1
@@ -233,7 +237,7 @@ async def test_the_deadline_of_a_call_passes_in_the_queue(pair: Pair) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as failed:
             await target.stub.VerifyBatch(request(1, "b"), timeout=0.05)
         assert failed.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        await soon(lambda: target.engine._num_unanswered == 1)
+        await soon(lambda: target.engine.num_unanswered == 1)
         target.gate.open()
         assert (await under_way).HasField("result")
         assert target.gate.num_decodes == 1
@@ -246,7 +250,7 @@ async def test_a_client_that_obeys_a_full_queue_is_served_in_the_end(pair: Pair)
         under_way = asyncio.create_task(target.verify(1, "a"))
         await target.gate.reached()
         waiting = asyncio.create_task(target.verify(1, "b"))
-        await soon(lambda: target.engine._num_unanswered == 2)
+        await soon(lambda: target.engine.num_unanswered == 2)
         stream = target.stub.VerifyStream()
         await stream.write(target_pb2.VerifyStreamRequest(verify=request(1, "c")))
         error = error_from_status((await stream.read()).response.error)
@@ -300,6 +304,22 @@ async def test_a_stream_that_never_reads_is_not_read_for_ever(
     await writing
     assert num_asked == num_requests
     stream.cancel()
+
+
+async def test_a_stream_that_never_reads_and_vanishes_leaves_nothing(target: Target, other: Other) -> None:
+    """Neither its requests nor the answers that it left unread keep anything busy, and its session can go on."""
+    async with grpc.aio.insecure_channel(target.server.address) as channel:
+        stream: Any = target_pb2_grpc.TargetServiceStub(channel).VerifyStream()
+        target.gate.hold_after(0)
+        for request_id in range(1, 4 * MAX_UNSENT_ANSWERS):
+            await stream.write(target_pb2.VerifyStreamRequest(verify=request(request_id, "deaf")))
+        await target.gate.reached()
+    # Its channel is closed with everything still unread.
+    await soon(lambda: target.engine.num_unanswered == 0)
+    target.gate.open()
+    await until_idle(target.server)
+    assert (await target.verify(1000, "deaf")).HasField("result")
+    await other.ask()
 
 
 async def test_a_thousand_sessions_and_eight_slots(pair: Pair) -> None:

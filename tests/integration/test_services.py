@@ -12,7 +12,7 @@ from outrider.v1 import common_pb2, model_pb2, model_pb2_grpc, target_pb2, targe
 from services.engine.sampling import SAMPLER_VERSION
 from services.frame.server import FrameServer
 from tests.integration.conftest import Pair, System
-from tests.integration.services import target_server
+from tests.integration.services import model_of, target_server
 
 pytestmark = pytest.mark.integration
 
@@ -27,11 +27,6 @@ async def _health(server: FrameServer, service: str) -> int:
     async with grpc.aio.insecure_channel(server.address) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         return int((await stub.Check(health_pb2.HealthCheckRequest(service=service))).status)
-
-
-async def _model(server: FrameServer) -> common_pb2.ModelInfo:
-    async with grpc.aio.insecure_channel(server.address) as channel:
-        return (await model_pb2_grpc.ModelServiceStub(channel).GetModel(model_pb2.GetModelRequest())).model
 
 
 async def _table(server: FrameServer, max_entries: int = 0) -> list[model_pb2.GetTokenTableResponse]:
@@ -74,7 +69,7 @@ async def test_reflection(system: System, name: str) -> None:
 
 
 async def test_what_is_served(system: System) -> None:
-    target, draft = await _model(system.target), await _model(system.draft)
+    target, draft = await model_of(system.target), await model_of(system.draft)
     assert (target.name, draft.name) == ("tiny-target", "tiny-draft")
     assert target.num_parameters > draft.num_parameters
     for model in (target, draft):
@@ -98,11 +93,11 @@ async def test_what_is_served(system: System) -> None:
 
 
 async def test_equal_numerics_have_equal_fingerprints(system: System, pair: Pair) -> None:
-    expected = (await _model(system.target)).numerics_fingerprint
+    expected = (await model_of(system.target)).numerics_fingerprint
     async with target_server(pair.target) as same:
-        assert (await _model(same)).numerics_fingerprint == expected
+        assert (await model_of(same)).numerics_fingerprint == expected
     async with target_server(pair.target, threads=2) as other:
-        assert (await _model(other)).numerics_fingerprint != expected
+        assert (await model_of(other)).numerics_fingerprint != expected
 
 
 @pytest.mark.parametrize(("max_entries", "sizes"), [(0, [512]), (200, [200, 200, 112]), (512, [512]), (10**6, [512])])
@@ -111,7 +106,7 @@ async def test_the_token_table_comes_in_parts(system: System, max_entries: int, 
     assert [len(part.entries) for part in parts] == sizes
     assert [part.first_token for part in parts] == [sum(sizes[:index]) for index in range(len(sizes))]
     assert {part.vocabulary_size for part in parts} == {512}
-    fingerprint = (await _model(system.target)).tokenizer_fingerprint
+    fingerprint = (await model_of(system.target)).tokenizer_fingerprint
     assert {part.tokenizer_fingerprint for part in parts} == {fingerprint}
 
 

@@ -1,17 +1,23 @@
 """Models that cannot be served, and peers that are not what they should be: one sentence that says so."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import grpc
 import pytest
 
+from services.engine.model import Model
+from services.engine.model_service import Served
+from services.engine.runtime import Runtime
 from services.frame.server import FrameServer
 from services.frame.startup import StartupError
+from services.target.application import TargetApplication
+from services.target.settings import TargetSettings
 from tests.integration.conftest import Pair
-from tests.integration.services import client_of, draft_server, orchestrator_server, target_server
-from tests.waiting import PATIENCE_S
+from tests.integration.services import ENGINE_SETTINGS, client_of, draft_server, orchestrator_server, target_server
+from tests.waiting import PATIENCE_S, soon
 
 pytestmark = pytest.mark.integration
 
@@ -57,6 +63,49 @@ async def test_caches_that_do_not_fit(pair: Pair) -> None:
     with pytest.raises(StartupError, match=r"256 slots of 1048576 tokens at 512 bytes a token need \d+ MiB"):
         async with target_server(pair.target, slots=256, context=1 << 20):
             pass
+
+
+class SlowTarget(TargetApplication):
+    """A target that takes its time once the weights are there, as a probe of exactness does."""
+
+    is_loading = threading.Event()
+    may_go_on = threading.Event()
+    is_stopping = False
+
+    def make_runtime(self, served: Served) -> Runtime:
+        self.is_loading.set()
+        assert self.may_go_on.wait(PATIENCE_S)
+        # Whoever freed the weights meanwhile ends the process here.
+        return super().make_runtime(served)
+
+    async def stop(self) -> None:
+        self.is_stopping = True
+        await super().stop()
+
+
+async def test_a_service_that_is_asked_to_end_while_it_loads(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    freed: list[Model] = []
+
+    def free(model: Model) -> None:
+        freed.append(model)
+
+    monkeypatch.setattr(Model, "close", free)
+    settings = TargetSettings(**{"model": pair.target, "port": 0, "exact": "off", **ENGINE_SETTINGS})
+    application = SlowTarget(settings)
+    server = FrameServer(settings, application)
+    starting = asyncio.create_task(server.start())
+    await soon(application.is_loading.is_set)
+    starting.cancel()
+    await asyncio.wait({starting})
+    stopping = asyncio.create_task(server.stop(0))
+    await soon(lambda: application.is_stopping)
+    assert not freed
+    application.may_go_on.set()
+    async with asyncio.timeout(PATIENCE_S):
+        await stopping
+    assert freed == [application.model]
+    assert application.engine is not None
+    assert not application.engine._thread.is_alive()
 
 
 @pytest.fixture

@@ -1,23 +1,23 @@
-"""One trace for one request, across three services."""
+"""One trace for one request, across a client and three services, as a collector receives it over OTLP."""
 
 import asyncio
+import json
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import grpc
 import pytest
-from opentelemetry.sdk.resources import SERVICE_NAME, Resource
-from opentelemetry.sdk.trace import Event, ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.propagate import inject
+from opentelemetry.trace import SpanKind
 
-from outrider.v1 import common_pb2, draft_pb2, draft_pb2_grpc
+from outrider.v1 import common_pb2, draft_pb2, draft_pb2_grpc, target_pb2, target_pb2_grpc
 from services.frame.server import FrameServer
-from services.frame.telemetry import Telemetry
+from services.frame.spans import child_span
+from services.frame.telemetry import Telemetry, configure_telemetry
+from tests.collector import CollectedSpan, Collector, collecting
 from tests.integration.conftest import Pair
 from tests.integration.services import (
     OFF,
@@ -30,135 +30,136 @@ from tests.integration.services import (
     orchestrator_server,
     target_server,
 )
-from tests.waiting import soon
+from tests.waiting import PATIENCE_S, soon
 
 pytestmark = pytest.mark.integration
+
+REQUEST = "text_completion tiny-target"
+ORCHESTRATOR, TARGET, DRAFT, CLIENT = "outrider-orchestrator", "outrider-target", "outrider-draft", "a client"
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331"
+
+
+T = TypeVar("T")
 
 
 @dataclass
 class Traced:
-    """Three services whose spans end up in one place."""
+    """Three services whose spans end up in one collector, and a client that can have spans of its own."""
 
     client: Client
+    target: FrameServer
     draft: FrameServer
     target_gate: Gate
     draft_gate: Gate
-    exporter: InMemorySpanExporter
+    collector: Collector
+    telemetry: Callable[[str], Telemetry]
 
-    def spans(self, name: str) -> list[ReadableSpan]:
-        """The finished spans of a name, in the order in which they began."""
-        spans = [span for span in self.exporter.get_finished_spans() if span.name == name]
-        return sorted(spans, key=lambda span: span.start_time or 0)
+    @property
+    def spans(self) -> list[CollectedSpan]:
+        return self.collector.spans
 
-    async def finished(self, num_roots: int = 1) -> None:
-        """Return once so many requests have ended for the services too."""
-        await soon(lambda: len(self.spans("generate")) == num_roots)
-        await soon(lambda: len(self.spans("verify")) == len(self.spans("target.verify")))
+    def named(self, name: str) -> list[CollectedSpan]:
+        """The spans of a name, in the order in which they began."""
+        return self.collector.named(name)
+
+    async def finished(self, num_requests: int = 1) -> None:
+        """Return once so many requests, and the messages that they sent, have been received."""
+        await soon(lambda: len(self.named(REQUEST)) == num_requests)
+        answered = [*self.named("verify"), *(span for span in self.named("propose") if not is_lost(span))]
+        await soon(lambda: {span.span_id for span in answered} <= {span.parent_id for span in self.spans})
+
+    @contextmanager
+    def asking(self) -> Iterator[list[tuple[str, str]]]:
+        """A span of the client's. Gives the metadata with which it asks."""
+        with child_span(self.telemetry(CLIENT), "ask", SpanKind.CLIENT):
+            carrier: dict[str, str] = {}
+            inject(carrier)
+            yield list(carrier.items())
+
+
+@pytest.fixture
+def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
+    """A collector that the environment names."""
+    with collecting() as collector:
+        collector.open.set()
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
+        monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")
+        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "5")
+        yield collector
 
 
 @pytest.fixture(params=["cycle"])
-async def traced(pair: Pair, request: pytest.FixtureRequest) -> AsyncIterator[Traced]:
-    detail = request.param
-    exporter = InMemorySpanExporter()
-
-    def telemetry(service: str) -> Telemetry:
-        provider = TracerProvider(resource=Resource({SERVICE_NAME: service}), shutdown_on_exit=False)
-        provider.add_span_processor(SimpleSpanProcessor(exporter))
-        return Telemetry(provider)
-
+async def traced(pair: Pair, collector: Collector, request: pytest.FixtureRequest) -> AsyncIterator[Traced]:
+    """`param` is how much detail the orchestrator traces; the services would trace every message."""
     gates = Gate(), Gate()
     async with AsyncExitStack() as stack:
-        target = await stack.enter_async_context(
-            target_server(pair.target, gates[0], telemetry("target"), trace_detail=detail)
-        )
-        draft = await stack.enter_async_context(
-            draft_server(pair.draft, gates[1], telemetry("draft"), trace_detail=detail)
-        )
+
+        def telemetry(service: str) -> Telemetry:
+            telemetry = configure_telemetry(service)
+            stack.callback(telemetry.shutdown)
+            return telemetry
+
+        target = await stack.enter_async_context(target_server(pair.target, gates[0], telemetry(TARGET)))
+        draft = await stack.enter_async_context(draft_server(pair.draft, gates[1], telemetry(DRAFT)))
         server = await stack.enter_async_context(
-            orchestrator_server(target.address, draft.address, telemetry("orchestrator"), trace_detail=detail)
+            orchestrator_server(target.address, draft.address, telemetry(ORCHESTRATOR), trace_detail=request.param)
         )
         client = await stack.enter_async_context(client_of(server))
         await client.until_draft(is_available=True)
-        yield Traced(client, draft, *gates, exporter)
+        yield Traced(client, target, draft, *gates, collector, telemetry)
 
 
-def span_id(span: ReadableSpan) -> int:
-    context = span.get_span_context()
-    assert context is not None
-    return context.span_id
+def is_lost(proposal: CollectedSpan) -> bool:
+    """Whether it may never have reached the draft."""
+    return "outrider.fallback" in proposal.event_names
 
 
-def parent_id(span: ReadableSpan) -> int | None:
-    return span.parent.span_id if span.parent else None
+def only(found: Sequence[T]) -> T:
+    (one,) = found
+    return one
 
 
-def service(span: ReadableSpan) -> object:
-    return span.resource.attributes[SERVICE_NAME]
-
-
-def trace_id(span: ReadableSpan) -> int:
-    context = span.get_span_context()
-    assert context is not None
-    return context.trace_id
-
-
-def attributes(of: ReadableSpan | Event) -> dict[str, Any]:
-    return dict(of.attributes or {})
-
-
-def events(span: ReadableSpan) -> list[str]:
-    return [event.name for event in span.events]
-
-
-@pytest.mark.parametrize("traced", ["request"], indirect=True)
-async def test_requests_alone_are_traced_where_that_is_enough(traced: Traced) -> None:
-    await traced.client.generate(speculation=fixed(3))
-    await traced.finished()
-    assert [span.name for span in traced.exporter.get_finished_spans()] == ["generate"]
-
-
-async def test_one_request_is_one_trace(traced: Traced) -> None:
-    generated = await traced.client.generate(speculation=fixed(3))
+async def test_one_request_is_one_tree(traced: Traced) -> None:
+    with traced.asking() as metadata:
+        generated = await traced.client.generate(metadata=metadata, speculation=fixed(3))
     await traced.finished()
     num_cycles, num_drafts = generated.counts.num_cycles, generated.counts.num_drafts
-    spans = traced.exporter.get_finished_spans()
-    assert Counter(span.name for span in spans) == {
-        "generate": 1,
-        "cycle": num_cycles,
-        "verify": num_cycles,
-        "target.verify": num_cycles,
-        "propose": num_drafts,
-        "draft.propose": num_drafts,
-    }
-    assert {f"{trace_id(span):032x}" for span in spans} == {generated.summary.trace_id}
-
-
-async def test_every_span_has_the_right_parent_service_and_kind(traced: Traced) -> None:
-    await traced.client.generate(speculation=fixed(3))
-    await traced.finished()
-    (root,) = traced.spans("generate")
-    assert (parent_id(root), service(root), root.kind) == (None, "orchestrator", SpanKind.SERVER)
-    by_id = {span_id(span): span for span in traced.exporter.get_finished_spans()}
-    for name, parent, where, kind in (
-        ("cycle", "generate", "orchestrator", SpanKind.INTERNAL),
-        ("verify", "cycle", "orchestrator", SpanKind.CLIENT),
-        ("propose", "cycle", "orchestrator", SpanKind.CLIENT),
-        ("target.verify", "verify", "target", SpanKind.SERVER),
-        ("draft.propose", "propose", "draft", SpanKind.SERVER),
-    ):
-        spans = traced.spans(name)
-        parents = [by_id[parent_id(span) or 0] for span in spans]
-        assert {(each.name, service(span), span.kind) for each, span in zip(parents, spans, strict=True)} == {
-            (parent, where, kind)
-        }
-        if parent != "generate":
-            assert len({span_id(each) for each in parents}) == len(spans), "each has a parent of its own"
+    tree = (
+        # name, parent, service, kind, how many
+        ("ask", None, CLIENT, "CLIENT", 1),
+        (REQUEST, "ask", ORCHESTRATOR, "SERVER", 1),
+        ("cycle", REQUEST, ORCHESTRATOR, "INTERNAL", num_cycles),
+        ("verify", "cycle", ORCHESTRATOR, "CLIENT", num_cycles),
+        ("target.verify", "verify", TARGET, "SERVER", num_cycles),
+        ("propose", "cycle", ORCHESTRATOR, "CLIENT", num_drafts),
+        ("draft.propose", "propose", DRAFT, "SERVER", num_drafts),
+    )
+    await soon(lambda: traced.named("ask"))
+    assert Counter(span.name for span in traced.spans) == {name: count for name, *_, count in tree}
+    assert {span.trace_id for span in traced.spans} == {generated.summary.trace_id}
+    by_id = {span.span_id: span for span in traced.spans}
+    assert len(by_id) == len(traced.spans)
+    for name, parent, service, kind, count in tree:
+        spans = traced.named(name)
+        assert {(span.service, span.kind) for span in spans} == {(service, kind)}
+        assert not any(span.is_error for span in spans)
+        if parent is None:
+            assert [span.parent_id for span in spans] == [""]
+            continue
+        parents = [by_id[span.parent_id] for span in spans]
+        assert {each.name for each in parents} == {parent}
+        # All of one clock: they run within their parents.
+        assert all(
+            each.started_ns <= span.started_ns <= span.ended_ns <= each.ended_ns
+            for each, span in zip(parents, spans, strict=True)
+        )
+        assert len({each.span_id for each in parents}) == (1 if parent == REQUEST else count)
 
 
 async def test_a_cycle_tells_what_it_did(traced: Traced) -> None:
     generated = await traced.client.generate(speculation=fixed(3))
     await traced.finished()
-    told = [attributes(span) for span in traced.spans("cycle")]
+    told = [span.attributes for span in traced.named("cycle")]
     assert [each["outrider.cycle.index"] for each in told] == list(range(generated.counts.num_cycles))
     assert sum(each["outrider.cycle.num_draft_tokens"] for each in told) == generated.counts.num_draft_tokens
     assert sum(each["outrider.cycle.num_accepted"] for each in told) == generated.counts.num_accepted_tokens
@@ -168,64 +169,108 @@ async def test_a_cycle_tells_what_it_did(traced: Traced) -> None:
 
 
 async def test_the_root_tells_of_the_request(traced: Traced) -> None:
-    generated = await traced.client.generate(temperature=0.5, speculation=fixed(3))
+    generated = await traced.client.generate(temperature=0.5, speculation=fixed(3), stop=["no such text"])
     await traced.finished()
-    told = attributes(traced.spans("generate")[0])
-    usage = generated.summary.usage
-    assert told == told | {
+    usage, counts = generated.summary.usage, generated.counts
+    told = dict(only(traced.named(REQUEST)).attributes)
+    assert told.pop("outrider.first_token_ms") == generated.summary.timings.first_token_ms
+    assert told == {
+        "gen_ai.operation.name": "text_completion",
+        "gen_ai.provider.name": "outrider",
         "gen_ai.request.model": "tiny-target",
         "gen_ai.request.max_tokens": 48,
         "gen_ai.request.temperature": 0.5,
+        "gen_ai.request.stop_sequences": ["no such text"],
         "gen_ai.usage.input_tokens": usage.num_prompt_tokens,
         "gen_ai.usage.output_tokens": usage.num_generated_tokens,
-        "gen_ai.response.finish_reasons": ("length",),
-        "outrider.num_draft_tokens": generated.counts.num_draft_tokens,
-        "outrider.num_accepted_tokens": generated.counts.num_accepted_tokens,
+        "gen_ai.response.finish_reasons": ["length"],
+        "outrider.exact": False,
+        "outrider.seed": "5",
+        "outrider.num_cycles": counts.num_cycles,
+        "outrider.num_draft_tokens": counts.num_draft_tokens,
+        "outrider.num_accepted_tokens": counts.num_accepted_tokens,
+        "outrider.num_fallbacks": 0,
+        "outrider.num_resyncs": 0,
     }
 
 
 async def test_servers_tell_of_the_queue_and_the_decode(traced: Traced) -> None:
     await traced.client.generate(speculation=fixed(3))
     await traced.finished()
-    for span in (*traced.spans("target.verify"), *traced.spans("draft.propose")):
-        assert events(span) == ["outrider.queued", "outrider.decode", "outrider.computed"]
-        times = [event.timestamp or 0 for event in span.events]
-        assert times == sorted(times)
-        decode = attributes(span.events[1])
-        assert decode["outrider.num_decodes"] >= 1
-        assert decode["outrider.batch_rows"] >= 1
+    for span in (*traced.named("target.verify"), *traced.named("draft.propose")):
+        assert span.event_names == ["outrider.queued", "outrider.decode", "outrider.computed"]
+        queued, decode, computed = span.events
         # Microseconds may be lost between two clocks.
-        assert 0 < decode["outrider.decode_ms"] <= (times[2] - times[1]) / 1e6 + 0.1
+        times = [span.started_ns - 100_000, queued.time_ns, decode.time_ns, computed.time_ns, span.ended_ns + 100_000]
+        assert times == sorted(times)
+        assert 0 <= decode.attributes["outrider.queued_ms"] <= (decode.time_ns - queued.time_ns) / 1e6 + 0.1
+        assert decode.attributes["outrider.num_decodes"] >= 1
+        assert decode.attributes["outrider.batch_rows"] >= 1
+        assert 0 < decode.attributes["outrider.decode_ms"] <= (computed.time_ns - decode.time_ns) / 1e6 + 0.1
 
 
-async def test_a_client_may_bring_a_trace_of_its_own(traced: Traced) -> None:
-    traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    call = traced.client.stub.Generate(generate_request(max_tokens=4), metadata=(("traceparent", traceparent),))
-    messages = [message async for message in call]
+async def test_many_requests_at_once_lose_no_span(traced: Traced) -> None:
+    prompts = [f"def f{number}(" for number in range(8)]
+    answers = await asyncio.gather(*(traced.client.generate(prompt, speculation=fixed(3)) for prompt in prompts))
+    await traced.finished(num_requests=8)
+    assert len({answer.summary.trace_id for answer in answers}) == 8
+    for answer in answers:
+        spans = [span for span in traced.spans if span.trace_id == answer.summary.trace_id]
+        num_named = Counter(span.name for span in spans)
+        assert num_named["cycle"] == num_named["verify"] == answer.counts.num_cycles
+        # There are more sessions than slots: some messages are asked again.
+        assert num_named["target.verify"] >= answer.counts.num_cycles
+        assert num_named["draft.propose"] >= num_named["propose"] >= answer.counts.num_drafts > 0
+
+
+async def test_plain_decoding_is_cycles_without_proposals(traced: Traced) -> None:
+    generated = await traced.client.generate(max_tokens=8, speculation=OFF)
     await traced.finished()
-    assert messages[-1].summary.trace_id == "0af7651916cd43dd8448eb211c80319c"
-    (root,) = traced.spans("generate")
-    assert parent_id(root) == 0xB7AD6B7169203331
-    trace_ids = {trace_id(span) for span in traced.exporter.get_finished_spans()}
-    assert trace_ids == {0x0AF7651916CD43DD8448EB211C80319C}
+    assert not traced.named("propose")
+    told = [span.attributes for span in traced.named("cycle")]
+    assert len(told) == generated.counts.num_cycles == 8
+    assert {each["outrider.cycle.drafter"] for each in told} == {"none"}
 
 
-async def test_requests_have_traces_of_their_own(traced: Traced) -> None:
-    answers = [await traced.client.generate(max_tokens=8, speculation=each) for each in (OFF, fixed(3))]
-    await traced.finished(num_roots=2)
-    first, second = (answer.summary.trace_id for answer in answers)
-    assert first != second
-    by_trace = {f"{trace_id(root):032x}": trace_id(root) for root in traced.spans("generate")}
-    assert set(by_trace) == {first, second}
-    proposals = {trace_id(span) for span in traced.spans("propose")}
-    assert proposals == {by_trace[second]}
-    assert {attributes(span)["outrider.cycle.drafter"] for span in traced.spans("cycle")} == {
-        "none",
-        "remote",
-    }
+@pytest.mark.parametrize("traced", ["request"], indirect=True)
+async def test_requests_alone_are_traced_where_that_is_enough(traced: Traced) -> None:
+    with traced.asking() as metadata:
+        generated = await traced.client.generate(metadata=metadata, speculation=fixed(3))
+    await soon(lambda: traced.named("ask"))
+    await traced.finished()
+    assert Counter(span.name for span in traced.spans) == {"ask": 1, REQUEST: 1}
+    assert only(traced.named(REQUEST)).attributes["outrider.num_cycles"] == generated.counts.num_cycles
 
 
-async def test_the_loss_of_the_draft_is_in_the_trace(traced: Traced) -> None:
+async def test_a_client_that_does_not_record_is_followed(traced: Traced) -> None:
+    generated = await traced.client.generate(metadata=[("traceparent", f"{TRACEPARENT}-00")], speculation=fixed(3))
+    assert generated.summary.trace_id in TRACEPARENT
+    # What comes after it is there, and nothing else.
+    again = await traced.client.generate(max_tokens=4, metadata=[("traceparent", f"{TRACEPARENT}-01")], speculation=OFF)
+    await traced.finished()
+    assert len(traced.named("target.verify")) == again.counts.num_cycles
+    assert not traced.named("draft.propose")
+
+
+async def test_unary_calls_are_traced_like_messages_of_a_stream(traced: Traced) -> None:
+    context = common_pb2.Context(session_id="unary", tokens=[0, 1], traceparent=f"{TRACEPARENT}-01")
+    async with (
+        grpc.aio.insecure_channel(traced.target.address) as target,
+        grpc.aio.insecure_channel(traced.draft.address) as draft,
+    ):
+        await draft_pb2_grpc.DraftServiceStub(draft).Propose(
+            draft_pb2.ProposeRequest(request_id=1, context=context, num_draft_tokens=2)
+        )
+        await target_pb2_grpc.TargetServiceStub(target).VerifyBatch(
+            target_pb2.VerifyBatchRequest(request_id=1, context=context)
+        )
+    await soon(lambda: len(traced.spans) == 2)
+    told = {(span.name, f"00-{span.trace_id}-{span.parent_id}") for span in traced.spans}
+    assert told == {("draft.propose", TRACEPARENT), ("target.verify", TRACEPARENT)}
+
+
+async def _lose_the_draft(traced: Traced) -> None:
+    """Generate, and take the draft away in the middle."""
     traced.draft_gate.hold_after(10)
     task = asyncio.create_task(traced.client.generate(speculation=fixed(4)))
     await traced.draft_gate.reached()
@@ -234,18 +279,51 @@ async def test_the_loss_of_the_draft_is_in_the_trace(traced: Traced) -> None:
     traced.draft_gate.open()
     await stopping
     generated = await task
+    assert generated.counts.num_fallbacks == 1
+
+
+async def test_the_loss_of_the_draft_is_in_the_trace(traced: Traced) -> None:
+    await _lose_the_draft(traced)
     await traced.finished()
-    num_drafts = generated.counts.num_drafts
-    proposals = traced.spans("propose")
-    assert [events(span) for span in proposals[:num_drafts]] == [["outrider.attach"], *[[]] * (num_drafts - 1)]
-    # What follows are the one that was lost, and tries whether the draft is back. If the loss was found out otherwise,
-    # the cycle tells.
-    assert {tuple(events(span)) for span in proposals[num_drafts:]} <= {("outrider.fallback",)}
-    told = [span for span in (*proposals, *traced.spans("cycle")) if "outrider.fallback" in events(span)]
-    assert told
-    for span in told:
-        assert attributes(span.events[0])["outrider.reason"]
-    assert len(traced.spans("cycle")) == generated.counts.num_cycles
+    proposals = traced.named("propose")
+    assert proposals[0].event_names == ["outrider.attach"]
+    # The proposal that was lost tells. If the loss was found out otherwise, the cycle does.
+    lost = [span for span in (*proposals, *traced.named("cycle")) if "outrider.fallback" in span.event_names]
+    assert lost
+    assert all(span.events[0].attributes["outrider.reason"] for span in lost)
+    last = traced.named("cycle")[-1]
+    assert last.attributes["outrider.cycle.drafter"] != "remote"
+    assert only(traced.named(REQUEST)).attributes["outrider.num_fallbacks"] == 1
+
+
+@pytest.mark.parametrize("traced", ["request"], indirect=True)
+async def test_the_loss_of_the_draft_is_in_the_trace_of_requests_alone(traced: Traced) -> None:
+    await _lose_the_draft(traced)
+    await traced.finished()
+    request = only(traced.spans)
+    assert request.event_names[:2] == ["outrider.attach", "outrider.fallback"]
+    assert request.events[1].attributes["outrider.reason"]
+
+
+async def test_the_draft_that_comes_back_is_in_the_trace(traced: Traced, pair: Pair) -> None:
+    gate = traced.target_gate
+    gate.hold_after(5)
+    task = asyncio.create_task(traced.client.generate(speculation=fixed(4)))
+    await gate.reached()
+    await traced.draft.stop(0)
+    await traced.client.until_draft(is_available=False)
+    gate.open()
+    gate.hold_after(5)  # a few cycles without a draft
+    await gate.reached()
+    async with draft_server(pair.draft, telemetry=traced.telemetry(DRAFT), port=traced.draft.port):
+        await traced.client.until_draft(is_available=True)
+        gate.open()
+        generated = await task
+    await traced.finished()
+    assert generated.counts.num_fallbacks == 1
+    found = [event for span in (*traced.named("cycle"), *traced.named("propose")) for event in span.events]
+    told = [event.name for event in sorted(found, key=lambda event: event.time_ns) if event.name != "outrider.resync"]
+    assert told == ["outrider.attach", "outrider.fallback", "outrider.attach"]
 
 
 async def test_a_replay_is_in_the_trace(traced: Traced) -> None:
@@ -262,21 +340,65 @@ async def test_a_replay_is_in_the_trace(traced: Traced) -> None:
     generated = await task
     await traced.finished()
     assert generated.counts.num_resyncs == 1
-    replayed = [span for span in traced.spans("propose") if "outrider.resync" in events(span)]
-    assert [(events(span), attributes(span.events[0])) for span in replayed] == [
-        (["outrider.resync"], {"outrider.held_length": 0})
-    ]
+    replayed = only([span for span in traced.named("propose") if "outrider.resync" in span.event_names])
+    assert only(replayed.events).attributes == {"outrider.held_length": 0}
+
+    def answers() -> list[CollectedSpan]:
+        return [span for span in traced.named("draft.propose") if span.parent_id == replayed.span_id]
+
     # Both messages, the one that missed and the replay, are its children.
-    children = [span for span in traced.spans("draft.propose") if parent_id(span) == span_id(replayed[0])]
-    assert len(children) == 2
+    await soon(lambda: len(answers()) == 2)
+    missed, answered = answers()
+    assert missed.event_names == ["outrider.queued", "outrider.cache_miss"]
+    assert answered.event_names == ["outrider.queued", "outrider.decode", "outrider.computed"]
 
 
-async def test_an_error_is_on_the_span(traced: Traced) -> None:
+async def test_an_error_is_on_every_span_that_it_passed(traced: Traced) -> None:
     with pytest.raises(grpc.aio.AioRpcError):
         await traced.client.generate(temperature=-1.0)
-    await soon(lambda: len(traced.spans("generate")) == 1)
-    (root,) = traced.spans("generate")
-    (verify,) = traced.spans("verify")
-    for span in (root, verify):
-        assert span.status.status_code is StatusCode.ERROR
-        assert "exception" in events(span)
+    await traced.finished()
+    for name in (REQUEST, "cycle", "verify", "target.verify"):
+        span = only(traced.named(name))
+        assert span.is_error
+        assert span.attributes["error.type"] == "INVALID_SAMPLING"
+        assert span.event_names == ["exception"]
+
+
+async def test_a_request_that_is_refused_at_once_is_in_a_trace(traced: Traced) -> None:
+    with pytest.raises(grpc.aio.AioRpcError):
+        await traced.client.generate(max_tokens=0)
+    await traced.finished()
+    assert only(traced.spans).attributes["error.type"] == "INVALID_REQUEST"
+
+
+async def test_a_client_that_gives_up_is_in_the_trace(traced: Traced) -> None:
+    traced.target_gate.hold_after(3)
+    call = traced.client.stub.Generate(generate_request(speculation=OFF), timeout=PATIENCE_S)
+    await traced.target_gate.reached()
+    call.cancel()
+    await soon(lambda: traced.named(REQUEST))
+    traced.target_gate.open()
+    await traced.finished()
+    # The messages that were answered have no such event.
+    for name in (REQUEST, "cycle", "verify"):
+        span = traced.named(name)[-1]
+        assert not span.is_error
+        assert span.event_names[-1] == "outrider.cancelled"
+
+
+@pytest.fixture
+def _content_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "true")
+
+
+@pytest.mark.usefixtures("_content_told")
+async def test_texts_are_told_where_that_is_asked_for(traced: Traced) -> None:
+    generated = await traced.client.generate("def main(", speculation=fixed(3))
+    await traced.finished()
+    told = only(traced.named(REQUEST)).attributes
+    assert json.loads(told["gen_ai.input.messages"]) == [
+        {"role": "user", "parts": [{"type": "text", "content": "def main("}]}
+    ]
+    assert json.loads(told["gen_ai.output.messages"]) == [
+        {"role": "assistant", "parts": [{"type": "text", "content": generated.text}], "finish_reason": "length"}
+    ]

@@ -4,9 +4,11 @@ import warnings
 from collections.abc import Iterator
 
 import pytest
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.resources import Resource
 
 from services.frame.logging import configure_logging
+from services.frame.recording import Recorder
+from services.frame.spans import server_span
 from services.frame.telemetry import Telemetry
 
 
@@ -62,8 +64,8 @@ def test_configuring_again_replaces_the_earlier_setting(capsys: pytest.CaptureFi
 
 def test_lines_within_a_span_carry_its_ids(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("info", "json", "s")
-    telemetry = Telemetry(TracerProvider(shutdown_on_exit=False))
-    with telemetry.tracer.start_as_current_span("work") as span:
+    telemetry = Telemetry(Recorder(Resource({}), []))
+    with server_span(telemetry, "work", "") as span:
         logging.getLogger("a").info("inside")
     logging.getLogger("a").info("outside")
     inside, outside = (json.loads(line) for line in capsys.readouterr().err.splitlines())

@@ -1,72 +1,33 @@
 import subprocess
 import sys
-import threading
+from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any
 
-import grpc
 import pytest
 from opentelemetry import trace
-from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from services.frame.spans import request_span, server_span
 from services.frame.startup import StartupError
-from services.frame.telemetry import Telemetry, configure_telemetry, context_from_traceparent, traceparent_of
+from services.frame.telemetry import configure_telemetry, context_from_traceparent, traceparent_of
+from tests.collector import Collector, collecting
+from tests.waiting import eventually
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 SPAN_ID = "b7ad6b7169203331"
 
 
-@dataclass
-class Collector(trace_service_pb2_grpc.TraceServiceServicer, metrics_service_pb2_grpc.MetricsServiceServicer):
-    """What an OTLP collector is to an exporter. It answers once it is `open`."""
-
-    port: int = 0
-    open: threading.Event = field(default_factory=threading.Event)
-    spans: list[str] = field(default_factory=list)
-    services: set[str] = field(default_factory=set)
-    metrics: set[str] = field(default_factory=set)
-
-    def Export(self, request: Any, context: grpc.ServicerContext) -> Any:
-        assert self.open.wait(30)
-        if isinstance(request, metrics_service_pb2.ExportMetricsServiceRequest):
-            for of_resource in request.resource_metrics:
-                self.metrics |= {metric.name for scope in of_resource.scope_metrics for metric in scope.metrics}
-            return metrics_service_pb2.ExportMetricsServiceResponse()
-        for of_resource in request.resource_spans:
-            attributes = {each.key: each.value.string_value for each in of_resource.resource.attributes}
-            self.services.add(attributes["service.name"])
-            self.spans += [span.name for scope in of_resource.scope_spans for span in scope.spans]
-        return trace_service_pb2.ExportTraceServiceResponse()
-
-
 @pytest.fixture
 def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
     """A collector that the environment names."""
-    collector = Collector()
-    server = grpc.server(ThreadPoolExecutor(4))
-    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)
-    metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(collector, server)
-    collector.port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{collector.port}")
-    yield collector
-    collector.open.set()
-    server.stop(None).wait()
+    with collecting() as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
+        yield collector
 
 
 def test_without_variables_it_is_off() -> None:
     telemetry = configure_telemetry("outrider-target")
-    assert not telemetry.is_tracing
+    assert telemetry.recorder is None
     assert not telemetry.is_metering
-    with telemetry.tracer.start_as_current_span("work") as span:
-        assert not span.is_recording()
-        assert traceparent_of(span) == ""
     telemetry.meter.create_counter("drafts").add(1)
     telemetry.shutdown()
 
@@ -101,7 +62,7 @@ def test_the_standard_variables_switch_it_on(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     telemetry = configure_telemetry("outrider-target")
-    assert (telemetry.is_tracing, telemetry.is_metering) == (is_tracing, is_metering)
+    assert (telemetry.recorder is not None, telemetry.is_metering) == (is_tracing, is_metering)
     telemetry.shutdown()
 
 
@@ -142,7 +103,8 @@ def record_spans(collector: Collector, num_spans: int) -> None:
     """Record spans while the collector keeps its first answer back, then let everything through."""
     telemetry = configure_telemetry("outrider-target")
     for index in range(num_spans):
-        telemetry.tracer.start_span(f"span {index}").end()
+        with server_span(telemetry, f"span {index}", f"00-{TRACE_ID}-{SPAN_ID}-01"):
+            pass
     collector.open.set()
     telemetry.shutdown()
 
@@ -150,8 +112,9 @@ def record_spans(collector: Collector, num_spans: int) -> None:
 def test_no_span_of_a_burst_is_dropped(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")
     record_spans(collector, 10_000)
-    assert sorted(collector.spans) == sorted(f"span {index}" for index in range(10_000))
-    assert collector.services == {"outrider-target"}
+    assert Counter((span.service, span.name) for span in collector.spans) == {
+        ("outrider-target", f"span {index}"): 1 for index in range(10_000)
+    }
 
 
 def test_the_standard_variables_win(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +123,21 @@ def test_the_standard_variables_win(collector: Collector, monkeypatch: pytest.Mo
     monkeypatch.setenv("OTEL_SERVICE_NAME", "mine")
     record_spans(collector, 10_000)
     assert 600 <= len(collector.spans) < 10_000
-    assert collector.services == {"mine"}
+    assert {span.service for span in collector.spans} == {"mine"}
+
+
+def test_the_end_does_not_wait_for_a_collector_that_does_not_answer(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("services.frame.telemetry.SHUTDOWN_S", 0.1)
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "1")
+    telemetry = configure_telemetry("outrider-target")
+    with request_span(telemetry, "generate", ""):
+        pass
+    eventually(lambda: collector.calls)
+    telemetry.shutdown()
+    assert collector.calls[0].is_active()
+    assert caplog.messages == ["telemetry could not be sent within 0.1 s, what is left of it is lost"]
 
 
 def test_metrics_are_sent_at_the_end(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,20 +147,6 @@ def test_metrics_are_sent_at_the_end(collector: Collector, monkeypatch: pytest.M
     telemetry.meter.create_counter("outrider.drafts").add(1)
     telemetry.shutdown()
     assert collector.metrics == {"outrider.drafts"}
-
-
-def test_a_span_goes_on_in_another_process() -> None:
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    caller, service = Telemetry(provider), Telemetry(provider)
-    with caller.tracer.start_as_current_span("message") as span:
-        traceparent = traceparent_of(span)
-    service.tracer.start_span("answer", context=context_from_traceparent(traceparent)).end()
-    message, answer = exporter.get_finished_spans()
-    assert answer.parent is not None
-    assert answer.parent.span_id == message.context.span_id
-    assert answer.context.trace_id == message.context.trace_id
 
 
 @pytest.mark.parametrize("flags", ["00", "01", "03"])
@@ -214,8 +177,5 @@ def test_a_later_version_is_read_as_far_as_we_know_it() -> None:
         "x" * 100_000,
     ],
 )
-def test_a_bad_traceparent_gives_a_new_root_and_no_error(traceparent: str) -> None:
-    telemetry = Telemetry(TracerProvider(shutdown_on_exit=False))
-    with telemetry.tracer.start_as_current_span("somebody else's"):
-        span = telemetry.tracer.start_span("work", context=context_from_traceparent(traceparent))
-    assert span.parent is None
+def test_a_bad_traceparent_is_no_error(traceparent: str) -> None:
+    assert not trace.get_current_span(context_from_traceparent(traceparent)).get_span_context().is_valid

@@ -1,0 +1,29 @@
+# The draft service: docker build --file deploy/draft.Dockerfile .
+#
+# The base may be any image with Python 3.11 or newer, or of Debian or Ubuntu; what it lacks is installed.
+ARG BASE_IMAGE=python:3.11-slim-bookworm
+ARG BUILD_IMAGE=python:3.11-slim-bookworm
+
+# Word for word the first stage of target.Dockerfile, so that llama.cpp is built once for both.
+FROM ${BUILD_IMAGE} AS build
+ARG CMAKE_ARGS
+ARG PIP_INDEX_URL
+ARG PIP_NO_INDEX
+WORKDIR /src
+COPY deploy deploy
+COPY pyproject.toml constraints.txt ./
+RUN sh deploy/install.sh dependencies engine
+COPY . .
+RUN sh deploy/install.sh project
+
+FROM ${BASE_IMAGE}
+RUN command -v python3 || { apt-get update && apt-get install --yes --no-install-recommends python3; }
+COPY --from=build /opt/outrider /opt/outrider
+ENV PATH=/opt/outrider/bin:$PATH \
+    OUTRIDER_DRAFT_HOST=0.0.0.0 \
+    OUTRIDER_DRAFT_MODEL=/models/draft.gguf \
+    OUTRIDER_HEALTHCHECK_ADDRESS=127.0.0.1:50051
+USER 10001:10001
+EXPOSE 50051
+HEALTHCHECK --interval=10s --timeout=10s --start-period=30m CMD ["python", "-m", "services.frame.healthcheck"]
+ENTRYPOINT ["python", "-m", "services.draft"]

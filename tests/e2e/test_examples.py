@@ -1,0 +1,237 @@
+"""The clients in `examples/`, as their readers run them."""
+
+import asyncio
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from outrider.v1 import generation_pb2, generation_pb2_grpc
+from services.frame.errors import ServiceError, abort
+from services.frame.handlers import RpcContext
+from tests.e2e.programs import ROOT, Finished, Serving, environment, run
+from tests.ports import free_port
+from tests.waiting import PATIENCE_S, eventually
+
+pytestmark = pytest.mark.e2e
+
+PYTHON = (sys.executable, str(ROOT / "examples" / "python" / "generate.py"))
+VERIFY = (sys.executable, str(ROOT / "examples" / "python" / "verify.py"))
+OLDEST_NODE = 18
+# The registry is away or does not have the packages. Anything else that npm complains of is a mistake of ours.
+NO_REGISTRY = re.compile(
+    r"npm (?:error|ERR!) code (E40\d|E5\d\d|ENOTFOUND|EAI_AGAIN|E[A-Z_]*(?:CONN|TIMEDOUT|TIMEOUT)\w*)"
+)
+PROMPT = "def main("
+ASKED = ("--max-tokens", "64", "--temperature", "0.8", "--seed", "11", PROMPT)
+
+
+@pytest.fixture(scope="session")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Sequence[str]:
+    """The command line of the Node.js client, installed in a copy of the project's folders."""
+    if not (shutil.which("node") and shutil.which("npm")):
+        pytest.skip("Node.js with npm is not at hand")
+    version = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout
+    if int(version.removeprefix("v").partition(".")[0]) < OLDEST_NODE:
+        pytest.skip(f"Node.js {version.strip()} is older than {OLDEST_NODE}")
+    root = tmp_path_factory.mktemp("node")
+    folder = root / "examples" / "node"
+    shutil.copytree(ROOT / "examples" / "node", folder, ignore=shutil.ignore_patterns("node_modules"))
+    (root / "protos").symlink_to(ROOT / "protos")
+    installed = subprocess.run(
+        ["npm", "install", "--prefer-offline", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=0"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=8 * PATIENCE_S,
+        check=False,
+    )
+    if found := NO_REGISTRY.search(installed.stderr):
+        pytest.skip(f"npm cannot fetch packages: {found[1]}")
+    assert installed.returncode == 0, installed.stderr
+    assert not (folder / "package-lock.json").exists(), "it would record where the packages came from"
+    return ("node", str(folder / "generate.js"))
+
+
+@pytest.fixture(params=["python", "node"])
+def client(request: pytest.FixtureRequest) -> Sequence[str]:
+    """The command line of each client of the orchestrator."""
+    command: Sequence[str] = PYTHON if request.param == "python" else request.getfixturevalue("node")
+    return command
+
+
+def _start(home: Path, command: Sequence[str]) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        command,
+        env=environment(home),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # What a test reads of the output is gone from it, and no more than that.
+        bufsize=0,
+    )
+
+
+def _end(process: "subprocess.Popen[bytes]", read: bytes = b"") -> Finished:
+    out, err = process.communicate(timeout=2 * PATIENCE_S)
+    return Finished(process.returncode, (read + out).decode(), err.decode())
+
+
+def _example(home: Path, command: Sequence[str], *arguments: str) -> Finished:
+    return _end(_start(home, [*command, *arguments]))
+
+
+def _expected(home: Path, system: Serving, *arguments: str) -> dict[str, Any]:
+    """What our own client is told."""
+    finished = run(home, "generate", "--address", system.address, "--json", *arguments)
+    assert finished.returncode == 0, finished.stderr
+    answer: dict[str, Any] = json.loads(finished.stdout)
+    return answer
+
+
+def _status(system: Serving) -> generation_pb2.GetStatusResponse:
+    with grpc.insecure_channel(system.address) as channel:
+        # The stubs are typed for asyncio alone.
+        stub: Any = generation_pb2_grpc.GenerationServiceStub(channel)  # type: ignore[arg-type]
+        reply: generation_pb2.GetStatusResponse = stub.GetStatus(generation_pb2.GetStatusRequest(), timeout=PATIENCE_S)
+        return reply
+
+
+def test_the_text_is_the_one_of_our_own_client(system: Serving, client: Sequence[str], tmp_path: Path) -> None:
+    expected = _expected(tmp_path, system, *ASKED)
+    finished = _example(tmp_path, client, "--address", system.address, *ASKED)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout == expected["text"]
+    line = r"\n64 tokens, \d+\.\d tokens/s, \d+ of \d+ draft tokens accepted, seed 11\n"
+    assert re.fullmatch(line, finished.stderr), finished.stderr
+
+
+def test_a_seed_of_64_bits_comes_back_whole(system: Serving, client: Sequence[str], tmp_path: Path) -> None:
+    asked = ("--address", system.address, "--max-tokens", "4", "--seed", str(2**64 - 1), PROMPT)
+    assert _example(tmp_path, client, *asked).stderr.endswith(f"seed {2**64 - 1}\n")
+
+
+def test_an_interrupt_ends_the_work_behind_it(system: Serving, client: Sequence[str], tmp_path: Path) -> None:
+    num_tokens = 1800
+    before = _status(system).speculation
+    process = _start(tmp_path, [*client, "--address", system.address, "--max-tokens", str(num_tokens), PROMPT])
+    assert process.stdout is not None
+    read = process.stdout.read(1)
+    process.send_signal(signal.SIGINT)
+    finished = _end(process, read)
+    assert (finished.returncode, finished.stderr) == (130, "")
+    eventually(lambda: _status(system).num_active == 0)
+    after = _status(system).speculation
+    # Each cycle commits the target's own token and those that were accepted.
+    num_cycles = after.num_cycles - before.num_cycles
+    num_accepted = after.num_accepted_tokens - before.num_accepted_tokens
+    assert 0 < num_cycles + num_accepted < num_tokens
+
+
+def test_a_refusal_is_one_line(system: Serving, client: Sequence[str], tmp_path: Path) -> None:
+    finished = _example(tmp_path, client, "--address", system.address, "--max-tokens", "0", PROMPT)
+    assert (finished.returncode, finished.stdout) == (1, "")
+    assert re.fullmatch(r"INVALID_ARGUMENT.*: ask for at least one token\n", finished.stderr)
+
+
+def test_a_deadline_that_passes(system: Serving, client: Sequence[str], tmp_path: Path) -> None:
+    finished = _example(tmp_path, client, "--address", system.address, "--timeout", "0.001", PROMPT)
+    assert (finished.returncode, finished.stdout) == (1, "")
+    assert re.fullmatch(r"DEADLINE_EXCEEDED.*\n", finished.stderr)
+
+
+def test_nobody_answers(client: Sequence[str], tmp_path: Path) -> None:
+    finished = _example(tmp_path, client, "--address", f"127.0.0.1:{free_port()}", PROMPT)
+    assert (finished.returncode, finished.stdout) == (1, "")
+    assert re.fullmatch(r"UNAVAILABLE.*\n", finished.stderr)
+
+
+class Unwilling(generation_pb2_grpc.GenerationServiceServicer):
+    """Fails the first call after some chunks, and wants to be asked again; serves the others."""
+
+    def __init__(self, num_chunks: int) -> None:
+        self.num_calls = 0
+        self._num_chunks = num_chunks
+
+    async def Generate(
+        self, request: generation_pb2.GenerateRequest, context: RpcContext
+    ) -> AsyncIterator[generation_pb2.GenerateResponse]:
+        self.num_calls += 1
+        for text in ("one ", "two")[: self._num_chunks if self.num_calls == 1 else None]:
+            yield generation_pb2.GenerateResponse(chunk=generation_pb2.GenerateChunk(text=text))
+        if self.num_calls == 1:
+            await abort(context, ServiceError(grpc.StatusCode.UNAVAILABLE, "NOT_READY", "later", retry_after_s=0.01))
+        yield generation_pb2.GenerateResponse(
+            summary=generation_pb2.GenerateSummary(
+                usage=generation_pb2.Usage(num_generated_tokens=2),
+                timings=generation_pb2.GenerationTimings(total_ms=1),
+                speculation=generation_pb2.SpeculationStatistics(num_cycles=2),
+            )
+        )
+
+
+@asynccontextmanager
+async def _unwilling(num_chunks: int) -> AsyncIterator[tuple[Unwilling, str]]:
+    # Nobody asks it for its status.
+    servicer, server = Unwilling(num_chunks), grpc.aio.server()  # type: ignore[abstract]
+    generation_pb2_grpc.add_GenerationServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield servicer, f"127.0.0.1:{port}"
+    finally:
+        await server.stop(0)
+
+
+async def test_a_server_that_says_when_to_come_back(client: Sequence[str], tmp_path: Path) -> None:
+    async with _unwilling(num_chunks=0) as (servicer, address):
+        finished = await asyncio.to_thread(_example, tmp_path, client, "--address", address, PROMPT)
+    assert (finished.returncode, finished.stdout, servicer.num_calls) == (0, "one two", 2)
+
+
+async def test_no_text_is_told_twice(client: Sequence[str], tmp_path: Path) -> None:
+    async with _unwilling(num_chunks=1) as (servicer, address):
+        finished = await asyncio.to_thread(_example, tmp_path, client, "--address", address, PROMPT)
+    assert (finished.returncode, finished.stdout, servicer.num_calls) == (1, "one ", 1)
+    assert finished.stderr.startswith("UNAVAILABLE")
+
+
+def _counts(finished: Finished) -> list[int]:
+    """Tokens, those of them that were drafted, passes, replays."""
+    assert finished.returncode == 0, finished.stderr
+    found = re.fullmatch(r"\n(\d+) tokens, (\d+) of them drafted, in (\d+) passes, (\d+) replays\n", finished.stderr)
+    assert found, finished.stderr
+    return [int(number) for number in found.groups()]
+
+
+@pytest.mark.parametrize("temperature", ["0", "0.8"])
+def test_drafts_of_its_own_do_not_change_the_text(system: Serving, tmp_path: Path, temperature: str) -> None:
+    asked = ("--max-tokens", "200", "--temperature", temperature, "--seed", "11", "for i in for i in for i in")
+    expected = _expected(tmp_path, system, *asked)
+    finished = _example(tmp_path, VERIFY, "--address", _status(system).target.address, *asked)
+    assert finished.stdout == expected["text"]
+    num_tokens, num_accepted, num_passes, num_replays = _counts(finished)
+    assert num_tokens == expected["usage"]["num_generated_tokens"] == num_accepted + num_passes
+    assert (num_replays, num_accepted > 0) == (0, True)
+
+
+def test_the_target_dies_under_a_client_of_its_own(system: Serving, tmp_path: Path) -> None:
+    asked = ("--max-tokens", "400", PROMPT)
+    expected = _expected(tmp_path, system, *asked)
+    process = _start(tmp_path, [*VERIFY, "--address", _status(system).target.address, *asked])
+    assert process.stdout is not None
+    read = process.stdout.read(1)
+    old_pid = system.kill("target")
+    finished = _end(process, read)
+    assert finished.stdout == expected["text"]
+    assert _counts(finished)[3] == 1
+    system.restarted("target", old_pid)

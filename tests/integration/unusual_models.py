@@ -1,0 +1,115 @@
+"""Tiny random models whose caches are unlike those of others: heads by layer, sizes of their own, shared or latent."""
+
+from pathlib import Path
+
+from tests.foreign_models import DIM, FFN, VOCABULARY_SIZE, Field, Shapes, write_model
+
+EMBEDDING: Shapes = {"token_embd.weight": (VOCABULARY_SIZE, DIM), "output_norm.weight": (DIM,)}
+FEED_FORWARD: Shapes = {
+    "ffn_norm.weight": (DIM,),
+    "ffn_gate.weight": (FFN, DIM),
+    "ffn_up.weight": (FFN, DIM),
+    "ffn_down.weight": (DIM, FFN),
+}
+
+
+def _attention(num_heads: int, num_kv_heads: int, key_size: int, value_size: int) -> Shapes:
+    return {
+        "attn_norm.weight": (DIM,),
+        "attn_q.weight": (num_heads * key_size, DIM),
+        "attn_k.weight": (num_kv_heads * key_size, DIM),
+        "attn_v.weight": (num_kv_heads * value_size, DIM),
+        "attn_output.weight": (DIM, num_heads * value_size),
+    }
+
+
+def _layers(*layers: Shapes) -> Shapes:
+    return {f"blk.{index}.{name}": shape for index, layer in enumerate(layers) for name, shape in layer.items()}
+
+
+def heads_by_layer(path: Path) -> Path:
+    """Grouped attention with other groups in every layer."""
+    num_kv_heads = [1, 4, 2]
+    fields: dict[str, Field] = {
+        "block_count": 3,
+        "attention.head_count": 4,
+        "attention.head_count_kv": num_kv_heads,
+    }
+    layers = (_attention(4, number, DIM // 4, DIM // 4) | FEED_FORWARD for number in num_kv_heads)
+    return write_model(path, "deci", EMBEDDING | _layers(*layers), fields)
+
+
+def head_sizes(path: Path) -> Path:
+    """MiMo 2: keys and values of sizes of their own, and a last layer that only predicts further tokens."""
+    num_kv_heads = [1, 2]
+    fields: dict[str, Field] = {
+        "block_count": 3,
+        "nextn_predict_layers": 1,
+        "attention.head_count_kv": [*num_kv_heads, 1],
+        "attention.key_length": 48,
+        "attention.value_length": 16,
+        "attention.sliding_window": 16,
+        "attention.sliding_window_pattern": [0, 1, 0],
+        "expert_feed_forward_length": FFN,
+    }
+    layers = (_attention(2, number, 48, 16) | FEED_FORWARD for number in num_kv_heads)
+    shapes = EMBEDDING | {"output.weight": (VOCABULARY_SIZE, DIM)} | _layers(*layers)
+    return write_model(path, "mimo2", shapes, fields)
+
+
+def shared_caches(path: Path) -> Path:
+    """Gemma 4: other heads inside the window than outside, and last layers that read what earlier ones cached."""
+    is_sliding = [1, 0, 1, 0]
+    fields: dict[str, Field] = {
+        "block_count": 4,
+        "attention.head_count_kv": [2, 1, 2, 1],
+        "attention.key_length": 64,
+        "attention.value_length": 64,
+        "attention.key_length_swa": 32,
+        "attention.value_length_swa": 32,
+        "attention.sliding_window": 16,
+        "attention.sliding_window_pattern": is_sliding,
+        "attention.shared_kv_layers": 2,
+        "embedding_length_per_layer_input": 0,
+        "rope.freq_base_swa": 10000.0,
+        "rope.dimension_count_swa": 32,
+    }
+    layers = []
+    for sliding in is_sliding:
+        size = 32 if sliding else 64
+        layer = _attention(2, 2 if sliding else 1, size, size) | FEED_FORWARD
+        layer |= {f"attn_{name}_norm.weight": (size,) for name in "qk"}
+        layers.append(layer | {"post_attention_norm.weight": (DIM,), "post_ffw_norm.weight": (DIM,)})
+    shapes = EMBEDDING | {"rope_freqs.weight": (32,)} | _layers(*layers)
+    return write_model(path, "gemma4", shapes, fields)
+
+
+def latent(path: Path) -> Path:
+    """DeepSeek 2: one compressed key for all heads, which the values are read out of."""
+    rank, rotary, plain, value = 32, 16, 16, 24
+    fields: dict[str, Field] = {
+        "attention.head_count_kv": 1,
+        "attention.key_length": rank + rotary,
+        "attention.value_length": rank,
+        "attention.key_length_mla": plain + rotary,
+        "attention.value_length_mla": value,
+        "attention.q_lora_rank": 16,
+        "attention.kv_lora_rank": rank,
+        "rope.dimension_count": rotary,
+        "leading_dense_block_count": 2,
+        "expert_feed_forward_length": FFN,
+        "expert_shared_count": 1,
+    }
+    attention: Shapes = {
+        "attn_norm.weight": (DIM,),
+        "attn_q_a.weight": (16, DIM),
+        "attn_q_a_norm.weight": (16,),
+        "attn_q_b.weight": (2 * (plain + rotary), 16),
+        "attn_kv_a_mqa.weight": (rank + rotary, DIM),
+        "attn_kv_a_norm.weight": (rank,),
+        "attn_k_b.weight": (2, rank, plain),
+        "attn_v_b.weight": (2, value, rank),
+        "attn_output.weight": (DIM, 2 * value),
+    }
+    layer = attention | FEED_FORWARD
+    return write_model(path, "deepseek2", EMBEDDING | _layers(layer, layer), fields)

@@ -1,0 +1,185 @@
+"""Spans that are cheap must tell what the SDK's tell."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import grpc
+import pytest
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import Span, SpanKind, StatusCode, TraceFlags, get_current_span
+
+from services.frame.errors import ServiceError
+from services.frame.recording import Recorder
+from services.frame.spans import child_span, request_span, server_span
+from services.frame.telemetry import Telemetry, traceparent_of
+
+TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
+SPAN_ID = "b7ad6b7169203331"
+PARENT = f"00-{TRACE_ID}-{SPAN_ID}"
+
+
+@dataclass
+class Recorded:
+    """Telemetry, and the spans that were finished under it."""
+
+    telemetry: Telemetry
+    exporter: InMemorySpanExporter
+
+    @property
+    def spans(self) -> dict[str, ReadableSpan]:
+        return {span.name: span for span in self.exporter.get_finished_spans()}
+
+
+@pytest.fixture
+def recorded() -> Iterator[Recorded]:
+    exporter = InMemorySpanExporter()
+    yield Recorded(Telemetry(Recorder(Resource({"service.name": "s"}), [SimpleSpanProcessor(exporter)])), exporter)
+
+
+def parent_of(span: ReadableSpan) -> int:
+    assert span.parent is not None
+    return span.parent.span_id
+
+
+def id_of(span: ReadableSpan | Span) -> int:
+    context = span.get_span_context()
+    assert context is not None
+    return context.span_id
+
+
+def test_when_off_there_is_no_span_and_no_trace() -> None:
+    telemetry = Telemetry.off()
+    for block in (request_span, server_span):
+        with block(telemetry, "work", f"{PARENT}-01") as span, child_span(telemetry, "part") as part:
+            assert get_current_span() is span is part
+            assert not span.is_recording()
+            assert traceparent_of(span) == ""
+
+
+def test_a_tree_within_a_process(recorded: Recorded) -> None:
+    telemetry = recorded.telemetry
+    with (
+        request_span(telemetry, "request", f"{PARENT}-01"),
+        child_span(telemetry, "cycle") as cycle,
+        child_span(telemetry, "message", SpanKind.CLIENT) as message,
+    ):
+        assert get_current_span() is message
+        message.add_event("told", {"reason": "x"})
+        cycle.set_attribute("index", 1)
+        cycle.set_attributes({"drafter": "remote"})
+    assert not get_current_span().get_span_context().is_valid
+    request, cycle_, message_ = (recorded.spans[name] for name in ("request", "cycle", "message"))
+    assert [span.kind for span in (request, cycle_, message_)] == [SpanKind.SERVER, SpanKind.INTERNAL, SpanKind.CLIENT]
+    assert f"{parent_of(request):016x}" == SPAN_ID
+    assert parent_of(cycle_) == id_of(request)
+    assert parent_of(message_) == id_of(cycle_)
+    assert {f"{span.context.trace_id:032x}" for span in (request, cycle_, message_)} == {TRACE_ID}
+    assert dict(cycle_.attributes or {}) == {"index": 1, "drafter": "remote"}
+    assert [(event.name, dict(event.attributes or {})) for event in message_.events] == [("told", {"reason": "x"})]
+    times = [each for span in (request, cycle_, message_) for each in (span.start_time, span.end_time)]
+    assert sorted(times, key=lambda each: each or 0) == [times[0], times[2], times[4], times[5], times[3], times[1]]
+    assert {span.resource.attributes["service.name"] for span in recorded.spans.values()} == {"s"}
+
+
+def test_a_span_goes_on_in_another_process(recorded: Recorded) -> None:
+    telemetry = recorded.telemetry
+    with request_span(telemetry, "request", ""), child_span(telemetry, "message") as message:
+        traceparent = traceparent_of(message)
+    with server_span(telemetry, "answer", traceparent):
+        pass
+    answer = recorded.spans["answer"]
+    assert parent_of(answer) == id_of(message)
+    assert answer.parent is not None and answer.parent.is_remote
+    assert answer.context.trace_id == message.get_span_context().trace_id
+
+
+@pytest.mark.parametrize("traceparent", ["", "x", f"{PARENT}-01-more", f"00-{'0' * 32}-{SPAN_ID}-01"])
+def test_without_a_usable_parent_it_is_a_root(recorded: Recorded, traceparent: str) -> None:
+    with child_span(recorded.telemetry, "somebody else's"):
+        with request_span(recorded.telemetry, "request", traceparent):
+            pass
+        with server_span(recorded.telemetry, "answer", traceparent):
+            pass
+    assert recorded.spans["request"].parent is None
+    assert recorded.spans["answer"].parent is None
+
+
+def test_what_the_caller_does_not_record_is_not_recorded_beneath(recorded: Recorded) -> None:
+    for block in (request_span, server_span):
+        with block(recorded.telemetry, "request", f"{PARENT}-00"), child_span(recorded.telemetry, "part") as part:
+            assert traceparent_of(part).startswith(f"00-{TRACE_ID}-")
+            assert traceparent_of(part).endswith("-00")
+    assert not recorded.spans
+
+
+@pytest.mark.parametrize(("sampler", "names"), [("always_off", set()), ("parentbased_always_off", {"answer"})])
+def test_the_standard_sampler_decides(monkeypatch: pytest.MonkeyPatch, sampler: str, names: set[str]) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", sampler)
+    exporter = InMemorySpanExporter()
+    telemetry = Telemetry(Recorder(Resource({}), [SimpleSpanProcessor(exporter)]))
+    with server_span(telemetry, "answer", f"{PARENT}-01"):
+        pass
+    with server_span(telemetry, "root", ""), child_span(telemetry, "part"):
+        pass
+    assert {span.name for span in exporter.get_finished_spans()} == names
+
+
+def test_limits_hold_for_what_clients_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "3")
+    exporter = InMemorySpanExporter()
+    telemetry = Telemetry(Recorder(Resource({}), [SimpleSpanProcessor(exporter)]))
+    with request_span(telemetry, "request", f"{PARENT}-01") as span:
+        span.set_attribute("text", "abcdef")
+    assert dict(exporter.get_finished_spans()[0].attributes or {}) == {"text": "abc"}
+
+
+@pytest.mark.parametrize("traceparent", ["", f"{PARENT}-01"])
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ServiceError(grpc.StatusCode.UNAVAILABLE, "NOT_READY", "the service is still starting"), "NOT_READY"),
+        (ZeroDivisionError("division by zero"), "ZeroDivisionError"),
+    ],
+)
+def test_an_error_is_told(recorded: Recorded, traceparent: str, error: Exception, kind: str) -> None:
+    with pytest.raises(type(error)), server_span(recorded.telemetry, "answer", traceparent):
+        raise error
+    span = recorded.spans["answer"]
+    assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, str(error))
+    assert dict(span.attributes or {}) == {"error.type": kind}
+    assert [event.name for event in span.events] == ["exception"]
+    assert dict(span.events[0].attributes or {})["exception.message"] == str(error)
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), GeneratorExit()])
+def test_giving_up_is_no_error(recorded: Recorded, error: BaseException) -> None:
+    with pytest.raises(type(error)), server_span(recorded.telemetry, "answer", f"{PARENT}-01"):
+        raise error
+    span = recorded.spans["answer"]
+    assert span.status.status_code is StatusCode.UNSET
+    assert [event.name for event in span.events] == ["outrider.cancelled"]
+
+
+def test_where_only_requests_are_traced_their_span_has_the_events(recorded: Recorded) -> None:
+    within = recorded.telemetry.of_requests()
+    with request_span(recorded.telemetry, "request", "") as request:
+        with pytest.raises(ValueError), child_span(within, "cycle") as cycle:
+            cycle.set_attribute("index", 1)
+            cycle.add_event("outrider.fallback", {"outrider.reason": "x"})
+            told = cycle.get_span_context()
+            assert get_current_span() is request
+            raise ValueError
+        with server_span(within, "answer", traceparent_of(cycle)) as answer:
+            assert not answer.is_recording()
+    assert set(recorded.spans) == {"request"}
+    span = recorded.spans["request"]
+    assert not span.attributes
+    assert [(event.name, dict(event.attributes or {})) for event in span.events] == [
+        ("outrider.fallback", {"outrider.reason": "x"})
+    ]
+    # A service that is told of it is told not to record.
+    assert (told.span_id, told.trace_flags) == (id_of(span), TraceFlags.DEFAULT)

@@ -1,0 +1,112 @@
+"""The dashboard of deploy/: every expression names metrics and labels that Prometheus gets from our instruments."""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import Gauge, Histogram, InMemoryMetricReader, Metric, Sum
+
+from orchestrator.instruments import GenerationInstruments
+from orchestrator.statistics import Statistics
+from outrider.v1 import generation_pb2
+from services.engine.engine import Engine
+from services.engine.instruments import EngineInstruments
+from services.frame.telemetry import Telemetry
+
+DASHBOARD = json.loads((Path(__file__).parents[2] / "deploy" / "grafana" / "dashboard.json").read_text())
+
+UNITS = {"s": "seconds", "By": "bytes", "%": "percent"}
+# The service's name, which the collector makes of service.name, and the bound of a histogram's bucket.
+OTHER_LABELS = {"job", "le"}
+GROUPING = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)")
+MATCHERS = re.compile(r"\{([^}]*)\}")
+WINDOW = re.compile(r"\[(?:\d+[smh]|\$__rate_interval)\]")
+# A name that is not called, as functions are.
+NAME = re.compile(r"\b[a-zA-Z_]\w*\b(?!\s*\()")
+
+
+def prometheus_names(metric: Metric) -> list[str]:
+    """The series of a metric, by OpenTelemetry's rules for Prometheus: the unit and what it counts become suffixes.
+
+    https://opentelemetry.io/docs/specs/otel/compatibility/prometheus_and_openmetrics/#metric-metadata-1
+    """
+    name = re.sub(r"\W", "_", metric.name)
+    if metric.unit and not metric.unit.startswith("{"):
+        name = f"{name}_{UNITS[metric.unit]}"
+    if isinstance(metric.data, Histogram):
+        return [f"{name}_{part}" for part in ("bucket", "sum", "count")]
+    if isinstance(metric.data, Sum):
+        assert metric.data.is_monotonic
+        return [f"{name}_total"]
+    assert isinstance(metric.data, Gauge)
+    return [name]
+
+
+@pytest.fixture(scope="module")
+def metrics() -> list[Metric]:
+    """Every metric of ours, recorded once."""
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    telemetry = Telemetry(meter_provider=provider)
+    engine: Any = SimpleNamespace(num_waiting=0, num_active=0, num_evictions=0)
+    EngineInstruments(telemetry, cast(Engine, engine), 1, 1).record_decode(1, 0.001)
+    drafted = Counter(remote=1)
+    statistics = Statistics(1, drafted, drafted, drafted, num_accepted_per_position=Counter([0]))
+    GenerationInstruments(telemetry, lambda: 0, lambda: 0.0).record(statistics, generation_pb2.GenerateSummary())
+    data = reader.get_metrics_data()
+    provider.shutdown()
+    assert data is not None
+    return list(data.resource_metrics[0].scope_metrics[0].metrics)
+
+
+@pytest.fixture(scope="module")
+def series(metrics: list[Metric]) -> dict[str, set[str]]:
+    """Labels of every series that the metrics give, by name."""
+    found = {}
+    for metric in metrics:
+        labels = {re.sub(r"\W", "_", key) for point in metric.data.data_points for key in point.attributes or {}}
+        found.update(dict.fromkeys(prometheus_names(metric), labels))
+    return found
+
+
+TARGETS = [
+    pytest.param(target["expr"], target["legendFormat"], id=f"{panel['title']} {target['refId']}")
+    for panel in DASHBOARD["panels"]
+    for target in panel["targets"]
+]
+
+
+@pytest.mark.parametrize(("expression", "legend"), TARGETS)
+def test_an_expression_names_what_is_measured(expression: str, legend: str, series: dict[str, set[str]]) -> None:
+    labels = set(re.findall(r"\{\{(\w+)\}\}", legend))
+    for grouping in GROUPING.findall(expression):
+        labels |= set(re.findall(r"\w+", grouping))
+    rest = GROUPING.sub("", expression)
+    for matchers in MATCHERS.findall(rest):
+        labels |= set(re.findall(r"(\w+)\s*[=!]", matchers))
+    names = set(NAME.findall(WINDOW.sub("", MATCHERS.sub("", rest))))
+    assert names
+    assert names <= set(series)
+    assert labels <= OTHER_LABELS.union(*(series[name] for name in names))
+
+
+@pytest.mark.parametrize(("expression", "legend"), TARGETS)
+def test_counters_and_histograms_are_read_as_rates(expression: str, legend: str) -> None:
+    for name in re.findall(r"\w+_(?:total|bucket|sum|count)\b", expression):
+        assert re.search(rf"(?:rate|increase)\({name}\[", expression)
+
+
+def test_panels_do_not_overlap() -> None:
+    cells = [
+        (x, y)
+        for place in (panel["gridPos"] for panel in DASHBOARD["panels"])
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    ]
+    assert len(cells) == len(set(cells))
+    assert max(x for x, _ in cells) < 24
