@@ -14,7 +14,7 @@ from orchestrator.pair import PairError, ServedModel, check_pair, fetch_loading_
 from orchestrator.remote import RemoteDrafter
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.speculation import DRAFTERS, Plan
-from orchestrator.target import TargetSession
+from orchestrator.target import TargetSession, target_unavailable
 from outrider.v1 import common_pb2, draft_pb2_grpc, generation_pb2, model_pb2, model_pb2_grpc, target_pb2_grpc
 from services.frame.channel import client_tls, open_channel, service_config
 from services.frame.health import watch_health
@@ -24,6 +24,8 @@ from services.frame.telemetry import Telemetry
 _log = logging.getLogger(__name__)
 TARGET_SERVICE = "outrider.v1.TargetService"
 DRAFT_SERVICE = "outrider.v1.DraftService"
+# Between looks at a target that is away or has no health service.
+_RETRY_S = 0.2
 _REMOTE = (generation_pb2.DRAFTER_AUTO, generation_pb2.DRAFTER_REMOTE)
 _NGRAM = (generation_pb2.DRAFTER_AUTO, generation_pb2.DRAFTER_NGRAM)
 
@@ -36,45 +38,60 @@ class Backend:
         self.telemetry = telemetry
         self._target_channel = self._open(settings.target, TARGET_SERVICE)
         self.target_stub = target_pb2_grpc.TargetServiceStub(self._target_channel)
-        self.target: ServedModel | None = None
+        self._target: ServedModel | None = None
+        # Set while the target is there and `_target` is what it serves.
+        self._target_known = asyncio.Event()
         self._draft_channel = self._open(settings.draft, DRAFT_SERVICE) if settings.draft else None
         self.draft: ServedModel | None = None
         self._breaker = Breaker(settings.draft_retry_s)
-        self._following: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def connect(self) -> None:
-        """Return once the target has answered; go on looking for the draft in the background.
+        """Return once the target has answered; go on watching it, and looking for the draft, in the background.
 
         Raises:
             StartupError: what answers at the target's address is no target service.
         """
         try:
-            self.target = await fetch_loading_model(self._target_channel)
+            self._know(await fetch_loading_model(self._target_channel))
         except grpc.aio.AioRpcError as error:
             address = self._settings.target
             raise StartupError(
                 f"what answers at {address} is no target service ({error.details()}): name another --target"
             ) from error
-        _log.info("target %s at %s", self.target.info.name, self._settings.target)
+        self._tasks.append(asyncio.create_task(self._follow_target()))
         if self._draft_channel is not None:
             self._breaker.disable("the draft service has not answered yet")
-            self._following = asyncio.create_task(self._follow_draft(self._draft_channel, self.target))
+            self._tasks.append(asyncio.create_task(self._follow_draft(self._draft_channel)))
 
     async def close(self) -> None:
         """Close the channels."""
-        if self._following is not None:
-            self._following.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._following
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._target_channel.close()
         if self._draft_channel is not None:
             await self._draft_channel.close()
+
+    @property
+    def target(self) -> ServedModel:
+        """What the target serves, or served when it was last there. It must have been connected."""
+        assert self._target is not None, "methods are served once the backend is connected"
+        return self._target
+
+    async def ready_target(self) -> ServedModel:
+        """Return what the target serves, once it is there. Raises ServiceError when patience ends before."""
+        try:
+            async with asyncio.timeout(self._settings.target_patience_s):
+                await self._target_known.wait()
+        except TimeoutError as error:
+            raise target_unavailable(f"the target has been away for {self._settings.target_patience_s:g} s") from error
+        return self.target
 
     def open_target(
         self, sampling: common_pb2.Sampling, *, num_log_probabilities: int | None, require_exact: bool
     ) -> TargetSession:
         """Start a session on the target, which must have been connected."""
-        assert self.target is not None
         return TargetSession(
             self.target_stub,
             uuid.uuid4().hex,
@@ -98,12 +115,12 @@ class Backend:
 
     def target_status(self) -> generation_pb2.ServiceStatus:
         """Return the target's state."""
-        is_ready = self._target_channel.get_state() in (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.IDLE)
+        is_ready = self._target_known.is_set()
         return generation_pb2.ServiceStatus(
             address=self._settings.target,
             is_available=is_ready,
             reason="" if is_ready else "the target service cannot be reached",
-            model=self.target.info if self.target else None,
+            model=self.target.info,
         )
 
     def draft_status(self) -> generation_pb2.ServiceStatus | None:
@@ -126,7 +143,7 @@ class Backend:
 
     def draft_overhead(self) -> float:
         """Return the memory of the draft, weights and caches, in percent of the target's."""
-        if self.target is None or self.draft is None:
+        if self.draft is None:
             return 0.0
         target, draft = self.target.info, self.draft.info
         return 100 * (draft.model_bytes + draft.cache_bytes) / (target.model_bytes + target.cache_bytes)
@@ -134,7 +151,6 @@ class Backend:
     def _remote_drafter(
         self, channel: grpc.aio.Channel, sampling: common_pb2.Sampling, min_joint_confidence: float
     ) -> Drafter:
-        assert self.target is not None
         return RemoteDrafter(
             draft_pb2_grpc.DraftServiceStub(channel),
             uuid.uuid4().hex,
@@ -148,7 +164,6 @@ class Backend:
         )
 
     def _ngram_drafter(self) -> Drafter:
-        assert self.target is not None
         return NgramDrafter(
             self._settings.ngram_min, self._settings.ngram_max, self.target.info.end_of_generation_tokens
         )
@@ -165,12 +180,37 @@ class Backend:
         stub = model_pb2_grpc.ModelServiceStub(self._target_channel)
         return (await stub.GetModel(model_pb2.GetModelRequest())).model
 
-    async def _follow_draft(self, channel: grpc.aio.Channel, target: ServedModel) -> None:
+    def _know(self, target: ServedModel) -> None:
+        """Take note of what the target serves."""
+        if self._target is None or target.info.numerics_fingerprint != self._target.info.numerics_fingerprint:
+            _log.info("target %s at %s", target.info.name, self._settings.target)
+        self._target = target
+        self._target_known.set()
+
+    async def _follow_target(self) -> None:
+        """Know what the target serves; find out again whenever it was away, as it may be another one."""
+        while True:
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await _until_away(self._target_channel, TARGET_SERVICE)
+            self._target_known.clear()
+            _log.warning("the target service is away")
+            await asyncio.sleep(_RETRY_S)
+            before = self.target
+            while not self._target_known.is_set():
+                try:
+                    self._know(await fetch_loading_model(self._target_channel))
+                except grpc.aio.AioRpcError as error:
+                    _log.error("what answers at %s is no target service: %s", self._settings.target, error.details())
+                    await asyncio.sleep(_RETRY_S)
+            _log.info("the target service is back")
+            if self.draft is not None and self.target.info.tokenizer_fingerprint != before.info.tokenizer_fingerprint:
+                self._compare(self.draft)
+
+    async def _follow_draft(self, channel: grpc.aio.Channel) -> None:
         """Use the draft while it is there and fits; find out again whenever it was away, as it may be another one."""
         while True:
             try:
                 self.draft = await fetch_loading_model(channel, self._settings.draft_retry_s)
-                check_pair(target, self.draft)
             except grpc.aio.AioRpcError as error:
                 reason = f"what answers at {self._settings.draft} is no draft service: {error.details()}"
                 if reason != self._breaker.reason:
@@ -178,20 +218,31 @@ class Backend:
                 self._breaker.disable(reason)
                 await asyncio.sleep(self._settings.draft_retry_s)
                 continue
-            except PairError as error:
-                _log.warning("the draft does not fit the target, decoding goes on without it: %s", error)
-                self._breaker.disable(str(error))
-            else:
-                _log.info(
-                    "draft %s at %s, at most %d draft tokens a cycle",
-                    self.draft.info.name,
-                    self._settings.draft,
-                    self.draft.info.max_draft_tokens,
-                )
-                self._breaker.succeed()
+            self._compare(self.draft)
             with contextlib.suppress(grpc.aio.AioRpcError):
-                async for is_serving in watch_health(channel, DRAFT_SERVICE):
-                    if not is_serving:
-                        break
+                await _until_away(channel, DRAFT_SERVICE)
             self._breaker.disable("the draft service is away")
             await asyncio.sleep(self._settings.draft_retry_s)
+
+    def _compare(self, draft: ServedModel) -> None:
+        """Use the draft where its tokens are the target's, else say why not."""
+        try:
+            check_pair(self.target, draft)
+        except PairError as error:
+            _log.warning("the draft does not fit the target, decoding goes on without it: %s", error)
+            self._breaker.disable(str(error))
+            return
+        _log.info(
+            "draft %s at %s, at most %d draft tokens a cycle",
+            draft.info.name,
+            self._settings.draft,
+            draft.info.max_draft_tokens,
+        )
+        self._breaker.succeed()
+
+
+async def _until_away(channel: grpc.aio.Channel, service: str) -> None:
+    """Return, or raise AioRpcError, once a service does not serve."""
+    async for is_serving in watch_health(channel, service):
+        if not is_serving:
+            return

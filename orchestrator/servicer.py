@@ -15,6 +15,7 @@ from orchestrator.request_span import RequestSpan, span_name
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.speculation import check_speculation, plan_speculation
 from orchestrator.statistics import Statistics
+from orchestrator.target import target_unavailable
 from orchestrator.text import TextStream
 from outrider.v1 import common_pb2, generation_pb2, generation_pb2_grpc, target_pb2
 from services.frame.errors import ServiceError, error_from_rpc, invalid_argument
@@ -41,8 +42,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self, request: generation_pb2.GenerateRequest, context: RpcContext
     ) -> AsyncIterator[generation_pb2.GenerateResponse]:
         """Stream text, then a summary."""
-        target_model = self._backend.target
-        assert target_model is not None, "methods are served once the backend is connected"
+        target_model = await self._backend.ready_target()
         seed = request.seed if request.HasField("seed") else draw_seed()
         sampling = common_pb2.Sampling()
         sampling.CopyFrom(request.sampling)
@@ -111,7 +111,10 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         try:
             tokens = await self._tokenize(request)
         except grpc.aio.AioRpcError as error:
-            raise error_from_rpc(error) from error
+            refusal = error_from_rpc(error)
+            if refusal.code is grpc.StatusCode.UNAVAILABLE:
+                refusal = target_unavailable(f"the target is away: {refusal.message}")
+            raise refusal from error
         if not tokens:
             raise invalid_argument("EMPTY_PROMPT", "prompt", "the prompt has no tokens")
         if len(tokens) >= info.context_length:

@@ -129,12 +129,7 @@ class TargetSession:
     def _unavailable(self, error: ServiceError) -> ServiceError:
         if error.code is not grpc.StatusCode.UNAVAILABLE:
             return error
-        return ServiceError(
-            error.code,
-            "TARGET_UNAVAILABLE",
-            f"the target has been away for {self._patience_s:g} s: {error.message}",
-            retry_after_s=_LAST_RETRY_S,
-        )
+        return target_unavailable(f"the target has been away for {self._patience_s:g} s: {error.message}")
 
     async def _send(
         self, context: common_pb2.Context, request_id: int, draft_tokens: Sequence[int]
@@ -147,3 +142,8 @@ class TargetSession:
             num_log_probabilities=self._num_log_probabilities,
         )
         return await self._stream.ask(request_id, target_pb2.VerifyStreamRequest(verify=request), None)
+
+
+def target_unavailable(sentence: str) -> ServiceError:
+    """Return the error of a request that waited for its target in vain."""
+    return ServiceError(grpc.StatusCode.UNAVAILABLE, "TARGET_UNAVAILABLE", sentence, retry_after_s=_LAST_RETRY_S)

@@ -24,8 +24,8 @@ MATRIX_LR = 5e-3
 EMBEDDING_LR = 2.5e-3
 NUM_WRITTEN, NUM_READ, NUM_LONG = 4608, 3072, 256
 """Rows the target writes, reads, and reads at full length, before the draft starts."""
-SHARPNESS = 0.7
-"""Temperature at which the total variation is taken: between greedy use and 0.8."""
+VARIATION_AT = (0.3, 0.8)
+"""Temperatures at which the total variation is taken: near greedy use, and in the middle of sampled use."""
 LONG_FROM = 0.8
 FIRST_NORM = 0.2
 """The projected embeddings are as large as trained ones: with a norm of 1 the first logits would be far too sure."""
@@ -103,10 +103,14 @@ class Distillation(Objective):
             found = self.trained(ids).float().flatten(0, 1)
         wanted_log, found_log = F.log_softmax(wanted, -1), F.log_softmax(found, -1)
         divergence = (wanted_log.exp() * (wanted_log - found_log)).sum(-1).mean()
-        wanted_sharp, found_sharp = F.softmax(wanted / SHARPNESS, -1), F.softmax(found / SHARPNESS, -1)
-        variation = 0.5 * (wanted_sharp - found_sharp).abs().sum(-1).mean()
+        variation = torch.stack([_variation(wanted / at, found / at) for at in VARIATION_AT]).sum()
         weight = ((progress - 0.3) / 0.3).clamp(0.0, 1.0)
-        return (1.0 - 0.7 * weight) * divergence + 2.0 * weight * variation
+        return (1.0 - 0.85 * weight) * divergence + weight * variation
+
+
+def _variation(wanted: Tensor, found: Tensor) -> Tensor:
+    """Return the mean total variation between the distributions of two sets of logits (rows, vocabulary)."""
+    return 0.5 * (F.softmax(wanted, -1) - F.softmax(found, -1)).abs().sum(-1).mean()
 
 
 def _projected(embedding: Tensor, dim: int) -> Tensor:

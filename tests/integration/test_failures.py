@@ -220,9 +220,45 @@ async def test_a_target_that_stays_away_is_told(pair: Pair) -> None:
         error = _error_of(task)
         assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "TARGET_UNAVAILABLE")
         assert error.retry_after_s
+        # Before a request has begun, the target is waited for as long.
+        refused = asyncio.create_task(client.generate())
+        await asyncio.wait({refused})
+        error = _error_of(refused)
+        assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "TARGET_UNAVAILABLE")
+        assert error.retry_after_s
         # It is served again as soon as the target is back.
         await stack.enter_async_context(target_server(pair.target, port=port))
+        await _until_target(client, is_available=True)
         assert len((await client.generate(max_tokens=4)).tokens) == 4
+
+
+async def _until_target(client: Client, *, is_available: bool) -> None:
+    async with asyncio.timeout(30):
+        while (await client.status()).target.is_available != is_available:
+            await asyncio.sleep(0.005)
+
+
+async def test_a_target_that_was_replaced_between_requests_is_asked_anew(
+    pair: Pair, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = write_tiny_model(tmp_path_factory.mktemp("other") / "target.gguf", vocab_size=300, num_layers=1)
+    port = free_port()
+    async with AsyncExitStack() as stack:
+        expected_of = await stack.enter_async_context(target_server(other))
+        client = await stack.enter_async_context(orchestrated(expected_of.address))
+        expected = await client.generate()
+        draft = await stack.enter_async_context(draft_server(pair.draft))
+        async with target_server(pair.target, port=port) as target:
+            client = await stack.enter_async_context(orchestrated(target.address, draft.address))
+            await client.until_draft(is_available=True)
+            await client.generate()
+        await _until_target(client, is_available=False)
+        await stack.enter_async_context(target_server(other, port=port))
+        generated = await client.generate()
+        status = await client.status()
+    assert generated.text == expected.text
+    assert generated.ids == expected.ids
+    assert not status.draft.is_available, "its tokens are not those of the new target"
 
 
 def _error_of(task: "asyncio.Task[Generated]") -> ServiceError:
@@ -244,9 +280,7 @@ async def test_a_target_with_another_tokenizer_ends_what_was_under_way(
         task = asyncio.create_task(client.generate())
         await gate.reached()
         stopping = asyncio.create_task(target.stop(0))
-        async with asyncio.timeout(30):
-            while (await client.status()).target.is_available:
-                await asyncio.sleep(0.005)
+        await _until_target(client, is_available=False)
         gate.open()
         await stopping
         await stack.enter_async_context(target_server(other, port=port))

@@ -11,12 +11,15 @@ from gguf import GGUFReader
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.bundled import bundled_pair
+import models
 from services.engine.model import Model
 from services.engine.vocabulary import Vocabulary
 
 MEGABYTE = 1_000_000
-TARGET, DRAFT = bundled_pair()
+PAIR = Path(models.__path__[0]) / "pair"
+TARGET, DRAFT = PAIR / "target.gguf", PAIR / "draft.gguf"
+
+pytestmark = pytest.mark.skipif(not (TARGET.exists() and DRAFT.exists()), reason="the pair is not bundled yet")
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +31,7 @@ def vocabulary() -> Iterator[Vocabulary]:
 
 @pytest.fixture(scope="module")
 def metrics() -> Any:
-    return json.loads((TARGET.parent / "metrics.json").read_text(encoding="utf-8"))
+    return json.loads((PAIR / "metrics.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize(("path", "limit"), [(TARGET, 32 * MEGABYTE), (DRAFT, 4 * MEGABYTE)])

@@ -1,39 +1,52 @@
 """Which pair is used where none is named."""
 
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
 
 from orchestrator import bundled
-from services.frame.startup import StartupError
+
+
+def write_pair(folder: Path) -> tuple[Path, Path]:
+    folder.mkdir(parents=True)
+    pair = folder / "target.gguf", folder / "draft.gguf"
+    for path in pair:
+        path.write_bytes(b"GGUF")
+    return pair
 
 
 @pytest.fixture
-def pair_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of the pair of an installed package `models`, still empty."""
-    spec = ModuleSpec("models", None, is_package=True)
-    spec.submodule_search_locations = [str(tmp_path)]
-    monkeypatch.setattr(bundled, "find_spec", lambda name: spec)
-    folder = tmp_path / "pair"
-    folder.mkdir()
-    return folder
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout with an empty models folder, and a cache of its own."""
+    monkeypatch.setattr(bundled, "_models_folder", lambda: tmp_path / "checkout" / "models")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "checkout"
 
 
-def test_the_pair_lies_in_the_package_of_models(pair_folder: Path) -> None:
-    pair = pair_folder / "target.gguf", pair_folder / "draft.gguf"
-    for path in pair:
-        path.write_bytes(b"GGUF")
+def test_the_bundled_pair_comes_first(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pair = write_pair(checkout / "models" / "pair")
+    write_pair(checkout.parent / "shared" / "lab-pair")
+    assert bundled.bundled_pair() == pair
+    assert capsys.readouterr().err == ""
+
+
+def test_then_a_pair_beside_the_checkout_which_is_told(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pair = write_pair(checkout.parent / "shared" / "lab-pair")
+    assert bundled.bundled_pair() == pair
+    assert "no pair is bundled yet" in capsys.readouterr().err
+
+
+def test_half_a_pair_is_none(checkout: Path) -> None:
+    _, draft = write_pair(checkout / "models" / "pair")
+    draft.unlink()
+    pair = write_pair(checkout.parent / "shared" / "lab-pair")
     assert bundled.bundled_pair() == pair
 
 
-def test_half_a_pair_is_none(pair_folder: Path) -> None:
-    (pair_folder / "target.gguf").write_bytes(b"GGUF")
-    with pytest.raises(StartupError, match="name models with --target and --draft"):
-        bundled.bundled_pair()
-
-
-def test_without_the_package_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundled, "find_spec", lambda name: None)
-    with pytest.raises(StartupError, match="no model pair is installed"):
-        bundled.bundled_pair()
+def test_else_a_random_pair_that_is_written_once(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target, draft = bundled.bundled_pair()
+    written = target.stat().st_mtime_ns
+    assert draft.read_bytes()[:4] == b"GGUF"
+    assert bundled.bundled_pair() == (target, draft)
+    assert target.stat().st_mtime_ns == written
+    assert "random" in capsys.readouterr().err
