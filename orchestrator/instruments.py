@@ -6,6 +6,10 @@ from orchestrator.statistics import Statistics
 from outrider.v1 import generation_pb2
 from services.frame.telemetry import Telemetry, observed
 
+# https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics; the SDK's own bounds suit milliseconds.
+_FIRST_TOKEN_BOUNDS_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+_DURATION_BOUNDS_S = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+
 
 class GenerationInstruments:
     """Counts generations as they end."""
@@ -26,9 +30,17 @@ class GenerationInstruments:
         self._fallbacks = meter.create_counter("outrider.fallbacks", "{fallback}", "times a working draft was lost")
         self._resyncs = meter.create_counter("outrider.resyncs", "{resync}", "times a service was brought back")
         self._first_token = meter.create_histogram(
-            "gen_ai.server.time_to_first_token", "s", "from the request to the first token"
+            "gen_ai.server.time_to_first_token",
+            "s",
+            "from the request to the first token",
+            explicit_bucket_boundaries_advisory=_FIRST_TOKEN_BOUNDS_S,
         )
-        self._duration = meter.create_histogram("gen_ai.server.request.duration", "s", "from the request to its end")
+        self._duration = meter.create_histogram(
+            "gen_ai.server.request.duration",
+            "s",
+            "from the request to its end",
+            explicit_bucket_boundaries_advisory=_DURATION_BOUNDS_S,
+        )
         meter.create_observable_gauge(
             "outrider.active_generations", [observed(num_active)], "{generation}", "under way"
         )

@@ -1,12 +1,15 @@
 """What every test can rely on: an environment without settings of ours, and reproducible examples of Hypothesis."""
 
 import os
+import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.environment import SETTINGS
 
+# A shell starts what runs in its background with interrupts ignored, and programs under test would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Before gRPC starts, which would tell of every server that says goodbye.
 os.environ["GRPC_VERBOSITY"] = "ERROR"
 

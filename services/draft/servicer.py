@@ -55,7 +55,6 @@ class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
 
     def _work(self, request: draft_pb2.ProposeRequest) -> Proposal:
         size = self._vocabulary.size
-        prefix = checked_prefix(request.context, size)
         if request.num_draft_tokens < 1:
             raise invalid_argument("INVALID_REQUEST", "num_draft_tokens", "ask for at least one draft token")
         if request.num_draft_tokens > self._info.max_draft_tokens:
@@ -67,9 +66,9 @@ class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
         if not 0 <= request.min_joint_confidence <= 1:
             raise invalid_argument("INVALID_REQUEST", "min_joint_confidence", "a confidence is between 0 and 1")
         # The last draft token is never evaluated here.
-        check_room(prefix.length + request.num_draft_tokens - 1, self._info.context_length)
+        check_room(request.context, request.num_draft_tokens - 1, self._info.context_length)
         return Proposal(
-            prefix,
+            checked_prefix(request.context, size),
             request.num_draft_tokens,
             checked_sampling(request.sampling, size),
             self._vocabulary.end_of_generation,

@@ -24,6 +24,8 @@ from services.frame.digest import DIGEST_SIZE
 from services.frame.errors import ServiceError, invalid_argument
 
 _RETRY_AFTER_S = 0.1
+# What is longer names many tokens, and a caller could have us remember gigabytes of it.
+_MOST_REMEMBERED_BYTES = 4096
 _STATUS = {
     QueueFullError: (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL"),
     WorkTimeoutError: (grpc.StatusCode.DEADLINE_EXCEEDED, "TIMEOUT"),
@@ -70,8 +72,12 @@ def checked_tokens(tokens: Sequence[int], field: str, vocabulary_size: int) -> l
     return ids
 
 
-def check_room(num_tokens: int, context_length: int) -> None:
-    """Raise ServiceError when a slot cannot hold so many tokens."""
+def check_room(context: common_pb2.Context, num_draft_tokens: int, context_length: int) -> None:
+    """Raise ServiceError when a slot cannot hold the context and the draft tokens.
+
+    To be asked before the tokens are looked at, of which a message can hold millions.
+    """
+    num_tokens = context.cached_length + len(context.tokens) + num_draft_tokens
     if num_tokens > context_length:
         raise ServiceError(
             grpc.StatusCode.OUT_OF_RANGE,
@@ -82,12 +88,13 @@ def check_room(num_tokens: int, context_length: int) -> None:
 
 def checked_sampling(sampling: common_pb2.Sampling, vocabulary_size: int) -> SamplingParams:
     """Return sampling parameters. Raises ServiceError when one is not a number or outside its range."""
-    return _checked_sampling(sampling.SerializeToString(), vocabulary_size)
+    data = sampling.SerializeToString()
+    if len(data) > _MOST_REMEMBERED_BYTES:
+        return _read_sampling(data, vocabulary_size)
+    return _remembered_sampling(data, vocabulary_size)
 
 
-@lru_cache(maxsize=256)
-def _checked_sampling(data: bytes, vocabulary_size: int) -> SamplingParams:
-    """All requests of a session carry the same parameters: reading them once is enough."""
+def _read_sampling(data: bytes, vocabulary_size: int) -> SamplingParams:
     sampling = common_pb2.Sampling.FromString(data)
     params = SamplingParams(
         temperature=sampling.temperature,
@@ -106,6 +113,10 @@ def _checked_sampling(data: bytes, vocabulary_size: int) -> SamplingParams:
     except SamplingError as error:
         raise invalid_argument("INVALID_SAMPLING", "sampling", str(error)) from error
     return params
+
+
+# All requests of a session carry the same parameters: reading them once is enough.
+_remembered_sampling = lru_cache(maxsize=256)(_read_sampling)
 
 
 def deadline_s(timeout_ms: int) -> float | None:

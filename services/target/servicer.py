@@ -107,15 +107,16 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
 
     def _work(self, request: target_pb2.VerifyBatchRequest) -> Verification:
         size = self._vocabulary.size
-        prefix = checked_prefix(request.context, size)
-        draft_tokens = checked_tokens(request.draft_tokens, "draft_tokens", size)
-        if len(draft_tokens) > self._info.max_draft_tokens:
+        num_draft_tokens = len(request.draft_tokens)
+        if num_draft_tokens > self._info.max_draft_tokens:
             raise ServiceError(
                 grpc.StatusCode.OUT_OF_RANGE,
                 "DRAFT_TOO_LONG",
-                f"{len(draft_tokens)} draft tokens, at most {self._info.max_draft_tokens} are taken",
+                f"{num_draft_tokens} draft tokens, at most {self._info.max_draft_tokens} are taken",
             )
-        check_room(prefix.length + len(draft_tokens), self._info.context_length)
+        check_room(request.context, num_draft_tokens, self._info.context_length)
+        prefix = checked_prefix(request.context, size)
+        draft_tokens = checked_tokens(request.draft_tokens, "draft_tokens", size)
         num_log_probabilities = None
         if request.HasField("num_log_probabilities"):
             num_log_probabilities = request.num_log_probabilities

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from services.engine.runtime import Logits
-from services.engine.sampling import SamplingParams, log_probabilities, sample_rows
+from services.engine.sampling import SamplingParams, log_probabilities, samples
 from services.engine.work import Finished, Prefix, Work
 from services.target.acceptance import Verdict, accept
 
@@ -46,13 +46,15 @@ class Verification(Work):
         self._num_log_probabilities = num_log_probabilities
 
     def take(self, logits: Logits, held: Sequence[int]) -> Finished:
-        """Sample every row and compare; keep the context and the accepted draft tokens."""
+        """Sample row after row and compare; keep the context and the accepted draft tokens."""
         length = self.prefix.length
-        samples = sample_rows(logits, length, self._params, held[:length], self._draft_tokens).tolist()
-        verdict = accept(self._draft_tokens, samples, self._end_of_generation)
+        # What follows the first mismatch is never sampled.
+        tokens = samples(logits, length, self._params, held[:length], self._draft_tokens)
+        verdict = accept(self._draft_tokens, tokens, self._end_of_generation)
         reported: list[LogProbabilities] = []
         if self._num_log_probabilities is not None:
-            for row, token in zip(logits, samples[: verdict.num_accepted + 1], strict=False):
+            committed = [*self._draft_tokens[: verdict.num_accepted], verdict.next_token]
+            for row, token in zip(logits, committed, strict=False):
                 value, ids, values = log_probabilities(row, token, self._num_log_probabilities)
                 reported.append(LogProbabilities(token, value, list(zip(ids.tolist(), values.tolist(), strict=True))))
         return Finished(length + verdict.num_accepted, Verified(verdict, reported))

@@ -4,7 +4,6 @@
 code, and nothing is built.
 """
 
-import json
 import os
 import shutil
 import subprocess
@@ -93,27 +92,22 @@ def obstacle_to_reuse() -> str:
 class Stack:
     """Draft, target and orchestrator as a compose project of their own, with small slots and exact text."""
 
-    def __init__(self, models: Path, folder: Path) -> None:
+    def __init__(self, models: Path) -> None:
         self.port = free_port()
-        small = {"THREADS": "1", "SLOTS": "2", "CONTEXT": "256", "BATCH_ROWS": "256", "PREFILL_ROWS": "64"}
-        environments = {
-            service: {f"OUTRIDER_{service.upper()}_{name}": value for name, value in small.items()}
-            for service in ("target", "draft")
-        }
-        environments["target"]["OUTRIDER_TARGET_EXACT"] = "on"
-        override = folder / "override.json"
-        override.write_text(
-            json.dumps({"services": {name: {"environment": environments[name]} for name in environments}})
-        )
         self._command = [
             *compose_command(),
-            *("--project-name", f"outrider-test-{os.getpid()}"),
-            *("--file", str(ROOT / "docker-compose.yml"), "--file", str(override)),
+            *("--project-name", f"outrider-test-{os.getpid()}", "--file", str(ROOT / "docker-compose.yml")),
         ]
         self._variables = {
             "OUTRIDER_MODELS": str(models),
             "OUTRIDER_PORT": str(self.port),
+            "OUTRIDER_TARGET_EXACT": "on",
+            "OUTRIDER_ORCHESTRATOR_DRAFTER": "remote",
             "OTEL_SDK_DISABLED": "true",
+        } | {
+            f"OUTRIDER_{service}_{name}": value
+            for service in ("TARGET", "DRAFT")
+            for name, value in (("THREADS", "1"), ("SLOTS", "2"), ("CONTEXT", "256"))
         }
 
     def compose(self, *arguments: str, timeout_s: float = 10 * PATIENCE_S) -> "subprocess.CompletedProcess[str]":
@@ -152,7 +146,7 @@ def stack(request: pytest.FixtureRequest, pair: Pair, tmp_path: Path) -> Iterato
     for path in (pair.target, pair.draft):
         Path(shutil.copy(path, models)).chmod(0o644)
     models.chmod(0o755)
-    stack = Stack(models, tmp_path)
+    stack = Stack(models)
     if is_to_build:
         stack.must("build", timeout_s=BUILD_S)
     try:
@@ -171,6 +165,7 @@ async def test_text_goes_on_when_the_draft_is_killed(stack: Stack) -> None:
     assert drafted.counts.num_draft_tokens > 0
     stack.must("kill", "draft")
     alone = await stack.generate(has_draft=False)
+    assert alone.counts.num_draft_tokens == 0
     assert alone.ids == drafted.ids
     stack.must("start", "draft")
     again = await stack.generate(has_draft=True)

@@ -2,12 +2,18 @@
 
 import hashlib
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from outrider.v1 import common_pb2, draft_pb2, draft_pb2_grpc, target_pb2, target_pb2_grpc
+from services.engine.model import Model
+from services.engine.runtime import LlamaRuntime, RuntimeOptions, Segment
+from services.engine.sampling import SamplingParams, reference
 from tests.integration.conftest import Pair
 from tests.integration.services import draft_server, target_server
 
@@ -40,10 +46,14 @@ class Target:
         self._stub = target_pb2_grpc.TargetServiceStub(channel)
         self._request_id = 0
 
-    async def verify(self, context: common_pb2.Context, draft_tokens: Sequence[int] = ()) -> Any:
+    async def verify(
+        self, context: common_pb2.Context, draft_tokens: Sequence[int] = (), **fields: Any
+    ) -> target_pb2.VerifyBatchResponse:
         self._request_id += 1
         return await self._stub.VerifyBatch(
-            target_pb2.VerifyBatchRequest(request_id=self._request_id, context=context, draft_tokens=draft_tokens)
+            target_pb2.VerifyBatchRequest(
+                request_id=self._request_id, context=context, draft_tokens=draft_tokens, **fields
+            )
         )
 
 
@@ -179,3 +189,56 @@ async def test_the_end_of_the_text_is_never_an_accepted_token(target: Target) ->
     reply = await target._stub.VerifyBatch(request)
     assert (reply.result.num_accepted, reply.result.next_token) == (0, 1)
     assert reply.result.is_end_of_generation
+
+
+SAMPLING: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "sampled": {"temperature": 0.8, "seed": 4},
+    "truncated": {"temperature": 1.2, "seed": 5, "top_k": 40, "top_p": 0.9},
+    "penalised": {"temperature": 0.7, "seed": 6, "repetition_penalty": 1.4, "frequency_penalty": 0.3},
+    "biased": {"temperature": 0.9, "seed": 7, "top_p": 0.8, "logit_bias": {7: 6.0, 300: -3.0, 44: 2.5}},
+}
+
+
+def _reference(path: Path, tokens: Sequence[int], name: str) -> list[tuple[int, NDArray[np.float64]]]:
+    """The token after the prompt and after each token that follows it, and the log-probabilities of all."""
+    model = Model(path)
+    runtime = LlamaRuntime(model, RuntimeOptions(num_slots=1, context_length=256, max_batch_rows=64, num_threads=1))
+    (rows,) = runtime.decode([Segment(0, 0, tokens, len(tokens) - len(PROMPT) + 1)])
+    found = []
+    for length, row in enumerate(rows.astype(np.float64), len(PROMPT)):
+        token = reference.sample(row.tolist(), length, SamplingParams(**SAMPLING[name]), tokens[:length])
+        found.append((token, row - row.max() - np.log(np.exp(row - row.max()).sum())))
+    runtime.close()
+    model.close()
+    return found
+
+
+@pytest.mark.parametrize("name", SAMPLING)
+async def test_verified_tokens_and_log_probabilities_are_the_models(pair: Pair, target: Target, name: str) -> None:
+    """What is reported knows nothing of temperature, bias, penalties and truncation."""
+    sampling = common_pb2.Sampling(**SAMPLING[name])
+    text: list[int] = []
+    for _ in range(3):
+        text.append((await target.verify(context([*PROMPT, *text]), sampling=sampling)).result.next_token)
+    wrong = (text[2] + 1) % 512
+    reply = await target.verify(context(PROMPT), [*text[:2], wrong, 9], sampling=sampling, num_log_probabilities=5)
+    assert (reply.result.num_accepted, reply.result.next_token) == (2, text[2])
+    expected = _reference(pair.target, [*PROMPT, *text[:2]], name)
+    assert [token for token, _ in expected] == text
+    for token, told, (_, every) in zip(text, reply.result.log_probabilities, expected, strict=True):
+        assert told.chosen.token == token
+        assert told.chosen.log_probability == pytest.approx(every[token], abs=1e-3)
+        assert [top.log_probability for top in told.top] == pytest.approx(sorted(every)[:-6:-1], abs=1e-3)
+        assert [every[top.token] for top in told.top] == pytest.approx(sorted(every)[:-6:-1], abs=1e-3)
+
+
+@pytest.mark.parametrize("name", SAMPLING)
+async def test_draft_tokens_and_probabilities_are_the_models(pair: Pair, draft: Draft, name: str) -> None:
+    reply = await draft.propose(context(PROMPT), 5, sampling=common_pb2.Sampling(**SAMPLING[name]))
+    draft_tokens = reply.result.draft_tokens
+    text = [draft_token.token for draft_token in draft_tokens]
+    expected = _reference(pair.draft, [*PROMPT, *text[:-1]], name)
+    assert text == [token for token, _ in expected]
+    for draft_token, (token, every) in zip(draft_tokens, expected, strict=True):
+        assert draft_token.probability == pytest.approx(np.exp(every[token]), rel=1e-3)

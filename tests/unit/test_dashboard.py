@@ -14,6 +14,7 @@ from opentelemetry.sdk.metrics.export import Gauge, Histogram, InMemoryMetricRea
 from orchestrator.instruments import GenerationInstruments
 from orchestrator.statistics import Statistics
 from outrider.v1 import generation_pb2
+from services.engine.devices import Accelerator
 from services.engine.engine import Engine
 from services.engine.instruments import EngineInstruments
 from services.frame.telemetry import Telemetry
@@ -58,7 +59,9 @@ def metrics() -> list[Metric]:
     drafted = Counter(remote=1)
     statistics = Statistics(1, drafted, drafted, drafted, num_accepted_per_position=Counter([0]))
     GenerationInstruments(telemetry, lambda: 0, lambda: 0.0).record(statistics, generation_pb2.GenerateSummary())
-    data = reader.get_metrics_data()
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr("services.engine.instruments.accelerators", lambda: [Accelerator("a GPU", 1, 2)])
+        data = reader.get_metrics_data()
     provider.shutdown()
     assert data is not None
     return list(data.resource_metrics[0].scope_metrics[0].metrics)
@@ -110,3 +113,12 @@ def test_panels_do_not_overlap() -> None:
     ]
     assert len(cells) == len(set(cells))
     assert max(x for x, _ in cells) < 24
+
+
+def test_percentiles_of_times_can_be_read_from_buckets(metrics: list[Metric]) -> None:
+    """The SDK's own buckets begin with everything up to five seconds."""
+    times = [metric.data for metric in metrics if metric.unit == "s"]
+    assert len(times) == 3
+    for data in times:
+        assert isinstance(data, Histogram)
+        assert len([bound for bound in data.data_points[0].explicit_bounds if 0 < bound < 1]) >= 5

@@ -4,7 +4,7 @@ from services.engine.sampling.adjust import LogitsError
 from services.engine.sampling.logprobs import log_probabilities
 from services.engine.sampling.noise import SAMPLER_VERSION
 from services.engine.sampling.params import SamplingError, SamplingParams
-from services.engine.sampling.sample import sample, sample_rows, sample_with_confidence
+from services.engine.sampling.sample import sample, sample_rows, sample_with_confidence, samples
 
 __all__ = [
     "SAMPLER_VERSION",
@@ -15,4 +15,5 @@ __all__ = [
     "sample",
     "sample_rows",
     "sample_with_confidence",
+    "samples",
 ]

@@ -11,6 +11,7 @@ MIN_TEMPERATURE: Final = 1e-6
 MAX_TEMPERATURE: Final = 100.0
 MAX_PENALTY: Final = 100.0
 MAX_BIAS: Final = 100.0
+MAX_NUM_BIASES: Final = 4096  # a millisecond of each row at that
 MAX_LOGPROBS: Final = 20
 
 
@@ -53,11 +54,6 @@ class SamplingParams:
             self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
         )
 
-    @property
-    def has_truncation(self) -> bool:
-        """Whether any of top-k, top-p and min-p is on."""
-        return self.top_k > 0 or self.top_p < 1.0 or self.min_p > 0.0
-
     def validate(self, vocabulary_size: int) -> None:
         """Raises SamplingError for the first field whose value is out of range for a vocabulary of this size."""
         if self.temperature != 0:
@@ -93,6 +89,8 @@ def _check_count(name: str, value: int, high: int | None = None) -> None:
 
 
 def _check_bias(logit_bias: Mapping[int, float], vocabulary_size: int) -> None:
+    if len(logit_bias) > MAX_NUM_BIASES:
+        raise SamplingError(f"logit_bias names {len(logit_bias)} tokens, but at most {MAX_NUM_BIASES} are taken")
     for token, bias in logit_bias.items():
         if not 0 <= token < vocabulary_size:
             raise SamplingError(f"logit_bias names token {token!r}, but ids go from 0 to {vocabulary_size - 1}")

@@ -6,7 +6,7 @@ Parameters are taken as validated (`SamplingParams.validate`), logits as float32
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,16 +48,28 @@ def sample_rows(
     *,
     allowed: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int64]:
-    """The target's tokens [rows] for logits [rows, vocabulary] at positions first_position, first_position + 1, ...
+    """All of `samples`, as an array [rows]."""
+    return np.fromiter(samples(logits, first_position, params, history, draft_tokens, allowed=allowed), np.int64)
 
-    `history` holds the tokens before first_position; row r is sampled as if draft_tokens[:r] followed them. `allowed`
-    is [rows, vocabulary]. Raises ValueError where there are fewer draft tokens than rows - 1, and LogitsError as
-    `sample` does.
+
+def samples(
+    logits: NDArray[np.float32],
+    first_position: int,
+    params: SamplingParams,
+    history: Tokens,
+    draft_tokens: Tokens,
+    *,
+    allowed: NDArray[np.bool_] | None = None,
+) -> Iterator[int]:
+    """The target's tokens for logits [rows, vocabulary] at positions first_position, first_position + 1, ...
+
+    `history` holds the tokens before first_position; row r is sampled as if draft_tokens[:r] followed them, and only
+    when it is asked for. `allowed` is [rows, vocabulary]. Raises ValueError where there are fewer draft tokens than
+    rows - 1, and LogitsError as `sample` does.
     """
     num_rows = len(logits)
     if len(draft_tokens) < num_rows - 1:
         raise ValueError(f"{num_rows} rows follow {num_rows - 1} draft tokens, but there are {len(draft_tokens)}")
-    tokens = np.empty(num_rows, np.int64)
     window = PenaltyWindow(params.penalty_last_n, history) if params.has_penalties else None
     for index in range(num_rows):
         if window is not None and index > 0:
@@ -65,10 +77,9 @@ def sample_rows(
         counts = {} if window is None else window.counts
         row = adjusted(logits[index], params, counts, None if allowed is None else allowed[index])
         if params.temperature == 0:
-            tokens[index] = row.best()[0]
+            yield row.best()[0]
         else:
-            tokens[index] = _best_scores(row, first_position + index, params, 1)[0][1]
-    return tokens
+            yield _best_scores(row, first_position + index, params, 1)[0][1]
 
 
 def sample_with_confidence(

@@ -6,6 +6,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 
 from services.engine.sampling import SamplingError, SamplingParams
+from services.engine.sampling.params import MAX_NUM_BIASES
 
 VOCABULARY_SIZE = 100
 
@@ -74,16 +75,21 @@ def test_is_frozen_and_hashable() -> None:
 
 
 @pytest.mark.parametrize(
-    ("params", "has_penalties", "has_truncation"),
+    ("params", "has_penalties"),
     [
-        (SamplingParams(), False, False),
-        (SamplingParams(repetition_penalty=1.1), True, False),
-        (SamplingParams(presence_penalty=-0.1), True, False),
-        (SamplingParams(frequency_penalty=0.1, penalty_last_n=0), False, False),
-        (SamplingParams(top_k=1), False, True),
-        (SamplingParams(top_p=0.5), False, True),
-        (SamplingParams(min_p=0.5), False, True),
+        (SamplingParams(), False),
+        (SamplingParams(repetition_penalty=1.1), True),
+        (SamplingParams(presence_penalty=-0.1), True),
+        (SamplingParams(frequency_penalty=0.1, penalty_last_n=0), False),
+        (SamplingParams(top_k=1), False),
     ],
 )
-def test_knows_which_steps_are_on(params: SamplingParams, has_penalties: bool, has_truncation: bool) -> None:
-    assert (params.has_penalties, params.has_truncation) == (has_penalties, has_truncation)
+def test_knows_whether_penalties_are_on(params: SamplingParams, has_penalties: bool) -> None:
+    assert params.has_penalties == has_penalties
+
+
+def test_biases_of_so_many_tokens_and_no_more() -> None:
+    most = dict.fromkeys(range(MAX_NUM_BIASES), 1.0)
+    SamplingParams(logit_bias=most).validate(MAX_NUM_BIASES + 1)
+    with pytest.raises(SamplingError, match=f"names {MAX_NUM_BIASES + 1} tokens, but at most {MAX_NUM_BIASES}"):
+        SamplingParams(logit_bias=most | {MAX_NUM_BIASES: 1.0}).validate(MAX_NUM_BIASES + 1)

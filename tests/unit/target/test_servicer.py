@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from outrider.v1 import common_pb2, target_pb2
+from services.engine import wire
 from services.engine.engine import Engine
 from services.engine.sampling import SamplingParams
 from services.frame.errors import ServiceError
@@ -249,3 +250,28 @@ async def test_answers_are_remembered_for_so_many_sessions_and_no_more() -> None
     assert len(remembered) == MAX_REMEMBERED_SESSIONS
     assert "session 20" in remembered
     assert "session 19" not in remembered
+
+
+async def test_what_is_remembered_of_sampling_parameters_is_small() -> None:
+    """Callers could have gigabytes remembered otherwise."""
+    runtime = FakeRuntime()
+    async with running(runtime) as engine:
+        before = wire._remembered_sampling.cache_info().currsize
+        for temperature in (0.25, 0.5):
+            biases = dict.fromkeys(range(VOCABULARY_SIZE), temperature)
+            small = common_pb2.Sampling(temperature=temperature, logit_bias=biases)
+            await verify(engine, runtime, request(sampling=small))
+        assert wire._remembered_sampling.cache_info().currsize == before + 2
+        for temperature in (0.25, 0.5):
+            large = common_pb2.Sampling(temperature=temperature, logit_bias=dict.fromkeys(range(1000), 1.0))
+            await refusal(engine, runtime, request(sampling=large))
+        checked = wire.checked_sampling(large, 1000)
+        assert checked.logit_bias == dict.fromkeys(range(1000), 1.0)
+        assert wire._remembered_sampling.cache_info().currsize == before + 2
+
+
+async def test_tokens_beyond_the_room_are_not_even_looked_at() -> None:
+    runtime = FakeRuntime()
+    async with running(runtime) as engine:
+        error = await refusal(engine, runtime, request(tokens=[VOCABULARY_SIZE] * (runtime.context_length + 1)))
+    assert (error.code, error.reason) == (grpc.StatusCode.OUT_OF_RANGE, "CONTEXT_TOO_LONG")

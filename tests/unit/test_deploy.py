@@ -1,0 +1,77 @@
+"""What docker-compose.yml and the Dockerfiles say fits the programs, and itself. Needs no container engine."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from orchestrator.settings import OrchestratorSettings
+from services.draft.settings import DraftSettings
+from services.frame.healthcheck import HealthcheckSettings
+from services.frame.settings import ServerSettings, load_settings
+from services.target.settings import TargetSettings
+
+ROOT = Path(__file__).parents[2]
+SERVICES: dict[str, type[ServerSettings]] = {
+    "target": TargetSettings,
+    "draft": DraftSettings,
+    "orchestrator": OrchestratorSettings,
+}
+# Compose files have defaults, as in ${NAME:-default}.
+VARIABLE = re.compile(r"\$\{\w+:-([^}]*)\}")
+
+
+def compose() -> Any:
+    return json.loads(VARIABLE.sub(r"\1", json.dumps(yaml.safe_load((ROOT / "docker-compose.yml").read_text()))))
+
+
+def dockerfile(service: str) -> str:
+    path: str = compose()["services"][service]["build"]["dockerfile"]
+    return (ROOT / path).read_text()
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_environment_of_a_container_starts_its_service(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    variables = dict(re.findall(r"(OUTRIDER_\w+)=(\S+)", dockerfile(service)))
+    variables |= compose()["services"][service]["environment"]
+    for name, value in variables.items():
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    settings = load_settings(SERVICES[service])
+    prefix = f"OUTRIDER_{service.upper()}_"
+    named = {name.removeprefix(prefix).lower() for name in variables if name.startswith(prefix)}
+    assert named <= set(SERVICES[service].model_fields)
+    assert settings.host == "0.0.0.0"
+    assert f"EXPOSE {settings.port}\n" in dockerfile(service)
+    assert load_settings(HealthcheckSettings).address == f"127.0.0.1:{settings.port}"
+    if isinstance(settings, OrchestratorSettings):
+        assert settings.target == f"target:{TargetSettings.model_fields['port'].default}"
+        assert settings.draft == f"draft:{DraftSettings.model_fields['port'].default}"
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_container_can_do_no_more_than_it_must(service: str) -> None:
+    described = compose()["services"][service]
+    assert described["read_only"] is True
+    assert described["cap_drop"] == ["ALL"]
+    assert all(volume.endswith(":ro") for volume in described.get("volumes", ()) if volume.startswith("."))
+    assert all(port.startswith("127.0.0.1:") for port in described.get("ports", ()))
+    last_stage = dockerfile(service).rpartition("\nFROM ")[2]
+    assert re.search(r"^USER (?!0|root)", last_stage, re.MULTILINE)
+
+
+def test_draft_and_target_share_the_stage_that_builds_llama_cpp() -> None:
+    first, other = (
+        dockerfile(service).partition("\nFROM ")[2].rpartition("\nFROM ")[0] for service in ("draft", "target")
+    )
+    assert "install.sh dependencies engine" in first
+    assert first == other
+
+
+def test_images_have_versions() -> None:
+    images = [service["image"] for service in compose()["services"].values() if "build" not in service]
+    assert images
+    assert all(re.fullmatch(r"[\w/-]+:v?\d+\.\d+\.\d+", image) for image in images)
