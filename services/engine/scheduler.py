@@ -16,6 +16,8 @@ from services.engine.work import Finished, Miss, Outcome, Work
 _log = logging.getLogger(__name__)
 # Decodes that may fail one after the other before the engine gives up and its supervisor starts it again.
 _MAX_FAILURES = 3
+# Share of a step that the sessions it answered are worth waiting for: many rows cost little more than few.
+_GATHERING_SHARE = 0.1
 # Tokens of a prompt that another session must hold for its cache to be shared.
 _WORTH_SHARING = 8
 
@@ -43,6 +45,9 @@ class Scheduler:
         self._waiting: deque[Work] = deque()
         self._active: list[_Active] = []
         self._num_failures = 0
+        # Sessions that the last step answered and that have not come back, and until when they are worth waiting for.
+        self.answered: set[str] = set()
+        self.gather_until_s = 0.0
 
     @property
     def num_waiting(self) -> int:
@@ -56,13 +61,21 @@ class Scheduler:
 
     def add(self, work: Work) -> None:
         """Take in work; its outcome is delivered by a later step."""
+        self.answered.discard(work.prefix.session_id)
         self._waiting.append(work)
+
+    def release(self, session_id: str) -> None:
+        """Let the session's slot go first when another session needs one."""
+        self.answered.discard(session_id)
+        self.slots.release(session_id)
 
     def step(self) -> None:
         """Give slots to waiting work, and evaluate what is ready: one decode, or as many as the runtime needs.
 
         Raises DecodeError when decodes fail again and again; the works concerned were told already.
         """
+        self.answered.clear()
+        started_s = time.perf_counter()
         self._drop_given_up()
         self._admit()
         by_slot: dict[int, _Active] = {}
@@ -78,6 +91,8 @@ class Scheduler:
             batch = [(by_slot[segment.slot], segment) for segment in group if by_slot[segment.slot] in self._active]
             if batch:
                 self._decode(batch)
+        ended_s = time.perf_counter()
+        self.gather_until_s = ended_s + _GATHERING_SHARE * (ended_s - started_s)
 
     def end(self, error: EngineError) -> None:
         """Answer everything that is left with `error`."""
@@ -203,6 +218,7 @@ class Scheduler:
         self._deliver(work, value, len(slot.held))
 
     def _deliver(self, work: Work, value: object, held_length: int) -> None:
+        self.answered.add(work.prefix.session_id)
         work.timings.finished_s = time.perf_counter()
         work.timings.started_s = work.timings.started_s or work.timings.finished_s
         with contextlib.suppress(RuntimeError):  # the caller's event loop has closed: nobody is waiting any more

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from opentelemetry import metrics, trace
 from opentelemetry.context import Context
-from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, NonRecordingSpan, SpanContext, TraceFlags
 
 from services.frame.startup import StartupError
 
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 DEFAULT_SPAN_QUEUE = 65536
 # The SDK's own five seconds are long for somebody who waits at a page, and lost when a process is killed.
 DEFAULT_EXPORT_DELAY_MS = 1000
+# How long others wait for an exporter's thread while it encodes spans, which takes it milliseconds.
+SWITCH_INTERVAL_S = 0.0001
 # How long the end of a process may wait for a collector.
 SHUTDOWN_S = 5.0
 
@@ -160,8 +162,19 @@ def context_from_traceparent(traceparent: str) -> Context:
     return trace.set_span_in_context(NonRecordingSpan(span_context), Context())
 
 
+class UnsampledSpan(NonRecordingSpan):
+    """Records nothing, and hands the `traceparent` above it on as one that is not to be recorded."""
+
+    def __init__(self, traceparent: str) -> None:
+        super().__init__(INVALID_SPAN_CONTEXT)
+        self.traceparent = traceparent[:-1] + "0" if traceparent else ""
+
+
 def traceparent_of(span: trace.Span) -> str:
     """Return the W3C `traceparent` of a span, empty where it has no valid context, as with telemetry off."""
+    known: str | None = getattr(span, "traceparent", None)
+    if known is not None:
+        return known
     context = span.get_span_context()
     if not context.is_valid:
         return ""
@@ -188,6 +201,7 @@ def _exporters(signal: str) -> list[str]:
 def _recorder(resource: Resource, exporters: list[str]) -> Recorder:
     from services.frame.recording import Recorder
 
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     return Recorder(resource, [_batches(_span_exporter(name)) for name in exporters])
 
 

@@ -89,6 +89,32 @@ async def test_sessions_share_a_decode() -> None:
             assert outcome.timings.num_decodes == 1
 
 
+async def test_sessions_that_were_just_answered_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.engine.scheduler._GATHERING_SHARE", 1e9)
+    runtime = FakeRuntime(num_slots=4)
+    async with running(runtime) as engine:
+        async with blocked(runtime):
+            (first,) = await _start(engine, Greedy(prefix("a", PROMPT)))
+            await at_the_gate(runtime)
+            (other,) = await _start(engine, Greedy(prefix("b", PROMPT)))
+        await first
+        assert runtime.num_decodes == 1
+        await asyncio.gather(_run(engine, Greedy(prefix("a", [*PROMPT, 6]))), other)
+        assert runtime.num_decodes == 2
+        # Released, a session is not waited for, which would take for ever here.
+        engine.release("a")
+        await _run(engine, Greedy(prefix("b", [*PROMPT, 6])))
+
+
+async def test_sessions_that_stay_away_are_waited_for_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.engine.engine._SKIPPED_GATHERINGS", 1000)
+    async with running(FakeRuntime(num_slots=4)) as engine:
+        for step in range(3):
+            await _run(engine, Greedy(prefix("a", [*PROMPT, step])))
+            await _run(engine, Greedy(prefix("b", [*PROMPT, step])))
+        assert 990 < engine._num_skipped < 1000
+
+
 async def test_a_runtime_that_parts_a_batch_changes_no_answer() -> None:
     runtime = FakeRuntime(num_slots=4)
     runtime.group_size = 1

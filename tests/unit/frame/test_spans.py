@@ -10,12 +10,13 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import Span, SpanKind, StatusCode, TraceFlags, get_current_span
+from opentelemetry.trace import Span, SpanKind, StatusCode, get_current_span
 
 from services.frame.errors import ServiceError
 from services.frame.recording import Recorder
 from services.frame.spans import child_span, request_span, server_span
 from services.frame.telemetry import Telemetry, traceparent_of
+from tests.waiting import eventually
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 SPAN_ID = "b7ad6b7169203331"
@@ -31,13 +32,17 @@ class Recorded:
 
     @property
     def spans(self) -> dict[str, ReadableSpan]:
+        assert self.telemetry.recorder is not None
+        self.telemetry.recorder.flush()
         return {span.name: span for span in self.exporter.get_finished_spans()}
 
 
 @pytest.fixture
 def recorded() -> Iterator[Recorded]:
     exporter = InMemorySpanExporter()
-    yield Recorded(Telemetry(Recorder(Resource({"service.name": "s"}), [SimpleSpanProcessor(exporter)])), exporter)
+    telemetry = Telemetry(Recorder(Resource({"service.name": "s"}), [SimpleSpanProcessor(exporter)]))
+    yield Recorded(telemetry, exporter)
+    telemetry.shutdown()
 
 
 def parent_of(span: ReadableSpan) -> int:
@@ -63,24 +68,25 @@ def test_when_off_there_is_no_span_and_no_trace() -> None:
 def test_a_tree_within_a_process(recorded: Recorded) -> None:
     telemetry = recorded.telemetry
     with (
-        request_span(telemetry, "request", f"{PARENT}-01"),
+        request_span(telemetry, "request", f"{PARENT}-01") as request,
         child_span(telemetry, "cycle") as cycle,
         child_span(telemetry, "message", SpanKind.CLIENT) as message,
     ):
-        assert get_current_span() is message
+        # Log lines carry the ids of the request.
+        assert get_current_span() is request
         message.add_event("told", {"reason": "x"})
         cycle.set_attribute("index", 1)
         cycle.set_attributes({"drafter": "remote"})
     assert not get_current_span().get_span_context().is_valid
-    request, cycle_, message_ = (recorded.spans[name] for name in ("request", "cycle", "message"))
-    assert [span.kind for span in (request, cycle_, message_)] == [SpanKind.SERVER, SpanKind.INTERNAL, SpanKind.CLIENT]
-    assert f"{parent_of(request):016x}" == SPAN_ID
-    assert parent_of(cycle_) == id_of(request)
+    request_, cycle_, message_ = (recorded.spans[name] for name in ("request", "cycle", "message"))
+    assert [span.kind for span in (request_, cycle_, message_)] == [SpanKind.SERVER, SpanKind.INTERNAL, SpanKind.CLIENT]
+    assert f"{parent_of(request_):016x}" == SPAN_ID
+    assert parent_of(cycle_) == id_of(request_)
     assert parent_of(message_) == id_of(cycle_)
-    assert {f"{span.context.trace_id:032x}" for span in (request, cycle_, message_)} == {TRACE_ID}
+    assert {f"{span.context.trace_id:032x}" for span in (request_, cycle_, message_)} == {TRACE_ID}
     assert dict(cycle_.attributes or {}) == {"index": 1, "drafter": "remote"}
     assert [(event.name, dict(event.attributes or {})) for event in message_.events] == [("told", {"reason": "x"})]
-    times = [each for span in (request, cycle_, message_) for each in (span.start_time, span.end_time)]
+    times = [each for span in (request_, cycle_, message_) for each in (span.start_time, span.end_time)]
     assert sorted(times, key=lambda each: each or 0) == [times[0], times[2], times[4], times[5], times[3], times[1]]
     assert {span.resource.attributes["service.name"] for span in recorded.spans.values()} == {"s"}
 
@@ -95,6 +101,19 @@ def test_a_span_goes_on_in_another_process(recorded: Recorded) -> None:
     assert parent_of(answer) == id_of(message)
     assert answer.parent is not None and answer.parent.is_remote
     assert answer.context.trace_id == message.get_span_context().trace_id
+
+
+def test_an_answer_may_have_parts(recorded: Recorded) -> None:
+    telemetry = recorded.telemetry
+    with server_span(telemetry, "answer", f"{PARENT}-01") as answer, child_span(telemetry, "part"):
+        pass
+    assert parent_of(recorded.spans["part"]) == id_of(answer)
+
+
+def test_what_is_finished_is_handed_over_without_being_asked_for(recorded: Recorded) -> None:
+    with server_span(recorded.telemetry, "answer", f"{PARENT}-01"):
+        pass
+    eventually(recorded.exporter.get_finished_spans)
 
 
 @pytest.mark.parametrize("traceparent", ["", "x", f"{PARENT}-01-more", f"00-{'0' * 32}-{SPAN_ID}-01"])
@@ -120,11 +139,13 @@ def test_what_the_caller_does_not_record_is_not_recorded_beneath(recorded: Recor
 def test_the_standard_sampler_decides(monkeypatch: pytest.MonkeyPatch, sampler: str, names: set[str]) -> None:
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", sampler)
     exporter = InMemorySpanExporter()
-    telemetry = Telemetry(Recorder(Resource({}), [SimpleSpanProcessor(exporter)]))
+    recorder = Recorder(Resource({}), [SimpleSpanProcessor(exporter)])
+    telemetry = Telemetry(recorder)
     with server_span(telemetry, "answer", f"{PARENT}-01"):
         pass
     with server_span(telemetry, "root", ""), child_span(telemetry, "part"):
         pass
+    recorder.flush()
     assert {span.name for span in exporter.get_finished_spans()} == names
 
 
@@ -170,10 +191,10 @@ def test_where_only_requests_are_traced_their_span_has_the_events(recorded: Reco
         with pytest.raises(ValueError), child_span(within, "cycle") as cycle:
             cycle.set_attribute("index", 1)
             cycle.add_event("outrider.fallback", {"outrider.reason": "x"})
-            told = cycle.get_span_context()
+            told = traceparent_of(cycle)
             assert get_current_span() is request
             raise ValueError
-        with server_span(within, "answer", traceparent_of(cycle)) as answer:
+        with server_span(within, "answer", told) as answer:
             assert not answer.is_recording()
     assert set(recorded.spans) == {"request"}
     span = recorded.spans["request"]
@@ -182,4 +203,4 @@ def test_where_only_requests_are_traced_their_span_has_the_events(recorded: Reco
         ("outrider.fallback", {"outrider.reason": "x"})
     ]
     # A service that is told of it is told not to record.
-    assert (told.span_id, told.trace_flags) == (id_of(span), TraceFlags.DEFAULT)
+    assert told == traceparent_of(request)[:-1] + "0"
