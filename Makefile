@@ -28,7 +28,7 @@ help:
 
 venv: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt $(wildcard setup.py services/engine/sampling/*.c)
+$(STAMP): pyproject.toml constraints.txt $(wildcard setup.py services/engine/sampling/*.[ch])
 	@if [ -z "$(PYTHON)" ]; then echo "Outrider needs Python 3.11 or newer: install it, or name it with make PYTHON=..." >&2; exit 2; fi
 	@if ! command -v c++ >/dev/null; then echo "llama.cpp is built from source and needs a C++ compiler: install one (Debian: build-essential)" >&2; exit 2; fi
 	@if [ ! -x $(BIN)/python ]; then "$(PYTHON)" -m venv --clear $(VENV); fi

@@ -40,10 +40,14 @@ class Traced:
                 if not num_chunks:
                     on_start()
                 num_chunks += 1
-        trace_id = self.summaries[-1].trace_id
-        # The root is the last to end, so the orchestrator has sent all others by then.
-        eventually(lambda: any(span.parent_id == "" and span.trace_id == trace_id for span in self.collector.spans))
-        return [span for span in self.collector.spans if span.trace_id == trace_id]
+        summary = self.summaries[-1]
+
+        def spans() -> list[CollectedSpan]:
+            return [span for span in self.collector.spans if span.trace_id == summary.trace_id]
+
+        # What is within a cycle ends before it, so the orchestrator has sent that too.
+        eventually(lambda: sum(span.name == "cycle" for span in spans()) == summary.speculation.num_cycles)
+        return spans()
 
 
 @pytest.fixture(scope="module")

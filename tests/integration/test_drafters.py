@@ -11,6 +11,7 @@ import pytest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import format_trace_id
 
 from outrider.v1 import generation_pb2
 from services.frame.errors import error_from_rpc
@@ -29,6 +30,7 @@ from tests.integration.services import (
     orchestrator_server,
     target_server,
 )
+from tests.waiting import soon
 
 pytestmark = pytest.mark.integration
 
@@ -128,7 +130,6 @@ async def test_lookup_takes_over_from_a_draft_that_goes_away(pair: Pair, asked: 
         client = await stack.enter_async_context(client_of(await stack.enter_async_context(server)))
         await client.until_draft(is_available=True)
         expected = await client.generate(PROMPT, **asked, speculation=OFF)
-        exporter.clear()
         gate.hold_after(6)
         task = asyncio.create_task(client.generate(PROMPT, **asked, speculation=by(DRAFTER_AUTO)))
         await gate.reached()
@@ -138,11 +139,21 @@ async def test_lookup_takes_over_from_a_draft_that_goes_away(pair: Pair, asked: 
         await stopping
         generated = await task
         assert (await client.status()).drafter == NGRAM
+
+        def cycle_spans() -> list[dict[str, Any]]:
+            spans = (span for span in exporter.get_finished_spans() if span.name == "cycle")
+            return [
+                dict(span.attributes or {})
+                for span in spans
+                if span.context and format_trace_id(span.context.trace_id) == generated.summary.trace_id
+            ]
+
+        # Spans are exported after the answer, by another thread.
+        await soon(lambda: len(cycle_spans()) == generated.counts.num_cycles)
     assert generated.ids == expected.ids
     assert drafters(generated) == {REMOTE, NGRAM}
     assert generated.counts.num_fallbacks == 1
-    cycles = [dict(span.attributes or {}) for span in exporter.get_finished_spans() if span.name == "cycle"]
-    assert len(cycles) == generated.counts.num_cycles
+    cycles = sorted(cycle_spans(), key=lambda cycle: cycle["outrider.cycle.index"])
     told = [cycle["outrider.cycle.drafter"] for cycle in cycles]
     lost_at = max(index for index, name in enumerate(told) if name == "remote")
     assert set(told[: lost_at + 1]) == {"remote"}
