@@ -46,8 +46,8 @@ async def fetch_loading_model(channel: grpc.aio.Channel, retry_s: float = 0.2) -
 def check_pair(target: ServedModel, draft: ServedModel) -> None:
     """Raise PairError unless the draft's tokens are the target's.
 
-    Equal fingerprints pair at once. Otherwise every id that can be produced must stand for the same bytes; padding at
-    the end of the longer table and control tokens that end no generation may differ.
+    Equal fingerprints pair at once. Otherwise every id that can be produced must have the same entry in both tables;
+    padding at the end of the longer one and control tokens that end no generation may differ.
     """
     if target.info.tokenizer_fingerprint == draft.info.tokenizer_fingerprint:
         return

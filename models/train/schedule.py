@@ -13,10 +13,11 @@ FINAL_FACTOR = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Train on windows of ``length`` tokens until ``until`` of the budget is spent."""
+    """Train on windows of ``length`` tokens, ``num_passes`` passes a step, until ``until`` of the budget is spent."""
 
     until: float
     length: int
+    num_passes: int = 2
 
     @property
     def batch(self) -> int:
@@ -24,8 +25,11 @@ class Stage:
         return max(1, TOKENS_PER_PASS // self.length)
 
 
-STAGES = (Stage(0.55, 256), Stage(0.92, 1024), Stage(1.0, 2048))
-"""Short windows are cheap and teach syntax; the long ones at the end make the whole context real."""
+STAGES = (Stage(0.15, 256), Stage(0.55, 256, 4), Stage(0.92, 1024, 4), Stage(1.0, 2048, 4))
+"""Short windows are cheap and teach syntax; the long ones at the end make the whole context real.
+
+The first steps are small, because there are many to take; the later ones large, because Muon's work is paid per step.
+"""
 
 
 def stage_at(progress: float, stages: tuple[Stage, ...] = STAGES) -> Stage:

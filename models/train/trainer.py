@@ -17,7 +17,7 @@ import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from models.train.optimizer import Optimizers
-from models.train.schedule import TOKENS_PER_PASS, Budget, Stage, lr_factor, momentum_at, stage_at
+from models.train.schedule import Budget, Stage, lr_factor, momentum_at, stage_at
 from models.train.workers import Inline, Objective, Workers, passes_for
 
 CHECKPOINT_EVERY_S = 180.0
@@ -75,14 +75,13 @@ class Trainer:
         work_dir: Path,
         minutes: float,
         *,
-        tokens_per_step: int = 4096,
         stage_of: Callable[[float], Stage] = stage_at,
     ) -> None:
         self.name, self.objective, self.optimizers, self.windows = name, objective, optimizers, windows
         self.model = objective.trained
         self.path = work_dir / f"{name}.pt"
         self.budget = Budget(minutes * 60)
-        self.tokens_per_step, self.stage_of = tokens_per_step, stage_of
+        self.stage_of = stage_of
         self.stage = stage_of(0.0)
         self.num_steps = 0
         self.num_tokens = 0
@@ -159,7 +158,7 @@ class Trainer:
     def _step(self, passes: Inline | Workers) -> float:
         began = time.monotonic()
         stage = self.stage = self.stage_of(self.budget.progress)
-        num_windows = stage.batch * (self.tokens_per_step // TOKENS_PER_PASS)
+        num_windows = stage.batch * stage.num_passes
         ids = torch.from_numpy(self.windows.next(num_windows, stage.length)).to(device())
         loss = passes.accumulate(ids, stage.batch, self.budget.progress)
         self.optimizers.step(lr_factor(self.budget.progress), momentum_at(self.budget.progress))

@@ -74,7 +74,7 @@ class Outgoing(Generic[ReplyT]):
         self._ready.put_nowait(reply)
 
     async def all_sent(self) -> None:
-        """Return once every place has been filled and its answer sent."""
+        """Return once every place has been filled and its answer sent, or nothing more can be sent."""
         await self._is_all_sent.wait()
 
     def close(self) -> None:
@@ -82,9 +82,12 @@ class Outgoing(Generic[ReplyT]):
         self._writer.cancel()
 
     async def _write(self) -> None:
-        while True:
-            await self._context.write(self._wrap(await self._ready.get()))
-            self._room.release()
-            self._num_unsent -= 1
-            if not self._num_unsent:
-                self._is_all_sent.set()
+        try:
+            while True:
+                await self._context.write(self._wrap(await self._ready.get()))
+                self._room.release()
+                self._num_unsent -= 1
+                if not self._num_unsent:
+                    self._is_all_sent.set()
+        finally:
+            self._is_all_sent.set()

@@ -113,10 +113,6 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """More draft tokens than `max_draft_tokens` (OUT_OF_RANGE)."""
     ERROR_REASON_QUEUE_FULL: _ErrorReason.ValueType  # 9
     """The queue is full; details carry RetryInfo (RESOURCE_EXHAUSTED)."""
-    ERROR_REASON_NO_FREE_SLOT: _ErrorReason.ValueType  # 10
-    """Every slot is at work; details carry RetryInfo (RESOURCE_EXHAUSTED)."""
-    ERROR_REASON_MESSAGE_TOO_LARGE: _ErrorReason.ValueType  # 11
-    """The message is larger than the service takes (RESOURCE_EXHAUSTED)."""
     ERROR_REASON_SUPERSEDED: _ErrorReason.ValueType  # 12
     """A request of the session with a higher id has arrived (ABORTED)."""
     ERROR_REASON_CANCELLED: _ErrorReason.ValueType  # 13
@@ -173,10 +169,6 @@ ERROR_REASON_DRAFT_TOO_LONG: ErrorReason.ValueType  # 8
 """More draft tokens than `max_draft_tokens` (OUT_OF_RANGE)."""
 ERROR_REASON_QUEUE_FULL: ErrorReason.ValueType  # 9
 """The queue is full; details carry RetryInfo (RESOURCE_EXHAUSTED)."""
-ERROR_REASON_NO_FREE_SLOT: ErrorReason.ValueType  # 10
-"""Every slot is at work; details carry RetryInfo (RESOURCE_EXHAUSTED)."""
-ERROR_REASON_MESSAGE_TOO_LARGE: ErrorReason.ValueType  # 11
-"""The message is larger than the service takes (RESOURCE_EXHAUSTED)."""
 ERROR_REASON_SUPERSEDED: ErrorReason.ValueType  # 12
 """A request of the session with a higher id has arrived (ABORTED)."""
 ERROR_REASON_CANCELLED: ErrorReason.ValueType  # 13

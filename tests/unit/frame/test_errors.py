@@ -30,16 +30,16 @@ def test_details_survive_the_way_through_a_status() -> None:
     violations = [FieldViolation("sampling.top_p", "must be above 0"), FieldViolation("seed", "is missing")]
     status = ServiceError(
         grpc.StatusCode.RESOURCE_EXHAUSTED,
-        "NO_FREE_SLOT",
-        "all 8 slots are at work",
-        metadata={"slots": "8"},
+        "QUEUE_FULL",
+        "32 requests are waiting",
+        metadata={"waiting": "32"},
         retry_after_s=0.25,
         field_violations=violations,
     ).to_status()
     kinds = {detail.type_url.rpartition(".")[2] for detail in status.details}
     assert kinds == {"ErrorInfo", "RetryInfo", "BadRequest"}
     error = error_from_status(status)
-    assert error.metadata == {"slots": "8"}
+    assert error.metadata == {"waiting": "32"}
     assert error.retry_after_s == 0.25
     assert list(error.field_violations) == violations
 

@@ -83,8 +83,7 @@ def trainer(folder: Path, minutes: float) -> Trainer:
     stream = np.tile(np.arange(2, 34, dtype=np.uint16), 200)
     optimizers = Optimizers(model, matrix_lr=5e-3, embedding_lr=5e-3)
     windows = Windows(stream, seed=1)
-    made = Trainer("small", Likelihood(model), optimizers, windows, folder, minutes, stage_of=lambda _: Stage(1.0, 64))
-    made.tokens_per_step = 2048
+    made = Trainer("small", Likelihood(model), optimizers, windows, folder, minutes, stage_of=lambda _: Stage(1.0, 64, 1))
     return made
 
 
