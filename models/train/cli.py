@@ -10,8 +10,8 @@ from pathlib import Path
 
 from platformdirs import user_cache_dir
 
-TARGET_MINUTES = 65.0
-DRAFT_MINUTES = 50.0
+MINUTES = {"target": 50.0, "draft": 30.0, "together": 20.0}
+"""Time budgets of the steps that train, for two CPU cores."""
 MODELS_DIR = Path(__file__).resolve().parent.parent
 
 
@@ -24,15 +24,17 @@ def _parser() -> argparse.ArgumentParser:
         ("tokenizer", "learn the tokenizer and write the token files"),
         ("target", "train the target"),
         ("draft", "distil the draft from the target"),
+        ("together", "train both on, each towards the other"),
         ("export", "write target.gguf and draft.gguf"),
     ):
         step = steps.add_parser(name, help=text, description=text)
         step.add_argument("--work-dir", type=Path, default=default_dir, help="working files (default: %(default)s)")
-        if name in ("tokenizer", "target", "draft"):
+        if name == "tokenizer" or name in MINUTES:
             step.add_argument("--seed", type=int, default=1, help="seed of every random choice (default: %(default)s)")
-        if name in ("target", "draft"):
-            minutes = TARGET_MINUTES if name == "target" else DRAFT_MINUTES
-            step.add_argument("--minutes", type=_positive, default=minutes, help="time budget (default: %(default)s)")
+        if name in MINUTES:
+            step.add_argument(
+                "--minutes", type=_positive, default=MINUTES[name], help="time budget (default: %(default)s)"
+            )
             step.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
             step.add_argument("--no-compile", action="store_true", help="do without torch.compile")
         if name == "export":
@@ -62,7 +64,7 @@ def _run(arguments: argparse.Namespace) -> None:
     elif arguments.step == "export":
         step.export_pair(work_dir, arguments.out)
     else:
-        train = step.train_target if arguments.step == "target" else step.train_draft
+        train = getattr(step, f"train_{arguments.step}")
         is_compiled = not arguments.no_compile
         train(work_dir, arguments.minutes, arguments.seed, resume=arguments.resume, is_compiled=is_compiled)
 

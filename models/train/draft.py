@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.train.agreement import agreement, held_out_texts
-from models.train.model import DRAFT_SHAPE, TARGET_SHAPE, Decoder, num_parameters, with_half_matrices
+from models.train.model import DRAFT_SHAPE, TARGET_SHAPE, Decoder, ModelShape, num_parameters, with_half_matrices
 from models.train.optimizer import Optimizers
 from models.train.schedule import Stage
 from models.train.stores import Store
@@ -30,12 +31,23 @@ LONG_FROM = 0.8
 FIRST_NORM = 0.2
 """The projected embeddings are as large as trained ones: with a norm of 1 the first logits would be far too sure."""
 
+Shares = tuple[float, float, float]
+
+
+def mostly_written(progress: float) -> Shares:
+    """Show mostly what the target wrote, towards the end whole contexts too."""
+    return (0.6, 0.4, 0.0) if progress < LONG_FROM else (0.5, 0.25, 0.25)
+
 
 class Rows:
-    """Row numbers of the stores, each store in a seeded random order, over and over."""
+    """Row numbers of the stores, each store in a seeded random order, over and over.
 
-    def __init__(self, stores: list[Store], seed: int) -> None:
+    ``shares_at`` a progress says how often a step shows each of the stores, the one with the shortest rows first.
+    """
+
+    def __init__(self, stores: list[Store], seed: int, shares_at: Callable[[float], Shares] = mostly_written) -> None:
         self.epochs = 0.0
+        self._shares_at = shares_at
         self._num_rows = {store.length: store.num_rows for store in stores}
         self._random = np.random.default_rng(seed)
         self._left: dict[int, list[int]] = {length: [] for length in self._num_rows}
@@ -51,10 +63,9 @@ class Rows:
         return np.array([(length, row) for row in rows], dtype=np.int64)
 
     def stage(self, progress: float) -> Stage:
-        """Draw what the next step shows: mostly what the target wrote, towards the end whole contexts too."""
-        lengths = sorted(self._num_rows)
-        shares = (0.6, 0.4, 0.0) if progress < LONG_FROM else (0.5, 0.25, 0.25)
-        return Stage(1.0, int(self._random.choice(lengths, p=shares)))
+        """Draw which store the next step shows."""
+        length = int(self._random.choice(sorted(self._num_rows), p=self._shares_at(progress)))
+        return Stage(1.0, length, num_passes=4)
 
     def state_dict(self) -> dict[str, float]:
         """What a resumed run needs; it starts fresh permutations."""
@@ -101,11 +112,15 @@ class Distillation(Objective):
         with autocast():
             wanted = F.linear(states, self.teacher_embedding.bfloat16()).float().flatten(0, 1)
             found = self.trained(ids).float().flatten(0, 1)
-        wanted_log, found_log = F.log_softmax(wanted, -1), F.log_softmax(found, -1)
-        divergence = (wanted_log.exp() * (wanted_log - found_log)).sum(-1).mean()
-        variation = torch.stack([_variation(wanted / at, found / at) for at in VARIATION_AT]).sum()
-        weight = ((progress - 0.3) / 0.3).clamp(0.0, 1.0)
-        return (1.0 - 0.85 * weight) * divergence + weight * variation
+        return distance(wanted, found, ((progress - 0.3) / 0.3).clamp(0.0, 1.0))
+
+
+def distance(wanted: Tensor, found: Tensor, weight: Tensor | float) -> Tensor:
+    """Return how far found logits (rows, vocabulary) are from the wanted, total variation counted with its weight."""
+    wanted_log, found_log = F.log_softmax(wanted, -1), F.log_softmax(found, -1)
+    divergence = (wanted_log.exp() * (wanted_log - found_log)).sum(-1).mean()
+    variation = torch.stack([_variation(wanted / at, found / at) for at in VARIATION_AT]).sum()
+    return (1.0 - 0.85 * weight) * divergence + weight * variation
 
 
 def _variation(wanted: Tensor, found: Tensor) -> Tensor:
@@ -119,11 +134,16 @@ def _projected(embedding: Tensor, dim: int) -> Tensor:
     return embedding.float() @ directions.mT
 
 
-def load_target(work_dir: Path) -> Decoder:
-    """Load the trained target. Raises FileNotFoundError where there is none."""
-    target = Decoder(TARGET_SHAPE).to(device())
-    target.load_state_dict(torch.load(work_dir / "target.pt", map_location=device(), weights_only=True)["model"])
-    return with_half_matrices(target)
+def load_trained(work_dir: Path, name: str, shape: ModelShape) -> Decoder:
+    """Load what a training step wrote. Raises FileNotFoundError where it has not run."""
+    model = Decoder(shape).to(device())
+    model.load_state_dict(torch.load(work_dir / f"{name}.pt", map_location=device(), weights_only=True)["model"])
+    return model
+
+
+def load_stores(target: Decoder, work_dir: Path, seed: int) -> list[Store]:
+    """Let the target, its matrices halved, fill the stores, or find them filled by it."""
+    return fill_stores(target, portions(NUM_WRITTEN, NUM_READ, NUM_LONG), work_dir, seed)
 
 
 def train_draft(work_dir: Path, minutes: float, seed: int, *, resume: bool, is_compiled: bool = True) -> None:
@@ -132,8 +152,8 @@ def train_draft(work_dir: Path, minutes: float, seed: int, *, resume: bool, is_c
     Raises FileNotFoundError where the target step has not run.
     """
     seed_everything(seed)
-    target = load_target(work_dir)
-    stores = fill_stores(target, portions(NUM_WRITTEN, NUM_READ, NUM_LONG), work_dir, seed)
+    target = with_half_matrices(load_trained(work_dir, "target", TARGET_SHAPE))
+    stores = load_stores(target, work_dir, seed)
     draft = Decoder(DRAFT_SHAPE).to(device())
     draft.embedding.data.copy_(_projected(target.embedding, DRAFT_SHAPE.dim))
     draft.norm.data.fill_(FIRST_NORM)

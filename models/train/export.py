@@ -96,8 +96,12 @@ def write_manifest(files: list[CorpusFile], path: Path) -> None:
 
 
 def export_model(work_dir: Path, name: str, shape: ModelShape, path: Path, file_type: str) -> None:
-    """Write one trained model. Raises FileNotFoundError where it has not been trained, ModelFileError if unwritable."""
-    state = torch.load(work_dir / f"{name}.pt", map_location="cpu", weights_only=True)["model"]
+    """Write one model of the trained pair.
+
+    Raises FileNotFoundError where it has not been trained, ModelFileError if unwritable.
+    """
+    both = torch.load(work_dir / "together.pt", map_location="cpu", weights_only=True)["model"]
+    state = {key.removeprefix(f"{name}."): value for key, value in both.items() if key.startswith(f"{name}.")}
     write_llama(
         path,
         llama_config(shape),

@@ -63,11 +63,14 @@ def _gain(weight: Tensor) -> float:
 
 
 class Optimizers:
-    """The two optimizers of one model."""
+    """The two optimizers of one model, or of several under one roof."""
 
     def __init__(self, model: nn.Module, matrix_lr: float, embedding_lr: float) -> None:
-        matrices = [p for name, p in model.named_parameters() if p.ndim >= 2 and name != "embedding"]
-        others = [p for name, p in model.named_parameters() if p.ndim < 2 or name == "embedding"]
+        matrices: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
+        for name, parameter in model.named_parameters():
+            is_matrix = parameter.ndim >= 2 and not name.endswith("embedding")
+            (matrices if is_matrix else others).append(parameter)
         self.muon = Muon(matrices, lr=matrix_lr)
         self.adam = torch.optim.AdamW(others, lr=embedding_lr, betas=(0.9, 0.98), weight_decay=0.0)
         self.base_lrs = (matrix_lr, embedding_lr)

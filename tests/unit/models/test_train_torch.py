@@ -18,6 +18,7 @@ from models.train.schedule import Stage  # noqa: E402
 from models.train.stores import Store, are_complete, mark_complete  # noqa: E402
 from models.train.target import Likelihood  # noqa: E402
 from models.train.teacher import write  # noqa: E402
+from models.train.together import MutualLearning, Pair  # noqa: E402
 from models.train.trainer import Trainer  # noqa: E402
 from models.train.windows import Windows  # noqa: E402
 from models.train.workers import Inline, Workers  # noqa: E402
@@ -83,7 +84,9 @@ def trainer(folder: Path, minutes: float) -> Trainer:
     stream = np.tile(np.arange(2, 34, dtype=np.uint16), 200)
     optimizers = Optimizers(model, matrix_lr=5e-3, embedding_lr=5e-3)
     windows = Windows(stream, seed=1)
-    made = Trainer("small", Likelihood(model), optimizers, windows, folder, minutes, stage_of=lambda _: Stage(1.0, 64, 1))
+    made = Trainer(
+        "small", Likelihood(model), optimizers, windows, folder, minutes, stage_of=lambda _: Stage(1.0, 64, 1)
+    )
     return made
 
 
@@ -172,3 +175,37 @@ def test_a_distilled_draft_comes_closer_to_its_target(tmp_path: Path) -> None:
         optimizers.step(1.0, 0.9)
     assert 0 < losses[-1] < 0.8 * losses[0]
     assert rows.epochs == pytest.approx(15)
+
+
+def test_together_the_target_yields_on_corpus_text_alone(tmp_path: Path) -> None:
+    shapes = {"written": 16, "read": 24}
+    stores = [Store(name, num_rows=8, length=length, dim=128) for name, length in shapes.items()]
+    for store in stores:
+        store.create(tmp_path)
+        ids, _ = store.open(tmp_path, is_writable=True)
+        ids[:] = np.random.default_rng(1).integers(2, 64, ids.shape)
+    objective = MutualLearning(Pair(random_model(SMALL), random_model(GROUPED)), stores, tmp_path)
+    passes = Inline(objective, is_compiled=False)
+    for name, is_moved in (("written", False), ("read", True)):
+        objective.zero_grad(set_to_none=True)
+        rows = np.array([(shapes[name], row) for row in range(8)])
+        assert passes.accumulate(torch.from_numpy(rows), 8, 0.5) > 0
+        assert any(bool(p.grad.any()) for p in objective.trained.draft.parameters())
+        assert any(bool(p.grad.any()) for p in objective.trained.target.parameters()) == is_moved
+
+
+def test_together_both_come_closer(tmp_path: Path) -> None:
+    store = Store("read", num_rows=16, length=32, dim=128)
+    store.create(tmp_path)
+    ids, _ = store.open(tmp_path, is_writable=True)
+    ids[:] = np.tile(np.arange(2, 34), (16, 1))
+    pair = Pair(random_model(SMALL), random_model(GROUPED))
+    objective = MutualLearning(pair, [store], tmp_path)
+    optimizers = Optimizers(pair, matrix_lr=5e-3, embedding_lr=5e-3)
+    passes = Inline(objective, is_compiled=False)
+    rows = torch.from_numpy(np.array([(32, row) for row in range(16)]))
+    losses = []
+    for _ in range(15):
+        losses.append(passes.accumulate(rows, 16, 0.0))
+        optimizers.step(1.0, 0.9)
+    assert 0 < losses[-1] < 0.8 * losses[0]
