@@ -1,8 +1,7 @@
-"""Tiny random models with a real tokenizer: what tests run on, and what runs where no trained pair is at hand."""
+"""Tiny random models with a real tokenizer, of any vocabulary and type: for tests and benchmarks."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from itertools import islice, product
 from pathlib import Path
@@ -162,14 +161,3 @@ def _random_tensors(config: LlamaConfig, seed: int) -> dict[str, FloatArray]:
     output[BOS_ID] = 0.0
     output[EOS_ID] *= np.float32(_UNLIKELY)
     return tensors
-
-
-def main() -> None:
-    """Write the pair into the folder that the command line names."""
-    (folder,) = map(Path, sys.argv[1:])
-    folder.mkdir(parents=True, exist_ok=True)
-    write_tiny_pair(folder)
-
-
-if __name__ == "__main__":
-    main()

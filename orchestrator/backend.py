@@ -26,6 +26,8 @@ TARGET_SERVICE = "outrider.v1.TargetService"
 DRAFT_SERVICE = "outrider.v1.DraftService"
 # Between looks at a target that is away or has no health service.
 _RETRY_S = 0.2
+# A target that is waited for longer than this is told about, and why it does not answer.
+_SILENCE_S = 5.0
 _REMOTE = (generation_pb2.DRAFTER_AUTO, generation_pb2.DRAFTER_REMOTE)
 _NGRAM = (generation_pb2.DRAFTER_AUTO, generation_pb2.DRAFTER_NGRAM)
 
@@ -53,7 +55,7 @@ class Backend:
             StartupError: what answers at the target's address is no target service.
         """
         try:
-            self._know(await fetch_loading_model(self._target_channel))
+            self._know(await self._fetch_target())
         except grpc.aio.AioRpcError as error:
             address = self._settings.target
             raise StartupError(
@@ -198,7 +200,7 @@ class Backend:
             before = self.target
             while not self._target_known.is_set():
                 try:
-                    self._know(await fetch_loading_model(self._target_channel))
+                    self._know(await self._fetch_target())
                 except grpc.aio.AioRpcError as error:
                     _log.error("what answers at %s is no target service: %s", self._settings.target, error.details())
                     await asyncio.sleep(_RETRY_S)
@@ -223,6 +225,23 @@ class Backend:
                 await _until_away(channel, DRAFT_SERVICE)
             self._breaker.disable("the draft service is away")
             await asyncio.sleep(self._settings.draft_retry_s)
+
+    async def _fetch_target(self) -> ServedModel:
+        """Ask the target what it serves once it is there; say why it is not where that takes long."""
+        complaint = asyncio.create_task(self._complain())
+        try:
+            return await fetch_loading_model(self._target_channel)
+        finally:
+            complaint.cancel()
+
+    async def _complain(self) -> None:
+        await asyncio.sleep(_SILENCE_S)
+        stub = model_pb2_grpc.ModelServiceStub(self._target_channel)
+        try:
+            await stub.GetModel(model_pb2.GetModelRequest(), timeout=_SILENCE_S)
+        except grpc.aio.AioRpcError as error:
+            address = self._settings.target
+            _log.warning("the target at %s does not answer and is waited for: %s", address, error.details())
 
     def _compare(self, draft: ServedModel) -> None:
         """Use the draft where its tokens are the target's, else say why not."""

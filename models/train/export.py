@@ -21,6 +21,11 @@ from models.train.tokenizer import BOS_ID, EOS_ID, load_tokenizer
 
 FILE_TYPES = {"target": "F16", "draft": "Q8_0"}
 """By measured loss and cost: F16 loses nothing and leaves the draft at most a fifth of the target's time."""
+SHARE = 0.4
+"""How far to go from the models trained alone to those trained together (Wortsman et al. 2022, arXiv 2109.01903).
+
+All the way draft and target agree most, but greedy text seldom parses; on the way there the first comes sooner.
+"""
 METADATA = {
     "general.license": "apache-2.0",
     "general.description": "Continues Python code; one half of a pair for speculative decoding",
@@ -95,13 +100,21 @@ def write_manifest(files: list[CorpusFile], path: Path) -> None:
     path.write_bytes(gzip.compress(text.encode(), mtime=0))
 
 
-def export_model(work_dir: Path, name: str, shape: ModelShape, path: Path, file_type: str) -> None:
-    """Write one model of the trained pair.
+def on_the_way(alone: dict[str, Tensor], together: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights that lie SHARE of the way from one state to the other."""
+    return {key: torch.lerp(value.float(), together[key].float(), SHARE) for key, value in alone.items()}
 
-    Raises FileNotFoundError where it has not been trained, ModelFileError if unwritable.
+
+def export_model(work_dir: Path, name: str, shape: ModelShape, path: Path, file_type: str) -> None:
+    """Write one model: its weights lie between those of its own training and those of the training together.
+
+    Raises FileNotFoundError where one of them has not run, ModelFileError if unwritable.
     """
-    both = torch.load(work_dir / "together.pt", map_location="cpu", weights_only=True)["model"]
-    state = {key.removeprefix(f"{name}."): value for key, value in both.items() if key.startswith(f"{name}.")}
+    alone, both = (
+        torch.load(work_dir / f"{step}.pt", map_location="cpu", weights_only=True)["model"]
+        for step in (name, "together")
+    )
+    state = on_the_way(alone, {key: both[f"{name}.{key}"] for key in alone})
     write_llama(
         path,
         llama_config(shape),

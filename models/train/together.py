@@ -21,10 +21,8 @@ from models.train.tokenizer import load_tokenizer, open_token_file
 from models.train.trainer import Trainer, autocast, seed_everything
 from models.train.workers import Objective
 
-MATRIX_LR = 2e-3
-EMBEDDING_LR = 1e-3
-YIELD = 0.25
-"""How much of the distance's gradient the target takes. The rest it owes to its corpus alone."""
+MATRIX_LR = 3e-3
+EMBEDDING_LR = 1.5e-3
 QUICK_FILES = 24
 
 
@@ -69,8 +67,7 @@ class MutualLearning(Objective):
         with autocast():
             wanted, found = (model(ids).float() for model in (self.trained.target, self.trained.draft))
         loss = F.cross_entropy(wanted[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
-        share = YIELD * is_corpus
-        wanted = share * wanted + (1.0 - share) * wanted.detach()
+        wanted = is_corpus * wanted + (1.0 - is_corpus) * wanted.detach()
         return is_corpus * loss + distance(wanted.flatten(0, 1), found.flatten(0, 1), 1.0)
 
 

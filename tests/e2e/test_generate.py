@@ -32,6 +32,17 @@ def test_a_system_of_its_own(pair: Pair, system: Serving, tmp_path: Path) -> Non
     assert "drafts accepted" in finished.stderr
 
 
+def test_the_bundled_pair_is_taken_where_none_is_named(tmp_path: Path) -> None:
+    drafted, plain = (
+        run(tmp_path, "generate", "--exact", "on", "--json", "--speculation", number, *ASKED) for number in ("4", "off")
+    )
+    assert (drafted.returncode, plain.returncode) == (0, 0)
+    answers = [json.loads(each.stdout) for each in (drafted, plain)]
+    assert answers[0]["text"] == answers[1]["text"]
+    assert [each["exact"] for each in answers] == [True, True]
+    assert answers[0]["speculation"]["num_accepted_tokens"] > 0
+
+
 def test_a_draft_that_is_not_there(pair: Pair, system: Serving, tmp_path: Path) -> None:
     """The text is the same, and one line says why it is slower."""
     models = {"TARGET_MODEL_PATH": str(pair.target), "DRAFT_MODEL_PATH": "no/such.gguf"}

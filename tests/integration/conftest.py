@@ -1,4 +1,4 @@
-"""The tiny pair, and a whole system on it."""
+"""The bundled pair, and a whole system on it."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from models.tiny import write_tiny_pair
 from services.frame.server import FrameServer
 from tests.integration.services import (
     Client,
@@ -19,7 +18,11 @@ from tests.integration.services import (
     target_server,
     until_idle,
 )
+from tests.pairs import write_pair_as_f32
 from tests.waiting import PATIENCE_S
+
+VOCABULARY = 4096
+"""Tokens of the bundled pair."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,7 @@ class Pair:
 
 @pytest.fixture(scope="session")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    """A random pair that agrees often, not always. Its weights are F32, so that rounding hardly ever flips a choice."""
-    return Pair(*write_tiny_pair(tmp_path_factory.mktemp("pair")))
+    return Pair(*write_pair_as_f32(tmp_path_factory.mktemp("pair")))
 
 
 @pytest.fixture(autouse=True)

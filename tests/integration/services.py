@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,9 @@ class GatedTarget(TargetApplication):
     gate: Gate
 
     def make_runtime(self, served: Served) -> Runtime:
-        return GatedRuntime(super().make_runtime(served), self.gate)
+        # Rounded keys and values would flip a choice now and then where a target is not exact.
+        precise = replace(served, options=replace(served.options, cache_in_f32=True))
+        return GatedRuntime(super().make_runtime(precise), self.gate)
 
 
 class GatedDraft(DraftApplication):

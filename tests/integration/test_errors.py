@@ -21,7 +21,7 @@ from outrider.v1 import (
 )
 from services.frame.digest import TokenSequence
 from services.frame.server import FrameServer
-from tests.integration.conftest import Pair, System
+from tests.integration.conftest import VOCABULARY, Pair, System
 from tests.integration.services import Gate, fixed, generate_request, target_server, until_idle
 from tests.waiting import PATIENCE_S, soon
 
@@ -67,7 +67,7 @@ def _sampling(**fields: Any) -> Case:
 # What is wrong in the same way for both services.
 SHARED_CASES: dict[str, Case] = {
     "empty context": (_tokens(), INVALID_ARGUMENT, "EMPTY_CONTEXT"),
-    "token out of range": (_tokens(0, 512, 1), INVALID_ARGUMENT, "TOKEN_OUT_OF_RANGE"),
+    "token out of range": (_tokens(0, VOCABULARY, 1), INVALID_ARGUMENT, "TOKEN_OUT_OF_RANGE"),
     "token far out of range": (_tokens(2**32 - 1), INVALID_ARGUMENT, "TOKEN_OUT_OF_RANGE"),
     "context too long": (_tokens(*[7] * 257), OUT_OF_RANGE, "CONTEXT_TOO_LONG"),
     "cached length too long": (
@@ -96,13 +96,13 @@ SHARED_CASES: dict[str, Case] = {
     "repetition penalty negative": _sampling(repetition_penalty=-1.0),
     "presence penalty NaN": _sampling(presence_penalty=NAN),
     "frequency penalty too high": _sampling(frequency_penalty=101.0),
-    "bias of an unknown token": _sampling(logit_bias={512: 1.0}),
+    "bias of an unknown token": _sampling(logit_bias={VOCABULARY: 1.0}),
     "bias infinite": _sampling(logit_bias={5: -INFINITY}),
     "bias NaN": _sampling(logit_bias={5: NAN}),
 }
 TARGET_CASES: dict[str, Case] = {
     **SHARED_CASES,
-    "draft token out of range": (_draft(1, 512), INVALID_ARGUMENT, "TOKEN_OUT_OF_RANGE"),
+    "draft token out of range": (_draft(1, VOCABULARY), INVALID_ARGUMENT, "TOKEN_OUT_OF_RANGE"),
     "draft too long": (_draft(*[1] * 17), OUT_OF_RANGE, "DRAFT_TOO_LONG"),
     "no room for the draft": (
         lambda request: (_tokens(*[7] * 250)(request), request.draft_tokens.extend([1] * 7)),
@@ -420,7 +420,7 @@ GENERATE_CASES: dict[str, tuple[dict[str, Any], grpc.StatusCode, str]] = {
         "PROMPT_TOO_LONG",
     ),
     "prompt token out of range": (
-        dict(tokens=generation_pb2.TokenPrompt(tokens=[0, 512])),
+        dict(tokens=generation_pb2.TokenPrompt(tokens=[0, VOCABULARY])),
         INVALID_ARGUMENT,
         "TOKEN_OUT_OF_RANGE",
     ),
@@ -467,5 +467,5 @@ async def test_a_request_without_any_prompt(system: System) -> None:
 async def test_ids_that_the_tokenizer_does_not_know(system: System) -> None:
     async with grpc.aio.insecure_channel(system.target.address) as channel:
         stub = target_pb2_grpc.TargetServiceStub(channel)
-        status = await _unary_error(stub.Detokenize(target_pb2.DetokenizeRequest(tokens=[1, 512])))
+        status = await _unary_error(stub.Detokenize(target_pb2.DetokenizeRequest(tokens=[1, VOCABULARY])))
     assert _reason(status) == "TOKEN_OUT_OF_RANGE"

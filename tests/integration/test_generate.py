@@ -167,7 +167,7 @@ async def test_requests_at_once_do_not_disturb_each_other(system: System) -> Non
 
 async def test_a_prompt_of_many_tokens(system: System) -> None:
     """Longer than what one decode takes of a prompt beside others."""
-    prompt = "".join(f"x{number} = {number}\n" for number in range(18))
+    prompt = "".join(f"x{number} = {number}\n" for number in range(30))
     plain = await system.client.generate(prompt, speculation=OFF, max_tokens=12)
     assert plain.summary.usage.num_prompt_tokens > 128
     assert (await system.client.generate(prompt, speculation=fixed(3), max_tokens=12)).ids == plain.ids
@@ -203,8 +203,8 @@ async def test_a_stop_string(system: System) -> None:
 async def test_the_status_sums_up(system: System) -> None:
     before = await system.client.status()
     assert before.target.is_available and before.draft.is_available
-    assert before.target.model.name == "tiny-target"
-    assert before.draft.model.name == "tiny-draft"
+    assert before.target.model.name == "outrider-target"
+    assert before.draft.model.name == "outrider-draft"
     assert before.speculation.num_cycles == before.num_active == 0
     first = await system.client.generate(speculation=fixed(3))
     second = await system.client.generate(speculation=OFF)

@@ -81,7 +81,7 @@ def write_in_parts(source: Path, folder: Path, num_tensors: int) -> list[Path]:
 
 @pytest.fixture
 def parts(pair: Pair, tmp_path: Path) -> list[Path]:
-    found = write_in_parts(pair.target, tmp_path, 8)
+    found = write_in_parts(pair.target, tmp_path, 24)
     assert [path.name for path in found] == [f"model-{number:05d}-of-00003.gguf" for number in (1, 2, 3)]
     return found
 
@@ -104,7 +104,7 @@ def test_every_part_counts_for_the_digest_and_the_size(parts: list[Path]) -> Non
     # A GPU that holds a model of the first part's size, but not of all three.
     options = replace(OPTIONS, num_slots=1, context_length=32)
     free_bytes = 2 * parts[0].stat().st_size
-    assert 0 <= layers_that_fit(parts[0], options, free_bytes) < 3
+    assert 0 <= layers_that_fit(parts[0], options, free_bytes) < 7
     data = bytearray(parts[2].read_bytes())
     data[-1] ^= 1
     parts[2].write_bytes(data)

@@ -11,7 +11,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from outrider.v1 import common_pb2, model_pb2, model_pb2_grpc, target_pb2, target_pb2_grpc
 from services.engine.sampling import SAMPLER_VERSION
 from services.frame.server import FrameServer
-from tests.integration.conftest import Pair, System
+from tests.integration.conftest import VOCABULARY, Pair, System
 from tests.integration.services import model_of, target_server
 
 pytestmark = pytest.mark.integration
@@ -70,12 +70,12 @@ async def test_reflection(system: System, name: str) -> None:
 
 async def test_what_is_served(system: System) -> None:
     target, draft = await model_of(system.target), await model_of(system.draft)
-    assert (target.name, draft.name) == ("tiny-target", "tiny-draft")
+    assert (target.name, draft.name) == ("outrider-target", "outrider-draft")
     assert target.num_parameters > draft.num_parameters
     for model in (target, draft):
         assert model.architecture == "llama"
         assert model.context_length == 256
-        assert model.vocabulary_size == 512
+        assert model.vocabulary_size == VOCABULARY
         assert model.quantization == "all F32"
         assert model.device == "CPU"
         assert model.num_slots == 4
@@ -85,9 +85,9 @@ async def test_what_is_served(system: System) -> None:
         assert (model.HasField("bos_token"), model.bos_token) == (True, 0)
         assert list(model.end_of_generation_tokens) == [1]
         assert not model.has_chat_template
-        # Keys and values of 4 slots of 256 positions, 64 dimensions each, 2 bytes an element.
-        assert model.cache_bytes == 4 * 256 * 2 * 64 * 2 * (2 if model is target else 1)
-        assert model.model_bytes > 4 * 512 * 64
+        # Keys and values of 4 slots of 256 positions, 2 bytes an element; 6 layers of 384 dimensions, and 2 of 128.
+        assert model.cache_bytes == 4 * 256 * 2 * 2 * (6 * 384 if model is target else 2 * 128)
+        assert model.model_bytes >= 4 * model.num_parameters
     assert target.tokenizer_fingerprint == draft.tokenizer_fingerprint
     assert target.numerics_fingerprint != draft.numerics_fingerprint
 
@@ -100,20 +100,24 @@ async def test_equal_numerics_have_equal_fingerprints(system: System, pair: Pair
         assert (await model_of(other)).numerics_fingerprint != expected
 
 
-@pytest.mark.parametrize(("max_entries", "sizes"), [(0, [512]), (200, [200, 200, 112]), (512, [512]), (10**6, [512])])
+@pytest.mark.parametrize(
+    ("max_entries", "sizes"),
+    [(0, [2048, 2048]), (2000, [2000, 2000, 96]), (VOCABULARY, [VOCABULARY]), (10**6, [VOCABULARY])],
+)
 async def test_the_token_table_comes_in_parts(system: System, max_entries: int, sizes: list[int]) -> None:
     parts = await _table(system.target, max_entries)
     assert [len(part.entries) for part in parts] == sizes
     assert [part.first_token for part in parts] == [sum(sizes[:index]) for index in range(len(sizes))]
-    assert {part.vocabulary_size for part in parts} == {512}
+    assert {part.vocabulary_size for part in parts} == {VOCABULARY}
     fingerprint = (await model_of(system.target)).tokenizer_fingerprint
     assert {part.tokenizer_fingerprint for part in parts} == {fingerprint}
 
 
 async def test_the_token_table(system: System) -> None:
-    (target,), (draft,) = await _table(system.target), await _table(system.draft)
-    assert list(target.entries) == list(draft.entries)
-    bos, eos, *others = target.entries
+    target = [entry for part in await _table(system.target) for entry in part.entries]
+    draft = [entry for part in await _table(system.draft) for entry in part.entries]
+    assert target == draft
+    bos, eos, *others = target
     for entry, ends in ((bos, False), (eos, True)):
         assert (entry.attribute, entry.bytes) == (common_pb2.TOKEN_ATTRIBUTE_CONTROL, b"")
         assert entry.is_end_of_generation == ends
@@ -126,7 +130,7 @@ async def test_the_token_table(system: System) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "def main():\n\treturn 0\r\n", "  two  spaces ", "naïve 😀 日本", "<|begin|><|end|>", "\0\x01", "a" * 1000],
+    ["", "def f():\n\treturn 0\r\n", "  two  spaces ", "naïve 😀 日本", "<|bos|><|endoftext|>", "\0\x01", "a" * 1000],
 )
 async def test_text_to_tokens_and_back(system: System, text: str) -> None:
     entries = [entry for part in await _table(system.target) for entry in part.entries]
@@ -145,6 +149,6 @@ async def test_text_to_tokens_and_back(system: System, text: str) -> None:
 async def test_control_tokens_are_read_where_they_are_meant(system: System) -> None:
     async with grpc.aio.insecure_channel(system.target.address) as channel:
         stub = target_pb2_grpc.TargetServiceStub(channel)
-        request = target_pb2.TokenizeRequest(text="<|begin|>a<|end|>", parse_special=True)
+        request = target_pb2.TokenizeRequest(text="<|bos|>a<|endoftext|>", parse_special=True)
         tokens = (await stub.Tokenize(request)).tokens
     assert (tokens[0], tokens[-1], len(tokens)) == (0, 1, 3)

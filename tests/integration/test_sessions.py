@@ -14,7 +14,7 @@ from outrider.v1 import common_pb2, draft_pb2, draft_pb2_grpc, target_pb2, targe
 from services.engine.model import Model
 from services.engine.runtime import LlamaRuntime, RuntimeOptions, Segment
 from services.engine.sampling import SamplingParams, reference
-from tests.integration.conftest import Pair
+from tests.integration.conftest import VOCABULARY, Pair
 from tests.integration.services import draft_server, target_server
 
 pytestmark = pytest.mark.integration
@@ -101,7 +101,7 @@ async def test_accepted_draft_tokens_are_kept_and_rejected_ones_are_not(target: 
     text: list[int] = []
     for _ in range(3):
         text.append((await target.verify(context([*PROMPT, *text]))).result.next_token)
-    wrong = (text[2] + 1) % 512
+    wrong = (text[2] + 1) % VOCABULARY
     reply = await target.verify(context(PROMPT), [*text[:2], wrong])
     assert (reply.result.num_accepted, reply.result.next_token) == (2, text[2])
     assert reply.held_length == len(PROMPT) + 2
@@ -221,7 +221,7 @@ async def test_verified_tokens_and_log_probabilities_are_the_models(pair: Pair, 
     text: list[int] = []
     for _ in range(3):
         text.append((await target.verify(context([*PROMPT, *text]), sampling=sampling)).result.next_token)
-    wrong = (text[2] + 1) % 512
+    wrong = (text[2] + 1) % VOCABULARY
     reply = await target.verify(context(PROMPT), [*text[:2], wrong, 9], sampling=sampling, num_log_probabilities=5)
     assert (reply.result.num_accepted, reply.result.next_token) == (2, text[2])
     expected = _reference(pair.target, [*PROMPT, *text[:2]], name)

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import grpc
 import pytest
+import trustme
 
+from orchestrator import backend
 from services.engine.model import Model
 from services.engine.model_service import Served
 from services.engine.runtime import Runtime
@@ -60,7 +62,7 @@ async def test_a_model_that_cannot_be_read(tmp_path: Path, name: str) -> None:
 
 
 async def test_caches_that_do_not_fit(pair: Pair) -> None:
-    with pytest.raises(StartupError, match=r"256 slots of 1048576 tokens at 512 bytes a token need \d+ MiB"):
+    with pytest.raises(StartupError, match=r"256 slots of 1048576 tokens at 9216 bytes a token need \d+ MiB"):
         async with target_server(pair.target, slots=256, context=1 << 20):
             pass
 
@@ -123,6 +125,27 @@ async def test_a_target_that_is_something_else(stranger: str) -> None:
         async with orchestrator_server(stranger):
             pass
     assert stranger in str(info.value)
+
+
+async def test_a_target_that_does_not_answer_is_told_about(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It speaks TLS, and the orchestrator does not."""
+    monkeypatch.setattr(backend, "_SILENCE_S", 0.05)
+    certificate = trustme.CA().issue_cert("localhost")
+    server = grpc.aio.server()
+    chain = b"".join(blob.bytes() for blob in certificate.cert_chain_pems)
+    credentials = grpc.ssl_server_credentials([(certificate.private_key_pem.bytes(), chain)])
+    port = server.add_secure_port("127.0.0.1:0", credentials)
+    await server.start()
+    orchestrator = orchestrator_server(f"127.0.0.1:{port}")
+    starting = asyncio.create_task(orchestrator.start())
+    await soon(lambda: "does not answer and is waited for" in caplog.text)
+    assert f"127.0.0.1:{port}" in caplog.text
+    starting.cancel()
+    await asyncio.wait({starting})
+    await orchestrator.stop(0)
+    await server.stop(None)
 
 
 async def test_a_draft_that_is_something_else(pair: Pair, stranger: str) -> None:

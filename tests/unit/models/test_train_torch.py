@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch", reason="training needs PyTorch: the extra `
 
 from models.llama_gguf import tensor_shapes  # noqa: E402  # after the skip
 from models.train.draft import Distillation, Rows  # noqa: E402
-from models.train.export import llama_config, llama_tensors  # noqa: E402
+from models.train.export import SHARE, llama_config, llama_tensors, on_the_way  # noqa: E402
 from models.train.model import DRAFT_SHAPE, TARGET_SHAPE, Decoder, ModelShape  # noqa: E402
 from models.train.optimizer import Optimizers, orthogonalize  # noqa: E402
 from models.train.schedule import Stage  # noqa: E402
@@ -62,6 +62,11 @@ def test_no_position_sees_a_later_one() -> None:
 def test_exported_tensors_are_those_of_a_llama_file(shape: ModelShape) -> None:
     tensors = llama_tensors(shape, Decoder(shape).state_dict())
     assert {name: tensor.shape for name, tensor in tensors.items()} == tensor_shapes(llama_config(shape))
+
+
+def test_exported_weights_lie_between_those_of_two_runs() -> None:
+    alone, together = ({"norm": torch.full((3,), value)} for value in (1.0, 2.0))
+    torch.testing.assert_close(on_the_way(alone, together)["norm"], torch.full((3,), 1.0 + SHARE))
 
 
 def test_a_dim_unequal_to_the_heads_cannot_be_exported() -> None:

@@ -4,49 +4,40 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import bundled
-
-
-def write_pair(folder: Path) -> tuple[Path, Path]:
-    folder.mkdir(parents=True)
-    pair = folder / "target.gguf", folder / "draft.gguf"
-    for path in pair:
-        path.write_bytes(b"GGUF")
-    return pair
+from orchestrator.bundled import bundled_pair
+from services.frame.startup import StartupError
 
 
 @pytest.fixture
-def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkout with an empty models folder, and a cache of its own."""
-    monkeypatch.setattr(bundled, "_models_folder", lambda: tmp_path / "checkout" / "models")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "checkout"
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The pair's folder of an installation that holds no file yet."""
+    folder = tmp_path / "models" / "pair"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr("orchestrator.bundled.find_spec", lambda _: Spec([str(tmp_path / "models")]))
+    return folder
 
 
-def test_the_bundled_pair_comes_first(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pair = write_pair(checkout / "models" / "pair")
-    write_pair(checkout.parent / "shared" / "lab-pair")
-    assert bundled.bundled_pair() == pair
-    assert capsys.readouterr().err == ""
+class Spec:
+    """As much of a ModuleSpec as is looked at."""
+
+    def __init__(self, locations: list[str]) -> None:
+        self.submodule_search_locations = locations
 
 
-def test_then_a_pair_beside_the_checkout_which_is_told(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pair = write_pair(checkout.parent / "shared" / "lab-pair")
-    assert bundled.bundled_pair() == pair
-    assert "no pair is bundled yet" in capsys.readouterr().err
+def test_the_pair_lies_beside_the_package() -> None:
+    target, draft = bundled_pair()
+    assert target.parent == draft.parent == Path(__file__).parents[3] / "models" / "pair"
 
 
-def test_half_a_pair_is_none(checkout: Path) -> None:
-    _, draft = write_pair(checkout / "models" / "pair")
-    draft.unlink()
-    pair = write_pair(checkout.parent / "shared" / "lab-pair")
-    assert bundled.bundled_pair() == pair
+@pytest.mark.parametrize("present", [[], ["target.gguf"], ["draft.gguf"]])
+def test_half_a_pair_is_none(elsewhere: Path, present: list[str]) -> None:
+    for name in present:
+        (elsewhere / name).write_bytes(b"GGUF")
+    with pytest.raises(StartupError, match="--target and --draft"):
+        bundled_pair()
 
 
-def test_else_a_random_pair_that_is_written_once(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    target, draft = bundled.bundled_pair()
-    written = target.stat().st_mtime_ns
-    assert draft.read_bytes()[:4] == b"GGUF"
-    assert bundled.bundled_pair() == (target, draft)
-    assert target.stat().st_mtime_ns == written
-    assert "random" in capsys.readouterr().err
+def test_an_installation_without_the_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.bundled.find_spec", lambda _: None)
+    with pytest.raises(StartupError, match="--target and --draft"):
+        bundled_pair()
