@@ -24,10 +24,10 @@ COLUMNS = 96
 _FONT_FACE = re.compile(r"\s*@font-face \{.*?\}", re.DOTALL)
 
 
-async def picture(messages: AsyncIterator[generation_pb2.GenerateResponse], prompt: str) -> str:
+async def picture(messages: AsyncIterator[generation_pb2.GenerateResponse], prompt: str, flags: str = "") -> str:
     """Return an SVG of what a terminal shows of an answer, the command that asked for it and the last line included."""
     out = Console(file=io.StringIO(), record=True, force_terminal=True, color_system="truecolor", width=COLUMNS)
-    out.print(f"$ outrider generate {shlex.quote(prompt)}", style="dim", highlight=False)
+    out.print(f"$ outrider generate {shlex.quote(prompt)}{flags}", style="dim", highlight=False)
     summary = generation_pb2.GenerateSummary()
 
     async def watched() -> AsyncIterator[generation_pb2.GenerateResponse]:
@@ -51,7 +51,9 @@ async def run(options: StackOptions, request: generation_pb2.GenerateRequest) ->
         await stack.wait_ready()
         async for _ in generate(stack.address, request):
             pass
-        return await picture(generate(stack.address, request), request.text)
+        temperature = request.sampling.temperature
+        flags = f" --temperature {temperature:g} --seed {request.seed}" if temperature else ""
+        return await picture(generate(stack.address, request), request.text, flags)
 
 
 def main() -> None:
@@ -59,9 +61,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--target", type=Path)
     parser.add_argument("--draft", type=Path)
-    parser.add_argument("--prompt", default="def fibonacci(n):")
+    parser.add_argument("--prompt", default="def read_lines(path):")
     parser.add_argument("--max-tokens", type=int, default=128)
-    parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--temperature", type=float, default=0.8)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
