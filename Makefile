@@ -1,7 +1,6 @@
 # Every target makes the virtual environment .venv where it is missing or older than what it is made from, and uses it.
 
-PROMPT ?= def fibonacci(n):
-ARGS ?=
+PROMPT ?= def read_lines(path):
 # Through the environment, so that quotes in it mean nothing to make or the shell.
 export PROMPT
 # The first of these that is recent enough. `make PYTHON=/path/to/python3.12` decides otherwise.
@@ -37,6 +36,8 @@ $(STAMP): pyproject.toml constraints.txt $(wildcard setup.py services/engine/sam
 	    $(PIP_INSTALL); fi
 	@touch $@
 
+# What the picture in the README shows.
+run: ARGS ?= --temperature 0.8 --seed 1
 run: $(STAMP)
 	@$(BIN)/outrider generate $(ARGS) "$$PROMPT"
 

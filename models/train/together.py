@@ -17,13 +17,13 @@ from models.train.heldout import bits_per_byte
 from models.train.model import DRAFT_SHAPE, TARGET_SHAPE, Decoder, with_half_matrices
 from models.train.optimizer import Optimizers
 from models.train.stores import Store
+from models.train.target import QUICK_FILES
 from models.train.tokenizer import load_tokenizer, open_token_file
 from models.train.trainer import Trainer, autocast, seed_everything
 from models.train.workers import Objective
 
 MATRIX_LR = 3e-3
 EMBEDDING_LR = 1.5e-3
-QUICK_FILES = 24
 
 
 def mostly_read(progress: float) -> Shares:
