@@ -14,7 +14,7 @@ _complaints = threading.local()
 
 
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
-def _keep_complaint(level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
+def keep_complaint(level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
     """Keep the first error line, which is the one that knows why; print nothing."""
     if level == _GGML_LOG_LEVEL_ERROR and not getattr(_complaints, "text", ""):
         _complaints.text = text.decode(errors="replace").strip()
@@ -29,7 +29,7 @@ def _end(message: bytes) -> None:
 
 
 libggml.ggml_set_abort_callback(_end)
-llama_cpp.llama_log_set(_keep_complaint, ctypes.c_void_p(0))
+llama_cpp.llama_log_set(keep_complaint, ctypes.c_void_p(0))
 
 
 def take_complaint() -> str:

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from llama_cpp._ggml import libggml_base_path
 
-from services.engine.complaints import take_complaint
+from services.engine.complaints import keep_complaint, take_complaint
 from services.engine.errors import ModelLoadError
 
 _MAGIC = b"GGUF"
@@ -131,6 +131,8 @@ def _load_library() -> Any:
     ):
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
+    # An installed package holds copies instead of links: this one is not the one that llama.cpp uses and sets up.
+    library.ggml_log_set(keep_complaint, None)
     return library
 
 

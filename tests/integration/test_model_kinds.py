@@ -23,6 +23,7 @@ from services.engine.runtime import LlamaRuntime, Logits, RuntimeOptions, Segmen
 from tests import foreign_models
 from tests.foreign_models import NO_TOKENIZER, VOCABULARY_SIZE, WINDOW, tiny_tokenizer
 from tests.integration import unusual_models
+from tests.integration.unusual_models import CHUNK
 from tests.unit.engine.works import Greedy, prefix
 
 pytestmark = pytest.mark.integration
@@ -100,6 +101,35 @@ def test_cutting_back_and_going_on_is_as_from_scratch(model: Model, layout: str)
             held[segment.slot] = end - rng.randrange(min(4, len(segment.tokens)))
             runtime.cut(segment.slot, held[segment.slot])
     assert num_past_window > 100
+    runtime.close()
+
+
+def test_cutting_back_across_the_end_of_a_chunk(tmp_path: Path) -> None:
+    model = Model(unusual_models.chunked(tmp_path / "model.gguf"))
+    options = replace(OPTIONS, num_slots=2, context_length=CHUNK + 256)
+    tokens, rejected = fixed_sequences(VOCABULARY_SIZE, [CHUNK + 24, 24], seed=3)
+    start = CHUNK - 8
+
+    def after_prompt() -> LlamaRuntime:
+        runtime = LlamaRuntime(model, options)
+        for position in range(0, start, 256):
+            runtime.decode([Segment(0, position, tokens[position : min(position + 256, start)], 0)])
+        return runtime
+
+    runtime = after_prompt()
+    expected = runtime.decode([Segment(0, start, tokens[start:], 32)])[0].copy()
+    runtime.cut(0, start + 4)
+    for first, count in ((start + 4, 2), (start + 6, 12), (start + 10, 3), (CHUNK - 3, 8), (CHUNK + 5, 19)):
+        runtime.cut(0, first)
+        runtime.decode([Segment(0, first, rejected, 0)])
+        runtime.cut(0, first)
+        (logits,) = runtime.decode([Segment(0, first, tokens[first : first + count], count)])
+        assert np.abs(logits - expected[first - start : first - start + count]).max() < TOLERANCE
+    runtime.close()
+    # What is compared has seen the end of a chunk: three layers of four know nothing of what was before.
+    runtime = LlamaRuntime(model, options)
+    (alone,) = runtime.decode([Segment(0, 0, tokens[CHUNK - 8 :], 32)])
+    assert np.abs(alone - expected).max() > TOLERANCE
     runtime.close()
 
 

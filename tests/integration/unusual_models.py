@@ -4,6 +4,8 @@ from pathlib import Path
 
 from tests.foreign_models import DIM, FFN, VOCABULARY_SIZE, Field, Shapes, write_model
 
+# Fixed in llama.cpp, whatever a file says.
+CHUNK = 8192
 EMBEDDING: Shapes = {"token_embd.weight": (VOCABULARY_SIZE, DIM), "output_norm.weight": (DIM,)}
 FEED_FORWARD: Shapes = {
     "ffn_norm.weight": (DIM,),
@@ -113,3 +115,22 @@ def latent(path: Path) -> Path:
     }
     layer = attention | FEED_FORWARD
     return write_model(path, "deepseek2", EMBEDDING | _layers(layer, layer), fields)
+
+
+def chunked(path: Path) -> Path:
+    """Llama 4: every fourth layer sees all positions, the others those of their chunk; every second has experts."""
+    fields: dict[str, Field] = {
+        "context_length": 2 * CHUNK,
+        "block_count": 4,
+        "attention.sliding_window": CHUNK,
+        "expert_count": 2,
+        "expert_used_count": 1,
+        "expert_feed_forward_length": FFN,
+        "interleave_moe_layer_step": 2,
+    }
+    attention = _attention(2, 2, DIM // 2, DIM // 2)
+    experts: Shapes = {"ffn_norm.weight": (DIM,), "ffn_gate_inp.weight": (2, DIM)}
+    for name, (rows, columns) in {"gate": (FFN, DIM), "up": (FFN, DIM), "down": (DIM, FFN)}.items():
+        experts |= {f"ffn_{name}_exps.weight": (2, rows, columns), f"ffn_{name}_shexp.weight": (rows, columns)}
+    layers = _layers(*[attention | FEED_FORWARD, attention | experts] * 2)
+    return write_model(path, "llama4", EMBEDDING | layers, fields)
