@@ -20,9 +20,12 @@ PROMPT = "class Stack:\n    def __init__(self):\n"
 
 async def measure(arguments: argparse.Namespace, target: Path, draft: Path) -> None:
     """Start the stack and generate with and without a draft."""
-    threads = ("--threads", str(arguments.threads))
     options = StackOptions(
-        target, draft, log_level="error", target_flags=(*threads, "--exact", arguments.exact), draft_flags=threads
+        target,
+        draft,
+        log_level="error",
+        target_flags=("--threads", str(arguments.threads), "--exact", arguments.exact),
+        draft_flags=("--threads", str(arguments.draft_threads)),
     )
     async with Stack(options) as stack:
         await stack.wait_ready()
@@ -71,7 +74,8 @@ def main() -> None:
     parser.add_argument("--target", type=Path)
     parser.add_argument("--draft", type=Path)
     parser.add_argument("--exact", choices=("on", "off"), default="off")
-    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0, help="of the target")
+    parser.add_argument("--draft-threads", type=int, default=0)
     parser.add_argument("--num-draft-tokens", type=int, default=4)
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--generations", type=int, default=8)

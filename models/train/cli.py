@@ -10,7 +10,9 @@ from pathlib import Path
 
 from platformdirs import user_cache_dir
 
-MINUTES = {"target": 54.0, "draft": 18.0, "together": 19.0}
+from models.command import CommandError
+
+MINUTES = {"target": 54.0, "draft": 63.0, "together": 25.0}
 """Time budgets of the steps that train, for two CPU cores."""
 MODELS_DIR = Path(__file__).resolve().parent.parent
 
@@ -36,6 +38,8 @@ def _parser() -> argparse.ArgumentParser:
                 "--minutes", type=_positive, default=MINUTES[name], help="time budget (default: %(default)s)"
             )
             step.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+            if name == "together":
+                step.add_argument("--start", type=Path, help="train on the target.gguf and draft.gguf of this folder")
             step.add_argument("--no-compile", action="store_true", help="do without torch.compile")
         if name == "export":
             step.add_argument("--out", type=Path, default=MODELS_DIR / "pair", help="folder (default: %(default)s)")
@@ -65,8 +69,10 @@ def _run(arguments: argparse.Namespace) -> None:
         step.export_pair(work_dir, arguments.out)
     else:
         train = getattr(step, f"train_{arguments.step}")
-        is_compiled = not arguments.no_compile
-        train(work_dir, arguments.minutes, arguments.seed, resume=arguments.resume, is_compiled=is_compiled)
+        options = {"resume": arguments.resume, "is_compiled": not arguments.no_compile}
+        if arguments.step == "together":
+            options["start"] = arguments.start
+        train(work_dir, arguments.minutes, arguments.seed, **options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,6 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except ModuleNotFoundError as error:
         print(f"{error.name} is not installed: pip install 'outrider[train]'", file=sys.stderr)
+        return 2
+    except CommandError as error:
+        print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; --resume goes on from the last checkpoint", file=sys.stderr)

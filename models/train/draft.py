@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,41 +12,36 @@ from torch.nn import functional as F
 
 from models.train.agreement import agreement, held_out_texts
 from models.train.model import DRAFT_SHAPE, TARGET_SHAPE, Decoder, ModelShape, num_parameters, with_half_matrices
-from models.train.optimizer import Optimizers
+from models.train.optimizer import Optimizers, Rates
 from models.train.schedule import Stage
 from models.train.stores import Store
-from models.train.teacher import fill_stores, portions
+from models.train.teacher import fill_stores, portions, temperature_of
 from models.train.tokenizer import open_token_file
 from models.train.trainer import Trainer, autocast, device, seed_everything
 from models.train.workers import Objective
 
-MATRIX_LR = 5e-3
-EMBEDDING_LR = 2.5e-3
+RATES = Rates(5e-3, 2.5e-3)
 NUM_WRITTEN, NUM_READ, NUM_LONG = 4608, 3072, 256
 """Rows the target writes, reads, and reads at full length, before the draft starts."""
-VARIATION_AT = (0.3, 0.8)
+NEAR_GREEDY, SAMPLED = 0.3, 0.8
 """Temperatures at which the total variation is taken: near greedy use, and in the middle of sampled use."""
+LAST_DIVERGENCE = 0.15
+"""Weight of the divergence once the total variation has all of its own."""
 LONG_FROM = 0.8
 FIRST_NORM = 0.2
 """The projected embeddings are as large as trained ones: with a norm of 1 the first logits would be far too sure."""
 
-Shares = tuple[float, float, float]
 
-
-def mostly_written(progress: float) -> Shares:
-    """Show mostly what the target wrote, towards the end whole contexts too."""
+def mostly_written(progress: float) -> tuple[float, float, float]:
+    """Say how often to show each store, the shortest rows first: the target's own text, then whole contexts too."""
     return (0.6, 0.4, 0.0) if progress < LONG_FROM else (0.5, 0.25, 0.25)
 
 
 class Rows:
-    """Row numbers of the stores, each store in a seeded random order, over and over.
+    """Row numbers of the stores, each store in a seeded random order, over and over."""
 
-    ``shares_at`` a progress says how often a step shows each of the stores, the one with the shortest rows first.
-    """
-
-    def __init__(self, stores: list[Store], seed: int, shares_at: Callable[[float], Shares] = mostly_written) -> None:
+    def __init__(self, stores: list[Store], seed: int) -> None:
         self.epochs = 0.0
-        self._shares_at = shares_at
         self._num_rows = {store.length: store.num_rows for store in stores}
         self._random = np.random.default_rng(seed)
         self._left: dict[int, list[int]] = {length: [] for length in self._num_rows}
@@ -64,7 +58,7 @@ class Rows:
 
     def stage(self, progress: float) -> Stage:
         """Draw which store the next step shows."""
-        length = int(self._random.choice(sorted(self._num_rows), p=self._shares_at(progress)))
+        length = int(self._random.choice(sorted(self._num_rows), p=mostly_written(progress)))
         return Stage(1.0, length, num_passes=4)
 
     def state_dict(self) -> dict[str, float]:
@@ -112,20 +106,20 @@ class Distillation(Objective):
         with autocast():
             wanted = F.linear(states, self.teacher_embedding.bfloat16()).float().flatten(0, 1)
             found = self.trained(ids).float().flatten(0, 1)
-        return distance(wanted, found, ((progress - 0.3) / 0.3).clamp(0.0, 1.0))
+        weight = ((progress - 0.3) / 0.3).clamp(0.0, 1.0)
+        variations = variation(wanted, found, NEAR_GREEDY) + variation(wanted, found, SAMPLED)
+        return (1.0 - (1.0 - LAST_DIVERGENCE) * weight) * divergence(wanted, found) + weight * variations
 
 
-def distance(wanted: Tensor, found: Tensor, weight: Tensor | float) -> Tensor:
-    """Return how far found logits (rows, vocabulary) are from the wanted, total variation counted with its weight."""
+def divergence(wanted: Tensor, found: Tensor) -> Tensor:
+    """Return the mean Kullback-Leibler divergence, in nats, of found logits (rows, vocabulary) from the wanted."""
     wanted_log, found_log = F.log_softmax(wanted, -1), F.log_softmax(found, -1)
-    divergence = (wanted_log.exp() * (wanted_log - found_log)).sum(-1).mean()
-    variation = torch.stack([_variation(wanted / at, found / at) for at in VARIATION_AT]).sum()
-    return (1.0 - 0.85 * weight) * divergence + weight * variation
+    return (wanted_log.exp() * (wanted_log - found_log)).sum(-1).mean()
 
 
-def _variation(wanted: Tensor, found: Tensor) -> Tensor:
+def variation(wanted: Tensor, found: Tensor, temperature: float) -> Tensor:
     """Return the mean total variation between the distributions of two sets of logits (rows, vocabulary)."""
-    return 0.5 * (F.softmax(wanted, -1) - F.softmax(found, -1)).abs().sum(-1).mean()
+    return 0.5 * (F.softmax(wanted / temperature, -1) - F.softmax(found / temperature, -1)).abs().sum(-1).mean()
 
 
 def _projected(embedding: Tensor, dim: int) -> Tensor:
@@ -141,9 +135,14 @@ def load_trained(work_dir: Path, name: str, shape: ModelShape) -> Decoder:
     return model
 
 
-def load_stores(target: Decoder, work_dir: Path, seed: int) -> list[Store]:
-    """Let the target, its matrices halved, fill the stores, or find them filled by it."""
-    return fill_stores(target, portions(NUM_WRITTEN, NUM_READ, NUM_LONG), work_dir, seed)
+def written_rows(work_dir: Path) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.bool_]]:
+    """Open the text (rows, length) that the target wrote for the draft, and whether each row was drawn or is greedy.
+
+    Raises FileNotFoundError where it has not.
+    """
+    written, *_ = portions(NUM_WRITTEN, NUM_READ, NUM_LONG)
+    ids, _ = written.store.open(work_dir / "distil")
+    return ids, np.array([temperature_of(row) > 0 for row in range(len(ids))])
 
 
 def train_draft(work_dir: Path, minutes: float, seed: int, *, resume: bool, is_compiled: bool = True) -> None:
@@ -153,13 +152,13 @@ def train_draft(work_dir: Path, minutes: float, seed: int, *, resume: bool, is_c
     """
     seed_everything(seed)
     target = with_half_matrices(load_trained(work_dir, "target", TARGET_SHAPE))
-    stores = load_stores(target, work_dir, seed)
+    stores = fill_stores(target, portions(NUM_WRITTEN, NUM_READ, NUM_LONG), work_dir, seed)
     draft = Decoder(DRAFT_SHAPE).to(device())
     draft.embedding.data.copy_(_projected(target.embedding, DRAFT_SHAPE.dim))
     draft.norm.data.fill_(FIRST_NORM)
     rows = Rows(stores, seed)
     objective = Distillation(draft, target, stores, work_dir / "distil")
-    optimizers = Optimizers(draft, MATRIX_LR, EMBEDDING_LR)
+    optimizers = Optimizers((draft, RATES))
     trainer = Trainer("draft", objective, optimizers, rows, work_dir, minutes, stage_of=rows.stage)
     if resume:
         trainer.resume()

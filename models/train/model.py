@@ -26,7 +26,7 @@ class ModelShape:
     vocabulary: int = 4096
 
 
-TARGET_SHAPE = ModelShape(dim=384, num_layers=6, num_heads=6, num_kv_heads=6, ffn=1024)
+TARGET_SHAPE = ModelShape(dim=384, num_layers=8, num_heads=6, num_kv_heads=6, ffn=1024)
 DRAFT_SHAPE = ModelShape(dim=256, num_layers=2, num_heads=4, num_kv_heads=2, ffn=640)
 
 

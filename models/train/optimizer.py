@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,10 +31,8 @@ def orthogonalize(matrices: Tensor, num_steps: int = 5) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum whose step is orthogonalized; parameters are (rows, columns) or stacks of such."""
 
-    def __init__(
-        self, parameters: list[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.03
-    ) -> None:
-        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+    def __init__(self, groups: list[dict[str, Any]], momentum: float = 0.95, weight_decay: float = 0.03) -> None:
+        super().__init__(groups, {"lr": 0.0, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
@@ -62,25 +60,37 @@ def _gain(weight: Tensor) -> float:
     return 0.2 * float(max(weight.shape)) ** 0.5
 
 
-class Optimizers:
-    """The two optimizers of one model, or of several under one roof."""
+class Rates(NamedTuple):
+    """Peak learning rates of one model."""
 
-    def __init__(self, model: nn.Module, matrix_lr: float, embedding_lr: float) -> None:
-        matrices: list[nn.Parameter] = []
-        others: list[nn.Parameter] = []
-        for name, parameter in model.named_parameters():
-            is_matrix = parameter.ndim >= 2 and not name.endswith("embedding")
-            (matrices if is_matrix else others).append(parameter)
-        self.muon = Muon(matrices, lr=matrix_lr)
-        self.adam = torch.optim.AdamW(others, lr=embedding_lr, betas=(0.9, 0.98), weight_decay=0.0)
-        self.base_lrs = (matrix_lr, embedding_lr)
+    matrices: float
+    embedding: float
+    """Of embedding and norms."""
+
+
+class Optimizers:
+    """The two optimizers of one model, or of several, each with rates of its own."""
+
+    def __init__(self, *models: tuple[nn.Module, Rates]) -> None:
+        matrices: list[dict[str, Any]] = []
+        others: list[dict[str, Any]] = []
+        for model, _ in models:
+            both: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
+            for name, parameter in model.named_parameters():
+                both[parameter.ndim < 2 or name.endswith("embedding")].append(parameter)
+            matrices.append({"params": both[0]})
+            others.append({"params": both[1]})
+        self.muon = Muon(matrices)
+        self.adam = torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0)
+        self._peaks = [rates.matrices for _, rates in models] + [rates.embedding for _, rates in models]
 
     def step(self, factor: float, momentum: float) -> None:
         """Step both with their learning rates times ``factor``, then clear the gradients."""
-        for optimizer, base in zip((self.muon, self.adam), self.base_lrs, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = base * factor
-        self.muon.param_groups[0]["momentum"] = momentum
+        groups = (*self.muon.param_groups, *self.adam.param_groups)
+        for group, peak in zip(groups, self._peaks, strict=True):
+            group["lr"] = peak * factor
+        for group in self.muon.param_groups:
+            group["momentum"] = momentum
         self.muon.step()
         self.adam.step()
         self.muon.zero_grad(set_to_none=True)

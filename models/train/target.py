@@ -10,14 +10,13 @@ from torch.nn import functional as F
 from models.train.corpus import read_texts
 from models.train.heldout import bits_per_byte
 from models.train.model import TARGET_SHAPE, Decoder, num_parameters
-from models.train.optimizer import Optimizers
+from models.train.optimizer import Optimizers, Rates
 from models.train.tokenizer import load_tokenizer, open_token_file
 from models.train.trainer import Trainer, autocast, device, seed_everything
 from models.train.windows import Windows
 from models.train.workers import Objective
 
-MATRIX_LR = 4e-3
-EMBEDDING_LR = 2e-3
+RATES = Rates(4e-3, 2e-3)
 QUICK_FILES = 24
 """Held-out files measured while training, to see the trend; all of them at the end."""
 
@@ -47,9 +46,7 @@ def train_target(work_dir: Path, minutes: float, seed: int, *, resume: bool, is_
     texts = [text for _, text in read_texts(work_dir, "held_out")]
     model = Decoder(TARGET_SHAPE).to(device())
     windows = Windows(open_token_file(work_dir / "train.bin"), seed)
-    trainer = Trainer(
-        "target", Likelihood(model), Optimizers(model, MATRIX_LR, EMBEDDING_LR), windows, work_dir, minutes
-    )
+    trainer = Trainer("target", Likelihood(model), Optimizers((model, RATES)), windows, work_dir, minutes)
     if resume:
         trainer.resume()
     print(f"target: {num_parameters(model):,} parameters, {len(windows.stream):,} training tokens", flush=True)

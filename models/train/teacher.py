@@ -20,8 +20,15 @@ from models.train.tokenizer import BOS_ID, open_token_file
 from models.train.trainer import autocast, device
 
 BATCH = 48
+WRITTEN_PROMPT = 128
+"""Corpus tokens before what the target writes."""
 TEMPERATURES = (0.8, 0.8, 0.8, 0.0, 0.0, 1.0)
 """Batches take these in turn; 0 is greedy."""
+
+
+def temperature_of(row: int) -> float:
+    """Say at which temperature a row of a store was written."""
+    return TEMPERATURES[row // BATCH % len(TEMPERATURES)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +43,7 @@ def portions(num_written: int, num_read: int, num_long: int) -> list[Portion]:
     """The stores of the draft's training: text the target wrote, short and long corpus text."""
     dim = TARGET_SHAPE.dim
     return [
-        Portion(Store("written", num_written, 384, dim), 128),
+        Portion(Store("written", num_written, 384, dim), WRITTEN_PROMPT),
         Portion(Store("read", num_read, 512, dim), 512),
         Portion(Store("long", num_long, 2048, dim), 2048),
     ]
@@ -83,8 +90,7 @@ def _fill(
         starts = random.integers(0, len(stream) - portion.prompt, num_rows)
         prompts = torch.from_numpy(np.stack([stream[s : s + portion.prompt] for s in starts]).astype(np.int64))
         prompts[:, 0] = BOS_ID
-        temperature = TEMPERATURES[index % len(TEMPERATURES)]
-        ids, states = write(model, prompts.to(device()), length, temperature)
+        ids, states = write(model, prompts.to(device()), length, temperature_of(rows.start))
         all_ids[rows], all_states[rows] = ids.cpu().numpy(), states.half().cpu().numpy()
 
 

@@ -25,9 +25,11 @@ LOG_EVERY_S = 60.0
 
 
 class Source(Protocol):
-    """Where windows come from; ``epochs`` counts how often everything was seen."""
+    """Where windows come from."""
 
-    epochs: float
+    @property
+    def epochs(self) -> float:
+        """How often everything was seen."""
 
     def next(self, batch: int, length: int) -> npt.NDArray[np.int64]:
         """Return ``batch`` rows for windows of ``length`` tokens."""

@@ -1,4 +1,4 @@
-"""The tiny pair as files, and a system that serves it."""
+"""The bundled pair as files, and a system that serves it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from models.tiny import write_tiny_pair
+from orchestrator.bundled import bundled_pair
 from tests.e2e.programs import Serving, serving
 
 
@@ -23,8 +23,8 @@ class Pair:
 
 
 @pytest.fixture(scope="session")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    return Pair(*write_tiny_pair(tmp_path_factory.mktemp("pair")))
+def pair() -> Pair:
+    return Pair(*bundled_pair())
 
 
 @pytest.fixture(scope="module")

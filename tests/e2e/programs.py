@@ -15,7 +15,7 @@ from tests import environment as developers
 from tests.waiting import PATIENCE_S, eventually
 
 ROOT = Path(__file__).parents[2]
-# One thread each, and nothing measured at start-up. Through the environment, which the services inherit.
+# One thread each, and little to probe at start-up. Through the environment, which the services inherit.
 SETTINGS = {
     f"OUTRIDER_{service}_{name}": value
     for service in ("TARGET", "DRAFT")
@@ -96,9 +96,9 @@ class Serving:
 
 @contextmanager
 def serving(home: Path, *arguments: str, **variables: str) -> Iterator[Serving]:
-    """`outrider serve` on a free port, from when it serves until the end of the block."""
+    """`outrider serve` on a free port, with exact text, from when it serves until the end of the block."""
     process = subprocess.Popen(
-        command("serve", "--port", "0", "--exact", "off", *arguments),
+        command("serve", "--port", "0", "--exact", "on", *arguments),
         env=environment(home) | variables,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -9,12 +9,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import grpc
 import pytest
 
-from tests.e2e.conftest import Pair
 from tests.e2e.programs import ROOT
 from tests.integration.services import Client, Generated
 from tests.ports import free_port
@@ -29,7 +27,6 @@ BUILD_S = 3600.0
 DIGEST = """
 import hashlib
 from importlib.util import find_spec
-from pathlib import Path
 digest = hashlib.sha256()
 for name in ("orchestrator", "outrider", "services"):
     folder = Path(find_spec(name).submodule_search_locations[0])
@@ -92,14 +89,13 @@ def obstacle_to_reuse() -> str:
 class Stack:
     """Draft, target and orchestrator as a compose project of their own, with small slots and exact text."""
 
-    def __init__(self, models: Path) -> None:
+    def __init__(self) -> None:
         self.port = free_port()
         self._command = [
             *compose_command(),
             *("--project-name", f"outrider-test-{os.getpid()}", "--file", str(ROOT / "docker-compose.yml")),
         ]
         self._variables = {
-            "OUTRIDER_MODELS": str(models),
             "OUTRIDER_PORT": str(self.port),
             "OUTRIDER_TARGET_EXACT": "on",
             "OUTRIDER_ORCHESTRATOR_DRAFTER": "remote",
@@ -135,18 +131,12 @@ class Stack:
 
 
 @pytest.fixture
-def stack(request: pytest.FixtureRequest, pair: Pair, tmp_path: Path) -> Iterator[Stack]:
-    """The stack with the tiny pair, up and healthy."""
+def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
+    """The stack with the bundled pair, up and healthy."""
     is_to_build = "docker" in request.config.getoption("markexpr")
     if reason := obstacle() or (obstacle_to_build() if is_to_build else obstacle_to_reuse()):
         pytest.skip(reason)
-    # Folders of tests are closed to others, and containers run as somebody else.
-    models = tmp_path / "models"
-    models.mkdir()
-    for path in (pair.target, pair.draft):
-        Path(shutil.copy(path, models)).chmod(0o644)
-    models.chmod(0o755)
-    stack = Stack(models)
+    stack = Stack()
     if is_to_build:
         stack.must("build", timeout_s=BUILD_S)
     try:

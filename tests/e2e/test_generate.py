@@ -24,7 +24,7 @@ def _json(home: Path, system: Serving, *arguments: str) -> dict[str, Any]:
 
 
 def test_a_system_of_its_own(pair: Pair, system: Serving, tmp_path: Path) -> None:
-    finished = run(tmp_path, "generate", *pair.flags, "--exact", "off", *ASKED)
+    finished = run(tmp_path, "generate", *pair.flags, "--exact", "on", *ASKED)
     assert finished.returncode == 0
     assert finished.stdout == "def main(" + _json(tmp_path, system, *ASKED)["text"] + "\n"
     assert "\x1b" not in finished.stdout + finished.stderr
@@ -46,7 +46,7 @@ def test_the_bundled_pair_is_taken_where_none_is_named(tmp_path: Path) -> None:
 def test_a_draft_that_is_not_there(pair: Pair, system: Serving, tmp_path: Path) -> None:
     """The text is the same, and one line says why it is slower."""
     models = {"TARGET_MODEL_PATH": str(pair.target), "DRAFT_MODEL_PATH": "no/such.gguf"}
-    finished = run(tmp_path, "generate", "--exact", "off", *ASKED, **models)
+    finished = run(tmp_path, "generate", "--exact", "on", *ASKED, **models)
     assert finished.returncode == 0
     assert finished.stdout == "def main(" + _json(tmp_path, system, *ASKED)["text"] + "\n"
     assert finished.stderr.startswith("outrider: there is no draft model no/such.gguf: going on without one\n")
@@ -107,8 +107,8 @@ def test_status(system: Serving, tmp_path: Path) -> None:
     assert finished.returncode == 0
     status = json.loads(finished.stdout)
     assert status["target"]["is_available"] and status["draft"]["is_available"]
-    assert status["target"]["model"]["name"] == "tiny-target"
+    assert status["target"]["model"]["name"] == "outrider-target"
     assert status["speculation"]["num_cycles"] > 0
     table = run(tmp_path, "status", "--address", system.address)
-    assert "tiny-target" in table.stdout
+    assert "outrider-target" in table.stdout
     assert "\x1b" not in table.stdout

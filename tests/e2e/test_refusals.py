@@ -27,7 +27,7 @@ def _check(finished: Finished, *expected: str) -> None:
 def corrupt(tmp_path: Path, pair: Pair) -> Path:
     """A model file that was not written to its end."""
     path = tmp_path / "corrupt.gguf"
-    path.write_bytes(pair.target.read_bytes()[:100_000])
+    path.write_bytes(pair.target.read_bytes()[:1_000_000])
     return path
 
 

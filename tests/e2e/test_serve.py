@@ -134,7 +134,7 @@ def test_names_of_other_engines(pair: Pair, tmp_path: Path) -> None:
     with serving(tmp_path, **models, SPECULATION_DEPTH="2") as system:
         assert set(system.services()) == set(MODULES)
         status = json.loads(run(tmp_path, "status", "--address", system.address, "--json").stdout)
-        assert status["target"]["model"]["name"] == "tiny-target"
+        assert status["target"]["model"]["name"] == "outrider-target"
         asked = ("generate", "--address", system.address, "--json", "--max-tokens", "32", "def main(")
         drafted = json.loads(run(tmp_path, *asked).stdout)
     assert len(drafted["speculation"]["num_accepted_per_position"]) <= 2

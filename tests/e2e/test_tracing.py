@@ -79,7 +79,7 @@ def test_what_has_not_been_sent_is_sent_at_the_end(pair: Pair, tmp_path: Path) -
         assert finished.returncode == 0
         assert Counter((span.service, span.name) for span in collector.spans if span.kind == "SERVER") == Counter(
             {
-                ("outrider-orchestrator", "text_completion tiny-target"): 1,
+                ("outrider-orchestrator", "text_completion outrider-target"): 1,
                 ("outrider-target", "target.verify"): len(collector.named("verify")),
                 ("outrider-draft", "draft.propose"): len(collector.named("propose")),
             }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,21 +10,22 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs PyTorch: the extra `train`")
 
-from models.llama_gguf import tensor_shapes  # noqa: E402  # after the skip
+from models.llama_gguf import ModelFileError, Vocabulary, tensor_shapes, write_llama  # noqa: E402  # after the skip
 from models.train.draft import Distillation, Rows  # noqa: E402
-from models.train.export import SHARE, llama_config, llama_tensors, on_the_way  # noqa: E402
+from models.train.llama import llama_config, llama_tensors, load_gguf  # noqa: E402
 from models.train.model import DRAFT_SHAPE, TARGET_SHAPE, Decoder, ModelShape  # noqa: E402
-from models.train.optimizer import Optimizers, orthogonalize  # noqa: E402
+from models.train.optimizer import Optimizers, Rates, orthogonalize  # noqa: E402
 from models.train.schedule import Stage  # noqa: E402
 from models.train.stores import Store, are_complete, mark_complete  # noqa: E402
 from models.train.target import Likelihood  # noqa: E402
 from models.train.teacher import write  # noqa: E402
-from models.train.together import MutualLearning, Pair  # noqa: E402
+from models.train.together import MutualLearning, Pair, Texts, repetitions  # noqa: E402
 from models.train.trainer import Trainer  # noqa: E402
 from models.train.windows import Windows  # noqa: E402
 from models.train.workers import Inline, Workers  # noqa: E402
 
 SMALL = ModelShape(dim=128, num_layers=2, num_heads=2, num_kv_heads=2, ffn=96, vocabulary=64)
+RATES = Rates(5e-3, 5e-3)
 GROUPED = ModelShape(dim=128, num_layers=2, num_heads=2, num_kv_heads=1, ffn=96, vocabulary=64)
 
 
@@ -64,9 +66,19 @@ def test_exported_tensors_are_those_of_a_llama_file(shape: ModelShape) -> None:
     assert {name: tensor.shape for name, tensor in tensors.items()} == tensor_shapes(llama_config(shape))
 
 
-def test_exported_weights_lie_between_those_of_two_runs() -> None:
-    alone, together = ({"norm": torch.full((3,), value)} for value in (1.0, 2.0))
-    torch.testing.assert_close(on_the_way(alone, together)["norm"], torch.full((3,), 1.0 + SHARE))
+def test_a_file_read_into_a_deeper_shape_says_the_same(tmp_path: Path) -> None:
+    model = random_model(GROUPED)
+    path = tmp_path / "model.gguf"
+    vocabulary = Vocabulary(tokens=[chr(0x100 + number) for number in range(GROUPED.vocabulary)], merges=[])
+    tensors = llama_tensors(GROUPED, model.state_dict())
+    write_llama(path, llama_config(GROUPED), tensors, vocabulary, name="small", file_type="F32")
+    read = load_gguf(path, replace(GROUPED, num_layers=4))
+    ids = torch.randint(64, (1, 10))
+    with torch.no_grad():
+        torch.testing.assert_close(read(ids), model(ids))
+    for shape in (replace(GROUPED, num_layers=1), replace(GROUPED, ffn=64), SMALL):
+        with pytest.raises(ModelFileError, match="model of"):
+            load_gguf(path, shape)
 
 
 def test_a_dim_unequal_to_the_heads_cannot_be_exported() -> None:
@@ -87,7 +99,7 @@ def trainer(folder: Path, minutes: float) -> Trainer:
     torch.manual_seed(0)
     model = Decoder(SMALL)
     stream = np.tile(np.arange(2, 34, dtype=np.uint16), 200)
-    optimizers = Optimizers(model, matrix_lr=5e-3, embedding_lr=5e-3)
+    optimizers = Optimizers((model, RATES))
     windows = Windows(stream, seed=1)
     made = Trainer(
         "small", Likelihood(model), optimizers, windows, folder, minutes, stage_of=lambda _: Stage(1.0, 64, 1)
@@ -171,7 +183,7 @@ def test_a_distilled_draft_comes_closer_to_its_target(tmp_path: Path) -> None:
     ids[:], states[:] = written.numpy(), written_states.numpy()
     draft = Decoder(GROUPED)
     objective = Distillation(draft, target, [store], tmp_path)
-    optimizers = Optimizers(draft, matrix_lr=5e-3, embedding_lr=5e-3)
+    optimizers = Optimizers((draft, RATES))
     rows = Rows([store], seed=1)
     passes = Inline(objective, is_compiled=False)
     losses = []
@@ -182,35 +194,60 @@ def test_a_distilled_draft_comes_closer_to_its_target(tmp_path: Path) -> None:
     assert rows.epochs == pytest.approx(15)
 
 
-def test_together_the_target_yields_on_corpus_text_alone(tmp_path: Path) -> None:
-    shapes = {"written": 16, "read": 24}
-    stores = [Store(name, num_rows=8, length=length, dim=128) for name, length in shapes.items()]
-    for store in stores:
-        store.create(tmp_path)
-        ids, _ = store.open(tmp_path, is_writable=True)
-        ids[:] = np.random.default_rng(1).integers(2, 64, ids.shape)
-    objective = MutualLearning(Pair(random_model(SMALL), random_model(GROUPED)), stores, tmp_path)
-    passes = Inline(objective, is_compiled=False)
-    for name, is_moved in (("written", False), ("read", True)):
-        objective.zero_grad(set_to_none=True)
-        rows = np.array([(shapes[name], row) for row in range(8)])
-        assert passes.accumulate(torch.from_numpy(rows), 8, 0.5) > 0
-        assert any(bool(p.grad.any()) for p in objective.trained.draft.parameters())
-        assert any(bool(p.grad.any()) for p in objective.trained.target.parameters()) == is_moved
+WRITTEN = 193
 
 
-def test_together_both_come_closer(tmp_path: Path) -> None:
-    store = Store("read", num_rows=16, length=32, dim=128)
-    store.create(tmp_path)
-    ids, _ = store.open(tmp_path, is_writable=True)
-    ids[:] = np.tile(np.arange(2, 34), (16, 1))
-    pair = Pair(random_model(SMALL), random_model(GROUPED))
-    objective = MutualLearning(pair, [store], tmp_path)
-    optimizers = Optimizers(pair, matrix_lr=5e-3, embedding_lr=5e-3)
+def texts(*, is_drawn: bool = True) -> Texts:
+    """A corpus that counts to 34 over and over, and written text that is noise at first and then one token."""
+    written = np.random.default_rng(1).integers(2, 64, (8, WRITTEN - 1)).astype(np.uint16)
+    written[:, 160:] = 7
+    corpus = Windows(np.tile(np.arange(2, 34, dtype=np.uint16), 200), seed=1)
+    return Texts(corpus, written, np.ones(8, np.bool_) if is_drawn else np.zeros(8, np.bool_), seed=1)
+
+
+@pytest.mark.parametrize(("length", "learner"), [(WRITTEN, "draft"), (512, "both")])
+def test_the_pull_between_both_moves_the_target_on_corpus_text_alone(length: int, learner: str) -> None:
+    objective = MutualLearning(Pair(random_model(SMALL), random_model(GROUPED)))
+    inputs = objective.prepare(torch.from_numpy(texts(is_drawn=False).next(2, length)))
+    objective(inputs, torch.tensor(0.5)).backward()
+    assert any(bool(p.grad.any()) for p in objective.trained.draft.parameters())
+    assert any(bool(p.grad.any()) for p in objective.trained.target.parameters()) == (learner == "both")
+
+
+def test_a_run_that_stood_there_before_is_a_repetition() -> None:
+    ids = np.array([[5, *range(10), *range(10), 1, 2]])
+    found = repetitions(ids, start=1)[0]
+    assert np.flatnonzero(found).tolist() == [18, 19, 20]
+    assert not repetitions(ids, start=11).any()
+
+
+def step_through(objective: MutualLearning, lengths: list[int], source: Texts) -> list[float]:
+    optimizers = Optimizers((objective.trained, RATES))
     passes = Inline(objective, is_compiled=False)
-    rows = torch.from_numpy(np.array([(32, row) for row in range(16)]))
     losses = []
-    for _ in range(15):
-        losses.append(passes.accumulate(rows, 16, 0.0))
+    for length in lengths:
+        losses.append(passes.accumulate(torch.from_numpy(source.next(4, length)), 4, 0.0))
         optimizers.step(1.0, 0.9)
+    return losses
+
+
+def test_together_both_come_closer() -> None:
+    objective = MutualLearning(Pair(random_model(SMALL), random_model(GROUPED)))
+    losses = step_through(objective, [512] * 15, texts())
     assert 0 < losses[-1] < 0.8 * losses[0]
+
+
+def test_the_target_unlearns_to_repeat_itself() -> None:
+    pair = Pair(random_model(SMALL), random_model(GROUPED))
+    source = texts()
+    ids = torch.from_numpy(source.next(8, WRITTEN))[:, :-1]
+
+    def sure() -> float:
+        with torch.no_grad():
+            return float(pair.target(ids)[:, 170:-1].softmax(-1)[..., 7].mean())
+
+    step_through(MutualLearning(pair), [512] * 2, source)
+    pair.target.embedding.data[7] *= 3  # the token that it repeats is likely now
+    before = sure()
+    step_through(MutualLearning(pair), [WRITTEN] * 10, source)
+    assert sure() < 0.5 * before
