@@ -55,7 +55,8 @@ async def measure(arguments: argparse.Namespace, target: Path, draft: Path) -> N
             await stacks[exact].wait_ready()
         for round_number in range(arguments.rounds + 1):
             for case, exact in itertools.product(cases, EXACT):
-                rate = await tokens_per_s(stacks[exact].address, *case, arguments.max_tokens)
+                num_requests, num_draft_tokens = case
+                rate = await tokens_per_s(stacks[exact].address, num_requests, num_draft_tokens, arguments.max_tokens)
                 if round_number:  # the first warms up
                     found[case][exact].append(rate)
     print("| requests at once | draft tokens | tokens/s, off | tokens/s, on | on / off |")
