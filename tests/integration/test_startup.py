@@ -166,6 +166,7 @@ async def test_a_target_in_the_place_of_the_draft(pair: Pair) -> None:
     async with target_server(pair.target) as target, target_server(pair.target) as other:
         orchestrator = orchestrator_server(target.address, other.address)
         async with orchestrator, client_of(orchestrator) as client:
+            await client.until_draft(is_available=True)
             generated = await client.generate(max_tokens=8)
             assert (len(generated.tokens), generated.counts.num_drafts) == (8, 0)
             assert not (await client.status()).draft.is_available
