@@ -9,6 +9,9 @@ import grpc
 
 from services.frame.errors import ServiceError, error_from_rpc, error_from_status
 
+# What grpc.aio puts in the place of the status when a write fails as the stream ends (grpc/grpc#36066).
+_LOST_STATUS = (grpc.StatusCode.INTERNAL, "Internal error from Core")
+
 RequestT = TypeVar("RequestT")
 # A reply of either service: it has `request_id` and one of the outcomes `result`, `cache_miss` and `error`.
 ReplyT = TypeVar("ReplyT", bound=Any)
@@ -85,6 +88,8 @@ class SessionStream(Generic[RequestT, ReplyT]):
             error = error_from_rpc(rpc_error)
         except asyncio.CancelledError:
             error = ServiceError(grpc.StatusCode.CANCELLED, "CANCELLED", "the stream was abandoned")
+        if (error.code, error.message) == _LOST_STATUS:
+            error = ServiceError(grpc.StatusCode.UNAVAILABLE, "STREAM_BROKEN", "the stream broke during a write")
         if self._call is call:
             self._call = None
             self.has_broken = True
