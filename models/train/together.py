@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.command import CommandError
-from models.evaluate.texts import repeated_share
 from models.llama_gguf import ModelFileError
 from models.train.agreement import PROMPT, agreement, held_out_texts
 from models.train.corpus import read_texts
@@ -169,7 +168,7 @@ def train_together(
         bits = bits_per_byte(target, tokenizer, part)
         written = held_out_texts(target, stream, seed)
         agree = [agreement(target, draft, ids, temperature) for ids, temperature in written]
-        repeat = [repeated_share(ids[:, PROMPT:].tolist(), REPEATED) for ids, _ in written]
+        repeat = [repetitions(ids.cpu().numpy(), PROMPT)[:, PROMPT + REPEATED - 1 :].mean() for ids, _ in written]
         return (
             f"together: {bits:.4f} bits per byte on {len(part)} held-out files; greedily and at temperature 0.8 they "
             f"agree {agree[0]:.4f} and {agree[1]:.4f}, repeat {repeat[0]:.4f} and {repeat[1]:.4f}"

@@ -19,8 +19,6 @@ from tests.integration.services import draft_server, target_server
 
 pytestmark = pytest.mark.integration
 
-# The cache holds half floats, so the logits of other batches differ by that much.
-LOGIT_ERROR = 5e-3
 PROMPT = [0, 7, 300, 21, 5, 44, 45, 46]
 
 
@@ -205,7 +203,8 @@ SAMPLING: dict[str, dict[str, Any]] = {
 def _reference(path: Path, tokens: Sequence[int], name: str) -> list[tuple[int, NDArray[np.float64]]]:
     """The token after the prompt and after each token that follows it, and the log-probabilities of all."""
     model = Model(path)
-    runtime = LlamaRuntime(model, RuntimeOptions(num_slots=1, context_length=256, max_batch_rows=64, num_threads=1))
+    options = RuntimeOptions(num_slots=1, context_length=256, max_batch_rows=64, num_threads=1, cache_in_f32=True)
+    runtime = LlamaRuntime(model, options)
     (rows,) = runtime.decode([Segment(0, 0, tokens, len(tokens) - len(PROMPT) + 1)])
     found = []
     for length, row in enumerate(rows.astype(np.float64), len(PROMPT)):
@@ -230,9 +229,9 @@ async def test_verified_tokens_and_log_probabilities_are_the_models(pair: Pair, 
     assert [token for token, _ in expected] == text
     for token, told, (_, every) in zip(text, reply.result.log_probabilities, expected, strict=True):
         assert told.chosen.token == token
-        assert told.chosen.log_probability == pytest.approx(every[token], abs=LOGIT_ERROR)
-        assert [top.log_probability for top in told.top] == pytest.approx(sorted(every)[:-6:-1], abs=LOGIT_ERROR)
-        assert [every[top.token] for top in told.top] == pytest.approx(sorted(every)[:-6:-1], abs=LOGIT_ERROR)
+        assert told.chosen.log_probability == pytest.approx(every[token], abs=1e-3)
+        assert [top.log_probability for top in told.top] == pytest.approx(sorted(every)[:-6:-1], abs=1e-3)
+        assert [every[top.token] for top in told.top] == pytest.approx(sorted(every)[:-6:-1], abs=1e-3)
 
 
 @pytest.mark.parametrize("name", SAMPLING)
