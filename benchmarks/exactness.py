@@ -14,12 +14,12 @@ from pathlib import Path
 
 from models.tiny import write_tiny_model
 from orchestrator.bundled import bundled_pair
-from services.engine.exact import ExactRuntime
-from services.engine.exactness import candidates, exact_runtime
+from services.engine.exactness import candidates, padded_runtime
 from services.engine.model import Model
+from services.engine.padding import Exactness
 from services.engine.probe import compare, fixed_sequences, is_exact, references
 from services.engine.quantize import quantize_file
-from services.engine.runtime import LlamaRuntime, Runtime, RuntimeOptions
+from services.engine.runtime import LlamaRuntime, RuntimeOptions
 
 MAX_DRAFT_TOKENS = 7
 LENGTHS = (400, 150, 60, 60, 40, 40)
@@ -39,13 +39,10 @@ def dense_model(folder: Path, dim: int, file_type: str) -> Path:
 
 def measure(model: Model, options: RuntimeOptions, num_schedules: int, *, is_exact_on: bool) -> dict[str, object]:
     """Run the schedules on an exact runtime, or on a plain one."""
-    runtime: Runtime
-    if is_exact_on:
-        runtime, inner = _exact(model, options)
-        width = runtime._width
-    else:
-        runtime = inner = LlamaRuntime(model, options)
-        width = 0
+    exactness = _first_exact(model, options) if is_exact_on else None
+    runtime = padded_runtime(model, options, exactness, MAX_DRAFT_TOKENS)
+    inner = runtime._inner
+    assert isinstance(inner, LlamaRuntime)
     sequences = fixed_sequences(runtime.vocabulary_size, LENGTHS, seed=1)
     first_positions = [max(0, length - NUM_COMPARED) for length in LENGTHS]
     started_s = time.perf_counter()
@@ -68,7 +65,7 @@ def measure(model: Model, options: RuntimeOptions, num_schedules: int, *, is_exa
     return {
         "model": model.name,
         "type": model.quantization,
-        "exact": f"width {width}" if width else "off",
+        "exact": f"{exactness.mode.value} {exactness.width}" if exactness else "off",
         "schedules": num_schedules,
         "rows": num_rows,
         "different": num_different,
@@ -77,16 +74,13 @@ def measure(model: Model, options: RuntimeOptions, num_schedules: int, *, is_exa
     }
 
 
-def _exact(model: Model, options: RuntimeOptions) -> tuple[ExactRuntime, LlamaRuntime]:
+def _first_exact(model: Model, options: RuntimeOptions) -> Exactness:
     for exactness in candidates(MAX_DRAFT_TOKENS):
-        runtime = exact_runtime(model, replace(options, count_passes=False), exactness, MAX_DRAFT_TOKENS)
+        runtime = padded_runtime(model, replace(options, count_passes=False), exactness, MAX_DRAFT_TOKENS)
         passed = is_exact(runtime, MAX_DRAFT_TOKENS)
         runtime.close()
         if passed:
-            runtime = exact_runtime(model, options, exactness, MAX_DRAFT_TOKENS)
-            inner = runtime._inner
-            assert isinstance(inner, LlamaRuntime)
-            return runtime, inner
+            return exactness
     raise SystemExit(f"{model.path} is exact in no mode")
 
 

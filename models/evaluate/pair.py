@@ -86,7 +86,6 @@ class Pair:
             context_length=context,
             max_batch_rows=512,
             num_threads=num_threads,
-            unified_cache=False,
             flash_attention=True,
         )
         runtime = LlamaRuntime(model, options)

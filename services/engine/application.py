@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from outrider.v1 import common_pb2, model_pb2_grpc
-from services.engine.capacity import batch_rows, rows_worth
+from services.engine.capacity import batch_rows, copy_worth, decode_worth, rows_worth
 from services.engine.devices import accelerators
 from services.engine.engine import Engine
 from services.engine.errors import EngineError
-from services.engine.exact import Exactness
+from services.engine.exactness import padded_runtime
 from services.engine.instruments import EngineInstruments
 from services.engine.memory import check_memory, free_ram, layers_that_fit
 from services.engine.model import Model
 from services.engine.model_service import ModelServicer, Served, describe, digest_of_files
-from services.engine.runtime import LlamaRuntime, Runtime, RuntimeOptions
+from services.engine.padding import Exactness
+from services.engine.runtime import Runtime, RuntimeOptions
 from services.engine.settings import EngineSettings
 from services.frame.server import FrameServer
 from services.frame.startup import StartupError
@@ -67,8 +68,10 @@ class ModelApplication(ABC):
             self.model.close()
 
     def make_runtime(self, served: Served) -> Runtime:
-        """Make the runtime. The target overrides this to be exact."""
-        return LlamaRuntime(served.model, served.options)
+        """Make the runtime. The target overrides this to choose its `exactness` first."""
+        runtime = padded_runtime(served.model, served.options, self.exactness, self.settings.max_draft_tokens)
+        runtime.decode_worth = decode_worth(runtime)
+        return runtime
 
     def _load(self, server: FrameServer, loop: asyncio.AbstractEventLoop) -> common_pb2.ModelInfo:
         settings = self.settings
@@ -96,6 +99,7 @@ class ModelApplication(ABC):
             runtime,
             max_queued=settings.max_queued,
             prefill_rows=prefill_rows,
+            copy_worth=copy_worth(runtime, prefill_rows),
             on_failure=lambda sentence: loop.call_soon_threadsafe(server.fail, sentence),
         )
         self.engine.start()

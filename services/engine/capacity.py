@@ -31,6 +31,38 @@ def rows_worth(runtime: Runtime, num_single_rows: float = _PATIENCE_IN_ROWS) -> 
     return rows
 
 
+def decode_worth(runtime: Runtime) -> float:
+    """Return how many rows take as long as one decode takes by itself, whatever its rows."""
+    one_s, several_s = _decode_s(runtime, 1), _decode_s(runtime, _FEWEST_ROWS)
+    row_s = max((several_s - one_s) / (_FEWEST_ROWS - 1), 0.01 * one_s)
+    return max(0.0, one_s / row_s - 1)
+
+
+def copy_worth(runtime: Runtime, prompt_rows: int) -> int:
+    """Return how many tokens of a prompt, in parts of `prompt_rows`, are evaluated while one slot is copied to another.
+
+    Caches are shared where they hold more of a prompt than that.
+    """
+    if runtime.num_slots == 1:
+        return 0
+    row_s = _decode_s(runtime, prompt_rows) / prompt_rows
+    runtime.decode([Segment(0, 0, [0], 1)])
+
+    def decode_s(*, after_copy: bool) -> float:
+        started_s = time.perf_counter()
+        if after_copy:
+            runtime.copy(0, 1, 1)
+        runtime.decode([Segment(int(after_copy), 1, [0], 1)])
+        duration_s = time.perf_counter() - started_s
+        runtime.cut(0, 1)
+        runtime.cut(1, 0)
+        return duration_s
+
+    copying_s = [decode_s(after_copy=True) - decode_s(after_copy=False) for _ in range(4)]
+    runtime.cut(0, 0)
+    return int(max(0.0, statistics.median(copying_s[1:])) / row_s)
+
+
 def _decode_s(runtime: Runtime, num_rows: int) -> float:
     """Return the median time of three decodes of so many rows in seconds, after one to warm up."""
     times = []

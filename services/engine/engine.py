@@ -26,14 +26,16 @@ class Engine:
         *,
         max_queued: int = 256,
         prefill_rows: int = 256,
+        copy_worth: int = 8,
         on_failure: Callable[[str], object] = _log.critical,
     ) -> None:
         """Serve `runtime`: at most `max_queued` waiting works, at most `prefill_rows` prompt rows beside other rows.
 
+        A prompt takes what it shares with another session from there where that is more than `copy_worth` tokens.
         `on_failure` is called from the engine's thread, with one sentence, when the engine cannot go on.
         """
         self._runtime = runtime
-        self._scheduler = Scheduler(runtime, prefill_rows)
+        self._scheduler = Scheduler(runtime, prefill_rows, copy_worth)
         self._max_queued = max_queued
         self._on_failure = on_failure
         self._inbox: SimpleQueue[Work | str | None] = SimpleQueue()

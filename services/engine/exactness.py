@@ -11,8 +11,8 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from services.engine.errors import ModelLoadError
-from services.engine.exact import ExactMode, Exactness, ExactRuntime, reserve
 from services.engine.model import Model
+from services.engine.padding import ExactMode, Exactness, PaddedRuntime, reserve
 from services.engine.probe import is_exact
 from services.engine.runtime import LlamaRuntime, Runtime, RuntimeOptions, Segment
 
@@ -22,11 +22,14 @@ _MAX_COST = 1.05
 _NUM_TIMED = 15
 
 
-def exact_runtime(model: Model, options: RuntimeOptions, exactness: Exactness, max_draft_tokens: int) -> ExactRuntime:
-    """Make a runtime that is exact, if the probe was right, with the context that the options ask for."""
+def padded_runtime(
+    model: Model, options: RuntimeOptions, exactness: Exactness | None, max_draft_tokens: int
+) -> PaddedRuntime:
+    """Make a runtime with the context that the options ask for: exact, if the probe was right, or plain."""
     length = options.context_length + reserve(exactness, max_draft_tokens)
-    inner = LlamaRuntime(model, replace(options, context_length=length, unified_cache=False, flash_attention=False))
-    return ExactRuntime(inner, exactness, max_draft_tokens)
+    flash_attention = options.flash_attention and exactness is None
+    inner = LlamaRuntime(model, replace(options, context_length=length, flash_attention=flash_attention))
+    return PaddedRuntime(inner, exactness, max_draft_tokens)
 
 
 def candidates(max_draft_tokens: int) -> list[Exactness]:
@@ -58,7 +61,7 @@ def choose_auto(model: Model, options: RuntimeOptions, max_draft_tokens: int, id
 
     def is_cheap(exactness: Exactness) -> bool:
         def measure() -> bool:
-            padded_s = _decode_s(exact_runtime(model, options, exactness, max_draft_tokens))
+            padded_s = _decode_s(padded_runtime(model, options, exactness, max_draft_tokens))
             return padded_s < _MAX_COST * _decode_s(LlamaRuntime(model, options))
 
         # Remembered, as a restarted target should decide as it did before: its numerics must not depend on noise.
@@ -73,7 +76,7 @@ def _first_exact(
     for exactness in tried:
 
         def probe(exactness: Exactness = exactness) -> bool:
-            runtime = exact_runtime(model, options, exactness, max_draft_tokens)
+            runtime = padded_runtime(model, options, exactness, max_draft_tokens)
             try:
                 return is_exact(runtime, max_draft_tokens)
             finally:

@@ -8,9 +8,9 @@ from pathlib import Path
 import llama_cpp
 
 from outrider.v1 import common_pb2, model_pb2, model_pb2_grpc
-from services.engine.exact import ExactMode, Exactness
 from services.engine.memory import cache_bytes
 from services.engine.model import Model
+from services.engine.padding import ExactMode, Exactness
 from services.engine.runtime import RuntimeOptions
 from services.engine.sampling import SAMPLER_VERSION
 from services.engine.vocabulary import Entry

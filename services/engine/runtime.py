@@ -23,7 +23,8 @@ _THROW_AWAY_TOKEN = 0
 class Segment:
     """Consecutive rows of one slot in a decode: `tokens` from `first_position` on, logits wanted for the last ones.
 
-    `num_padding` throw-away rows follow them; they have logits too, and the caller cuts their cache entries.
+    `num_padding` throw-away rows follow them, the first `num_padding_outputs` with logits; the caller cuts their cache
+    entries.
     """
 
     slot: int
@@ -31,6 +32,7 @@ class Segment:
     tokens: Sequence[int]
     num_outputs: int
     num_padding: int = 0
+    num_padding_outputs: int = 0
 
     @property
     def num_rows(self) -> int:
@@ -45,7 +47,6 @@ class Runtime(Protocol):
     context_length: int
     max_batch_rows: int
     vocabulary_size: int
-    can_copy: bool
 
     def group(self, segments: Sequence[Segment]) -> list[list[Segment]]:
         """Part segments of different slots into groups that are decoded one after the other."""
@@ -61,7 +62,7 @@ class Runtime(Protocol):
         """Drop the cache of `slot` from position `length` on. Raises DecodeError when that is impossible."""
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Give slot `target`, which is empty, the first `length` positions of slot `source`. Only where `can_copy`."""
+        """Give slot `target`, which is empty, the first `length` positions of slot `source`."""
 
     def close(self) -> None:
         """Free everything."""
@@ -75,7 +76,6 @@ class RuntimeOptions:
     context_length: int = 2048
     max_batch_rows: int = 1024
     num_threads: int = 0
-    unified_cache: bool = True
     flash_attention: bool = False
     cache_in_f32: bool = False
     count_passes: bool = False
@@ -86,7 +86,10 @@ class RuntimeOptions:
 
 
 class LlamaRuntime:
-    """The real runtime.
+    """The real runtime: a stream of its own for every slot.
+
+    A cache that all slots share would take any rows in one pass, but each row would pay for the attention of all slots,
+    idle ones too. With streams it pays for its own.
 
     Attributes:
         num_decodes: calls of llama_decode so far.
@@ -98,18 +101,15 @@ class LlamaRuntime:
         self.num_slots = options.num_slots
         self.context_length = options.context_length
         self.vocabulary_size = model.vocabulary.size
-        self._offsets, is_unified = _layout(model, options)
-        # Between separate streams llama.cpp copies whole buffers, and aborts on a part of one.
-        self.can_copy = is_unified
         self.num_decodes = 0
         self.num_passes = 0
         parameters = llama_cpp.llama_context_default_params()
         parameters.n_ctx = options.num_slots * options.context_length
-        parameters.n_seq_max = options.num_slots * len(self._offsets)
+        parameters.n_seq_max = options.num_slots
         # One physical batch per decode: cut by n_ubatch, it takes several passes and the logits' last bits change.
         parameters.n_batch = parameters.n_ubatch = options.max_batch_rows
         parameters.n_threads = parameters.n_threads_batch = options.threads()
-        parameters.kv_unified = is_unified
+        parameters.kv_unified = False
         parameters.flash_attn_type = int(options.flash_attention)
         if options.cache_in_f32:
             parameters.type_k = parameters.type_v = llama_cpp.GGML_TYPE_F32
@@ -127,10 +127,10 @@ class LlamaRuntime:
             raise ModelLoadError(f"cannot serve {model.path}: {model.architecture} {NO_GENERATION}")
         # llama.cpp takes no more rows than all slots have positions.
         self.max_batch_rows = min(options.max_batch_rows, llama_cpp.llama_n_batch(self._context))
-        self._batch = _Batch(self.max_batch_rows, self._offsets)
+        self._batch = _Batch(self.max_batch_rows)
 
     def group(self, segments: Sequence[Segment]) -> list[list[Segment]]:
-        """One decode for all: with a unified cache it is always one pass."""
+        """One decode for all; it takes several passes unless slots are neighbours with equal numbers of rows."""
         return [list(segments)]
 
     def decode(self, segments: Sequence[Segment]) -> list[Logits]:
@@ -149,18 +149,18 @@ class LlamaRuntime:
         pointer = llama_cpp.llama_get_logits(self._context)
         # The view drops ctypes' explicit byte order, which buffer consumers take for a foreign type.
         logits = np.ctypeslib.as_array(pointer, (num_outputs, self.vocabulary_size)).view(np.float32)
-        return _split(logits, [segment.num_outputs + segment.num_padding for segment in segments])
+        return _split(logits, [segment.num_outputs + segment.num_padding_outputs for segment in segments])
 
     def cut(self, slot: int, length: int) -> None:
         """Drop the cache of `slot` from position `length` on. Raises DecodeError when the cache cannot be cut there."""
-        for offset in self._offsets:
-            if not llama_cpp.llama_memory_seq_rm(self._memory, slot + offset, length, -1):
-                raise DecodeError(f"the cache of slot {slot} cannot be cut at position {length}")
+        if not llama_cpp.llama_memory_seq_rm(self._memory, slot, length, -1):
+            raise DecodeError(f"the cache of slot {slot} cannot be cut at position {length}")
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Share positions between two slots: with a unified cache no data moves."""
-        for offset in self._offsets:
-            llama_cpp.llama_memory_seq_cp(self._memory, source, target + offset, 0, length)
+        """Copy between two slots, which takes as long for few positions as for many; the next decode does it."""
+        # Between streams llama.cpp copies whole buffers, and ends the process when it is asked for a part of one.
+        llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+        self.cut(target, length)
 
     def close(self) -> None:
         """Free the context; the model stays."""
@@ -188,16 +188,15 @@ class LlamaRuntime:
 class _Batch:
     """A llama_batch whose arrays are numpy's, so that filling it costs a few slice assignments a segment."""
 
-    def __init__(self, capacity: int, offsets: Sequence[int]) -> None:
-        """Make room for `capacity` rows, each of the sequences that lie `offsets` beyond the index of its slot."""
-        self._offsets = np.array(offsets, np.int32)
+    def __init__(self, capacity: int) -> None:
+        """Make room for `capacity` rows."""
         self._tokens = np.zeros(capacity, np.int32)
         self._positions = np.zeros(capacity, np.int32)
-        self._sequences = np.zeros((capacity, len(offsets)), np.int32)
+        self._sequences = np.zeros(capacity, np.int32)
         self._outputs = np.zeros(capacity, np.int8)
-        self._num_sequences = np.full(capacity, len(offsets), np.int32)
-        row_bytes = self._sequences.strides[0]
-        self._sequence_pointers = self._sequences.ctypes.data + row_bytes * np.arange(capacity, dtype=np.uintp)
+        self._num_sequences = np.ones(capacity, np.int32)
+        item_bytes = self._sequences.itemsize
+        self._sequence_pointers = self._sequences.ctypes.data + item_bytes * np.arange(capacity, dtype=np.uintp)
         self.struct = llama_cpp.llama_batch(
             n_tokens=0,
             token=_pointer(self._tokens, ctypes.c_int32),
@@ -214,32 +213,16 @@ class _Batch:
         for segment in segments:
             start, end = end, end + segment.num_rows
             padding = end - segment.num_padding
-            first_output = padding - segment.num_outputs
+            first_output, last_output = padding - segment.num_outputs, padding + segment.num_padding_outputs
             self._tokens[start:padding] = segment.tokens
             self._tokens[padding:end] = _THROW_AWAY_TOKEN
             self._positions[start:end] = range(segment.first_position, segment.first_position + end - start)
-            self._sequences[start:end] = segment.slot + self._offsets
-            self._outputs[start:first_output] = 0
-            self._outputs[first_output:end] = 1
-            num_outputs += end - first_output
+            self._sequences[start:end] = segment.slot
+            self._outputs[start:end] = 0
+            self._outputs[first_output:last_output] = 1
+            num_outputs += last_output - first_output
         self.struct.n_tokens = end
         return num_outputs
-
-
-def _layout(model: Model, options: RuntimeOptions) -> tuple[Sequence[int], bool]:
-    """Return which sequences a slot's rows belong to, as offsets to its index, and whether the cache is unified.
-
-    A unified cache writes over positions that have left a sliding window while others are still free, and a sequence
-    that rolls back would miss them. It spares positions of two sequences, so each slot gets a second one, which nobody
-    reads. Where llama.cpp has too few sequences for that, separate streams keep slots apart.
-    """
-    if not options.unified_cache:
-        return (0,), False
-    if llama_cpp.llama_model_n_swa(model.handle) == 0:
-        return (0,), True
-    if 2 * options.num_slots > llama_cpp.llama_max_parallel_sequences():
-        return (0,), False
-    return (0, options.num_slots), True
 
 
 def _split(logits: Logits, counts: Sequence[int]) -> list[Logits]:

@@ -18,8 +18,6 @@ _log = logging.getLogger(__name__)
 _MAX_FAILURES = 3
 # Share of a step that the sessions it answered are worth waiting for: many rows cost little more than few.
 _GATHERING_SHARE = 0.1
-# Tokens of a prompt that another session must hold for its cache to be shared.
-_WORTH_SHARING = 8
 
 
 @dataclass(eq=False)
@@ -36,12 +34,16 @@ class _Active:
 class Scheduler:
     """Gives slots to work, and rows of work to decodes of the runtime."""
 
-    def __init__(self, runtime: Runtime, prefill_rows: int) -> None:
-        """Serve `runtime`, with at most `prefill_rows` prompt rows beside other rows."""
+    def __init__(self, runtime: Runtime, prefill_rows: int, copy_worth: int) -> None:
+        """Serve `runtime`, with at most `prefill_rows` prompt rows beside other rows.
+
+        A prompt takes what it shares with another session from there where that is more than `copy_worth` tokens.
+        """
         self.on_decode: Callable[[int, float], object] = lambda num_rows, duration_s: None
         self.slots = SlotTable(runtime.num_slots)
         self._runtime = runtime
         self._prefill_rows = min(prefill_rows, runtime.max_batch_rows)
+        self._copy_worth = copy_worth
         self._waiting: deque[Work] = deque()
         self._active: list[_Active] = []
         self._num_failures = 0
@@ -199,11 +201,11 @@ class Scheduler:
         """Cut the slot to what it has in common with the prefix, or take that from a slot that has more of it."""
         length = slot.held.common_length(cached_length, tokens)
         self._cut(slot, length)
-        if cached_length or not self._runtime.can_copy:
+        if cached_length:
             return
         donor = max(self.slots.slots, key=lambda other: other.held.common_length(0, tokens))
         shared = donor.held.common_length(0, tokens)
-        if shared >= length + _WORTH_SHARING:
+        if shared > length + self._copy_worth:
             self._cut(slot, 0)
             self._runtime.copy(donor.index, slot.index, shared)
             slot.held.extend(tokens[:shared])

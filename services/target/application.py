@@ -4,7 +4,7 @@ from outrider.v1 import common_pb2, target_pb2_grpc
 from services.engine.application import MODEL_SERVICE, ModelApplication
 from services.engine.engine import Engine
 from services.engine.errors import ModelLoadError
-from services.engine.exactness import choose_auto, choose_on, exact_runtime
+from services.engine.exactness import choose_auto, choose_on
 from services.engine.model import Model
 from services.engine.model_service import Served
 from services.engine.runtime import Runtime
@@ -26,7 +26,7 @@ class TargetApplication(ModelApplication):
 
     def make_runtime(self, served: Served) -> Runtime:
         """Make an exact runtime where the settings want one. Raises ModelLoadError where `on` cannot be had."""
-        model, max_draft_tokens = served.model, self.settings.max_draft_tokens
+        model = served.model
         if source := model.metadata("tokenizer.chat_template"):
             try:
                 self._chat_template = ChatTemplate(source, model.vocabulary)
@@ -34,10 +34,8 @@ class TargetApplication(ModelApplication):
                 raise ModelLoadError(f"cannot serve {model.path}: {error}") from error
         if self._exact != "off":
             choose = choose_on if self._exact == "on" else choose_auto
-            self.exactness = choose(model, served.options, max_draft_tokens, served.identity)
-        if self.exactness is None:
-            return super().make_runtime(served)
-        return exact_runtime(model, served.options, self.exactness, max_draft_tokens)
+            self.exactness = choose(model, served.options, self.settings.max_draft_tokens, served.identity)
+        return super().make_runtime(served)
 
     def register(self, server: FrameServer, model: Model, engine: Engine, info: common_pb2.ModelInfo) -> None:
         """Register TargetService."""

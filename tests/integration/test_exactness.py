@@ -6,12 +6,12 @@ import pytest
 
 from models.tiny import write_tiny_model
 from services.engine.errors import ModelLoadError
-from services.engine.exact import ExactMode, Exactness
-from services.engine.exactness import choose_auto, choose_on, exact_runtime
+from services.engine.exactness import choose_auto, choose_on, padded_runtime
 from services.engine.model import Model
+from services.engine.padding import ExactMode, Exactness
 from services.engine.probe import Comparison, compare, fixed_sequences, is_exact, references
 from services.engine.quantize import quantize_file
-from services.engine.runtime import LlamaRuntime, Runtime, RuntimeOptions
+from services.engine.runtime import LlamaRuntime, Runtime, RuntimeOptions, Segment
 
 Q4_K_M = 15
 MAX_DRAFT_TOKENS = 7
@@ -56,7 +56,7 @@ def schedules(runtime: Runtime, count: int) -> Comparison:
     ids=lambda exactness: exactness.mode.value,
 )
 def test_random_schedules_are_exact_in_one_pass_a_decode(model: Model, exactness: Exactness) -> None:
-    runtime = exact_runtime(model, OPTIONS, exactness, MAX_DRAFT_TOKENS)
+    runtime = padded_runtime(model, OPTIONS, exactness, MAX_DRAFT_TOKENS)
     result = schedules(runtime, count=5)
     assert result.num_rows > 200
     assert result.num_different == 0
@@ -67,9 +67,26 @@ def test_random_schedules_are_exact_in_one_pass_a_decode(model: Model, exactness
 
 
 @pytest.mark.integration
+def test_a_copied_prefix_gives_the_same_logits_to_the_bit(model: Model) -> None:
+    runtime = padded_runtime(model, OPTIONS, Exactness(ExactMode.ROW_MULTIPLE, 8), MAX_DRAFT_TOKENS)
+    first, second = fixed_sequences(runtime.vocabulary_size, (60, 60), seed=3)
+    shared = first[:40]
+    runtime.decode([Segment(0, 0, [*shared, *second[40:50]], 1)])
+    alone = runtime.decode([Segment(0, 50, second[50:53], 3)])[0].copy()
+    runtime.cut(0, 40)
+    runtime.decode([Segment(0, 40, first[40:], 1)])
+    runtime.copy(0, 2, 40)
+    runtime.decode([Segment(0, 60, [5], 1), Segment(2, 40, second[40:48], 8)])
+    runtime.decode([Segment(2, 48, second[48:50], 1)])
+    (copied,) = runtime.decode([Segment(2, 50, second[50:53], 3)])
+    assert (copied == alone).all()
+    runtime.close()
+
+
+@pytest.mark.integration
 def test_without_padding_rows_differ_and_the_probe_finds_out(tmp_path: Path) -> None:
     model = Model(write_tiny_model(tmp_path / "model.gguf", dim=256, file_type="BF16"))
-    runtime = exact_runtime(model, OPTIONS, Exactness(ExactMode.ROW_MULTIPLE, 1), MAX_DRAFT_TOKENS)
+    runtime = padded_runtime(model, OPTIONS, Exactness(ExactMode.ROW_MULTIPLE, 1), MAX_DRAFT_TOKENS)
     assert schedules(runtime, count=5).num_different > 0
     assert not is_exact(runtime, MAX_DRAFT_TOKENS)
     runtime.close()
@@ -87,7 +104,7 @@ def test_what_is_chosen_is_exact_and_remembered(
     caplog.clear()
     assert choose_on(model, OPTIONS, MAX_DRAFT_TOKENS, "some identity") == chosen
     assert "probed exactness" not in caplog.text
-    runtime = exact_runtime(model, OPTIONS, chosen, MAX_DRAFT_TOKENS)
+    runtime = padded_runtime(model, OPTIONS, chosen, MAX_DRAFT_TOKENS)
     assert schedules(runtime, count=2).num_different == 0
     runtime.close()
 

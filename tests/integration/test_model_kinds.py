@@ -15,9 +15,9 @@ from gguf.gguf_writer import GGUFValue
 
 from services.engine.engine import Engine
 from services.engine.errors import DecodeError, ModelLoadError
-from services.engine.exact import ExactMode, Exactness
-from services.engine.exactness import exact_runtime
+from services.engine.exactness import padded_runtime
 from services.engine.model import Model
+from services.engine.padding import ExactMode, Exactness
 from services.engine.probe import compare, fixed_sequences, references
 from services.engine.runtime import LlamaRuntime, Logits, RuntimeOptions, Segment
 from tests import foreign_models
@@ -43,10 +43,8 @@ SERVED = {
     "latent attention": unusual_models.latent,
 }
 LAYOUTS = {
-    "unified": OPTIONS,
-    "separate": replace(OPTIONS, unified_cache=False),
+    "plain": OPTIONS,
     "flash attention": replace(OPTIONS, flash_attention=True),
-    # More slots than can have a second sequence each.
     "many slots": replace(OPTIONS, num_slots=200),
 }
 
@@ -137,7 +135,6 @@ def test_a_shared_prefix_survives_what_its_owner_does(model: Model) -> None:
     tokens, other = fixed_sequences(VOCABULARY_SIZE, [LENGTH, LENGTH], seed=3)
     (expected,) = from_scratch(model, [tokens])
     runtime = LlamaRuntime(model, OPTIONS)
-    assert runtime.can_copy
     half = LENGTH // 2
     runtime.decode([Segment(0, 0, tokens[:half], 0)])
     runtime.copy(0, 1, half)
@@ -152,18 +149,22 @@ def test_a_shared_prefix_survives_what_its_owner_does(model: Model) -> None:
 
 
 def test_one_decode_is_one_pass_for_every_kind(model: Model) -> None:
-    runtime = LlamaRuntime(model, replace(OPTIONS, count_passes=True))
+    runtime = padded_runtime(model, replace(OPTIONS, count_passes=True), None, max_draft_tokens=7)
+    inner = runtime._inner
+    assert isinstance(inner, LlamaRuntime)
     for first_position in (0, 8):
         # Sessions with gaps between them, and different numbers of rows.
-        runtime.decode([Segment(slot, first_position, [1] * (8 - slot), 8 - slot) for slot in (0, 2, 3)])
+        segments = [Segment(slot, first_position, [1] * (8 - slot), 8 - slot) for slot in (0, 2, 3)]
+        (group,) = runtime.group(segments)
+        assert [logits.shape for logits in runtime.decode(group)] == [(8, 512), (6, 512), (5, 512)]
         for slot in (2, 3):
             runtime.decode([Segment(slot, first_position + 8 - slot, [1] * slot, 1)])
-    assert runtime.num_passes == runtime.num_decodes == 6
+    assert inner.num_passes == inner.num_decodes == 6
     runtime.close()
 
 
 def test_every_kind_can_be_exact(model: Model) -> None:
-    runtime = exact_runtime(model, OPTIONS, Exactness(ExactMode.ROW_MULTIPLE, 8), 7)
+    runtime = padded_runtime(model, OPTIONS, Exactness(ExactMode.ROW_MULTIPLE, 8), 7)
     first_positions = [4 * WINDOW, 2 * WINDOW, 5, 0]
     sequences = fixed_sequences(VOCABULARY_SIZE, [LENGTH, 4 * WINDOW, 2 * WINDOW, WINDOW], seed=4)
     expected = references(runtime, sequences, first_positions)

@@ -12,6 +12,7 @@ from outrider.v1 import common_pb2, draft_pb2, draft_pb2_grpc, target_pb2, targe
 from services.draft.application import DraftApplication
 from services.draft.settings import DraftSettings
 from services.engine.model_service import Served
+from services.engine.padding import PaddedRuntime
 from services.engine.runtime import LlamaRuntime, Runtime
 from services.frame.server import FrameServer
 from services.target.application import TargetApplication
@@ -43,22 +44,34 @@ class Counted:
         return self.application.runtime.num_decodes
 
 
+def counting_runtime(runtime: Runtime) -> tuple[PaddedRuntime, LlamaRuntime]:
+    """What was made, and the runtime in it that counts."""
+    assert isinstance(runtime, PaddedRuntime)
+    inner = runtime._inner
+    assert isinstance(inner, LlamaRuntime)
+    return runtime, inner
+
+
 class CountingTarget(TargetApplication):
+    padded: PaddedRuntime
     runtime: LlamaRuntime
     gate: Gate
 
     def make_runtime(self, served: Served) -> Runtime:
-        self.runtime = LlamaRuntime(served.model, replace(served.options, count_passes=True))
-        return GatedRuntime(self.runtime, self.gate)
+        served = replace(served, options=replace(served.options, count_passes=True))
+        self.padded, self.runtime = counting_runtime(super().make_runtime(served))
+        return GatedRuntime(self.padded, self.gate)
 
 
 class CountingDraft(DraftApplication):
+    padded: PaddedRuntime
     runtime: LlamaRuntime
     gate: Gate
 
     def make_runtime(self, served: Served) -> Runtime:
-        self.runtime = LlamaRuntime(served.model, replace(served.options, count_passes=True))
-        return GatedRuntime(self.runtime, self.gate)
+        served = replace(served, options=replace(served.options, count_passes=True))
+        self.padded, self.runtime = counting_runtime(super().make_runtime(served))
+        return GatedRuntime(self.padded, self.gate)
 
 
 @asynccontextmanager
@@ -76,6 +89,8 @@ async def counting(application: CountingTarget | CountingDraft) -> AsyncIterator
 async def target(pair: Pair) -> AsyncIterator[Counted]:
     settings = {**ENGINE_SETTINGS, "slots": NUM_SLOTS}
     async with counting(CountingTarget(TargetSettings(model=pair.target, port=0, exact="off", **settings))) as counted:
+        # As on a device where rows cost next to nothing: what is ready is decoded together.
+        counted.application.padded.decode_worth = 1000.0
         yield counted
 
 
@@ -155,6 +170,26 @@ async def test_sessions_with_gaps_between_them_share_a_pass(target: Counted) -> 
     target.gate.open()
     await asyncio.gather(first, *others)
     assert target.num_passes == before + 2
+
+
+async def test_where_rows_cost_more_than_decodes_each_session_has_its_own(target: Counted) -> None:
+    target.application.padded.decode_worth = 0.0
+    stub = target_pb2_grpc.TargetServiceStub(target.channel)
+    engine = target.application.engine
+    assert engine is not None
+    for number in range(3):
+        await stub.VerifyBatch(verify_request(f"session {number}", 1, []))
+    before = target.num_passes, target.num_decodes
+    target.gate.hold_after(0)
+    first = asyncio.ensure_future(_verify(stub, verify_request("session 0", 2, [])))
+    await target.gate.reached()
+    others = [
+        asyncio.ensure_future(_verify(stub, verify_request(f"session {number}", 2, [9] * number))) for number in (1, 2)
+    ]
+    await soon(lambda: engine.num_unanswered == 3)
+    target.gate.open()
+    await asyncio.gather(first, *others)
+    assert (target.num_passes, target.num_decodes) == (before[0] + 3, before[1] + 3)
 
 
 async def test_a_proposal_is_one_pass_a_token(pair: Pair) -> None:

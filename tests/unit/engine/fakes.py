@@ -58,7 +58,6 @@ class FakeRuntime:
         self.context_length = context_length
         self.max_batch_rows = max_batch_rows
         self.vocabulary_size = VOCABULARY_SIZE
-        self.can_copy = True
         self.caches: list[list[int]] = [[] for _ in range(num_slots)]
         self.batches: list[list[Segment]] = []
         self.complaints: list[str] = []

@@ -275,12 +275,13 @@ async def test_a_session_inherits_what_fits_in_the_slot_of_another() -> None:
         assert runtime.batches[1][0].tokens == [9]
 
 
-@pytest.mark.parametrize(("can_copy", "num_evaluated"), [(True, 2), (False, 14)])
-async def test_a_prompt_that_another_session_holds_is_shared(can_copy: bool, num_evaluated: int) -> None:
+@pytest.mark.parametrize(("copy_worth", "num_evaluated"), [(0, 2), (11, 2), (12, 14)])
+async def test_a_prompt_is_shared_where_another_session_holds_more_than_a_copy_costs(
+    copy_worth: int, num_evaluated: int
+) -> None:
     runtime = FakeRuntime()
-    runtime.can_copy = can_copy
     prompt = [*range(1, 13)]
-    async with running(runtime) as engine:
+    async with running(runtime, copy_worth=copy_worth) as engine:
         await _fill_cache(engine, "a", [*prompt, 13])
         assert await _value(engine, Greedy(prefix("b", [*prompt, 7, 8]))) == [true_token([*prompt, 7, 8])]
         assert len(runtime.batches[-1][0].tokens) == num_evaluated

@@ -1,11 +1,13 @@
-"""Padding for exactness: what goes to the inner runtime, and what comes back."""
+"""Padding: what goes to the inner runtime, and what comes back."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from services.engine.exact import ExactMode, Exactness, ExactRuntime, reserve
+from services.engine.padding import ExactMode, Exactness, PaddedRuntime, reserve
 from services.engine.runtime import Logits, Segment
 
 
@@ -20,6 +22,7 @@ class RecordingRuntime:
         self.max_batch_rows = max_batch_rows
         self.decodes: list[list[Segment]] = []
         self.cuts: list[tuple[int, int]] = []
+        self.copies: list[tuple[int, int, int]] = []
 
     def group(self, segments: Sequence[Segment]) -> list[list[Segment]]:
         return [list(segments)]
@@ -29,25 +32,37 @@ class RecordingRuntime:
         rows = []
         for segment in segments:
             end = segment.first_position + segment.num_rows
-            first = end - segment.num_padding - segment.num_outputs
-            rows.append(np.array([(segment.slot, position) for position in range(first, end)], np.float32))
+            first_padding = end - segment.num_padding
+            positions = range(first_padding - segment.num_outputs, first_padding + segment.num_padding_outputs)
+            rows.append(np.array([(segment.slot, position) for position in positions], np.float32))
         return rows
 
     def cut(self, slot: int, length: int) -> None:
         self.cuts.append((slot, length))
 
+    def copy(self, source: int, target: int, length: int) -> None:
+        self.copies.append((source, target, length))
+
     def close(self) -> None:
         pass
 
 
-def exact(width: int, mode: ExactMode = ExactMode.ROW_MULTIPLE, max_draft_tokens: int = 7) -> ExactRuntime:
-    return ExactRuntime(RecordingRuntime(), Exactness(mode, width), max_draft_tokens)
+def exact(width: int, mode: ExactMode = ExactMode.ROW_MULTIPLE, max_draft_tokens: int = 7) -> PaddedRuntime:
+    return PaddedRuntime(RecordingRuntime(), Exactness(mode, width), max_draft_tokens)
 
 
-def inner(runtime: ExactRuntime) -> RecordingRuntime:
+def inner(runtime: PaddedRuntime) -> RecordingRuntime:
     recording = runtime._inner
     assert isinstance(recording, RecordingRuntime)
     return recording
+
+
+def plain(max_draft_tokens: int = 7) -> PaddedRuntime:
+    return PaddedRuntime(RecordingRuntime(), None, max_draft_tokens)
+
+
+def num_logits(segment: Segment) -> int:
+    return segment.num_outputs + segment.num_padding_outputs
 
 
 def verification(slot: int, position: int, num_rows: int) -> Segment:
@@ -60,7 +75,7 @@ def test_every_sequence_gives_the_same_multiple_of_the_width() -> None:
     (group,) = runtime.group(segments)
     logits = runtime.decode(group)
     assert [segment.num_rows for segment in inner(runtime).decodes[0]] == [8, 8, 8]
-    assert all((segment.num_outputs + segment.num_padding) % 4 == 0 for segment in inner(runtime).decodes[0])
+    assert [num_logits(segment) for segment in inner(runtime).decodes[0]] == [4, 8, 4]
     for segment, rows in zip(group, logits, strict=True):
         expected = [(segment.slot, segment.first_position + row) for row in range(len(segment.tokens))]
         assert [tuple(row) for row in rows] == expected
@@ -90,6 +105,73 @@ def test_a_wide_gap_takes_two_decodes() -> None:
     assert [[segment.slot for segment in group] for group in groups] == [[0], [5]]
 
 
+def test_a_plain_decode_is_padded_to_one_pass_without_more_logits() -> None:
+    runtime = plain()
+    segments = [verification(0, 5, 1), verification(2, 9, 3)]
+    (group,) = runtime.group(segments)
+    logits = runtime.decode(group)
+    decoded = inner(runtime).decodes[0]
+    assert [(segment.slot, segment.num_rows, num_logits(segment)) for segment in decoded] == [
+        (0, 3, 1),
+        (1, 3, 0),
+        (2, 3, 3),
+    ]
+    assert [[tuple(row) for row in rows] for rows in logits] == [[(0, 5)], [(2, 9), (2, 10), (2, 11)]]
+    assert inner(runtime).cuts == [(0, 6), (1, 0)]
+
+
+def test_one_session_alone_is_not_padded() -> None:
+    runtime = plain()
+    runtime.decode([verification(3, 5, 4)])
+    assert inner(runtime).decodes == [[verification(3, 5, 4)]]
+    assert inner(runtime).cuts == []
+
+
+@given(
+    st.dictionaries(st.integers(0, 7), st.integers(1, 8), min_size=1),
+    st.integers(1, 8),
+    st.floats(0, 100),
+)
+def test_grouping_costs_least(num_rows: dict[int, int], width: int, decode_worth: float) -> None:
+    """Against every way to cut the working slots, in their order, into decodes."""
+    runtime = exact(width)
+    runtime.decode_worth = decode_worth
+    segments = [verification(slot, 0, rows) for slot, rows in sorted(num_rows.items())]
+
+    def cost(groups: Sequence[Sequence[Segment]]) -> float:
+        total = 0.0
+        for group in groups:
+            slots = [segment.slot for segment in group]
+            longest = max(-(-len(segment.tokens) // width) * width for segment in group)
+            total += decode_worth + longest * (max(slots) - min(slots) + 1)
+        return total
+
+    def every_way(rest: Sequence[Segment]) -> list[list[Sequence[Segment]]]:
+        if not rest:
+            return [[]]
+        return [[rest[:end], *others] for end in range(1, len(rest) + 1) for others in every_way(rest[end:])]
+
+    groups = runtime.group(list(reversed(segments)))
+    assert [segment for group in groups for segment in group] == segments
+    assert cost(groups) == pytest.approx(min(cost(way) for way in every_way(segments)))
+
+
+def test_groups_fit_into_a_batch() -> None:
+    runtime = PaddedRuntime(RecordingRuntime(max_batch_rows=20), None, 7)
+    runtime.decode_worth = 1000.0
+    groups = runtime.group([verification(slot, 0, 8) for slot in range(6)])
+    assert [len(group) for group in groups] == [2, 2, 2]
+
+
+def test_a_copy_is_held() -> None:
+    runtime = exact(4)
+    runtime.decode([verification(0, 0, 4)])
+    runtime.copy(0, 2, 3)
+    assert inner(runtime).copies == [(0, 2, 3)]
+    runtime.decode([verification(1, 0, 1), verification(3, 0, 1)])
+    assert inner(runtime).decodes[1][1].first_position == 3
+
+
 def test_gaps_hold_their_own_positions() -> None:
     runtime = exact(4)
     runtime.decode([verification(1, 0, 4)])
@@ -109,14 +191,14 @@ def test_the_last_rows_of_a_prompt_have_logits_in_multiples_of_the_width() -> No
     runtime = exact(8)
     (logits,) = runtime.decode([Segment(0, 0, [1] * 37, 1)])
     (segment,) = inner(runtime).decodes[0]
-    assert (segment.num_rows, segment.num_outputs + segment.num_padding) == (40, 8)
+    assert (segment.num_rows, num_logits(segment)) == (40, 8)
     assert [tuple(row) for row in logits] == [(0, 36)]
 
 
 def test_a_prompt_part_without_logits_stays_without() -> None:
     runtime = exact(8)
     (logits,) = runtime.decode([Segment(0, 0, [1] * 32, 0)])
-    assert inner(runtime).decodes[0][0].num_outputs == 0
+    assert num_logits(inner(runtime).decodes[0][0]) == 0
     assert len(logits) == 0
 
 
