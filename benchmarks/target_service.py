@@ -1,14 +1,18 @@
 """What the target service costs beside the model: its own time, the wire, plain decoding against a bare loop.
 
 `python benchmarks/target_service.py --target PATH [--exact on] [--sessions 1 8] [--num-draft-tokens 0 7]`
-prints a JSON line for each measurement. Medians; times in milliseconds.
+prints a JSON line for each measurement; `--turns 7 --cycles 16` takes turns with a bare loop instead. Medians; times in
+milliseconds.
 """
 
 import argparse
 import asyncio
+import itertools
 import json
 import statistics
 import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +36,8 @@ PROMPT = [1, 5, 9, 12, 7, 3, 20, 31]
 class Samples:
     """Seconds of each verification: the caller's whole time, the service's own, the model's decodes."""
 
+    prefilled: asyncio.Barrier
+    started_s: float = 0.0
     round_trip_s: list[float] = field(default_factory=list)
     service_s: list[float] = field(default_factory=list)
     decode_s: list[float] = field(default_factory=list)
@@ -61,7 +67,10 @@ async def run_session(
     temperature: float,
     samples: Samples,
 ) -> None:
-    """Decode over one stream; every draft is wrong from its first token on, so that each cycle commits one token."""
+    """Decode over one stream; every draft is wrong from its first token on, so that each cycle commits one token.
+
+    Sessions wait for each other once their prompts are evaluated.
+    """
     cache = RemoteCache(name)
     stream: SessionStream[target_pb2.VerifyStreamRequest, target_pb2.VerifyBatchResponse] = SessionStream(
         stub.VerifyStream
@@ -79,15 +88,19 @@ async def run_session(
         )
         started_s = time.perf_counter()
         reply = await stream.ask(request_id, target_pb2.VerifyStreamRequest(verify=request), None)
-        if cycle:  # the first one prefills
+        if cycle:
             samples.add(time.perf_counter() - started_s, reply.timings)
+        else:
+            await samples.prefilled.wait()
+            samples.started_s = time.perf_counter()
         cache.learn(sequence, reply.held_length, draft_tokens[: reply.result.num_accepted])
         sequence.extend([*draft_tokens[: reply.result.num_accepted], reply.result.next_token])
     await stream.close()
 
 
-async def measure(arguments: argparse.Namespace, target: Path) -> None:
-    """Start the service and measure every combination."""
+@asynccontextmanager
+async def served(arguments: argparse.Namespace, target: Path) -> AsyncIterator[target_pb2_grpc.TargetServiceStub]:
+    """Start the service and stop it at the end."""
     flags = ["--model", str(target), "--exact", arguments.exact, "--log-level", "warning"]
     process = ServerProcess("services.target", [*flags, "--threads", str(arguments.threads)])
     try:
@@ -95,52 +108,70 @@ async def measure(arguments: argparse.Namespace, target: Path) -> None:
             async for is_serving in watch_health(channel, "outrider.v1.TargetService"):
                 if is_serving:
                     break
-            stub = target_pb2_grpc.TargetServiceStub(channel)
-            for temperature in arguments.temperatures:
-                for num_draft_tokens in arguments.num_draft_tokens:
-                    for num_sessions in arguments.sessions:
-                        samples = Samples()
-                        started_s = time.perf_counter()
-                        await asyncio.gather(
-                            *(
-                                run_session(
-                                    stub,
-                                    f"{temperature}-{num_draft_tokens}-{num_sessions}-{i}",
-                                    arguments.cycles,
-                                    num_draft_tokens,
-                                    temperature,
-                                    samples,
-                                )
-                                for i in range(num_sessions)
-                            )
-                        )
-                        num_cycles = len(samples.decode_s)
-                        line = {
-                            "exact": arguments.exact,
-                            "temperature": temperature,
-                            "num_draft_tokens": num_draft_tokens,
-                            "sessions": num_sessions,
-                            "cycles_per_s": num_cycles / (time.perf_counter() - started_s),
-                        }
-                        print(json.dumps(line | samples.report()), flush=True)
+            yield target_pb2_grpc.TargetServiceStub(channel)
     finally:
         await process.stop()
 
 
-def bare_loop(target: Path, num_tokens: int, threads: int) -> float:
-    """Return tokens per second of llama_decode and argmax in a plain loop."""
+async def measure(arguments: argparse.Namespace, target: Path) -> None:
+    """Measure every combination."""
+    async with served(arguments, target) as stub:
+        cases = itertools.product(arguments.temperatures, arguments.num_draft_tokens, arguments.sessions)
+        for number, (temperature, num_draft_tokens, num_sessions) in enumerate(cases):
+            samples = Samples(asyncio.Barrier(num_sessions))
+            await asyncio.gather(
+                *(
+                    run_session(stub, f"{number} {i}", arguments.cycles, num_draft_tokens, temperature, samples)
+                    for i in range(num_sessions)
+                )
+            )
+            num_cycles = len(samples.decode_s)
+            line = {
+                "exact": arguments.exact,
+                "temperature": temperature,
+                "num_draft_tokens": num_draft_tokens,
+                "sessions": num_sessions,
+                "cycles_per_s": num_cycles / (time.perf_counter() - samples.started_s),
+            }
+            print(json.dumps(line | samples.report()), flush=True)
+
+
+async def measure_beside_bare_loop(arguments: argparse.Namespace, target: Path) -> None:
+    """Take turns: so many tokens by the service, as many by a bare loop, for one session."""
+    rates: dict[str, list[float]] = {"served": [], "bare": []}
+    with bare_loop(target, arguments.threads) as decode:
+        async with served(arguments, target) as stub:
+            for turn in range(arguments.turns + 1):
+                samples = Samples(asyncio.Barrier(1))
+                await run_session(stub, f"turn {turn}", arguments.cycles, 0, 0.0, samples)
+                bare_s = decode(arguments.cycles)
+                if turn:  # the first warms up
+                    rates["served"].append(arguments.cycles / sum(samples.round_trip_s))
+                    rates["bare"].append(arguments.cycles / bare_s)
+    ratios = [served / bare for served, bare in zip(rates["served"], rates["bare"], strict=True)]
+    line = {f"{name}_tokens_per_s": statistics.median(values) for name, values in rates.items()}
+    print(json.dumps(line | {"ratio": statistics.median(ratios), "ratios": ratios}), flush=True)
+
+
+@contextmanager
+def bare_loop(target: Path, threads: int) -> Iterator[Callable[[int], float]]:
+    """Give what decodes so many tokens, with llama_decode and argmax in a plain loop, and returns the seconds."""
     model = Model(target)
     runtime = LlamaRuntime(model, RuntimeOptions(num_threads=threads))
-    runtime.decode([Segment(0, 0, PROMPT, 1)])
-    token = 5
-    started_s = time.perf_counter()
-    for position in range(len(PROMPT), len(PROMPT) + num_tokens):
-        (logits,) = runtime.decode([Segment(0, position, [token], 1)])
-        token = int(logits[0].argmax())
-    rate = num_tokens / (time.perf_counter() - started_s)
+
+    def decode(num_tokens: int) -> float:
+        runtime.cut(0, 0)
+        runtime.decode([Segment(0, 0, PROMPT, 1)])
+        token = 5
+        started_s = time.perf_counter()
+        for position in range(len(PROMPT), len(PROMPT) + num_tokens):
+            (logits,) = runtime.decode([Segment(0, position, [token], 1)])
+            token = int(logits[0].argmax())
+        return time.perf_counter() - started_s
+
+    yield decode
     runtime.close()
     model.close()
-    return rate
 
 
 def main() -> None:
@@ -153,14 +184,11 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--num-draft-tokens", type=int, nargs="+", default=[0, 7])
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.0])
-    parser.add_argument("--bare", action="store_true", help="measure the bare loop too")
+    parser.add_argument("--turns", type=int, default=0, help="take so many turns with a bare loop, one session")
     arguments = parser.parse_args()
     target = arguments.target or bundled_pair()[0]
-    if arguments.bare:
-        print(
-            json.dumps({"bare_loop_tokens_per_s": bare_loop(target, arguments.cycles, arguments.threads)}), flush=True
-        )
-    asyncio.run(measure(arguments, target))
+    measuring = measure_beside_bare_loop if arguments.turns else measure
+    asyncio.run(measuring(arguments, target))
 
 
 if __name__ == "__main__":

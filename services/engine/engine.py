@@ -13,8 +13,6 @@ from services.engine.scheduler import Scheduler
 from services.engine.work import Outcome, Work
 
 _log = logging.getLogger(__name__)
-# Steps without gathering after one that waited in vain: sessions that end, or that draft elsewhere, cost little.
-_SKIPPED_GATHERINGS = 16
 
 
 class Engine:
@@ -40,7 +38,6 @@ class Engine:
         self._on_failure = on_failure
         self._inbox: SimpleQueue[Work | str | None] = SimpleQueue()
         self._num_unanswered = 0
-        self._num_skipped = 0
         self._is_stopping = False
         # Nothing gets into the inbox once stopping has begun, so that the thread's last look at it finds everything.
         self._stopping = threading.Lock()
@@ -139,15 +136,11 @@ class Engine:
 
         Without that two groups of sessions take turns, and every decode serves half of them.
         """
-        if self._num_skipped:
-            self._num_skipped -= 1
-            return
         while self._scheduler.answered and not self._is_stopping:
             try:
                 self._take(self._inbox.get(timeout=max(0.0, self._scheduler.gather_until_s - time.perf_counter())))
             except Empty:
-                self._scheduler.answered.clear()
-                self._num_skipped = _SKIPPED_GATHERINGS
+                self._scheduler.give_up_waiting()
 
     def _take(self, item: Work | str | None) -> None:
         match item:

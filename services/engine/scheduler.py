@@ -18,6 +18,9 @@ _log = logging.getLogger(__name__)
 _MAX_FAILURES = 3
 # Share of a step that the sessions it answered are worth waiting for: many rows cost little more than few.
 _GATHERING_SHARE = 0.1
+# Answers after which a session is not waited for once that was in vain: those that end, or that draft elsewhere for
+# long, cost little.
+_NUM_UNAWAITED = 32
 
 
 @dataclass(eq=False)
@@ -47,7 +50,7 @@ class Scheduler:
         self._waiting: deque[Work] = deque()
         self._active: list[_Active] = []
         self._num_failures = 0
-        # Sessions that the last step answered and that have not come back, and until when they are worth waiting for.
+        # Sessions that the last step answered and that may come back at once, and until when they are waited for.
         self.answered: set[str] = set()
         self.gather_until_s = 0.0
 
@@ -70,6 +73,13 @@ class Scheduler:
         """Let the session's slot go first when another session needs one."""
         self.answered.discard(session_id)
         self.slots.release(session_id)
+
+    def give_up_waiting(self) -> None:
+        """Go on without the sessions that were waited for in vain."""
+        for session_id in self.answered:
+            if slot := self.slots.find(session_id):
+                slot.num_unawaited = _NUM_UNAWAITED
+        self.answered.clear()
 
     def step(self) -> None:
         """Give slots to waiting work, and evaluate what is ready: one decode, or as many as the runtime needs.
@@ -217,10 +227,13 @@ class Scheduler:
 
     def _finish(self, work: Work, slot: Slot, value: object) -> None:
         slot.is_busy = False
+        if slot.num_unawaited:
+            slot.num_unawaited -= 1
+        else:
+            self.answered.add(work.prefix.session_id)
         self._deliver(work, value, len(slot.held))
 
     def _deliver(self, work: Work, value: object, held_length: int) -> None:
-        self.answered.add(work.prefix.session_id)
         work.timings.finished_s = time.perf_counter()
         work.timings.started_s = work.timings.started_s or work.timings.finished_s
         with contextlib.suppress(RuntimeError):  # the caller's event loop has closed: nobody is waiting any more

@@ -8,12 +8,16 @@ from services.frame.digest import TokenSequence
 
 @dataclass(eq=False)
 class Slot:
-    """One llama sequence of fixed context size."""
+    """One llama sequence of fixed context size.
+
+    Its session's next `num_unawaited` answers are not followed by a wait for what it asks next.
+    """
 
     index: int
     held: TokenSequence = field(default_factory=TokenSequence)
     session_id: str | None = None
     is_busy: bool = False
+    num_unawaited: int = 0
 
 
 class SlotTable:
@@ -37,6 +41,8 @@ class SlotTable:
         slot = self._sessions.get(session_id) or self._free() or self._evict()
         if slot is None or slot.is_busy:
             return None
+        if slot.session_id != session_id:
+            slot.num_unawaited = 0
         slot.session_id, slot.is_busy = session_id, True
         self._sessions[session_id] = slot
         self._sessions.move_to_end(session_id)
