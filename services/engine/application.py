@@ -11,7 +11,7 @@ from services.engine.capacity import batch_rows, copy_worth, decode_worth, rows_
 from services.engine.devices import accelerators
 from services.engine.engine import Engine
 from services.engine.errors import EngineError
-from services.engine.exactness import padded_runtime
+from services.engine.exactness import most_reserve, padded_runtime
 from services.engine.instruments import EngineInstruments
 from services.engine.memory import check_memory, free_ram, layers_that_fit
 from services.engine.model import Model
@@ -78,6 +78,7 @@ class ModelApplication(ABC):
         options = RuntimeOptions(
             num_slots=settings.slots,
             context_length=settings.context,
+            reserve=most_reserve(settings.max_draft_tokens),
             num_threads=settings.threads,
             flash_attention=settings.flash_attention,
         )
@@ -95,21 +96,23 @@ class ModelApplication(ABC):
         served = Served(self.model, options, digest_of_files(self.model.parts), f"{device} {gpu_layers}")
         runtime = self.make_runtime(served)
         prefill_rows = settings.prefill_rows or rows_worth(runtime)
+        num_unshared = copy_worth(runtime, prefill_rows)
         self.engine = Engine(
             runtime,
             max_queued=settings.max_queued,
             prefill_rows=prefill_rows,
-            copy_worth=copy_worth(runtime, prefill_rows),
+            copy_worth=num_unshared,
             on_failure=lambda sentence: loop.call_soon_threadsafe(server.fail, sentence),
         )
         self.engine.start()
         info = describe(served, self.exactness, device, settings.max_draft_tokens)
         _log.info(
             "serving %s (%s, %s, %.1fM parameters) on %s: %d slots of %d tokens, %d MiB of cache, %d threads, "
-            "%d layers on the GPU, %d rows a batch, %d prompt rows beside others, flash attention %s, exact %s",
+            "%d layers on the GPU, %d rows a batch, %d prompt rows beside others, prefixes of over %d tokens shared, "
+            "flash attention %s, exact %s",
             *(info.name, info.architecture, info.quantization, info.num_parameters / 1e6, device),
             *(info.num_slots, info.context_length, info.cache_bytes >> 20, options.threads(), gpu_layers),
-            *(options.max_batch_rows, prefill_rows, "on" if options.flash_attention else "off"),
+            *(options.max_batch_rows, prefill_rows, num_unshared, "on" if options.flash_attention else "off"),
             f"by {self.exactness.mode.value} {self.exactness.width}" if self.exactness else "off",
         )
         return info

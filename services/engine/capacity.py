@@ -1,6 +1,5 @@
 """How many rows go into a decode: what memory holds, and what others can wait for."""
 
-import statistics
 import time
 
 from services.engine.memory import free_ram
@@ -9,6 +8,7 @@ from services.engine.runtime import Runtime, Segment
 _MANY_ROWS, _FEW_ROWS = 2048, 1024
 _PATIENCE_IN_ROWS = 4.0
 _FEWEST_ROWS = 8
+_NUM_TIMED = 5
 
 
 def batch_rows(vocabulary_size: int) -> int:
@@ -58,18 +58,19 @@ def copy_worth(runtime: Runtime, prompt_rows: int) -> int:
         runtime.cut(1, 0)
         return duration_s
 
-    copying_s = [decode_s(after_copy=True) - decode_s(after_copy=False) for _ in range(4)]
+    copying_s = min(decode_s(after_copy=True) for _ in range(_NUM_TIMED))
+    without_s = min(decode_s(after_copy=False) for _ in range(_NUM_TIMED))
     runtime.cut(0, 0)
-    return int(max(0.0, statistics.median(copying_s[1:])) / row_s)
+    return int(max(0.0, copying_s - without_s) / row_s)
 
 
 def _decode_s(runtime: Runtime, num_rows: int) -> float:
-    """Return the median time of three decodes of so many rows in seconds, after one to warm up."""
+    """Return the least time of several decodes of so many rows in seconds: what else runs can only add to it."""
     times = []
-    for _ in range(4):
+    for _ in range(_NUM_TIMED):
         started_s = time.perf_counter()
         for group in runtime.group([Segment(0, 0, [0] * num_rows, 1)]):
             runtime.decode(group)
         times.append(time.perf_counter() - started_s)
         runtime.cut(0, 0)
-    return statistics.median(times[1:])
+    return min(times)

@@ -26,10 +26,14 @@ def padded_runtime(
     model: Model, options: RuntimeOptions, exactness: Exactness | None, max_draft_tokens: int
 ) -> PaddedRuntime:
     """Make a runtime with the context that the options ask for: exact, if the probe was right, or plain."""
-    length = options.context_length + reserve(exactness, max_draft_tokens)
     flash_attention = options.flash_attention and exactness is None
-    inner = LlamaRuntime(model, replace(options, context_length=length, flash_attention=flash_attention))
-    return PaddedRuntime(inner, exactness, max_draft_tokens)
+    options = replace(options, reserve=reserve(exactness, max_draft_tokens), flash_attention=flash_attention)
+    return PaddedRuntime(LlamaRuntime(model, options), exactness, max_draft_tokens)
+
+
+def most_reserve(max_draft_tokens: int) -> int:
+    """Return how many positions of a slot padding takes at most, whatever is found exact."""
+    return max(reserve(exactness, max_draft_tokens) for exactness in (None, *candidates(max_draft_tokens)))
 
 
 def candidates(max_draft_tokens: int) -> list[Exactness]:

@@ -55,7 +55,7 @@ def check_memory(
     num_layers = model.cache_shape.num_layers + 1
     num_on_gpus = num_layers if num_gpu_layers < 0 else min(num_gpu_layers, num_layers)
     num_in_ram = num_layers - num_on_gpus if gpus else num_layers
-    per_token = sum(by_layer) // (options.num_slots * options.context_length)
+    per_token = sum(by_layer) // options.num_positions()
     caches = f"{options.num_slots} slots of {options.context_length} tokens at {per_token} bytes a token need"
     weights_bytes = model.num_bytes * num_in_ram // num_layers
     needed_bytes = sum(by_layer[:num_in_ram])
@@ -76,9 +76,8 @@ def check_memory(
 def _by_layer(shape: CacheShape, options: RuntimeOptions) -> list[int]:
     """Return the bytes of all slots' caches for each layer."""
     element_bytes = 4 if options.cache_in_f32 else 2
-    num_positions = options.num_slots * options.context_length
     elements = shape.elements(flash_attention=options.flash_attention)
-    return [num_positions * element_bytes * num_elements for num_elements in elements]
+    return [options.num_positions() * element_bytes * num_elements for num_elements in elements]
 
 
 def _mib(num_bytes: int) -> str:

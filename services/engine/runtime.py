@@ -17,6 +17,8 @@ from services.engine.model import NO_GENERATION, Model
 
 Logits = NDArray[np.float32]
 _THROW_AWAY_TOKEN = 0
+# Positions of a stream come in multiples of this.
+_CACHE_UNIT = 256
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,11 @@ class Runtime(Protocol):
 
 @dataclass(frozen=True)
 class RuntimeOptions:
-    """How a context is made. `context_length` is per slot, in tokens."""
+    """How a context is made. Each slot has `context_length` positions, in tokens, and `reserve` more for padding."""
 
     num_slots: int = 8
     context_length: int = 2048
+    reserve: int = 0
     max_batch_rows: int = 1024
     num_threads: int = 0
     flash_attention: bool = False
@@ -83,6 +86,10 @@ class RuntimeOptions:
     def threads(self) -> int:
         """Return the number of threads: as set, else the cores this process may use."""
         return self.num_threads or len(os.sched_getaffinity(0))
+
+    def num_positions(self) -> int:
+        """Return how many positions the caches of all slots have: llama.cpp rounds each slot's up."""
+        return self.num_slots * -(-(self.context_length + self.reserve) // _CACHE_UNIT) * _CACHE_UNIT
 
 
 class LlamaRuntime:
@@ -99,12 +106,12 @@ class LlamaRuntime:
     def __init__(self, model: Model, options: RuntimeOptions) -> None:
         """Make a context. Raises ModelLoadError when llama.cpp refuses."""
         self.num_slots = options.num_slots
-        self.context_length = options.context_length
+        self.context_length = options.context_length + options.reserve
         self.vocabulary_size = model.vocabulary.size
         self.num_decodes = 0
         self.num_passes = 0
         parameters = llama_cpp.llama_context_default_params()
-        parameters.n_ctx = options.num_slots * options.context_length
+        parameters.n_ctx = options.num_positions()
         parameters.n_seq_max = options.num_slots
         # One physical batch per decode: cut by n_ubatch, it takes several passes and the logits' last bits change.
         parameters.n_batch = parameters.n_ubatch = options.max_batch_rows

@@ -51,11 +51,14 @@ def told() -> Iterator[list[str]]:
     llama_cpp.llama_log_set(complaints.keep_complaint, ctypes.c_void_p(0))
 
 
+@pytest.mark.parametrize("reserve", [0, 17])
 @pytest.mark.parametrize("flash_attention", [False, True], ids=["plain", "flash attention"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_caches_take_what_the_metadata_say(kind: str, flash_attention: bool, tmp_path: Path, told: list[str]) -> None:
+def test_caches_take_what_the_metadata_say(
+    kind: str, flash_attention: bool, reserve: int, tmp_path: Path, told: list[str]
+) -> None:
     model = Model(KINDS[kind](tmp_path / "model.gguf"))
-    options = replace(OPTIONS, flash_attention=flash_attention)
+    options = replace(OPTIONS, flash_attention=flash_attention, reserve=reserve)
     LlamaRuntime(model, options).close()
     sizes = [float(size) for size in re.findall(r"llama_kv_cache: size = +([0-9.]+) MiB", "".join(told))]
     assert sum(sizes) == pytest.approx(cache_bytes(model, options) / 2**20, abs=0.01 * len(sizes))
