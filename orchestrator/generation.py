@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from orchestrator.cycle import Cycle, Target, run_cycles
@@ -50,7 +50,7 @@ class Generation:
         self._is_exact = True
         self.statistics = Statistics()
 
-    async def chunks(self) -> AsyncIterator[generation_pb2.GenerateChunk]:
+    async def chunks(self) -> AsyncGenerator[generation_pb2.GenerateChunk, None]:
         """Yield what each cycle commits."""
         cycles = run_cycles(
             self._sequence,

@@ -7,6 +7,7 @@ from importlib.metadata import version
 import grpc
 from opentelemetry import trace
 
+from orchestrator.ahead import running_ahead
 from orchestrator.backend import Backend
 from orchestrator.generation import Generation, draw_seed
 from orchestrator.instruments import GenerationInstruments
@@ -25,6 +26,8 @@ from services.frame.telemetry import Telemetry
 
 _MAX_STOP_STRINGS = 64
 _MAX_LOG_PROBABILITIES = 20
+# Chunks that a slow client has not taken before the generation waits for it.
+_MAX_CHUNKS_AHEAD = 8
 
 
 class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
@@ -74,9 +77,11 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                 telemetry=self._backend.telemetry,
             )
             try:
-                async for chunk in generation.chunks():
-                    told.answer(chunk.text)
-                    yield generation_pb2.GenerateResponse(chunk=chunk)
+                # The next cycle does not wait for a chunk to be written.
+                async with running_ahead(generation.chunks(), _MAX_CHUNKS_AHEAD) as chunks:
+                    async for chunk in chunks:
+                        told.answer(chunk.text)
+                        yield generation_pb2.GenerateResponse(chunk=chunk)
                 summary = generation.summary(seed, _trace_id(span), is_same_target=target.is_same_model)
                 told.end(summary)
                 self._instruments.record(generation.statistics, summary)
