@@ -24,9 +24,8 @@ def rows_worth(runtime: Runtime, num_single_rows: float = _PATIENCE_IN_ROWS) -> 
     that depend on weight type and device; the measurement stops at the first size that takes too long.
     """
     limit_s = num_single_rows * _decode_s(runtime, 1)
-    most = min(runtime.max_batch_rows, runtime.context_length)
     rows = _FEWEST_ROWS
-    while 2 * rows <= most and _decode_s(runtime, 2 * rows) <= limit_s:
+    while 2 * rows <= _most_rows(runtime) and _decode_s(runtime, 2 * rows) <= limit_s:
         rows *= 2
     return rows
 
@@ -45,6 +44,7 @@ def copy_worth(runtime: Runtime, prompt_rows: int) -> int:
     """
     if runtime.num_slots == 1:
         return 0
+    prompt_rows = min(prompt_rows, _most_rows(runtime))
     row_s = _decode_s(runtime, prompt_rows) / prompt_rows
     runtime.decode([Segment(0, 0, [0], 1)])
 
@@ -62,6 +62,10 @@ def copy_worth(runtime: Runtime, prompt_rows: int) -> int:
     without_s = min(decode_s(after_copy=False) for _ in range(_NUM_TIMED))
     runtime.cut(0, 0)
     return int(max(0.0, copying_s - without_s) / row_s)
+
+
+def _most_rows(runtime: Runtime) -> int:
+    return min(runtime.max_batch_rows, runtime.context_length)
 
 
 def _decode_s(runtime: Runtime, num_rows: int) -> float:
