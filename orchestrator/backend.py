@@ -17,6 +17,7 @@ from orchestrator.speculation import DRAFTERS, Plan
 from orchestrator.target import TargetSession, target_unavailable
 from outrider.v1 import common_pb2, draft_pb2_grpc, generation_pb2, model_pb2, model_pb2_grpc, target_pb2_grpc
 from services.frame.channel import client_tls, open_channel, service_config
+from services.frame.errors import error_from_rpc
 from services.frame.health import watch_health
 from services.frame.startup import StartupError
 from services.frame.telemetry import Telemetry
@@ -240,8 +241,10 @@ class Backend:
         try:
             await stub.GetModel(model_pb2.GetModelRequest(), timeout=_SILENCE_S)
         except grpc.aio.AioRpcError as error:
+            # One that loads its model is as it should be.
+            level = logging.INFO if error_from_rpc(error).reason == "NOT_READY" else logging.WARNING
             address = self._settings.target
-            _log.warning("the target at %s does not answer and is waited for: %s", address, error.details())
+            _log.log(level, "the target at %s does not answer and is waited for: %s", address, error.details())
 
     def _compare(self, draft: ServedModel) -> None:
         """Use the draft where its tokens are the target's, else say why not."""

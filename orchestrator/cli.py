@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from typing import Annotated
 
 import grpc
@@ -20,17 +21,20 @@ from orchestrator.cli_options import (
     ExactOption,
     JsonOption,
     TargetOption,
+    TemperatureOption,
+    own_stack,
     speculation_of,
     stack_options,
     valid_prompt,
+    valid_temperature,
 )
 from orchestrator.client import collect, fetch_status, generate, show, status_table, to_json
 from orchestrator.model_files import find_model
 from orchestrator.pair import PairError, check_pair, fetch_loading_model
-from orchestrator.stack import RefusedError, ServerProcess, Stack, StackOptions
+from orchestrator.stack import RefusedError, ServerProcess, Stack, StackOptions, while_kept
 from outrider.v1 import common_pb2, generation_pb2, target_pb2
 from services.frame.channel import open_channel
-from services.frame.errors import ServiceError
+from services.frame.errors import ServiceError, error_from_rpc
 from services.frame.logging import configure_logging
 from services.frame.startup import CODE_REFUSED, StartupError, refuse
 
@@ -44,7 +48,22 @@ _REFUSALS = (
     grpc.StatusCode.UNIMPLEMENTED,
 )
 
-app = typer.Typer(help="Speculative decoding as services.", add_completion=False, rich_markup_mode=None)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        print(f"outrider {version('outrider')}")
+        raise typer.Exit
+
+
+@app.callback()
+def outrider(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
+    """Speculative decoding as services."""
 
 
 @app.command()
@@ -71,12 +90,13 @@ def serve(
 
 @app.command(name="generate")
 def generate_command(
+    context: typer.Context,
     prompt: Annotated[str, typer.Argument(help="text to go on with")],
     address: Annotated[str, typer.Option(help="a running orchestrator; a stack of our own if absent")] = "",
     target: TargetOption = None,
     draft: DraftOption = None,
     max_tokens: Annotated[int, typer.Option(min=1, max=_MOST_TOKENS, help="most tokens to generate")] = 128,
-    temperature: Annotated[float, typer.Option(help="0 takes the most probable token")] = 0.0,
+    temperature: TemperatureOption = 0.0,
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**64 - 1, help="the same seed gives the same text; drawn if absent")
     ] = None,
@@ -89,29 +109,30 @@ def generate_command(
     request = generation_pb2.GenerateRequest(
         text=valid_prompt(prompt),
         max_tokens=max_tokens,
-        sampling=common_pb2.Sampling(temperature=temperature),
+        sampling=common_pb2.Sampling(temperature=valid_temperature(temperature)),
         seed=seed,
         speculation=speculation_of(speculation, drafter),
     )
-    options = None if address else stack_options(target, draft, drafter, exact)
+    options = own_stack(context, address, target, draft, drafter, exact)
     asyncio.run(_generate(address, options, request, as_json))
 
 
 @app.command()
 def chat(
+    context: typer.Context,
     address: Annotated[str, typer.Option(help="a running orchestrator; a stack of our own if absent")] = "",
     target: TargetOption = None,
     draft: DraftOption = None,
     max_tokens: Annotated[int, typer.Option(min=1, max=_MOST_TOKENS, help="most tokens of an answer")] = 512,
-    temperature: Annotated[float, typer.Option(help="0 takes the most probable token")] = 0.8,
+    temperature: TemperatureOption = 0.8,
     exact: ExactOption = "auto",
     drafter: DrafterOption = None,
 ) -> None:
     """Talk with a model that has a chat template; an empty line or Ctrl-D ends it."""
-    options = None if address else stack_options(target, draft, drafter, exact)
+    options = own_stack(context, address, target, draft, drafter, exact)
     template = generation_pb2.GenerateRequest(
         max_tokens=max_tokens,
-        sampling=common_pb2.Sampling(temperature=temperature),
+        sampling=common_pb2.Sampling(temperature=valid_temperature(temperature)),
         speculation=speculation_of("auto", drafter),
     )
     asyncio.run(_chat(address, options, template))
@@ -132,8 +153,8 @@ def status(
 
 @app.command()
 def pair(
-    target: Annotated[str, typer.Argument(metavar=MODEL, help="GGUF file of the target")],
-    draft: Annotated[str, typer.Argument(metavar=MODEL, help="GGUF file of the draft")],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help=f"GGUF file of the target, {MODEL}")],
+    draft: Annotated[str, typer.Argument(metavar="DRAFT", help=f"GGUF file of the draft, {MODEL}")],
     as_json: JsonOption = False,
 ) -> None:
     """Tell whether a draft fits a target, and if not why. Exit code 1 when it does not."""
@@ -164,6 +185,8 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(CODE_FAILED)
     except (KeyboardInterrupt, asyncio.CancelledError):
+        if sys.stdout.isatty():  # the text may have stopped in the middle of a line
+            print()
         sys.exit(CODE_INTERRUPTED)
 
 
@@ -189,6 +212,8 @@ async def _chat(address: str, options: StackOptions | None, template: generation
     messages: list[target_pb2.ChatMessage] = []
     console = Console(highlight=False)
     async with _running(address, options) as found:
+        if not (await fetch_status(found)).target.model.has_chat_template:
+            raise StartupError("the model has no chat template: use `outrider generate`")
         while said := await asyncio.to_thread(_ask, console):
             messages.append(target_pb2.ChatMessage(role="user", content=said))
             request = generation_pb2.GenerateRequest(chat=generation_pb2.ChatPrompt(messages=messages))
@@ -229,10 +254,12 @@ async def _pair_problem(target: str, draft: str) -> str:
         models = []
         for service in services:
             async with open_channel(await service.start()) as channel:
-                models.append(await fetch_loading_model(channel))
+                models.append(await while_kept(fetch_loading_model(channel), service.keep()))
         check_pair(*models)
     except PairError as error:
         return str(error)
+    except grpc.aio.AioRpcError as error:
+        raise error_from_rpc(error) from error
     finally:
         await asyncio.gather(*(service.stop() for service in services))
     return ""

@@ -1,5 +1,6 @@
 """What several commands of the command line have in common: their options, and what these mean."""
 
+import math
 from typing import Annotated, Literal
 
 import typer
@@ -29,7 +30,7 @@ DraftOption = Annotated[
         "--draft",
         metavar=MODEL,
         envvar=["OUTRIDER_DRAFT_MODEL", "DRAFT_MODEL_PATH"],
-        help="GGUF file of the draft; none if absent",
+        help="GGUF file of the draft; if absent that of the default pair, or none beside a --target",
     ),
 ]
 DrafterOption = Annotated[
@@ -41,11 +42,12 @@ DrafterOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object")]
+TemperatureOption = Annotated[float, typer.Option(help="0 takes the most probable token, more is more random")]
 ExactOption = Annotated[
-    str,
+    Literal["auto", "on", "off"],
     typer.Option(
         envvar="OUTRIDER_TARGET_EXACT",
-        help="auto, on or off: whether the text is the same to the bit whatever else is served",
+        help="whether the text is the same to the bit whatever else is served",
     ),
 ]
 
@@ -61,8 +63,6 @@ def stack_options(
     log_level: str | None = "warning",
 ) -> StackOptions:
     """Return what a stack serves, and how. Raises StartupError."""
-    if exact not in ("auto", "on", "off"):
-        raise StartupError(f"--exact is auto, on or off, not {exact!r}")
     # As the orchestrator's process will read it, so that a draft model that nobody asks is not loaded.
     drafter = drafter or load_settings(OrchestratorSettings).drafter
     target_path, draft_path = find_pair(target, draft, wants_draft=drafter in ("auto", "remote"))
@@ -77,6 +77,22 @@ def stack_options(
     )
 
 
+def own_stack(
+    context: typer.Context, address: str, target: str | None, draft: str | None, drafter: str | None, exact: str
+) -> StackOptions | None:
+    """Return what a stack of our own serves, None where the command line names a running orchestrator.
+
+    Raises StartupError, also for flags that such an orchestrator would know nothing of.
+    """
+    if not address:
+        return stack_options(target, draft, drafter, exact)
+    for name in ("target", "draft", "exact"):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise StartupError(f"--{name} is for a stack of our own, and --address names one that runs")
+    return None
+
+
 def valid_prompt(text: str) -> str:
     """Return a prompt that can be sent. Raises StartupError for one that is no text."""
     try:
@@ -84,6 +100,13 @@ def valid_prompt(text: str) -> str:
     except UnicodeEncodeError as error:
         raise StartupError("the prompt is not valid UTF-8") from error
     return text
+
+
+def valid_temperature(temperature: float) -> float:
+    """Return a temperature that can be asked for. Raises StartupError for another one."""
+    if not 0 <= temperature < math.inf:
+        raise StartupError(f"--temperature is 0 or more, not {temperature}")
+    return temperature
 
 
 def speculation_of(text: str, drafter: str | None) -> generation_pb2.Speculation:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from outrider.v1 import generation_pb2, generation_pb2_grpc
 from services.frame.channel import open_channel
-from services.frame.errors import error_from_rpc
+from services.frame.errors import ServiceError, error_from_rpc
 
 STYLES = {
     generation_pb2.TOKEN_ORIGIN_ACCEPTED: "green",
@@ -42,7 +42,7 @@ async def generate(
             async for message in generation_pb2_grpc.GenerationServiceStub(channel).Generate(request):
                 yield message
         except grpc.aio.AioRpcError as error:
-            raise error_from_rpc(error) from error
+            raise _told(error, address) from error
 
 
 async def fetch_status(address: str) -> generation_pb2.GetStatusResponse:
@@ -51,7 +51,15 @@ async def fetch_status(address: str) -> generation_pb2.GetStatusResponse:
         try:
             return await generation_pb2_grpc.GenerationServiceStub(channel).GetStatus(generation_pb2.GetStatusRequest())
         except grpc.aio.AioRpcError as error:
-            raise error_from_rpc(error) from error
+            raise _told(error, address) from error
+
+
+def _told(error: grpc.aio.AioRpcError, address: str) -> ServiceError:
+    """Return the error, with advice where nobody answered."""
+    if error.code() is grpc.StatusCode.UNAVAILABLE and "failed to connect" in (error.details() or ""):
+        sentence = f"no orchestrator answers at {address}: start one with `outrider serve`, or name another --address"
+        return ServiceError(grpc.StatusCode.UNAVAILABLE, "UNREACHABLE", sentence)
+    return error_from_rpc(error)
 
 
 async def show(messages: AsyncIterator[generation_pb2.GenerateResponse], prompt: str, out: Console) -> str:
@@ -69,7 +77,8 @@ async def show(messages: AsyncIterator[generation_pb2.GenerateResponse], prompt:
                 _write(out, message.chunk.text)
         else:
             out.print()
-            Console(stderr=True, highlight=False).print(summary_line(message.summary), soft_wrap=True)
+            line = summary_line(message.summary, with_legend=out.is_terminal)
+            Console(stderr=True, highlight=False).print(line, soft_wrap=True)
     return text
 
 
@@ -119,22 +128,26 @@ def status_table(reply: generation_pb2.GetStatusResponse) -> Table:
     return table
 
 
-def summary_line(summary: generation_pb2.GenerateSummary) -> Text:
+def summary_line(summary: generation_pb2.GenerateSummary, *, with_legend: bool = True) -> Text:
     """Return tokens/s, acceptance rate, mean accepted length and target passes saved, after a legend of the colours."""
     counts = summary.speculation
     num_tokens = summary.usage.num_generated_tokens
     parts = [f"{num_tokens} tokens", f"{num_tokens / summary.timings.total_ms * 1e3:.1f} tokens/s"]
     if counts.num_draft_tokens:
         lookups = [drafter for drafter in counts.drafters if drafter.drafter == generation_pb2.DRAFTER_NGRAM]
+        rate = counts.num_accepted_tokens / counts.num_draft_tokens
         parts += [
-            f"{counts.num_accepted_tokens / counts.num_draft_tokens:.0%} of {counts.num_draft_tokens} drafts accepted",
+            f"{rate:.0%} of {counts.num_draft_tokens} draft tokens accepted",
             *(f"{drafter.num_accepted_tokens} of {drafter.num_draft_tokens} by lookup" for drafter in lookups),
             f"mean accepted length {1 + counts.num_accepted_tokens / counts.num_cycles:.2f}",
             f"{num_tokens - counts.num_cycles} of {num_tokens} target passes saved",
         ]
     else:
         parts.append("plain decoding, no draft")
+    parts += ["exact" if summary.exact else "not exact", f"seed {summary.seed}"]
     line = Text("\n")
-    for origin, name in _NAMES.items() if counts.num_draft_tokens else ():
-        line.append(name, STYLES[origin]).append("  ")
-    return line.append("\n" if counts.num_draft_tokens else "").append(", ".join([*parts, f"seed {summary.seed}"]))
+    if counts.num_draft_tokens and with_legend:
+        for origin, name in _NAMES.items():
+            line.append(name, STYLES[origin]).append("  ")
+        line.append("\n")
+    return line.append(", ".join(parts))

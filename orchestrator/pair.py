@@ -7,6 +7,9 @@ import grpc
 
 from outrider.v1 import common_pb2, model_pb2, model_pb2_grpc
 
+# A server that ends cancels the calls that are under way.
+_AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+
 
 class PairError(Exception):
     """The draft's tokens are not the target's; the message names the first that differs."""
@@ -38,7 +41,7 @@ async def fetch_loading_model(channel: grpc.aio.Channel, retry_s: float = 0.2) -
         try:
             return await fetch_model(model_pb2_grpc.ModelServiceStub(channel))
         except grpc.aio.AioRpcError as error:
-            if error.code() is not grpc.StatusCode.UNAVAILABLE:
+            if error.code() not in _AWAY:
                 raise
         await asyncio.sleep(retry_s)
 

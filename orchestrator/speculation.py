@@ -36,7 +36,9 @@ def check_speculation(speculation: generation_pb2.Speculation, target: common_pb
         not 1 <= speculation.num_draft_tokens <= target.max_draft_tokens
     ):
         raise invalid_argument(
-            "INVALID_REQUEST", "speculation.num_draft_tokens", f"from 1 to {target.max_draft_tokens} can be fixed"
+            "INVALID_REQUEST",
+            "speculation.num_draft_tokens",
+            f"1 to {target.max_draft_tokens} draft tokens can be fixed, not {speculation.num_draft_tokens}",
         )
     if not 0 <= speculation.min_joint_confidence <= 1:
         raise invalid_argument("INVALID_REQUEST", "speculation.min_joint_confidence", "a confidence is between 0 and 1")

@@ -4,11 +4,11 @@ import asyncio
 import contextlib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 from services.frame.channel import open_channel
 from services.frame.health import watch_health
@@ -20,6 +20,8 @@ _FIRST_RESTART_S = 0.5
 _LAST_RESTART_S = 10.0
 _HEALTHY_AFTER_S = 10.0
 _STOP_TIMEOUT_S = 15.0
+
+ResultT = TypeVar("ResultT")
 
 
 class RefusedError(StartupError):
@@ -103,6 +105,19 @@ class ServerProcess:
             await self._process.wait()
 
 
+async def while_kept(waiting: Coroutine[Any, Any, ResultT], keeping: Coroutine[Any, Any, None]) -> ResultT:
+    """Return what is waited for, while processes are kept running. Raises RefusedError when one refuses to start."""
+    waiting_task, keeping_task = asyncio.ensure_future(waiting), asyncio.ensure_future(keeping)
+    try:
+        await asyncio.wait((waiting_task, keeping_task), return_when=asyncio.FIRST_COMPLETED)
+        if keeping_task.done():
+            keeping_task.result()
+        return await waiting_task
+    finally:
+        waiting_task.cancel()
+        keeping_task.cancel()
+
+
 class Stack:
     """Starts everything on entry, stops everything on exit."""
 
@@ -127,15 +142,7 @@ class Stack:
 
     async def wait_ready(self) -> None:
         """Return when the orchestrator is healthy. Raises RefusedError when a model cannot be served."""
-        keeping = asyncio.ensure_future(self.keep())
-        waiting = asyncio.ensure_future(_healthy(self.address))
-        try:
-            done, _ = await asyncio.wait((keeping, waiting), return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            keeping.cancel()
-            waiting.cancel()
+        await while_kept(_healthy(self.address), self.keep())
 
     async def keep(self) -> None:
         """Start again what dies, until cancelled. Raises RefusedError when something refuses to start."""

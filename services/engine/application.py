@@ -36,7 +36,7 @@ class ModelApplication(ABC):
         self.model: Model | None = None
         self.engine: Engine | None = None
         self.exactness: Exactness | None = None
-        self._loading: asyncio.Future[common_pb2.ModelInfo] | None = None
+        self._loading: asyncio.Future[tuple[common_pb2.ModelInfo, str]] | None = None
 
     @abstractmethod
     def register(self, server: FrameServer, model: Model, engine: Engine, info: common_pb2.ModelInfo) -> None:
@@ -47,9 +47,10 @@ class ModelApplication(ABC):
         loop = asyncio.get_running_loop()
         self._loading = loop.run_in_executor(None, self._load, server, loop)
         try:
-            info = await asyncio.shield(self._loading)
+            info, told = await asyncio.shield(self._loading)
         except EngineError as error:
             raise StartupError(str(error)) from error
+        _log.info("%s", told)
         assert self.model is not None and self.engine is not None
         if server.telemetry.is_metering:
             instruments = EngineInstruments(server.telemetry, self.engine, info.model_bytes, info.cache_bytes)
@@ -73,7 +74,8 @@ class ModelApplication(ABC):
         runtime.decode_worth = decode_worth(runtime)
         return runtime
 
-    def _load(self, server: FrameServer, loop: asyncio.AbstractEventLoop) -> common_pb2.ModelInfo:
+    def _load(self, server: FrameServer, loop: asyncio.AbstractEventLoop) -> tuple[common_pb2.ModelInfo, str]:
+        """Return the description of what is served, and a line that tells what was measured and chosen."""
         settings = self.settings
         options = RuntimeOptions(
             num_slots=settings.slots,
@@ -106,13 +108,14 @@ class ModelApplication(ABC):
         )
         self.engine.start()
         info = describe(served, self.exactness, device, settings.max_draft_tokens)
-        _log.info(
-            "serving %s (%s, %s, %.1fM parameters) on %s: %d slots of %d tokens, %d MiB of cache, %d threads, "
-            "%d layers on the GPU, %d rows a batch, %d prompt rows beside others, prefixes of over %d tokens shared, "
-            "flash attention %s, exact %s",
-            *(info.name, info.architecture, info.quantization, info.num_parameters / 1e6, device),
-            *(info.num_slots, info.context_length, info.cache_bytes >> 20, options.threads(), gpu_layers),
-            *(options.max_batch_rows, prefill_rows, num_unshared, "on" if options.flash_attention else "off"),
-            f"by {self.exactness.mode.value} {self.exactness.width}" if self.exactness else "off",
+        flash_attention = "on" if options.flash_attention else "off"
+        exact = f"by {self.exactness.mode.value} {self.exactness.width}" if self.exactness else "off"
+        told = (
+            f"serving {info.name} ({info.architecture}, {info.quantization}, "
+            f"{info.num_parameters / 1e6:.1f}M parameters) on {device}: "
+            f"{info.num_slots} slots of {info.context_length} tokens, {info.cache_bytes >> 20} MiB of cache, "
+            f"{options.threads()} threads, {gpu_layers} layers on the GPU, {options.max_batch_rows} rows a batch, "
+            f"{prefill_rows} prompt rows beside others, prefixes of over {num_unshared} tokens shared, "
+            f"flash attention {flash_attention}, exact {exact}"
         )
-        return info
+        return info, told

@@ -29,7 +29,7 @@ def test_a_system_of_its_own(pair: Pair, system: Serving, tmp_path: Path) -> Non
     assert finished.stdout == "def main(" + _json(tmp_path, system, *ASKED)["text"] + "\n"
     assert "\x1b" not in finished.stdout + finished.stderr
     assert "24 tokens" in finished.stderr
-    assert "drafts accepted" in finished.stderr
+    assert "draft tokens accepted" in finished.stderr
 
 
 def test_the_bundled_pair_is_taken_where_none_is_named(tmp_path: Path) -> None:
@@ -94,10 +94,10 @@ def test_a_reader_that_has_seen_enough(system: Serving, tmp_path: Path) -> None:
 
 
 def test_a_request_that_is_refused(system: Serving, tmp_path: Path) -> None:
-    finished = run(tmp_path, "generate", "--address", system.address, "--temperature", "-1", "a")
+    finished = run(tmp_path, "generate", "--address", system.address, "--speculation", "99", "a")
     assert finished.returncode == 2
     assert finished.stdout == ""
-    assert finished.stderr.startswith("outrider: temperature must be")
+    assert finished.stderr.startswith("outrider: 1 to 16 draft tokens can be fixed, not 99")
     assert finished.stderr.count("\n") == 1
 
 

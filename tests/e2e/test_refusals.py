@@ -61,6 +61,18 @@ def test_a_flag_that_does_not_exist(tmp_path: Path, module: str) -> None:
     _check(run(tmp_path, "--no-such-flag", module=module), f"python -m {module}: ", "--no-such-flag")
 
 
+@pytest.mark.parametrize("is_target", [True, False], ids=["target", "draft"])
+def test_a_pair_with_a_corrupt_model(corrupt: Path, pair: Pair, tmp_path: Path, is_target: bool) -> None:
+    models = (corrupt, pair.draft) if is_target else (pair.target, corrupt)
+    _check(run(tmp_path, "pair", *map(str, models)), str(corrupt))
+
+
+def test_a_chat_with_a_model_that_has_no_template(pair: Pair, tmp_path: Path) -> None:
+    finished = run(tmp_path, "chat", *pair.flags, "--exact", "off")
+    _check(finished, "the model has no chat template: use `outrider generate`")
+    assert finished.stdout == ""
+
+
 def test_generate_with_a_corrupt_model(corrupt: Path, tmp_path: Path) -> None:
     before = {process.pid for process in psutil.process_iter()}
     finished = run(tmp_path, "generate", "--target", str(corrupt), "a")

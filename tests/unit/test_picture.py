@@ -26,7 +26,7 @@ async def test_the_picture_is_what_a_terminal_shows() -> None:
     texts = {"".join(each.itertext()).replace("\xa0", " ").strip(): each for each in drawn.iter(f"{SVG}text")}
     assert "$ outrider generate 'def f():'" in texts
     assert {"def f():", "<accepted>", "recovered"} <= set(texts)
-    assert any(text.startswith("2 tokens, 200.0 tokens/s, 50% of 2 drafts accepted") for text in texts)
+    assert any(text.startswith("2 tokens, 200.0 tokens/s, 50% of 2 draft tokens accepted") for text in texts)
     styles = [texts[text].get("class") for text in ("def f():", "<accepted>", "recovered")]
     assert len(set(styles)) == 3
 

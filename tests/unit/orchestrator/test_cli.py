@@ -1,6 +1,7 @@
 """Bad use of the command line: one sentence, exit code 2, no traceback. Nothing here gets as far as a process."""
 
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,15 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
             ["generate", "a", "--speculation", "some"], "--speculation is auto, off or a number", id="speculation"
         ),
         pytest.param(["generate", "a", "--max-tokens", "0"], "max-tokens", id="no tokens"),
+        pytest.param(["generate", "a", "--temperature", "nan"], "--temperature is 0 or more, not nan", id="nan"),
+        pytest.param(["generate", "a", "--temperature", "-1"], "--temperature is 0 or more, not -1", id="negative"),
+        pytest.param(["chat", "--temperature", "inf"], "--temperature is 0 or more, not inf", id="infinite"),
+        pytest.param(
+            ["generate", "a", "--address", "127.0.0.1:1", "--target", "x"],
+            "--target is for a stack of our own",
+            id="both",
+        ),
+        pytest.param(["chat", "--address", "127.0.0.1:1", "--exact", "on"], "--exact is for a stack", id="exact there"),
         pytest.param(["generate", "\udcff"], "UTF-8", id="a prompt that is no text"),
         pytest.param(
             ["generate", "a", "--target", "no/such.gguf"], "there is no model file no/such.gguf", id="no target"
@@ -77,8 +87,8 @@ def test_bad_use(
     [
         pytest.param(["generate", "a", "--draft", "."], "there is no model file .", id="a folder"),
         pytest.param(["generate", "a", "--draft", "hf:"], "hf: is no hf:owner/repo/", id="no draft of hf"),
-        pytest.param(["generate", "a", "--exact", "maybe"], "--exact is auto, on or off, not 'maybe'", id="exact"),
-        pytest.param(["serve", "--exact", "maybe"], "--exact is auto, on or off, not 'maybe'", id="serve exact"),
+        pytest.param(["generate", "a", "--exact", "maybe"], "'maybe' is not one of 'auto', 'on', 'off'", id="exact"),
+        pytest.param(["serve", "--exact", "maybe"], "'maybe' is not one of 'auto', 'on', 'off'", id="serve exact"),
     ],
 )
 def test_bad_use_with_a_target(
@@ -103,7 +113,7 @@ def test_bad_use_with_a_target(
         ("ENABLE_SPECULATIVE", "maybe", "ENABLE_SPECULATIVE is 'maybe': input should be 'auto', "),
         ("OUTRIDER_ORCHESTRATOR_DRAFTER", "me", "OUTRIDER_ORCHESTRATOR_DRAFTER is 'me'"),
         ("OUTRIDER_ORCHESTRATOR_DRAFTERS", "none", "OUTRIDER_ORCHESTRATOR_DRAFTERS names no setting"),
-        ("OUTRIDER_TARGET_EXACT", "maybe", "--exact is auto, on or off, not 'maybe'"),
+        ("OUTRIDER_TARGET_EXACT", "maybe", "'maybe' is not one of 'auto', 'on', 'off'"),
         ("TARGET_MODEL_PATH", "no/such.gguf", "there is no model file no/such.gguf"),
         ("DRAFT_MODEL_PATH", "x.gguf", "--draft (or DRAFT_MODEL_PATH) needs --target"),
     ],
@@ -136,11 +146,25 @@ def test_an_orchestrator_that_is_not_there(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
 ) -> None:
     """Nothing wrong with the use: a failure, in one sentence too."""
-    assert run(monkeypatch, *command, "--address", f"127.0.0.1:{free_port()}") == 1
+    address = f"127.0.0.1:{free_port()}"
+    assert run(monkeypatch, *command, "--address", address) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err.startswith("outrider: ")
-    assert printed.err.count("\n") == 1
+    advice = "start one with `outrider serve`, or name another --address"
+    assert printed.err == f"outrider: no orchestrator answers at {address}: {advice}\n"
+
+
+def test_models_in_the_environment_are_for_a_stack_of_our_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TARGET_MODEL_PATH", "no/such.gguf")
+    assert run(monkeypatch, "generate", "a", "--address", f"127.0.0.1:{free_port()}") == 1
+    assert "no orchestrator answers" in capsys.readouterr().err
+
+
+def test_the_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"outrider {version('outrider')}\n"
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["serve", "--help"]])

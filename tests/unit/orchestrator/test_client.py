@@ -87,11 +87,23 @@ def test_the_summary_of_a_drafted_text() -> None:
     counts: dict[str, Any] = {"num_drafts": 4, "num_draft_tokens": 8, "num_accepted_tokens": 6}
     remote = generation_pb2.DrafterStatistics(drafter=generation_pb2.DRAFTER_REMOTE, **counts)
     line = summary_line(summary(num_cycles=4, drafters=[remote], **counts)).plain
-    assert "75% of 8 drafts accepted" in line
+    assert "75% of 8 draft tokens accepted" in line
     assert "mean accepted length 2.50" in line
     assert "6 of 10 target passes saved" in line
-    assert "seed 18446744073709551615" in line
+    assert line.endswith(", not exact, seed 18446744073709551615")
     assert "lookup" not in line
+    assert "recovered" in line
+
+
+def test_the_summary_names_no_colours_where_there_are_none() -> None:
+    counts: dict[str, Any] = {"num_cycles": 4, "num_draft_tokens": 8, "num_accepted_tokens": 6}
+    assert "recovered" not in summary_line(summary(**counts), with_legend=False).plain
+
+
+def test_the_summary_of_an_exact_text() -> None:
+    message = summary(num_cycles=10)
+    message.exact = True
+    assert ", exact, seed " in summary_line(message).plain
 
 
 def test_the_summary_tells_what_lookup_did() -> None:
@@ -100,7 +112,7 @@ def test_the_summary_tells_what_lookup_did() -> None:
         for drafter, drafted in ((generation_pb2.DRAFTER_NGRAM, 3), (generation_pb2.DRAFTER_REMOTE, 5))
     ]
     counts = summary(num_cycles=4, num_drafts=2, num_draft_tokens=8, num_accepted_tokens=6, drafters=drafters)
-    assert "75% of 8 drafts accepted, 3 of 3 by lookup, " in summary_line(counts).plain
+    assert "75% of 8 draft tokens accepted, 3 of 3 by lookup, " in summary_line(counts).plain
 
 
 def test_the_summary_of_a_plain_text() -> None:

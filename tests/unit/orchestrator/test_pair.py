@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
+import grpc
 import pytest
 
-from orchestrator.pair import PairError, ServedModel, check_pair
-from outrider.v1 import common_pb2
+from orchestrator.pair import PairError, ServedModel, check_pair, fetch_loading_model
+from outrider.v1 import common_pb2, model_pb2_grpc
 
 NORMAL = common_pb2.TOKEN_ATTRIBUTE_UNSPECIFIED
 CONTROL = common_pb2.TOKEN_ATTRIBUTE_CONTROL
@@ -133,3 +134,31 @@ def test_the_first_token_must_be_the_same(target_bos: int | None, draft_bos: int
 
 def test_two_models_without_a_first_token_pair() -> None:
     check_pair(served(TABLE, "one", None), served(TABLE, "another", None))
+
+
+def _status(code: grpc.StatusCode) -> grpc.aio.AioRpcError:
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata())
+
+
+async def _fetch(monkeypatch: pytest.MonkeyPatch, *errors: grpc.aio.AioRpcError) -> ServedModel:
+    """What is fetched from a service that fails like this before it answers."""
+    left = list(errors)
+
+    async def fetch_model(_stub: model_pb2_grpc.ModelServiceStub) -> ServedModel:
+        if left:
+            raise left.pop(0)
+        return ServedModel(common_pb2.ModelInfo(name="at last"), [])
+
+    monkeypatch.setattr("orchestrator.pair.fetch_model", fetch_model)
+    async with grpc.aio.insecure_channel("127.0.0.1:1") as channel:
+        return await fetch_loading_model(channel, retry_s=0)
+
+
+async def test_a_service_that_starts_or_stops_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    away = [_status(code) for code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)]
+    assert (await _fetch(monkeypatch, *away)).info.name == "at last"
+
+
+async def test_another_service_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(grpc.aio.AioRpcError):
+        await _fetch(monkeypatch, _status(grpc.StatusCode.UNIMPLEMENTED))
