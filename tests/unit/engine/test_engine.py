@@ -17,10 +17,9 @@ from services.engine.errors import (
     WorkTimeoutError,
 )
 from services.engine.plan import PATIENCE
-from services.engine.scheduler import Scheduler
 from services.engine.work import Miss, Outcome, Work
 from services.frame.digest import TokenSequence
-from tests.unit.engine.fakes import VOCABULARY_SIZE, FakeRuntime, true_text, true_token
+from tests.unit.engine.fakes import FakeRuntime, true_text, true_token
 from tests.unit.engine.works import Chain, Defective, Greedy, at_the_gate, blocked, prefix, running
 from tests.waiting import PATIENCE_S, eventually, soon
 
@@ -105,32 +104,6 @@ async def test_sessions_that_were_just_answered_are_waited_for(monkeypatch: pyte
         # Released, a session is not waited for, which would take for ever here.
         engine.release("a")
         await _run(engine, Greedy(prefix("b", [*PROMPT, 6])))
-
-
-def test_a_session_that_stayed_away_is_not_waited_for_until_it_was_answered_a_few_times(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("services.engine.scheduler._NUM_UNAWAITED", 2)
-    scheduler = Scheduler(FakeRuntime(num_slots=4), 64, 8)
-    tokens = [*PROMPT]
-
-    def answer(*session_ids: str) -> set[str]:
-        tokens.append(len(tokens) % VOCABULARY_SIZE)
-        for session_id in session_ids:
-            scheduler.add(Greedy(prefix(session_id, [*tokens])))
-        scheduler.step()
-        return set(scheduler.answered)
-
-    assert answer("a", "b") == {"a", "b"}
-    assert answer("b") == {"b"}
-    assert answer("a", "b") == {"a", "b"}
-    scheduler.add(Greedy(prefix("b", PROMPT)))
-    scheduler.give_up_waiting()
-    scheduler.step()
-    assert scheduler.answered == {"b"}
-    assert answer("a", "b") == {"b"}
-    assert answer("a", "b") == {"b"}
-    assert answer("a", "b") == {"a", "b"}
 
 
 async def test_sessions_that_stay_away_keep_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
