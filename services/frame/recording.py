@@ -35,7 +35,7 @@ SCOPE = "outrider"
 HAND_OVER_S = 0.1
 # As our own services write it. Whatever else is valid is for the SDK.
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-0[0-3]")
-_ID_AT, _FLAGS_AT = 36, 52
+_TRACE_ID, _SPAN_ID, _FLAGS = slice(3, 35), slice(36, 52), slice(53, 55)
 # The traceparent of the span under which a task's children begin, empty where there is none.
 _above: ContextVar[str] = ContextVar("above", default="")
 _UNSET = Status(StatusCode.UNSET)
@@ -117,10 +117,10 @@ class LightSpan(ReadableSpan, trace.Span):
         self._recorder = recorder
         self._name = name
         self._kind = kind
-        self._parent_traceparent = parent
-        self.traceparent = f"{parent[:_ID_AT]}{random.getrandbits(64) or 1:016x}{parent[_FLAGS_AT:]}"
+        self.parent_traceparent = parent
+        self.traceparent = f"{parent[:36]}{random.getrandbits(64) or 1:016x}{parent[52:]}"
         self._attributes: dict[str, types.AnyValue] = {}
-        self._told: list[tuple[str, types.Attributes, int]] = []
+        self.told: list[tuple[str, types.Attributes, int]] = []
         self._links = ()
         self._status = _UNSET
         self._start_time = time.time_ns()
@@ -145,7 +145,7 @@ class LightSpan(ReadableSpan, trace.Span):
 
     @cached_property
     def _parent(self) -> SpanContext:  # type: ignore[override]
-        return _span_context(self._parent_traceparent, is_remote=self._kind is SpanKind.SERVER)
+        return _span_context(self.parent_traceparent, is_remote=self._kind is SpanKind.SERVER)
 
     @property
     def _resource(self) -> Resource:  # type: ignore[override]
@@ -157,7 +157,7 @@ class LightSpan(ReadableSpan, trace.Span):
 
     @cached_property
     def _events(self) -> list[Event]:  # type: ignore[override]
-        return [Event(*told) for told in self._told]
+        return [Event(*told) for told in self.told]
 
     def get_span_context(self) -> SpanContext:
         """Return the ids."""
@@ -177,7 +177,7 @@ class LightSpan(ReadableSpan, trace.Span):
 
     def add_event(self, name: str, attributes: types.Attributes = None, timestamp: int | None = None) -> None:
         """Add an event, now or at a time in nanoseconds since 1970."""
-        self._told.append((name, attributes, timestamp or time.time_ns()))
+        self.told.append((name, attributes, timestamp or time.time_ns()))
 
     def update_name(self, name: str) -> None:
         """Change the name."""
@@ -262,6 +262,11 @@ def _tell(span: trace.Span, error: BaseException) -> None:
     span.set_status(StatusCode.ERROR, str(error))
 
 
+def ids_of(traceparent: str) -> tuple[bytes, bytes]:
+    """Return the ids of a traceparent of version 00: of the trace, 16 bytes, and of the span, 8."""
+    return bytes.fromhex(traceparent[_TRACE_ID]), bytes.fromhex(traceparent[_SPAN_ID])
+
+
 def _span_context(traceparent: str, *, is_remote: bool) -> SpanContext:
-    _, trace_id, span_id, flags = traceparent.split("-")
-    return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote, TraceFlags(int(flags, 16)))
+    flags = TraceFlags(int(traceparent[_FLAGS], 16))
+    return SpanContext(int(traceparent[_TRACE_ID], 16), int(traceparent[_SPAN_ID], 16), is_remote, flags)

@@ -223,9 +223,9 @@ def _span_exporter(name: str) -> SpanExporter:
 
         # Supervisors read stdout.
         return ConsoleSpanExporter(out=sys.stderr)
-    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+    from services.frame.otlp import LightSpanExporter
 
-    return OTLPSpanExporter()
+    return LightSpanExporter()
 
 
 def _meter_provider(resource: Resource, exporters: list[str]) -> MeterProvider:
