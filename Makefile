@@ -42,7 +42,7 @@ run: $(STAMP)
 	@$(BIN)/outrider generate $(ARGS) "$$PROMPT"
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest -n auto $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check

@@ -3,7 +3,8 @@
 `python benchmarks/tracing.py [--target PATH --draft PATH]` starts two stacks and a collector that only counts, and lets
 the stacks take turns at the same requests. It prints a JSON line for each speculation setting: the ratio of the times,
 pair by pair, its median and an interval that holds it with 95 % confidence; the processor time of a cycle in all three
-processes, which other programs on the machine disturb less; and what was received of the spans that were made.
+processes, and the median of what tracing adds to it, which other programs on the machine disturb less; and what was
+received of the spans that were made.
 """
 
 import argparse
@@ -184,8 +185,8 @@ async def compare(
     """Let the stacks take turns; return the comparison."""
     mode = generation_pb2.SPECULATION_MODE_FIXED if num_draft_tokens else generation_pb2.SPECULATION_MODE_OFF
     milliseconds: dict[str, list[float]] = {"off": [], "on": []}
-    cpu_ms = {"off": 0.0, "on": 0.0}
-    num_tokens = num_cycles = num_made = 0
+    cpu_ms: dict[str, list[float]] = {"off": [], "on": []}
+    num_tokens = num_made = 0
     collector.take_spans()
     for seed in track(range(arguments.pairs), f"{num_draft_tokens} draft tokens"):
         request = generation_pb2.GenerateRequest(
@@ -200,17 +201,20 @@ async def compare(
             first = await ask(stacks[name].address, request)
             before_s = cpu_s(stacks[name])
             summary = await ask(stacks[name].address, request)
-            cpu_ms[name] += (cpu_s(stacks[name]) - before_s) * 1e3
+            spent_ms = (cpu_s(stacks[name]) - before_s) * 1e3
+            cpu_ms[name].append(spent_ms / summary.speculation.num_cycles)
             milliseconds[name].append(summary.timings.total_ms)
             if name == "on":
                 await collector.quiet()
                 num_made += num_spans(first) + num_spans(summary)
         num_tokens += summary.usage.num_generated_tokens
-        num_cycles += summary.speculation.num_cycles
     return {
         "num_draft_tokens": num_draft_tokens,
         **report(milliseconds["off"], milliseconds["on"], num_tokens),
-        "cpu_ms_per_cycle": {name: round(spent_ms / num_cycles, 3) for name, spent_ms in cpu_ms.items()},
+        "cpu_ms_per_cycle": {
+            "off": round(statistics.median(cpu_ms["off"]), 3),
+            "added": round(statistics.median(on - off for off, on in zip(cpu_ms["off"], cpu_ms["on"], strict=True)), 3),
+        },
         "spans": {"made": num_made, "received": collector.take_spans()},
     }
 

@@ -12,6 +12,7 @@ from typing import Any, Self, TypeVar
 
 from services.frame.channel import open_channel
 from services.frame.health import watch_health
+from services.frame.server import check_free
 from services.frame.startup import CODE_REFUSED, StartupError
 
 _log = logging.getLogger(__name__)
@@ -163,6 +164,8 @@ class Stack:
 
     async def _start(self) -> None:
         options = self._options
+        # Before the models are read, which can take long.
+        check_free(options.host, options.port)
         level = ("--log-level", options.log_level) if options.log_level else ()
         target = self._add(
             ServerProcess("services.target", ("--model", str(options.target), *level, *options.target_flags))

@@ -6,7 +6,7 @@ import signal
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.environment import SETTINGS
+from tests.environment import hide_settings
 
 # A shell starts what runs in its background with interrupts ignored, and programs under test would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -22,8 +22,4 @@ settings.load_profile("outrider")
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hide the developer's own settings, and proxies, from code under test."""
-    proxies = {"HTTP_PROXY", "HTTPS_PROXY", "GRPC_PROXY", "ALL_PROXY"}
-    for name in list(os.environ):
-        if name.startswith(SETTINGS) or name.upper() in proxies:
-            monkeypatch.delenv(name)
+    hide_settings(monkeypatch)

@@ -32,7 +32,7 @@ from services.frame.telemetry import UnsampledSpan, context_from_traceparent, tr
 
 SCOPE = "outrider"
 # How long a finished span waits for the thread that hands it over.
-HAND_OVER_S = 0.1
+HAND_OVER_S = 0.5
 # As our own services write it. Whatever else is valid is for the SDK.
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-0[0-3]")
 _TRACE_ID, _SPAN_ID, _FLAGS = slice(3, 35), slice(36, 52), slice(53, 55)

@@ -179,7 +179,7 @@ def _join_address(host: str, port: int) -> str:
 
 def _bind(server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None) -> int:
     address = _join_address(host, port)
-    _check_free(host, port, address)
+    check_free(host, port)
     try:
         if credentials is None:
             return server.add_insecure_port(address)
@@ -188,11 +188,12 @@ def _bind(server: grpc.aio.Server, host: str, port: int, credentials: grpc.Serve
         raise _cannot_listen(address, error) from error
 
 
-def _check_free(host: str, port: int, address: str) -> None:
+def check_free(host: str, port: int) -> None:
     """Raise StartupError where `host` and `port` cannot be bound.
 
     gRPC finds out as well, but it tells no reason and writes several lines of its own to stderr.
     """
+    address = _join_address(host, port)
     try:
         places = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:

@@ -27,8 +27,14 @@ def pair() -> Pair:
     return Pair(*bundled_pair())
 
 
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where programs keep their files. What one of them measured of a model, the next ones need not."""
+    return tmp_path_factory.mktemp("home")
+
+
 @pytest.fixture(scope="module")
-def system(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def system(pair: Pair, home: Path) -> Iterator[Serving]:
     """`outrider serve`, shared by the tests of a module."""
-    with serving(tmp_path_factory.mktemp("home"), *pair.flags) as system:
+    with serving(home, *pair.flags) as system:
         yield system

@@ -106,24 +106,24 @@ def _status(system: Serving) -> generation_pb2.GetStatusResponse:
         return reply
 
 
-def test_the_text_is_the_one_of_our_own_client(system: Serving, client: Sequence[str], tmp_path: Path) -> None:
-    expected = _expected(tmp_path, system, *ASKED)
-    finished = _example(tmp_path, client, "--address", system.address, *ASKED)
+def test_the_text_is_the_one_of_our_own_client(system: Serving, client: Sequence[str], home: Path) -> None:
+    expected = _expected(home, system, *ASKED)
+    finished = _example(home, client, "--address", system.address, *ASKED)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout == expected["text"]
     line = r"\n64 tokens, \d+\.\d tokens/s, \d+ of \d+ draft tokens accepted, seed 11\n"
     assert re.fullmatch(line, finished.stderr), finished.stderr
 
 
-def test_a_seed_of_64_bits_comes_back_whole(system: Serving, client: Sequence[str], tmp_path: Path) -> None:
+def test_a_seed_of_64_bits_comes_back_whole(system: Serving, client: Sequence[str], home: Path) -> None:
     asked = ("--address", system.address, "--max-tokens", "4", "--seed", str(2**64 - 1), PROMPT)
-    assert _example(tmp_path, client, *asked).stderr.endswith(f"seed {2**64 - 1}\n")
+    assert _example(home, client, *asked).stderr.endswith(f"seed {2**64 - 1}\n")
 
 
-def test_an_interrupt_ends_the_work_behind_it(system: Serving, client: Sequence[str], tmp_path: Path) -> None:
+def test_an_interrupt_ends_the_work_behind_it(system: Serving, client: Sequence[str], home: Path) -> None:
     num_tokens = 1800
     before = _status(system).speculation
-    process = _start(tmp_path, [*client, "--address", system.address, "--max-tokens", str(num_tokens), PROMPT])
+    process = _start(home, [*client, "--address", system.address, "--max-tokens", str(num_tokens), PROMPT])
     assert process.stdout is not None
     read = process.stdout.read(1)
     process.send_signal(signal.SIGINT)
@@ -137,20 +137,20 @@ def test_an_interrupt_ends_the_work_behind_it(system: Serving, client: Sequence[
     assert 0 < num_cycles + num_accepted < num_tokens
 
 
-def test_a_refusal_is_one_line(system: Serving, client: Sequence[str], tmp_path: Path) -> None:
-    finished = _example(tmp_path, client, "--address", system.address, "--max-tokens", "0", PROMPT)
+def test_a_refusal_is_one_line(system: Serving, client: Sequence[str], home: Path) -> None:
+    finished = _example(home, client, "--address", system.address, "--max-tokens", "0", PROMPT)
     assert (finished.returncode, finished.stdout) == (1, "")
     assert re.fullmatch(r"INVALID_ARGUMENT.*: ask for at least one token\n", finished.stderr)
 
 
-def test_a_deadline_that_passes(system: Serving, client: Sequence[str], tmp_path: Path) -> None:
-    finished = _example(tmp_path, client, "--address", system.address, "--timeout", "0.001", PROMPT)
+def test_a_deadline_that_passes(system: Serving, client: Sequence[str], home: Path) -> None:
+    finished = _example(home, client, "--address", system.address, "--timeout", "0.001", PROMPT)
     assert (finished.returncode, finished.stdout) == (1, "")
     assert re.fullmatch(r"DEADLINE_EXCEEDED.*\n", finished.stderr)
 
 
-def test_nobody_answers(client: Sequence[str], tmp_path: Path) -> None:
-    finished = _example(tmp_path, client, "--address", f"127.0.0.1:{free_port()}", PROMPT)
+def test_nobody_answers(client: Sequence[str], home: Path) -> None:
+    finished = _example(home, client, "--address", f"127.0.0.1:{free_port()}", PROMPT)
     assert (finished.returncode, finished.stdout) == (1, "")
     assert re.fullmatch(r"UNAVAILABLE.*\n", finished.stderr)
 
@@ -192,15 +192,15 @@ async def _unwilling(num_chunks: int) -> AsyncIterator[tuple[Unwilling, str]]:
         await server.stop(0)
 
 
-async def test_a_server_that_says_when_to_come_back(client: Sequence[str], tmp_path: Path) -> None:
+async def test_a_server_that_says_when_to_come_back(client: Sequence[str], home: Path) -> None:
     async with _unwilling(num_chunks=0) as (servicer, address):
-        finished = await asyncio.to_thread(_example, tmp_path, client, "--address", address, PROMPT)
+        finished = await asyncio.to_thread(_example, home, client, "--address", address, PROMPT)
     assert (finished.returncode, finished.stdout, servicer.num_calls) == (0, "one two", 2)
 
 
-async def test_no_text_is_told_twice(client: Sequence[str], tmp_path: Path) -> None:
+async def test_no_text_is_told_twice(client: Sequence[str], home: Path) -> None:
     async with _unwilling(num_chunks=1) as (servicer, address):
-        finished = await asyncio.to_thread(_example, tmp_path, client, "--address", address, PROMPT)
+        finished = await asyncio.to_thread(_example, home, client, "--address", address, PROMPT)
     assert (finished.returncode, finished.stdout, servicer.num_calls) == (1, "one ", 1)
     assert finished.stderr.startswith("UNAVAILABLE")
 
@@ -214,20 +214,20 @@ def _counts(finished: Finished) -> list[int]:
 
 
 @pytest.mark.parametrize("temperature", ["0", "0.8"])
-def test_drafts_of_its_own_do_not_change_the_text(system: Serving, tmp_path: Path, temperature: str) -> None:
+def test_drafts_of_its_own_do_not_change_the_text(system: Serving, home: Path, temperature: str) -> None:
     asked = ("--max-tokens", "200", "--temperature", temperature, "--seed", "11", "for i in for i in for i in")
-    expected = _expected(tmp_path, system, *asked)
-    finished = _example(tmp_path, VERIFY, "--address", _status(system).target.address, *asked)
+    expected = _expected(home, system, *asked)
+    finished = _example(home, VERIFY, "--address", _status(system).target.address, *asked)
     assert finished.stdout == expected["text"]
     num_tokens, num_accepted, num_passes, num_replays = _counts(finished)
     assert num_tokens == expected["usage"]["num_generated_tokens"] == num_accepted + num_passes
     assert (num_replays, num_accepted > 0) == (0, True)
 
 
-def test_the_target_dies_under_a_client_of_its_own(system: Serving, tmp_path: Path) -> None:
+def test_the_target_dies_under_a_client_of_its_own(system: Serving, home: Path) -> None:
     asked = ("--max-tokens", "400", PROMPT)
-    expected = _expected(tmp_path, system, *asked)
-    process = _start(tmp_path, [*VERIFY, "--address", _status(system).target.address, *asked])
+    expected = _expected(home, system, *asked)
+    process = _start(home, [*VERIFY, "--address", _status(system).target.address, *asked])
     assert process.stdout is not None
     read = process.stdout.read(1)
     old_pid = system.kill("target")

@@ -23,18 +23,18 @@ def _json(home: Path, system: Serving, *arguments: str) -> dict[str, Any]:
     return answer
 
 
-def test_a_system_of_its_own(pair: Pair, system: Serving, tmp_path: Path) -> None:
-    finished = run(tmp_path, "generate", *pair.flags, "--exact", "on", *ASKED)
+def test_a_system_of_its_own(pair: Pair, system: Serving, home: Path) -> None:
+    finished = run(home, "generate", *pair.flags, "--exact", "on", *ASKED)
     assert finished.returncode == 0
-    assert finished.stdout == "def main(" + _json(tmp_path, system, *ASKED)["text"] + "\n"
+    assert finished.stdout == "def main(" + _json(home, system, *ASKED)["text"] + "\n"
     assert "\x1b" not in finished.stdout + finished.stderr
     assert "24 tokens" in finished.stderr
     assert "draft tokens accepted" in finished.stderr
 
 
-def test_the_bundled_pair_is_taken_where_none_is_named(tmp_path: Path) -> None:
+def test_the_bundled_pair_is_taken_where_none_is_named(home: Path) -> None:
     drafted, plain = (
-        run(tmp_path, "generate", "--exact", "on", "--json", "--speculation", number, *ASKED) for number in ("4", "off")
+        run(home, "generate", "--exact", "on", "--json", "--speculation", number, *ASKED) for number in ("4", "off")
     )
     assert (drafted.returncode, plain.returncode) == (0, 0)
     answers = [json.loads(each.stdout) for each in (drafted, plain)]
@@ -43,44 +43,44 @@ def test_the_bundled_pair_is_taken_where_none_is_named(tmp_path: Path) -> None:
     assert answers[0]["speculation"]["num_accepted_tokens"] > 0
 
 
-def test_a_draft_that_is_not_there(pair: Pair, system: Serving, tmp_path: Path) -> None:
+def test_a_draft_that_is_not_there(pair: Pair, system: Serving, home: Path) -> None:
     """The text is the same, and one line says why it is slower."""
     models = {"TARGET_MODEL_PATH": str(pair.target), "DRAFT_MODEL_PATH": "no/such.gguf"}
-    finished = run(tmp_path, "generate", "--exact", "on", *ASKED, **models)
+    finished = run(home, "generate", "--exact", "on", *ASKED, **models)
     assert finished.returncode == 0
-    assert finished.stdout == "def main(" + _json(tmp_path, system, *ASKED)["text"] + "\n"
+    assert finished.stdout == "def main(" + _json(home, system, *ASKED)["text"] + "\n"
     assert finished.stderr.startswith("outrider: there is no draft model no/such.gguf: going on without one\n")
     assert finished.stderr.count("no/such.gguf") == 1
 
 
-def test_json(system: Serving, tmp_path: Path) -> None:
-    answer = _json(tmp_path, system, "--speculation", "3", "--seed", "7", *ASKED)
+def test_json(system: Serving, home: Path) -> None:
+    answer = _json(home, system, "--speculation", "3", "--seed", "7", *ASKED)
     assert answer["text"]
     assert answer["finish_reason"] == "FINISH_REASON_MAX_TOKENS"
     assert answer["usage"]["num_generated_tokens"] == 24
     assert answer["seed"] == "7"
     assert answer["speculation"]["num_draft_tokens"] > answer["speculation"]["num_accepted_tokens"] > 0
-    plain = _json(tmp_path, system, "--speculation", "off", *ASKED)
+    plain = _json(home, system, "--speculation", "off", *ASKED)
     assert plain["text"] == answer["text"]
     assert plain["speculation"]["num_draft_tokens"] == 0
     assert [each["drafter"] for each in answer["speculation"]["drafters"]] == ["DRAFTER_REMOTE"]
-    looked_up = _json(tmp_path, system, "--drafter", "ngram", *ASKED)
+    looked_up = _json(home, system, "--drafter", "ngram", *ASKED)
     assert looked_up["text"] == answer["text"]
 
 
-def test_a_pipe_gets_exactly_the_text(system: Serving, tmp_path: Path) -> None:
+def test_a_pipe_gets_exactly_the_text(system: Serving, home: Path) -> None:
     """With tabs, carriage returns, and whatever the model says at a high temperature."""
     prompt = "if x:\r\n\treturn\t[bold]\n"
     asked = ("--temperature", "3", "--seed", "3", "--max-tokens", "200", prompt)
-    finished = run(tmp_path, "generate", "--address", system.address, *asked)
+    finished = run(home, "generate", "--address", system.address, *asked)
     assert finished.returncode == 0
-    assert finished.stdout == prompt + _json(tmp_path, system, *asked)["text"] + "\n"
+    assert finished.stdout == prompt + _json(home, system, *asked)["text"] + "\n"
 
 
-def test_a_reader_that_has_seen_enough(system: Serving, tmp_path: Path) -> None:
+def test_a_reader_that_has_seen_enough(system: Serving, home: Path) -> None:
     process = subprocess.Popen(
         command("generate", "--address", system.address, "--max-tokens", "1500", "def main("),
-        env=environment(tmp_path),
+        env=environment(home),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -93,22 +93,22 @@ def test_a_reader_that_has_seen_enough(system: Serving, tmp_path: Path) -> None:
     process.stderr.close()
 
 
-def test_a_request_that_is_refused(system: Serving, tmp_path: Path) -> None:
-    finished = run(tmp_path, "generate", "--address", system.address, "--speculation", "99", "a")
+def test_a_request_that_is_refused(system: Serving, home: Path) -> None:
+    finished = run(home, "generate", "--address", system.address, "--speculation", "99", "a")
     assert finished.returncode == 2
     assert finished.stdout == ""
     assert finished.stderr.startswith("outrider: 1 to 16 draft tokens can be fixed, not 99")
     assert finished.stderr.count("\n") == 1
 
 
-def test_status(system: Serving, tmp_path: Path) -> None:
-    _json(tmp_path, system, *ASKED)
-    finished = run(tmp_path, "status", "--address", system.address, "--json")
+def test_status(system: Serving, home: Path) -> None:
+    _json(home, system, *ASKED)
+    finished = run(home, "status", "--address", system.address, "--json")
     assert finished.returncode == 0
     status = json.loads(finished.stdout)
     assert status["target"]["is_available"] and status["draft"]["is_available"]
     assert status["target"]["model"]["name"] == "outrider-target"
     assert status["speculation"]["num_cycles"] > 0
-    table = run(tmp_path, "status", "--address", system.address)
+    table = run(home, "status", "--address", system.address)
     assert "outrider-target" in table.stdout
     assert "\x1b" not in table.stdout

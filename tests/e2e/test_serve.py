@@ -95,10 +95,8 @@ async def test_an_orchestrator_that_is_killed_serves_again_on_its_port(system: S
     [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL)],
     ids=["SIGINT", "SIGTERM", "SIGKILL"],
 )
-def test_no_process_outlives_the_one_that_started_it(
-    pair: Pair, tmp_path: Path, number: signal.Signals, code: int
-) -> None:
-    with serving(tmp_path, *pair.flags) as system:
+def test_no_process_outlives_the_one_that_started_it(pair: Pair, home: Path, number: signal.Signals, code: int) -> None:
+    with serving(home, *pair.flags) as system:
         services = system.services()
         assert set(services) == set(MODULES)
         system.process.send_signal(number)
@@ -116,11 +114,11 @@ def _lives(process: psutil.Process) -> bool:
 REPEATED = "def main(a):\n    return a\n\n\n" * 2 + "def main(a"
 
 
-def test_lookup_and_plain_decoding_without_a_draft(pair: Pair, tmp_path: Path) -> None:
-    with serving(tmp_path, "--target", str(pair.target)) as system:
+def test_lookup_and_plain_decoding_without_a_draft(pair: Pair, home: Path) -> None:
+    with serving(home, "--target", str(pair.target)) as system:
         assert set(system.services()) == {"target", "orchestrator"}
         asked = ("generate", "--address", system.address, "--max-tokens", "32", REPEATED)
-        finished, plain = run(tmp_path, *asked), run(tmp_path, *asked, "--drafter", "none")
+        finished, plain = run(home, *asked), run(home, *asked, "--drafter", "none")
     assert finished.returncode == plain.returncode == 0
     assert "plain decoding, no draft" in plain.stderr
     assert " by lookup, " in finished.stderr
@@ -128,20 +126,20 @@ def test_lookup_and_plain_decoding_without_a_draft(pair: Pair, tmp_path: Path) -
     assert os.linesep in finished.stdout
 
 
-def test_names_of_other_engines(pair: Pair, tmp_path: Path) -> None:
+def test_names_of_other_engines(pair: Pair, home: Path) -> None:
     """A draft that nobody asks is not even loaded."""
     models = {"TARGET_MODEL_PATH": str(pair.target), "DRAFT_MODEL_PATH": str(pair.draft)}
-    with serving(tmp_path, **models, SPECULATION_DEPTH="2") as system:
+    with serving(home, **models, SPECULATION_DEPTH="2") as system:
         assert set(system.services()) == set(MODULES)
-        status = json.loads(run(tmp_path, "status", "--address", system.address, "--json").stdout)
+        status = json.loads(run(home, "status", "--address", system.address, "--json").stdout)
         assert status["target"]["model"]["name"] == "outrider-target"
         asked = ("generate", "--address", system.address, "--json", "--max-tokens", "32", "def main(")
-        drafted = json.loads(run(tmp_path, *asked).stdout)
+        drafted = json.loads(run(home, *asked).stdout)
     assert len(drafted["speculation"]["num_accepted_per_position"]) <= 2
-    with serving(tmp_path, **models, ENABLE_SPECULATIVE="false") as system:
+    with serving(home, **models, ENABLE_SPECULATIVE="false") as system:
         assert set(system.services()) == {"target", "orchestrator"}
-        plain = json.loads(run(tmp_path, *asked[:2], system.address, *asked[3:]).stdout)
-        status = json.loads(run(tmp_path, "status", "--address", system.address, "--json").stdout)
+        plain = json.loads(run(home, *asked[:2], system.address, *asked[3:]).stdout)
+        status = json.loads(run(home, "status", "--address", system.address, "--json").stdout)
     assert status["drafter"] == "DRAFTER_NONE"
     assert plain["speculation"]["num_drafts"] == 0
     assert plain["text"] == drafted["text"]

@@ -51,11 +51,11 @@ class Traced:
 
 
 @pytest.fixture(scope="module")
-def traced(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traced]:
+def traced(pair: Pair, home: Path) -> Iterator[Traced]:
     with collecting() as collector:
         collector.open.set()
         variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "20"}
-        with serving(tmp_path_factory.mktemp("home"), *pair.flags, **variables) as system:
+        with serving(home, *pair.flags, **variables) as system:
             yield Traced(system, collector)
 
 

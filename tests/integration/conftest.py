@@ -2,13 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from services.frame.server import FrameServer
+from tests.environment import hide_settings
+from tests.integration.asking import Service, asking
 from tests.integration.services import (
     Client,
     Gate,
@@ -64,9 +67,8 @@ class System:
                 await asyncio.sleep(0.005)
 
 
-@pytest.fixture
-async def system(pair: Pair) -> AsyncIterator[System]:
-    """A target, a draft that has been found, and an orchestrator."""
+@asynccontextmanager
+async def _running(pair: Pair) -> AsyncIterator[System]:
     gates = Gate(), Gate()
     async with AsyncExitStack() as stack:
         target = await stack.enter_async_context(target_server(pair.target, gates[0]))
@@ -74,6 +76,35 @@ async def system(pair: Pair) -> AsyncIterator[System]:
         orchestrator = await stack.enter_async_context(orchestrator_server(target.address, draft.address))
         client = await stack.enter_async_context(client_of(orchestrator))
         await client.until_draft(is_available=True)
-        system = System(target, draft, orchestrator, client, *gates)
+        yield System(target, draft, orchestrator, client, *gates)
+
+
+@pytest.fixture
+async def system(pair: Pair) -> AsyncIterator[System]:
+    """A target, a draft that has been found, and an orchestrator."""
+    async with _running(pair) as system:
         yield system
         await system.until_idle()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def _lasting_system(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        hide_settings(monkeypatch)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        async with _running(pair) as system:
+            yield system
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def shared_system(_lasting_system: System) -> AsyncIterator[System]:
+    """The system of all tests of a module, which run in one event loop. Each leaves it as it was."""
+    yield _lasting_system
+    await _lasting_system.until_idle()
+
+
+@pytest_asyncio.fixture(loop_scope="module", params=["target", "draft"])
+async def service(request: pytest.FixtureRequest, shared_system: System) -> AsyncIterator[Service]:
+    """One of the two services of the shared system."""
+    async with asking(request.param, getattr(shared_system, request.param)) as service:
+        yield service

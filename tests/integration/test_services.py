@@ -14,7 +14,7 @@ from services.frame.server import FrameServer
 from tests.integration.conftest import VOCABULARY, Pair, System
 from tests.integration.services import model_of, target_server
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
 SERVICES = {
     "target": {"outrider.v1.TargetService", "outrider.v1.ModelService"},
@@ -38,8 +38,8 @@ async def _table(server: FrameServer, max_entries: int = 0) -> list[model_pb2.Ge
 
 
 @pytest.mark.parametrize("name", SERVICES)
-async def test_health(system: System, name: str) -> None:
-    server: FrameServer = getattr(system, name)
+async def test_health(shared_system: System, name: str) -> None:
+    server: FrameServer = getattr(shared_system, name)
     for service in ("", *SERVICES[name]):
         assert await _health(server, service) == health_pb2.HealthCheckResponse.SERVING
     with pytest.raises(grpc.aio.AioRpcError) as info:
@@ -48,8 +48,8 @@ async def test_health(system: System, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-async def test_reflection(system: System, name: str) -> None:
-    server: FrameServer = getattr(system, name)
+async def test_reflection(shared_system: System, name: str) -> None:
+    server: FrameServer = getattr(shared_system, name)
 
     def reflect() -> dict[str, set[str]]:
         """The methods of each service, as a command-line client would find them."""
@@ -68,8 +68,8 @@ async def test_reflection(system: System, name: str) -> None:
         assert {"VerifyBatch", "VerifyStream", "Tokenize"} <= found["outrider.v1.TargetService"]
 
 
-async def test_what_is_served(system: System) -> None:
-    target, draft = await model_of(system.target), await model_of(system.draft)
+async def test_what_is_served(shared_system: System) -> None:
+    target, draft = await model_of(shared_system.target), await model_of(shared_system.draft)
     assert (target.name, draft.name) == ("outrider-target", "outrider-draft")
     assert target.num_parameters > draft.num_parameters
     for model in (target, draft):
@@ -93,8 +93,8 @@ async def test_what_is_served(system: System) -> None:
     assert target.numerics_fingerprint != draft.numerics_fingerprint
 
 
-async def test_equal_numerics_have_equal_fingerprints(system: System, pair: Pair) -> None:
-    expected = (await model_of(system.target)).numerics_fingerprint
+async def test_equal_numerics_have_equal_fingerprints(shared_system: System, pair: Pair) -> None:
+    expected = (await model_of(shared_system.target)).numerics_fingerprint
     async with target_server(pair.target) as same:
         assert (await model_of(same)).numerics_fingerprint == expected
     async with target_server(pair.target, threads=2) as other:
@@ -105,18 +105,18 @@ async def test_equal_numerics_have_equal_fingerprints(system: System, pair: Pair
     ("max_entries", "sizes"),
     [(0, [2048, 2048]), (2000, [2000, 2000, 96]), (VOCABULARY, [VOCABULARY]), (10**6, [VOCABULARY])],
 )
-async def test_the_token_table_comes_in_parts(system: System, max_entries: int, sizes: list[int]) -> None:
-    parts = await _table(system.target, max_entries)
+async def test_the_token_table_comes_in_parts(shared_system: System, max_entries: int, sizes: list[int]) -> None:
+    parts = await _table(shared_system.target, max_entries)
     assert [len(part.entries) for part in parts] == sizes
     assert [part.first_token for part in parts] == [sum(sizes[:index]) for index in range(len(sizes))]
     assert {part.vocabulary_size for part in parts} == {VOCABULARY}
-    fingerprint = (await model_of(system.target)).tokenizer_fingerprint
+    fingerprint = (await model_of(shared_system.target)).tokenizer_fingerprint
     assert {part.tokenizer_fingerprint for part in parts} == {fingerprint}
 
 
-async def test_the_token_table(system: System) -> None:
-    target = [entry for part in await _table(system.target) for entry in part.entries]
-    draft = [entry for part in await _table(system.draft) for entry in part.entries]
+async def test_the_token_table(shared_system: System) -> None:
+    target = [entry for part in await _table(shared_system.target) for entry in part.entries]
+    draft = [entry for part in await _table(shared_system.draft) for entry in part.entries]
     assert target == draft
     bos, eos, *others = target
     for entry, ends in ((bos, False), (eos, True)):
@@ -133,9 +133,9 @@ async def test_the_token_table(system: System) -> None:
     "text",
     ["", "def f():\n\treturn 0\r\n", "  two  spaces ", "naïve 😀 日本", "<|bos|><|endoftext|>", "\0\x01", "a" * 1000],
 )
-async def test_text_to_tokens_and_back(system: System, text: str) -> None:
-    entries = [entry for part in await _table(system.target) for entry in part.entries]
-    async with grpc.aio.insecure_channel(system.target.address) as channel:
+async def test_text_to_tokens_and_back(shared_system: System, text: str) -> None:
+    entries = [entry for part in await _table(shared_system.target) for entry in part.entries]
+    async with grpc.aio.insecure_channel(shared_system.target.address) as channel:
         stub = target_pb2_grpc.TargetServiceStub(channel)
         tokens = (await stub.Tokenize(target_pb2.TokenizeRequest(text=text))).tokens
         with_bos = (await stub.Tokenize(target_pb2.TokenizeRequest(text=text, add_bos=True))).tokens
@@ -147,8 +147,8 @@ async def test_text_to_tokens_and_back(system: System, text: str) -> None:
     assert not {0, 1} & set(tokens)
 
 
-async def test_control_tokens_are_read_where_they_are_meant(system: System) -> None:
-    async with grpc.aio.insecure_channel(system.target.address) as channel:
+async def test_control_tokens_are_read_where_they_are_meant(shared_system: System) -> None:
+    async with grpc.aio.insecure_channel(shared_system.target.address) as channel:
         stub = target_pb2_grpc.TargetServiceStub(channel)
         request = target_pb2.TokenizeRequest(text="<|bos|>a<|endoftext|>", parse_special=True)
         tokens = (await stub.Tokenize(request)).tokens

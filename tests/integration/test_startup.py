@@ -164,7 +164,8 @@ async def test_a_draft_that_is_something_else(pair: Pair, stranger: str) -> None
 async def test_a_target_in_the_place_of_the_draft(pair: Pair) -> None:
     """It has a model, and proposes nothing."""
     async with target_server(pair.target) as target, target_server(pair.target) as other:
-        orchestrator = orchestrator_server(target.address, other.address)
+        # It is not tried again within the test.
+        orchestrator = orchestrator_server(target.address, other.address, draft_retry_s=60.0)
         async with orchestrator, client_of(orchestrator) as client:
             await client.until_draft(is_available=True)
             generated = await client.generate(max_tokens=8)
