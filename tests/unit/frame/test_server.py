@@ -76,7 +76,7 @@ async def test_a_port_that_gRPC_finds_busy_is_one_sentence_too(
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        monkeypatch.setattr("services.frame.server._check_free", lambda *_: None)
+        monkeypatch.setattr("services.frame.server.check_free", lambda *_: None)
         with pytest.raises(StartupError, match=f"^cannot listen on 127.0.0.1:{port} "):
             await FrameServer(ServerSettings(port=port), application_class()).listen()
 
