@@ -9,6 +9,8 @@ import signal
 import sys
 from contextlib import suppress
 
+import uvloop
+
 from services.frame.logging import configure_logging
 from services.frame.server import Application, FrameServer
 from services.frame.settings import ServerSettings
@@ -31,7 +33,7 @@ def run_server(settings: ServerSettings, application: Application, service_name:
     try:
         telemetry = configure_telemetry(service_name)
         try:
-            failure = asyncio.run(_serve(settings, application, telemetry))
+            failure = uvloop.run(_serve(settings, application, telemetry))
         finally:
             telemetry.shutdown()
     except StartupError as error:
