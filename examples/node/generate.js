@@ -56,9 +56,14 @@ function readArguments() {
     },
     allowPositionals: true,
   });
-  const numbers = ['max-tokens', 'temperature', 'timeout'].map((name) => Number(values[name]));
-  if (positionals.length !== 1 || numbers.some(Number.isNaN) || !/^\d*$/.test(values.seed ?? '')) throw new Error(USAGE);
-  const [maxTokens, temperature, timeoutS] = numbers;
+  if (positionals.length !== 1) throw new Error(USAGE);
+  const [maxTokens, temperature, timeoutS] = ['max-tokens', 'temperature', 'timeout'].map((name) => {
+    const number = Number(values[name] || NaN);
+    if (Number.isNaN(number)) throw new Error(`--${name} takes a number, not '${values[name]}'\n${USAGE}`);
+    return number;
+  });
+  // A seed has 64 bits, more than a number holds exactly.
+  if (!/^\d*$/.test(values.seed ?? '')) throw new Error(`--seed takes a whole number, not '${values.seed}'\n${USAGE}`);
   return {
     address: values.address,
     timeoutS,

@@ -33,13 +33,15 @@ _KINDS: dict[tuple[bool, bool], tuple[str, Callable[..., Any]]] = {
 class HandlerRegistry(grpc.GenericRpcHandler):
     """Handlers that may be added after the server has started, as a model takes its time to load.
 
-    Until `is_open`, and again while draining, every method is answered UNAVAILABLE with reason NOT_READY. Behaviours
-    are coroutines or asynchronous generators; what they raise becomes the call's status, see `errors.abort`.
+    Until `is_open`, and again while draining, every method is answered UNAVAILABLE with reason NOT_READY; before the
+    start is over the answer names what it `waits_for`, where that is set. Behaviours are coroutines or asynchronous
+    generators; what they raise becomes the call's status, see `errors.abort`.
     """
 
     def __init__(self) -> None:
         self.is_open = False
         self.is_draining = False
+        self.waits_for = ""
         self._handlers: dict[str, Handler] = {}
         self._num_under_way = 0
         self._idle = asyncio.Event()
@@ -78,7 +80,7 @@ class HandlerRegistry(grpc.GenericRpcHandler):
             error = ServiceError(
                 grpc.StatusCode.UNAVAILABLE,
                 REASON_NOT_READY,
-                "the service is still starting",
+                "the service is still starting" + (f": it waits for {self.waits_for}" if self.waits_for else ""),
                 retry_after_s=RETRY_WHILE_LOADING_S,
             )
         await abort(context, error)

@@ -88,6 +88,10 @@ class FrameServer:
         """Add a servicer, as in `register(add_TargetServiceServicer_to_server, servicer)`."""
         add_servicer(servicer, cast(grpc.aio.Server, self._registry))
 
+    def wait_for(self, what: str) -> None:
+        """Tell callers, until the application has started, what it waits for."""
+        self._registry.waits_for = what
+
     def set_serving(self, is_serving: bool) -> None:
         """Tell the health of the application's services, and of the server as a whole."""
         for name in ("", *self._application.service_names):

@@ -143,6 +143,14 @@ def test_a_refusal_is_one_line(system: Serving, client: Sequence[str], home: Pat
     assert re.fullmatch(r"INVALID_ARGUMENT.*: ask for at least one token\n", finished.stderr)
 
 
+@pytest.mark.parametrize("flag", ["--max-tokens", "--temperature", "--timeout", "--seed"])
+def test_a_value_that_is_no_number(client: Sequence[str], home: Path, flag: str) -> None:
+    finished = _example(home, client, flag, "many", PROMPT)
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert "usage:" in finished.stderr
+    assert any(flag in line and "'many'" in line for line in finished.stderr.splitlines())
+
+
 def test_a_deadline_that_passes(system: Serving, client: Sequence[str], home: Path) -> None:
     finished = _example(home, client, "--address", system.address, "--timeout", "0.001", PROMPT)
     assert (finished.returncode, finished.stdout) == (1, "")

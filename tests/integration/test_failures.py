@@ -287,11 +287,15 @@ async def test_a_target_with_another_tokenizer_ends_what_was_under_way(
 async def test_the_orchestrator_waits_for_its_target(pair: Pair) -> None:
     port = free_port()
     orchestrator = orchestrator_server(f"127.0.0.1:{port}")
+    await orchestrator.listen()
     starting = asyncio.create_task(orchestrator.start())
+    await asyncio.sleep(0)
     try:
-        async with target_server(pair.target, port=port):
-            await starting
-            async with client_of(orchestrator) as client:
+        async with client_of(orchestrator) as client:
+            with pytest.raises(grpc.aio.AioRpcError, match=f"it waits for the target at 127.0.0.1:{port}"):
+                await client.status()
+            async with target_server(pair.target, port=port):
+                await starting
                 assert len((await client.generate(max_tokens=4)).tokens) == 4
     finally:
         await orchestrator.stop(0)
