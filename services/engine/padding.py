@@ -102,13 +102,21 @@ class PaddedRuntime:
 
     def _neighbours(self, segments: Sequence[Segment]) -> list[list[Segment]]:
         """Part segments, slots ascending, where rows and what each decode costs by itself are least in sum."""
+        if not segments:
+            return []
+        rows = [_round_up(len(segment.tokens), self._width) for segment in segments]
+        num_rows = max(rows) * (segments[-1].slot - segments[0].slot + 1)
+        # Most often one decode is best, and is found without weighing every way: a second one costs `decode_worth`, and
+        # can save no more than the padding.
+        if num_rows <= self.max_batch_rows and num_rows - sum(rows) <= self.decode_worth:
+            return [list(segments)]
         # For each number of segments: the least cost of the first ones, and where their last group begins.
         best = [(0.0, 0)]
         for end in range(1, len(segments) + 1):
             longest = 0
             found: list[tuple[float, int]] = []
             for start in reversed(range(end)):
-                longest = max(longest, _round_up(len(segments[start].tokens), self._width))
+                longest = max(longest, rows[start])
                 num_rows = longest * (segments[end - 1].slot - segments[start].slot + 1)
                 if found and num_rows > self.max_batch_rows:
                     break
