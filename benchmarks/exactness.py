@@ -47,7 +47,7 @@ def measure(model: Model, options: RuntimeOptions, num_schedules: int, *, is_exa
     first_positions = [max(0, length - NUM_COMPARED) for length in LENGTHS]
     started_s = time.perf_counter()
     expected = references(runtime, sequences, first_positions)
-    inner.num_decodes = inner.num_passes = 0
+    decodes_before, passes_before = inner.num_decodes, inner.num_passes
     num_rows = num_different = 0
     for seed in range(num_schedules):
         result = compare(
@@ -69,14 +69,16 @@ def measure(model: Model, options: RuntimeOptions, num_schedules: int, *, is_exa
         "schedules": num_schedules,
         "rows": num_rows,
         "different": num_different,
-        "passes_per_decode": inner.num_passes / inner.num_decodes,
+        "passes_per_decode": (inner.num_passes - passes_before) / (inner.num_decodes - decodes_before),
         "seconds": round(time.perf_counter() - started_s, 1),
     }
 
 
 def _first_exact(model: Model, options: RuntimeOptions) -> Exactness:
     for exactness in candidates(MAX_DRAFT_TOKENS):
-        runtime = padded_runtime(model, replace(options, count_passes=False), exactness, MAX_DRAFT_TOKENS)
+        runtime = padded_runtime(
+            model, replace(options, count_passes=False, trace_rows=True), exactness, MAX_DRAFT_TOKENS
+        )
         passed = is_exact(runtime, MAX_DRAFT_TOKENS)
         runtime.close()
         if passed:

@@ -21,6 +21,8 @@ _log = logging.getLogger(__name__)
 # shows in the logits of one position in hundreds, so rarely that a probe can miss it.
 _WIDTHS = (2, 4, 8, 16)
 _MAX_COST = 1.05
+# The number rises when the probe becomes another one.
+_PROBE = "exactness 2"
 _NUM_TIMED = 15
 
 
@@ -82,13 +84,14 @@ def _first_exact(
     for exactness in tried:
 
         def probe(exactness: Exactness = exactness) -> bool:
-            runtime = padded_runtime(model, options, exactness, max_draft_tokens)
+            traced = replace(options, trace_rows=model.num_gpu_layers == 0)
+            runtime = padded_runtime(model, traced, exactness, max_draft_tokens)
             try:
                 return is_exact(runtime, max_draft_tokens)
             finally:
                 runtime.close()
 
-        if _remembered("exactness", _key(identity, options, max_draft_tokens, exactness), probe):
+        if _remembered(_PROBE, _key(identity, options, max_draft_tokens, exactness), probe):
             return exactness
     return None
 

@@ -34,6 +34,7 @@ class Model:
         parameters.n_gpu_layers = num_gpu_layers
         parameters.use_extra_bufts = _CAN_REPACK
         self.path = path
+        self.num_gpu_layers = num_gpu_layers
         with GgufFile(path) as file:
             self.parts = file.parts()
             self.handle = llama_cpp.llama_model_load_from_file(os.fsencode(path), parameters)

@@ -12,7 +12,7 @@ ways keep them the same to the bit for every batch composition; docs/exactness.m
 - constant rows: every decode has exactly `width` rows of every slot, all with logits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -56,6 +56,12 @@ class PaddedRuntime:
         self.vocabulary_size = inner.vocabulary_size
         self.context_length = inner.context_length - self._reserve
         self.max_batch_rows = inner.max_batch_rows - inner.max_batch_rows % self._width
+
+    @property
+    def traces(self) -> Mapping[tuple[int, int], bytes]:
+        """The inner runtime's, empty where it keeps none."""
+        traces: Mapping[tuple[int, int], bytes] = getattr(self._inner, "traces", {})
+        return traces
 
     def group(self, segments: Sequence[Segment]) -> list[list[Segment]]:
         """Part segments into decodes of one pass each: verifications together where they are neighbours, prompts alone.

@@ -1,6 +1,7 @@
 """One llama_context: rows in, logits out, cache cut. Not thread-safe; one thread owns it."""
 
 import ctypes
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,12 +9,12 @@ from typing import Protocol
 
 import llama_cpp
 import numpy as np
-from llama_cpp._ggml import libggml_base_path
 from numpy.typing import NDArray
 
 from services.engine.complaints import take_complaint
 from services.engine.errors import DecodeError, ModelLoadError
 from services.engine.model import NO_GENERATION, Model
+from services.engine.watching import Watcher
 
 Logits = NDArray[np.float32]
 _THROW_AWAY_TOKEN = 0
@@ -82,6 +83,7 @@ class RuntimeOptions:
     flash_attention: bool = False
     cache_in_f32: bool = False
     count_passes: bool = False
+    trace_rows: bool = False
 
     def threads(self) -> int:
         """Return the number of threads: as set, else the cores this process may use."""
@@ -100,7 +102,8 @@ class LlamaRuntime:
 
     Attributes:
         num_decodes: calls of llama_decode so far.
-        num_passes: graph passes so far; counted only with `count_passes`, which costs a callback per graph node.
+        traces: by slot and position, a digest of what attention gave in all layers for each row of the last decode;
+            kept only with `trace_rows`, for models in RAM.
     """
 
     def __init__(self, model: Model, options: RuntimeOptions) -> None:
@@ -109,7 +112,9 @@ class LlamaRuntime:
         self.context_length = options.context_length + options.reserve
         self.vocabulary_size = model.vocabulary.size
         self.num_decodes = 0
-        self.num_passes = 0
+        self.traces: dict[tuple[int, int], bytes] = {}
+        self._watcher = Watcher(traces_rows=options.trace_rows) if options.count_passes or options.trace_rows else None
+        self._is_tracing = options.trace_rows
         parameters = llama_cpp.llama_context_default_params()
         parameters.n_ctx = options.num_positions()
         parameters.n_seq_max = options.num_slots
@@ -122,9 +127,8 @@ class LlamaRuntime:
             parameters.type_k = parameters.type_v = llama_cpp.GGML_TYPE_F32
         parameters.swa_full = True
         parameters.no_perf = True
-        if options.count_passes:
-            self._callback = _pass_counter(self)
-            parameters.cb_eval = self._callback
+        if self._watcher is not None:
+            parameters.cb_eval = self._watcher.callback
         self._context = llama_cpp.llama_init_from_model(model.handle, parameters)
         if not self._context:
             raise ModelLoadError(f"cannot make a context for {model.path}: {take_complaint()}")
@@ -136,6 +140,11 @@ class LlamaRuntime:
         self.max_batch_rows = min(options.max_batch_rows, llama_cpp.llama_n_batch(self._context))
         self._batch = _Batch(self.max_batch_rows)
 
+    @property
+    def num_passes(self) -> int:
+        """Graph passes so far, where they are counted."""
+        return self._watcher.num_passes if self._watcher is not None else 0
+
     def group(self, segments: Sequence[Segment]) -> list[list[Segment]]:
         """One decode for all; it takes several passes unless slots are neighbours with equal numbers of rows."""
         return [list(segments)]
@@ -144,6 +153,8 @@ class LlamaRuntime:
         """Evaluate one group; see `Runtime.decode`."""
         self._check(segments)
         num_outputs = self._batch.fill(segments)
+        if self._watcher is not None:
+            self._watcher.begin(sum(segment.num_rows for segment in segments))
         code = llama_cpp.llama_decode(self._context, self._batch.struct)
         self.num_decodes += 1
         if code != 0:
@@ -151,6 +162,8 @@ class LlamaRuntime:
             for segment in segments:
                 self.cut(segment.slot, segment.first_position)
             raise DecodeError(f"llama_decode returned {code}: {complaint}")
+        if self._watcher is not None and self._is_tracing:
+            self.traces = dict(zip(_places(segments), self._watcher.digests(), strict=True))
         if not num_outputs:
             return [np.empty((0, self.vocabulary_size), np.float32) for _ in segments]
         pointer = llama_cpp.llama_get_logits(self._context)
@@ -245,17 +258,11 @@ def _pointer(array: NDArray[np.generic], kind: type) -> object:
     return ctypes.cast(array.ctypes.data, ctypes.POINTER(kind))
 
 
-def _pass_counter(runtime: LlamaRuntime) -> object:
-    """Return a cb_eval callback that counts graph passes: every graph computes its output node once.
+def _places(segments: Sequence[Segment]) -> list[tuple[int, int]]:
+    """Return slot and position of each row."""
+    return [(segment.slot, segment.first_position + index) for segment in segments for index in range(segment.num_rows)]
 
-    It never asks for a node's data, so the graph is still computed in one go.
-    """
-    tensor_name = ctypes.CDLL(str(libggml_base_path / "libggml-base.so")).ggml_get_name
-    tensor_name.argtypes, tensor_name.restype = [ctypes.c_void_p], ctypes.c_char_p
 
-    @llama_cpp.ggml_backend_sched_eval_callback  # type: ignore[untyped-decorator]
-    def count(tensor: int, _ask: bool, _user_data: int) -> bool:
-        runtime.num_passes += tensor_name(tensor) == b"result_norm"
-        return False
-
-    return count
+def digest(row: Logits) -> bytes:
+    """Return a digest of one row of logits, to the bit."""
+    return hashlib.blake2b(row.tobytes(), digest_size=16).digest()

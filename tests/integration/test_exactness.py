@@ -1,5 +1,6 @@
 """Exact mode on real kernels: random schedules give the logits of each session alone, to the bit."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,16 +9,18 @@ from models.tiny import write_tiny_model
 from services.engine.errors import ModelLoadError
 from services.engine.exactness import choose_auto, choose_on, padded_runtime
 from services.engine.model import Model
-from services.engine.padding import ExactMode, Exactness
+from services.engine.padding import ExactMode, Exactness, PaddedRuntime
 from services.engine.probe import Comparison, compare, fixed_sequences, is_exact, references
 from services.engine.quantize import quantize_file
-from services.engine.runtime import LlamaRuntime, Runtime, RuntimeOptions, Segment
+from services.engine.runtime import LlamaRuntime, RuntimeOptions, Segment
 
 Q4_K_M = 15
 MAX_DRAFT_TOKENS = 7
 LENGTHS = (90, 40, 30, 30, 25, 20)
 FIRST_POSITIONS = (70, 20, 5, 5, 1, 0)
-OPTIONS = RuntimeOptions(num_slots=6, context_length=256, max_batch_rows=256, num_threads=1, count_passes=True)
+OPTIONS = RuntimeOptions(
+    num_slots=6, context_length=256, max_batch_rows=256, num_threads=1, count_passes=True, trace_rows=True
+)
 
 
 @pytest.fixture(scope="module", params=["BF16", "Q8_0", "Q4_K_M"])
@@ -31,7 +34,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return Model(path)
 
 
-def schedules(runtime: Runtime, count: int) -> Comparison:
+def schedules(runtime: PaddedRuntime, count: int) -> Comparison:
     sequences = fixed_sequences(runtime.vocabulary_size, LENGTHS, seed=7)
     expected = references(runtime, sequences, FIRST_POSITIONS)
     results = [
@@ -84,12 +87,25 @@ def test_a_copied_prefix_gives_the_same_logits_to_the_bit(model: Model) -> None:
 
 
 @pytest.mark.integration
-def test_without_padding_rows_differ_and_the_probe_finds_out(tmp_path: Path) -> None:
-    model = Model(write_tiny_model(tmp_path / "model.gguf", dim=256, file_type="BF16"))
+@pytest.mark.parametrize("file_type", ["BF16", "Q8_0"])
+def test_without_padding_rows_differ_and_the_probe_finds_out(tmp_path: Path, file_type: str) -> None:
+    model = Model(write_tiny_model(tmp_path / "model.gguf", dim=256, file_type=file_type))
     runtime = padded_runtime(model, OPTIONS, Exactness(ExactMode.ROW_MULTIPLE, 1), MAX_DRAFT_TOKENS)
     assert schedules(runtime, count=5).num_different > 0
     assert not is_exact(runtime, MAX_DRAFT_TOKENS)
     runtime.close()
+
+
+@pytest.mark.integration
+def test_rows_that_are_traced_show_what_quantized_activations_hide(tmp_path: Path) -> None:
+    model = Model(write_tiny_model(tmp_path / "model.gguf", dim=256, file_type="Q8_0"))
+    num_different = []
+    for traces_rows in (False, True):
+        options = replace(OPTIONS, trace_rows=traces_rows)
+        runtime = padded_runtime(model, options, Exactness(ExactMode.ROW_MULTIPLE, 1), MAX_DRAFT_TOKENS)
+        num_different.append(schedules(runtime, count=5).num_different)
+        runtime.close()
+    assert 2 * num_different[0] < num_different[1]
 
 
 @pytest.mark.integration

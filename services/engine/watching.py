@@ -1,0 +1,50 @@
+"""What llama.cpp's evaluation callback tells of a graph: how often it is computed, and what attention gives in it."""
+
+import ctypes
+import hashlib
+
+import llama_cpp
+import numpy as np
+from llama_cpp._ggml import libggml_base_path
+
+_library = ctypes.CDLL(str(libggml_base_path / "libggml-base.so"))
+_name, _data, _num_elements = _library.ggml_get_name, _library.ggml_get_data, _library.ggml_nelements
+_name.argtypes, _name.restype = [ctypes.c_void_p], ctypes.c_char_p
+_data.argtypes, _data.restype = [ctypes.c_void_p], ctypes.c_void_p
+_num_elements.argtypes, _num_elements.restype = [ctypes.c_void_p], ctypes.c_int64
+
+
+class Watcher:
+    """Counts passes, and where that is wanted digests each row's attention. It slows every decode down.
+
+    Attributes:
+        num_passes: graph passes so far: every graph computes its output node once.
+        callback: what `cb_eval` of a context is set to; it must live as long as the context.
+    """
+
+    def __init__(self, *, traces_rows: bool) -> None:
+        """With `traces_rows` the graph is computed piece by piece, by the same kernels; its data must be in RAM."""
+        self.num_passes = 0
+        self._rows = [hashlib.blake2b(digest_size=16)]
+
+        @llama_cpp.ggml_backend_sched_eval_callback  # type: ignore[untyped-decorator]
+        def watch(tensor: int, is_question: bool, _user_data: int) -> bool:
+            name = _name(tensor)
+            if is_question:
+                self.num_passes += name == b"result_norm"
+                return traces_rows and name.startswith(b"kqv_out-")
+            values = (ctypes.c_float * _num_elements(tensor)).from_address(_data(tensor))
+            by_row = np.frombuffer(values, np.float32).reshape(len(self._rows), -1)
+            for row, of_row in zip(self._rows, by_row, strict=True):
+                row.update(of_row.tobytes())
+            return True
+
+        self.callback = watch
+
+    def begin(self, num_rows: int) -> None:
+        """A pass of so many rows follows."""
+        self._rows = [hashlib.blake2b(digest_size=16) for _ in range(num_rows)]
+
+    def digests(self) -> list[bytes]:
+        """Return, for each row of the pass, a digest of what attention gave in all layers, to the bit."""
+        return [row.digest() for row in self._rows]
