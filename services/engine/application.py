@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
@@ -37,6 +38,7 @@ class ModelApplication(ABC):
         self.engine: Engine | None = None
         self.exactness: Exactness | None = None
         self._loading: asyncio.Future[tuple[common_pb2.ModelInfo, str]] | None = None
+        self._given_up = threading.Event()
 
     @abstractmethod
     def register(self, server: FrameServer, model: Model, engine: Engine, info: common_pb2.ModelInfo) -> None:
@@ -61,6 +63,8 @@ class ModelApplication(ABC):
     async def stop(self) -> None:
         """Stop the engine and free the model, once loading has ended: its thread works with both."""
         if self._loading is not None:
+            if not self._loading.done():
+                self._given_up.set()
             # Its error, if any, was told to whoever started the service, unless that was given up.
             await asyncio.gather(self._loading, return_exceptions=True)
         if self.engine is not None:
@@ -91,7 +95,7 @@ class ModelApplication(ABC):
             gpu_layers = layers_that_fit(settings.model, options, most_bytes)
         device = ", ".join(gpu.name for gpu in gpus) if gpus and gpu_layers else "CPU"
         ram_bytes = free_ram()
-        self.model = Model(settings.model, num_gpu_layers=gpu_layers)
+        self.model = Model(settings.model, num_gpu_layers=gpu_layers, given_up=self._given_up)
         check_memory(self.model, options, ram_bytes, accelerators(), gpu_layers)
         max_batch_rows = settings.batch_rows or batch_rows(self.model.vocabulary.size)
         options = replace(options, max_batch_rows=max_batch_rows)

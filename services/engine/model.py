@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import threading
 from pathlib import Path
 
 import llama_cpp
@@ -24,8 +25,8 @@ llama_cpp.llama_backend_init()
 class Model:
     """A loaded model file: weights, vocabulary and metadata. Free it with `close`."""
 
-    def __init__(self, path: Path, *, num_gpu_layers: int = 0) -> None:
-        """Load `path`.
+    def __init__(self, path: Path, *, num_gpu_layers: int = 0, given_up: threading.Event | None = None) -> None:
+        """Load `path`. Once `given_up` is set, loading fails, and so does every decode.
 
         Raises:
             ModelLoadError: the file is missing, unreadable, no GGUF, corrupt, or of an architecture not served.
@@ -33,6 +34,9 @@ class Model:
         parameters = llama_cpp.llama_model_default_params()
         parameters.n_gpu_layers = num_gpu_layers
         parameters.use_extra_bufts = _CAN_REPACK
+        self.given_up = given_up or threading.Event()
+        goes_on = llama_cpp.llama_progress_callback(lambda _share, _user_data: not self.given_up.is_set())
+        parameters.progress_callback = goes_on
         self.path = path
         self.num_gpu_layers = num_gpu_layers
         with GgufFile(path) as file:

@@ -111,6 +111,7 @@ class LlamaRuntime:
         self.num_slots = options.num_slots
         self.context_length = options.context_length + options.reserve
         self.vocabulary_size = model.vocabulary.size
+        self._given_up = model.given_up
         self.num_decodes = 0
         self.traces: dict[tuple[int, int], bytes] = {}
         self._watcher = Watcher(traces_rows=options.trace_rows) if options.count_passes or options.trace_rows else None
@@ -151,6 +152,8 @@ class LlamaRuntime:
 
     def decode(self, segments: Sequence[Segment]) -> list[Logits]:
         """Evaluate one group; see `Runtime.decode`."""
+        if self._given_up.is_set():
+            raise DecodeError("the model was given up")
         self._check(segments)
         num_outputs = self._batch.fill(segments)
         if self._watcher is not None:

@@ -1,15 +1,19 @@
 """Models that cannot be served, and peers that are not what they should be: one sentence that says so."""
 
 import asyncio
+import math
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 import trustme
 
 from orchestrator import backend
+from services.engine import exactness
+from services.engine.errors import ModelLoadError
 from services.engine.model import Model
 from services.engine.model_service import Served
 from services.engine.runtime import Runtime
@@ -108,8 +112,7 @@ async def test_a_service_that_is_asked_to_end_while_it_loads(pair: Pair, monkeyp
     async with asyncio.timeout(PATIENCE_S):
         await stopping
     assert freed == [application.model]
-    assert application.engine is not None
-    assert not application.engine._thread.is_alive()
+    assert application.engine is None, "it is not loaded to the end"
 
 
 @pytest.fixture
@@ -171,3 +174,30 @@ async def test_a_target_in_the_place_of_the_draft(pair: Pair) -> None:
             generated = await client.generate(max_tokens=8)
             assert (len(generated.tokens), generated.counts.num_drafts) == (8, 0)
             assert not (await client.status()).draft.is_available
+
+
+async def test_a_target_that_is_stopped_while_it_probes_its_model(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The probe would never end."""
+    monkeypatch.setattr("services.engine.probe._MIN_ROWS", math.inf)
+    probed: list[bool] = []
+    runtime = exactness.padded_runtime
+
+    def make(*arguments: Any) -> Runtime:
+        probed.append(True)
+        return runtime(*arguments)
+
+    monkeypatch.setattr(exactness, "padded_runtime", make)
+    server = target_server(pair.target, exact="on")
+    starting = asyncio.create_task(server.start())
+    await soon(lambda: probed)
+    starting.cancel()
+    await asyncio.wait({starting})
+    async with asyncio.timeout(PATIENCE_S):
+        await server.stop(0)
+
+
+def test_a_model_that_is_given_up_is_not_loaded(pair: Pair) -> None:
+    given_up = threading.Event()
+    given_up.set()
+    with pytest.raises(ModelLoadError, match="cannot load model"):
+        Model(pair.target, given_up=given_up)
