@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
+from queue import Empty, Queue
 
 from services.engine.errors import EngineStoppedError, QueueFullError
 from services.engine.runtime import Runtime
@@ -36,7 +36,8 @@ class Engine:
         self._scheduler = Scheduler(runtime, prefill_rows, copy_worth)
         self._max_queued = max_queued
         self._on_failure = on_failure
-        self._inbox: SimpleQueue[Work | str | None] = SimpleQueue()
+        # No SimpleQueue: its `get` waits for ever where its time is over before it begins to wait (CPython 3.11).
+        self._inbox: Queue[Work | str | None] = Queue()
         self._num_unanswered = 0
         self._is_stopping = False
         # Nothing gets into the inbox once stopping has begun, so that the thread's last look at it finds everything.
