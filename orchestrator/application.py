@@ -18,7 +18,7 @@ class OrchestratorApplication:
 
     async def start(self, server: FrameServer) -> None:
         """Wait for the target, then serve."""
-        server.wait_for(f"the target at {self._settings.target}")
+        server.announce_wait(f"the target at {self._settings.target}")
         self._backend = Backend(self._settings, server.cycle_telemetry)
         await self._backend.connect()
         servicer = GenerationServicer(self._settings, self._backend, server.telemetry)

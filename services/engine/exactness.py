@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 _WIDTHS = (2, 4, 8, 16)
 _MAX_COST = 1.05
 # The number rises when the probe becomes another one.
-_PROBE = "exactness 2"
+_PROBE_VERSION = 2
 _NUM_TIMED = 15
 
 
@@ -82,6 +82,7 @@ def _first_exact(
     model: Model, options: RuntimeOptions, max_draft_tokens: int, identity: str, tried: Iterable[Exactness]
 ) -> Exactness | None:
     for exactness in tried:
+        key = _key(identity, options, max_draft_tokens, exactness)
 
         def probe(exactness: Exactness = exactness) -> bool:
             traced = replace(options, trace_rows=model.num_gpu_layers == 0)
@@ -91,7 +92,7 @@ def _first_exact(
             finally:
                 runtime.close()
 
-        if _remembered(_PROBE, _key(identity, options, max_draft_tokens, exactness), probe):
+        if _remembered("exactness", f"{_PROBE_VERSION} {key}", probe):
             return exactness
     return None
 

@@ -12,7 +12,7 @@ ways keep them the same to the bit for every batch composition; docs/exactness.m
 - constant rows: every decode has exactly `width` rows of every slot, all with logits.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -57,12 +57,6 @@ class PaddedRuntime:
         self.context_length = inner.context_length - self._reserve
         self.max_batch_rows = inner.max_batch_rows - inner.max_batch_rows % self._width
 
-    @property
-    def traces(self) -> Mapping[tuple[int, int], bytes]:
-        """The inner runtime's, empty where it keeps none."""
-        traces: Mapping[tuple[int, int], bytes] = getattr(self._inner, "traces", {})
-        return traces
-
     def group(self, segments: Sequence[Segment]) -> list[list[Segment]]:
         """Part segments into decodes of one pass each: verifications together where they are neighbours, prompts alone.
 
@@ -91,6 +85,10 @@ class PaddedRuntime:
         return [
             logits[segment.slot][end - segment.num_outputs : end] for segment, end in zip(segments, ends, strict=True)
         ]
+
+    def trace(self, slot: int, position: int) -> bytes:
+        """Return the inner runtime's trace of a row."""
+        return self._inner.trace(slot, position)
 
     def cut(self, slot: int, length: int) -> None:
         """Drop the cache of `slot` from position `length` on."""

@@ -7,9 +7,8 @@ where activations are quantized, most of what differs there is rounded away, and
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from services.engine.runtime import Logits, Runtime, Segment, digest
 
@@ -19,14 +18,6 @@ _PROBED_LENGTHS = (300, 44, 80, 60, 90, 44)
 _NUM_COMPARED = 40
 _MIN_ROWS = 1200
 _NUM_STEPS = 12
-
-
-class Traced(Runtime, Protocol):
-    """A runtime that may tell what is inside the model."""
-
-    @property
-    def traces(self) -> Mapping[tuple[int, int], bytes]:
-        """By slot and position, a digest for each row of the last decode; empty where rows are not traced."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +35,7 @@ def fixed_sequences(vocabulary_size: int, lengths: Sequence[int], seed: int) -> 
 
 
 def references(
-    runtime: Traced, sequences: Sequence[Sequence[int]], first_positions: Sequence[int]
+    runtime: Runtime, sequences: Sequence[Sequence[int]], first_positions: Sequence[int]
 ) -> list[list[bytes]]:
     """Return the digest of each position's logits, each sequence alone in slot 0.
 
@@ -62,20 +53,20 @@ def references(
     return digests
 
 
-def _evaluate(runtime: Traced, segment: Segment, rows: list[bytes]) -> None:
+def _evaluate(runtime: Runtime, segment: Segment, rows: list[bytes]) -> None:
     for group in runtime.group([segment]):
         (logits,) = runtime.decode(group)
         end = group[0].first_position + len(group[0].tokens)
         rows.extend(_seen(runtime, segment.slot, end - len(logits) + index, row) for index, row in enumerate(logits))
 
 
-def _seen(runtime: Traced, slot: int, position: int, row: Logits) -> bytes:
+def _seen(runtime: Runtime, slot: int, position: int, row: Logits) -> bytes:
     """Return a digest of all that can be seen of a row of the last decode."""
-    return digest(row) + runtime.traces.get((slot, position), b"")
+    return digest(row) + runtime.trace(slot, position)
 
 
 def compare(
-    runtime: Traced,
+    runtime: Runtime,
     sequences: Sequence[Sequence[int]],
     first_positions: Sequence[int],
     expected: Sequence[Sequence[bytes]],
@@ -138,7 +129,7 @@ def _next_segment(
     return Segment(slot, held, rows, num_rows), held + num_right
 
 
-def is_exact(runtime: Traced, max_draft_tokens: int) -> bool:
+def is_exact(runtime: Runtime, max_draft_tokens: int) -> bool:
     """Whether random schedules, with short and long contexts, agree with each session alone, to the bit."""
     most = min(runtime.context_length, runtime.max_batch_rows)
     lengths = [min(length, most) for length in _PROBED_LENGTHS][: runtime.num_slots]

@@ -64,6 +64,9 @@ class Runtime(Protocol):
     def cut(self, slot: int, length: int) -> None:
         """Drop the cache of `slot` from position `length` on. Raises DecodeError when that is impossible."""
 
+    def trace(self, slot: int, position: int) -> bytes:
+        """Return a digest of what is inside the model for a row of the last decode; empty where rows are not traced."""
+
     def copy(self, source: int, target: int, length: int) -> None:
         """Give slot `target`, which is empty, the first `length` positions of slot `source`."""
 
@@ -102,8 +105,6 @@ class LlamaRuntime:
 
     Attributes:
         num_decodes: calls of llama_decode so far.
-        traces: by slot and position, a digest of what attention gave in all layers for each row of the last decode;
-            kept only with `trace_rows`, for models in RAM.
     """
 
     def __init__(self, model: Model, options: RuntimeOptions) -> None:
@@ -113,9 +114,7 @@ class LlamaRuntime:
         self.vocabulary_size = model.vocabulary.size
         self._given_up = model.given_up
         self.num_decodes = 0
-        self.traces: dict[tuple[int, int], bytes] = {}
         self._watcher = Watcher(traces_rows=options.trace_rows) if options.count_passes or options.trace_rows else None
-        self._is_tracing = options.trace_rows
         parameters = llama_cpp.llama_context_default_params()
         parameters.n_ctx = options.num_positions()
         parameters.n_seq_max = options.num_slots
@@ -157,7 +156,7 @@ class LlamaRuntime:
         self._check(segments)
         num_outputs = self._batch.fill(segments)
         if self._watcher is not None:
-            self._watcher.begin(sum(segment.num_rows for segment in segments))
+            self._watcher.begin(_places(segments))
         code = llama_cpp.llama_decode(self._context, self._batch.struct)
         self.num_decodes += 1
         if code != 0:
@@ -165,14 +164,16 @@ class LlamaRuntime:
             for segment in segments:
                 self.cut(segment.slot, segment.first_position)
             raise DecodeError(f"llama_decode returned {code}: {complaint}")
-        if self._watcher is not None and self._is_tracing:
-            self.traces = dict(zip(_places(segments), self._watcher.digests(), strict=True))
         if not num_outputs:
             return [np.empty((0, self.vocabulary_size), np.float32) for _ in segments]
         pointer = llama_cpp.llama_get_logits(self._context)
         # The view drops ctypes' explicit byte order, which buffer consumers take for a foreign type.
         logits = np.ctypeslib.as_array(pointer, (num_outputs, self.vocabulary_size)).view(np.float32)
         return _split(logits, [segment.num_outputs + segment.num_padding_outputs for segment in segments])
+
+    def trace(self, slot: int, position: int) -> bytes:
+        """Return what `trace_rows` asks for, of a row of the last decode: a digest of attention in all layers."""
+        return self._watcher.trace(slot, position) if self._watcher is not None else b""
 
     def cut(self, slot: int, length: int) -> None:
         """Drop the cache of `slot` from position `length` on. Raises DecodeError when the cache cannot be cut there."""

@@ -2,6 +2,7 @@
 
 import ctypes
 import hashlib
+from collections.abc import Iterable
 
 import llama_cpp
 import numpy as np
@@ -25,7 +26,8 @@ class Watcher:
     def __init__(self, *, traces_rows: bool) -> None:
         """With `traces_rows` the graph is computed piece by piece, by the same kernels; its data must be in RAM."""
         self.num_passes = 0
-        self._rows = [hashlib.blake2b(digest_size=16)]
+        self._traces_rows = traces_rows
+        self._rows: dict[tuple[int, int], hashlib.blake2b] = {}
 
         @llama_cpp.ggml_backend_sched_eval_callback  # type: ignore[untyped-decorator]
         def watch(tensor: int, is_question: bool, _user_data: int) -> bool:
@@ -35,16 +37,17 @@ class Watcher:
                 return traces_rows and name.startswith(b"kqv_out-")
             values = (ctypes.c_float * _num_elements(tensor)).from_address(_data(tensor))
             by_row = np.frombuffer(values, np.float32).reshape(len(self._rows), -1)
-            for row, of_row in zip(self._rows, by_row, strict=True):
+            for row, of_row in zip(self._rows.values(), by_row, strict=True):
                 row.update(of_row.tobytes())
             return True
 
         self.callback = watch
 
-    def begin(self, num_rows: int) -> None:
-        """A pass of so many rows follows."""
-        self._rows = [hashlib.blake2b(digest_size=16) for _ in range(num_rows)]
+    def begin(self, places: Iterable[tuple[int, int]]) -> None:
+        """A pass follows, with a row for each of these slots and positions."""
+        if self._traces_rows:
+            self._rows = {place: hashlib.blake2b(digest_size=16) for place in places}
 
-    def digests(self) -> list[bytes]:
-        """Return, for each row of the pass, a digest of what attention gave in all layers, to the bit."""
-        return [row.digest() for row in self._rows]
+    def trace(self, slot: int, position: int) -> bytes:
+        """Return a digest of what attention gave in all layers for a row of the last pass; empty if untraced."""
+        return self._rows[slot, position].digest() if self._traces_rows else b""

@@ -1,9 +1,8 @@
 """Spans over OTLP. Our own are encoded by hand: the SDK's encoder takes several times as long for them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -13,6 +12,9 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 
 from services.frame.recording import LightSpan, ids_of
+
+if TYPE_CHECKING:
+    from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 
 _LOCAL_PARENT = SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
 _REMOTE_PARENT = _LOCAL_PARENT | SpanFlags.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
@@ -59,7 +61,7 @@ def _fill(encoded: Span, span: LightSpan) -> None:
         encoded.status.message = status.description or ""
 
 
-def _fill_attributes(encoded: RepeatedCompositeFieldContainer[KeyValue], attributes: Mapping[str, Any]) -> None:
+def _fill_attributes(encoded: "RepeatedCompositeFieldContainer[KeyValue]", attributes: Mapping[str, Any]) -> None:
     for key, value in attributes.items():
         kind = type(value)
         if kind is int:

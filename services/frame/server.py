@@ -88,7 +88,7 @@ class FrameServer:
         """Add a servicer, as in `register(add_TargetServiceServicer_to_server, servicer)`."""
         add_servicer(servicer, cast(grpc.aio.Server, self._registry))
 
-    def wait_for(self, what: str) -> None:
+    def announce_wait(self, what: str) -> None:
         """Tell callers, until the application has started, what it waits for."""
         self._registry.waits_for = what
 

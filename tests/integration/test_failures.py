@@ -289,7 +289,6 @@ async def test_the_orchestrator_waits_for_its_target(pair: Pair) -> None:
     orchestrator = orchestrator_server(f"127.0.0.1:{port}")
     await orchestrator.listen()
     starting = asyncio.create_task(orchestrator.start())
-    await asyncio.sleep(0)
     try:
         async with client_of(orchestrator) as client:
             with pytest.raises(grpc.aio.AioRpcError, match=f"it waits for the target at 127.0.0.1:{port}"):

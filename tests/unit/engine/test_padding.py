@@ -37,6 +37,9 @@ class RecordingRuntime:
             rows.append(np.array([(segment.slot, position) for position in positions], np.float32))
         return rows
 
+    def trace(self, slot: int, position: int) -> bytes:
+        return b""
+
     def cut(self, slot: int, length: int) -> None:
         self.cuts.append((slot, length))
 
