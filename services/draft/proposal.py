@@ -18,7 +18,12 @@ class DraftToken:
 
 
 class Proposal(Work):
-    """Samples up to `num_draft_tokens` tokens, one after the other, and finishes with a list of `DraftToken`."""
+    """Samples up to `num_draft_tokens` tokens, one after the other, and finishes with a list of `DraftToken`.
+
+    It never waits for a slot: until there is one, its session decodes plainly, which is quicker than to wait.
+    """
+
+    waits_for_slot = False
 
     def __init__(
         self,
@@ -50,4 +55,4 @@ class Proposal(Work):
         return More([draft_token.token])
 
     def _finished(self, held: Sequence[int]) -> Finished:
-        return Finished(len(held), self._draft_tokens)
+        return Finished(len(held), self._draft_tokens, len(self._draft_tokens))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from outrider.v1 import common_pb2, model_pb2_grpc
-from services.engine.capacity import batch_rows, copy_worth, decode_worth, rows_worth
+from services.engine.capacity import batch_rows
 from services.engine.devices import accelerators
 from services.engine.engine import Engine
 from services.engine.errors import EngineError
@@ -74,9 +74,7 @@ class ModelApplication(ABC):
 
     def make_runtime(self, served: Served) -> Runtime:
         """Make the runtime. The target overrides this to choose its `exactness` first."""
-        runtime = padded_runtime(served.model, served.options, self.exactness, self.settings.max_draft_tokens)
-        runtime.decode_worth = decode_worth(runtime)
-        return runtime
+        return padded_runtime(served.model, served.options, self.exactness, self.settings.max_draft_tokens)
 
     def _load(self, server: FrameServer, loop: asyncio.AbstractEventLoop) -> tuple[common_pb2.ModelInfo, str]:
         """Return the description of what is served, and a line that tells what was measured and chosen."""
@@ -101,13 +99,10 @@ class ModelApplication(ABC):
         options = replace(options, max_batch_rows=max_batch_rows)
         served = Served(self.model, options, digest_of_files(self.model.parts), f"{device} {gpu_layers}")
         runtime = self.make_runtime(served)
-        prefill_rows = settings.prefill_rows or rows_worth(runtime)
-        num_unshared = copy_worth(runtime, prefill_rows)
         self.engine = Engine(
             runtime,
             max_queued=settings.max_queued,
-            prefill_rows=prefill_rows,
-            copy_worth=num_unshared,
+            prompt_rows=settings.prefill_rows,
             on_failure=lambda sentence: loop.call_soon_threadsafe(server.fail, sentence),
         )
         self.engine.start()
@@ -119,7 +114,6 @@ class ModelApplication(ABC):
             f"{info.num_parameters / 1e6:.1f}M parameters) on {device}: "
             f"{info.num_slots} slots of {info.context_length} tokens, {info.cache_bytes >> 20} MiB of cache, "
             f"{options.threads()} threads, {gpu_layers} layers on the GPU, {options.max_batch_rows} rows a batch, "
-            f"{prefill_rows} prompt rows beside others, prefixes of over {num_unshared} tokens shared, "
             f"flash attention {flash_attention}, exact {exact}"
         )
         return info, told

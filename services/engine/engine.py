@@ -1,7 +1,9 @@
 """The thread that owns the model. Everything else talks to it through `run`, from any event loop."""
 
 import asyncio
+import contextlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -9,7 +11,7 @@ from queue import Empty, Queue
 
 from services.engine.errors import EngineStoppedError, QueueFullError
 from services.engine.runtime import Runtime
-from services.engine.scheduler import Scheduler
+from services.engine.scheduler import Decode, Scheduler
 from services.engine.work import Outcome, Work
 
 _log = logging.getLogger(__name__)
@@ -23,17 +25,15 @@ class Engine:
         runtime: Runtime,
         *,
         max_queued: int = 256,
-        prefill_rows: int = 256,
-        copy_worth: int = 8,
+        prompt_rows: int = 0,
         on_failure: Callable[[str], object] = _log.critical,
     ) -> None:
-        """Serve `runtime`: at most `max_queued` waiting works, at most `prefill_rows` prompt rows beside other rows.
+        """Serve `runtime`: at most `max_queued` waiting works, and `prompt_rows` as the scheduler takes them.
 
-        A prompt takes what it shares with another session from there where that is more than `copy_worth` tokens.
         `on_failure` is called from the engine's thread, with one sentence, when the engine cannot go on.
         """
         self._runtime = runtime
-        self._scheduler = Scheduler(runtime, prefill_rows, copy_worth)
+        self._scheduler = Scheduler(runtime, prompt_rows)
         self._max_queued = max_queued
         self._on_failure = on_failure
         # No SimpleQueue: its `get` waits for ever where its time is over before it begins to wait (CPython 3.11).
@@ -64,8 +64,8 @@ class Engine:
         """Sessions that lost their slot to another one."""
         return self._scheduler.slots.num_evictions
 
-    def observe(self, on_decode: Callable[[int, float], object]) -> None:
-        """Call `on_decode`, from the engine's thread, with the rows and the duration in seconds of every decode."""
+    def observe(self, on_decode: Callable[[Decode], object]) -> None:
+        """Call `on_decode`, from the engine's thread, with every decode."""
         self._scheduler.on_decode = on_decode
 
     def start(self) -> None:
@@ -114,7 +114,6 @@ class Engine:
         try:
             while not self._is_stopping:
                 self._receive()
-                self._gather()
                 self._scheduler.step()
         except Exception as error:
             _log.exception("the engine failed")
@@ -122,26 +121,15 @@ class Engine:
                 self._is_stopping = True
             self._on_failure(f"the engine cannot go on: {error}")
         while not self._inbox.empty():
-            self._receive()
+            self._take(self._inbox.get())
         self._scheduler.end(_stopped())
 
     def _receive(self) -> None:
-        """Take everything out of the inbox; sleep on it only when there is nothing else to do."""
-        is_idle = not (self._scheduler.num_active or self._scheduler.num_waiting)
-        while is_idle or not self._inbox.empty():
-            is_idle = False
-            self._take(self._inbox.get())
-
-    def _gather(self) -> None:
-        """Wait a moment for the sessions that the last decode answered, as they mostly come back at once.
-
-        Without that two groups of sessions take turns, and every decode serves half of them.
-        """
-        while self._scheduler.answered and not self._is_stopping:
-            try:
-                self._take(self._inbox.get(timeout=max(0.0, self._scheduler.gather_until_s - time.perf_counter())))
-            except Empty:
-                self._scheduler.give_up_waiting()
+        """Take what comes in until the scheduler's next step is due."""
+        with contextlib.suppress(Empty):
+            while not self._is_stopping:
+                wait_s = self._scheduler.due_s() - time.perf_counter()
+                self._take(self._inbox.get(timeout=None if wait_s == math.inf else max(0.0, wait_s)))
 
     def _take(self, item: Work | str | None) -> None:
         match item:

@@ -17,6 +17,10 @@ class QueueFullError(EngineError):
     """Too much work is waiting already."""
 
 
+class SlotsTakenError(EngineError):
+    """Every slot is needed by another session, and the work does not wait for one."""
+
+
 class WorkTimeoutError(EngineError):
     """The deadline of a piece of work passed before it was finished."""
 

@@ -18,8 +18,6 @@ from enum import Enum
 
 from services.engine.runtime import Logits, Runtime, Segment
 
-_DECODE_WORTH = 16.0
-
 
 class ExactMode(Enum):
     """How logits are kept equal."""
@@ -40,14 +38,11 @@ class PaddedRuntime:
     """Pads what it is given; see the module.
 
     Its usable context is shorter than the inner runtime's by the `reserve` that throw-away rows need.
-
-    Attributes:
-        decode_worth: rows that cost as much as one decode more does by itself; see `capacity.decode_worth`.
     """
 
     def __init__(self, inner: Runtime, exactness: Exactness | None, max_draft_tokens: int) -> None:
-        self.decode_worth = _DECODE_WORTH
         self._inner = inner
+        self.costs = inner.costs
         self._width = exactness.width if exactness else 1
         self._is_constant = exactness is not None and exactness.mode is ExactMode.CONSTANT_ROWS
         self._reserve = reserve(exactness, max_draft_tokens)
@@ -112,7 +107,8 @@ class PaddedRuntime:
         num_rows = max(rows) * (segments[-1].slot - segments[0].slot + 1)
         # Most often one decode is best, and is found without weighing every way: a second one costs `decode_worth`, and
         # can save no more than the padding.
-        if num_rows <= self.max_batch_rows and num_rows - sum(rows) <= self.decode_worth:
+        decode_worth = self.costs.decode_worth
+        if num_rows <= self.max_batch_rows and num_rows - sum(rows) <= decode_worth:
             return [list(segments)]
         # For each number of segments: the least cost of the first ones, and where their last group begins.
         best = [(0.0, 0)]
@@ -124,7 +120,7 @@ class PaddedRuntime:
                 num_rows = longest * (segments[end - 1].slot - segments[start].slot + 1)
                 if found and num_rows > self.max_batch_rows:
                     break
-                found.append((best[start][0] + self.decode_worth + num_rows, start))
+                found.append((best[start][0] + decode_worth + num_rows, start))
             best.append(min(found))
         groups: list[list[Segment]] = []
         end = len(segments)

@@ -3,6 +3,7 @@
 import ctypes
 import hashlib
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.engine.complaints import take_complaint
+from services.engine.costs import DecodeCosts
 from services.engine.errors import DecodeError, ModelLoadError
 from services.engine.model import NO_GENERATION, Model
 from services.engine.watching import Watcher
@@ -44,8 +46,9 @@ class Segment:
 
 
 class Runtime(Protocol):
-    """What the engine needs of a model; tests put a fake in its place."""
+    """What the engine needs of a model; tests put a fake in its place. `costs` are of its decodes."""
 
+    costs: DecodeCosts
     num_slots: int
     context_length: int
     max_batch_rows: int
@@ -109,6 +112,8 @@ class LlamaRuntime:
 
     def __init__(self, model: Model, options: RuntimeOptions) -> None:
         """Make a context. Raises ModelLoadError when llama.cpp refuses."""
+        self.costs = DecodeCosts()
+        self._has_copied = False
         self.num_slots = options.num_slots
         self.context_length = options.context_length + options.reserve
         self.vocabulary_size = model.vocabulary.size
@@ -157,13 +162,19 @@ class LlamaRuntime:
         num_outputs = self._batch.fill(segments)
         if self._watcher is not None:
             self._watcher.begin(_places(segments))
+        started_s = time.perf_counter()
         code = llama_cpp.llama_decode(self._context, self._batch.struct)
+        # A GPU may still be at work.
+        llama_cpp.llama_synchronize(self._context)
+        duration_s = time.perf_counter() - started_s
         self.num_decodes += 1
         if code != 0:
             complaint = take_complaint()
             for segment in segments:
                 self.cut(segment.slot, segment.first_position)
             raise DecodeError(f"llama_decode returned {code}: {complaint}")
+        self.costs.observe(self._batch.struct.n_tokens, duration_s, after_copy=self._has_copied)
+        self._has_copied = False
         if not num_outputs:
             return [np.empty((0, self.vocabulary_size), np.float32) for _ in segments]
         pointer = llama_cpp.llama_get_logits(self._context)
@@ -184,6 +195,7 @@ class LlamaRuntime:
         """Copy between two slots, which takes as long for few positions as for many; the next decode does it."""
         # Between streams llama.cpp copies whole buffers, and ends the process when it is asked for a part of one.
         llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+        self._has_copied = True
         self.cut(target, length)
 
     def close(self) -> None:

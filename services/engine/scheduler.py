@@ -2,12 +2,14 @@
 
 import contextlib
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from services.engine.errors import DecodeError, EngineError, WorkCancelledError, WorkTimeoutError
+from services.engine.errors import DecodeError, EngineError, SlotsTakenError, WorkCancelledError, WorkTimeoutError
+from services.engine.gathering import Gathering
 from services.engine.plan import Pending, plan_rows
 from services.engine.runtime import Logits, Runtime, Segment
 from services.engine.slots import Slot, SlotTable
@@ -16,43 +18,64 @@ from services.engine.work import Finished, Miss, Outcome, Work
 _log = logging.getLogger(__name__)
 # Decodes that may fail one after the other before the engine gives up and its supervisor starts it again.
 _MAX_FAILURES = 3
-# Share of a step that the sessions it answered are worth waiting for: many rows cost little more than few.
-_GATHERING_SHARE = 0.1
-# Answers after which a session is not waited for once that was in vain: those that end, or that draft elsewhere for
-# long, cost little.
-_NUM_UNAWAITED = 32
+# A decode of prompts takes at most as long as so many one-row decodes where sessions are between two cycles, else this
+# long, as somebody may come. Rows of the first ones, before costs are known.
+_PROMPT_DECODES, _PROMPT_S = 4.0, 0.25
+_START_ROWS = 64
+# How often work that waits for a slot looks for one that its session has left without a word.
+_SLOT_POLL_S = 0.05
+
+
+@dataclass(frozen=True)
+class Decode:
+    """One decode: when, in seconds of `time.perf_counter`, and which sessions gave how many rows, padding left out."""
+
+    started_s: float
+    ended_s: float
+    sessions: Sequence[tuple[str, int]]
+    is_verification: bool
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all sessions."""
+        return sum(num_rows for _, num_rows in self.sessions)
 
 
 @dataclass(eq=False)
 class _Active:
-    """Work that has a slot: `pending` rows are still to be evaluated, the last `num_outputs` of them with logits."""
+    """Work that has a slot: `pending` rows are still to be evaluated, the last `num_outputs` of them with logits.
+
+    It `goes_on` from token to token once it has asked for more.
+    """
 
     work: Work
     slot: Slot
     pending: Sequence[int]
     num_outputs: int
     num_passed_over: int = 0
+    goes_on: bool = False
+
+    @property
+    def to_plan(self) -> Pending:
+        """What the plan wants to know of it."""
+        return Pending(len(self.pending), self.num_outputs, self.num_passed_over)
 
 
 class Scheduler:
     """Gives slots to work, and rows of work to decodes of the runtime."""
 
-    def __init__(self, runtime: Runtime, prefill_rows: int, copy_worth: int) -> None:
-        """Serve `runtime`, with at most `prefill_rows` prompt rows beside other rows.
-
-        A prompt takes what it shares with another session from there where that is more than `copy_worth` tokens.
-        """
-        self.on_decode: Callable[[int, float], object] = lambda num_rows, duration_s: None
-        self.slots = SlotTable(runtime.num_slots)
+    def __init__(self, runtime: Runtime, prompt_rows: int = 0) -> None:
+        """Serve `runtime`, with at most `prompt_rows` prompt rows where others wait; 0 takes what four tokens take."""
+        self.on_decode: Callable[[Decode], object] = lambda decode: None
         self._runtime = runtime
-        self._prefill_rows = min(prefill_rows, runtime.max_batch_rows)
-        self._copy_worth = copy_worth
+        self._gathering = Gathering(runtime.costs)
+        self.slots = SlotTable(runtime.num_slots, self._gathering.is_expected, self._gathering.evicted)
+        self._prompt_rows = prompt_rows
         self._waiting: deque[Work] = deque()
         self._active: list[_Active] = []
         self._num_failures = 0
-        # Sessions that the last step answered and that may come back at once, and until when they are waited for.
-        self.answered: set[str] = set()
-        self.gather_until_s = 0.0
+        # Whether prompts had their turn since the last decode of others.
+        self._had_prompts = False
 
     @property
     def num_waiting(self) -> int:
@@ -65,29 +88,31 @@ class Scheduler:
         return len(self._active)
 
     def add(self, work: Work) -> None:
-        """Take in work; its outcome is delivered by a later step."""
-        self.answered.discard(work.prefix.session_id)
-        self._waiting.append(work)
+        """Take in work; its outcome is delivered by this or a later step."""
+        session_id = work.prefix.session_id
+        self._gathering.arrived(session_id)
+        if not self._try_admit(work, may_take_slot=not self._waiting):
+            self._waiting.append(work)
 
     def release(self, session_id: str) -> None:
         """Let the session's slot go first when another session needs one."""
-        self.answered.discard(session_id)
+        self._gathering.left(session_id)
         self.slots.release(session_id)
+        self._admit()
 
-    def give_up_waiting(self) -> None:
-        """Go on without the sessions that were waited for in vain."""
-        for session_id in self.answered:
-            if slot := self.slots.find(session_id):
-                slot.num_unawaited = _NUM_UNAWAITED
-        self.answered.clear()
+    def due_s(self) -> float:
+        """Return when the next step is due, in seconds of `time.perf_counter`; infinity where nothing is to be done."""
+        if not self._active:
+            return time.perf_counter() + _SLOT_POLL_S if self._waiting else math.inf
+        if self._must_go_on() or self._has_turn_of_prompts():
+            return 0.0
+        return self._gathering.until_s(self._num_short_rows())
 
     def step(self) -> None:
-        """Give slots to waiting work, and evaluate what is ready: one decode, or as many as the runtime needs.
+        """Give slots to waiting work, and evaluate what is due: one decode, or as many as the runtime needs.
 
         Raises DecodeError when decodes fail again and again; the works concerned were told already.
         """
-        self.answered.clear()
-        started_s = time.perf_counter()
         self._drop_given_up()
         self._admit()
         by_slot: dict[int, _Active] = {}
@@ -103,8 +128,6 @@ class Scheduler:
             batch = [(by_slot[segment.slot], segment) for segment in group if by_slot[segment.slot] in self._active]
             if batch:
                 self._decode(batch)
-        ended_s = time.perf_counter()
-        self.gather_until_s = ended_s + _GATHERING_SHARE * (ended_s - started_s)
 
     def end(self, error: EngineError) -> None:
         """Answer everything that is left with `error`."""
@@ -118,14 +141,19 @@ class Scheduler:
     def _drop_given_up(self) -> None:
         for active in list(self._active):
             if refusal := _given_up(active.work):
-                self._active.remove(active)
-                self._finish(active.work, active.slot, refusal)
+                self._fail(active, refusal)
 
     def _admit(self) -> None:
         """Give slots to waiting work, first come first served; what cannot have one yet goes on waiting."""
-        self._waiting = deque(work for work in self._waiting if not self._try_admit(work))
+        waiting, self._waiting = self._waiting, deque()
+        may_take_slot = True
+        for work in waiting:
+            if not self._try_admit(work, may_take_slot=may_take_slot):
+                self._waiting.append(work)
+                may_take_slot = may_take_slot and self.slots.find(work.prefix.session_id) is not None
 
-    def _try_admit(self, work: Work) -> bool:
+    def _try_admit(self, work: Work, *, may_take_slot: bool) -> bool:
+        """Return whether the work was given a slot or an answer. A session's own slot is always given."""
         if refusal := _given_up(work):
             self._deliver(work, refusal, 0)
             return True
@@ -138,9 +166,9 @@ class Scheduler:
             digest = slot.held.digests[-1] if slot else b""
             self._deliver(work, Miss(held_length, digest), held_length)
             return True
-        slot = self.slots.take(prefix.session_id)
+        slot = self.slots.take(prefix.session_id) if slot or may_take_slot else None
         if slot is None:
-            return False
+            return not work.waits_for_slot and self._refuse(work)
         try:
             # The last token of the prefix is always evaluated: its logits are not kept.
             self._reuse(slot, prefix.cached_length, list(prefix.tokens[:-1]))
@@ -151,16 +179,51 @@ class Scheduler:
         self._active.append(_Active(work, slot, pending, 1 + len(work.rows_after_prefix)))
         return True
 
+    def _refuse(self, work: Work) -> bool:
+        self._deliver(work, SlotsTakenError("every slot is needed by another session"), 0)
+        return True
+
+    def _short(self) -> list[_Active]:
+        """Return what is done after one decode of few rows."""
+        return [active for active in self._active if not active.to_plan.is_prompt]
+
+    def _num_short_rows(self) -> int:
+        return sum(len(active.pending) for active in self._short())
+
+    def _must_go_on(self) -> bool:
+        """Whether work that goes on from token to token is under way, or nothing but prompts is there."""
+        short = self._short()
+        return not short or any(active.goes_on for active in short)
+
+    def _has_turn_of_prompts(self) -> bool:
+        """Whether prompts are due while others are waited for: once between two decodes of others."""
+        return not self._had_prompts and len(self._short()) < len(self._active)
+
     def _plan(self) -> Iterable[tuple[_Active, int]]:
         """Say how many rows of each active work go into the next decode."""
-        num_rows = plan_rows(
-            [Pending(len(active.pending), active.num_outputs, active.num_passed_over) for active in self._active],
-            self._runtime.max_batch_rows,
-            self._prefill_rows,
-        )
-        for active, taken in zip(self._active, num_rows, strict=True):
+        short = self._short()
+        num_short_rows = self._num_short_rows()
+        must_go_on = self._must_go_on()
+        is_gathering = not must_go_on and self._gathering.until_s(num_short_rows) > time.perf_counter()
+        planned = [active for active in self._active if not (is_gathering and active in short)]
+        takes_prompts = is_gathering or not (short and self._had_prompts)
+        prompt_rows = self._most_prompt_rows() if takes_prompts else 0
+        num_rows = plan_rows([active.to_plan for active in planned], self._runtime.max_batch_rows, prompt_rows)
+        self._had_prompts = False
+        for active, taken in zip(planned, num_rows, strict=True):
             active.num_passed_over = 0 if taken else active.num_passed_over + 1
-        return zip(self._active, num_rows, strict=True)
+            self._had_prompts |= taken > 0 and active.to_plan.is_prompt
+        if must_go_on:
+            self._gathering.join()
+        elif not is_gathering:
+            self._gathering.begin(num_short_rows)
+        return zip(planned, num_rows, strict=True)
+
+    def _most_prompt_rows(self) -> int:
+        costs, most = self._runtime.costs, self._runtime.max_batch_rows
+        if not (self._short() or self._gathering.is_between_cycles):
+            return costs.rows_within(_PROMPT_S, _START_ROWS, most)
+        return self._prompt_rows or costs.rows_within(_PROMPT_DECODES * costs.decode_s(1), _START_ROWS, most)
 
     def _decode(self, batch: Sequence[tuple[_Active, Segment]]) -> None:
         started_s = time.perf_counter()
@@ -171,21 +234,21 @@ class Scheduler:
         except DecodeError as error:
             _log.error("decode failed: %s", error)
             for active, _ in batch:
-                self._active.remove(active)
-                self._finish(active.work, active.slot, error)
+                self._fail(active, error)
             self._num_failures += 1
             if self._num_failures == _MAX_FAILURES:
                 raise
             return
         self._num_failures = 0
-        decode_s = time.perf_counter() - started_s
-        num_rows = sum(len(segment.tokens) for _, segment in batch)
-        self.on_decode(num_rows, decode_s)
+        sessions = [(active.work.prefix.session_id, len(segment.tokens)) for active, segment in batch]
+        is_verification = not any(active.to_plan.is_prompt for active, _ in batch)
+        decode = Decode(started_s, time.perf_counter(), sessions, is_verification)
+        self.on_decode(decode)
         for (active, segment), rows in zip(batch, logits, strict=True):
             timings = active.work.timings
-            timings.decode_s += decode_s
+            timings.decode_s += decode.ended_s - started_s
             timings.num_decodes += 1
-            timings.batch_rows = num_rows
+            timings.batch_rows = decode.num_rows
             active.slot.held.extend(segment.tokens)
             active.pending = active.pending[len(segment.tokens) :]
             if segment.num_outputs:
@@ -198,14 +261,14 @@ class Scheduler:
                 self._cut(active.slot, step.keep_length)
         except Exception as error:  # a defect in one request must not take the other sessions down
             _log.exception("work of session %s failed", active.work.prefix.session_id)
-            self._active.remove(active)
-            self._finish(active.work, active.slot, error)
+            self._fail(active, error)
             return
         if isinstance(step, Finished):
             self._active.remove(active)
+            self._gathering.answered(active.work.prefix.session_id, active.num_outputs, step.num_tokens)
             self._finish(active.work, active.slot, step.value)
         else:
-            active.pending, active.num_outputs = step.tokens, 1
+            active.pending, active.num_outputs, active.goes_on = step.tokens, 1, True
 
     def _reuse(self, slot: Slot, cached_length: int, tokens: list[int]) -> None:
         """Cut the slot to what it has in common with the prefix, or take that from a slot that has more of it."""
@@ -215,7 +278,7 @@ class Scheduler:
             return
         donor = max(self.slots.slots, key=lambda other: other.held.common_length(0, tokens))
         shared = donor.held.common_length(0, tokens)
-        if shared > length + self._copy_worth:
+        if shared > length + self._runtime.costs.copy_worth:
             self._cut(slot, 0)
             self._runtime.copy(donor.index, slot.index, shared)
             slot.held.extend(tokens[:shared])
@@ -225,12 +288,14 @@ class Scheduler:
             self._runtime.cut(slot.index, length)
             slot.held.cut(length)
 
+    def _fail(self, active: _Active, error: Exception) -> None:
+        """Answer work with an error; its session may not come back."""
+        self._active.remove(active)
+        self._gathering.left(active.work.prefix.session_id)
+        self._finish(active.work, active.slot, error)
+
     def _finish(self, work: Work, slot: Slot, value: object) -> None:
         slot.is_busy = False
-        if slot.num_unawaited:
-            slot.num_unawaited -= 1
-        else:
-            self.answered.add(work.prefix.session_id)
         self._deliver(work, value, len(slot.held))
 
     def _deliver(self, work: Work, value: object, held_length: int) -> None:

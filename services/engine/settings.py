@@ -26,7 +26,7 @@ class EngineSettings(ServerSettings):
         0, ge=0, le=1 << 16, description="most rows of one decode; 0 takes 2048 where their logits are small, else 1024"
     )
     prefill_rows: int = Field(
-        0, ge=0, description="most prompt rows in a decode that others wait for; 0 measures what four tokens take"
+        0, ge=0, description="most prompt rows in a decode that others wait for; 0 takes what four one-row decodes take"
     )
     max_queued: int = Field(256, ge=1, description="requests that may wait before more are refused")
     max_draft_tokens: int = Field(16, ge=0, le=64, description="most draft tokens of one request")

@@ -15,6 +15,7 @@ from services.engine.errors import (
     EngineError,
     EngineStoppedError,
     QueueFullError,
+    SlotsTakenError,
     WorkCancelledError,
     WorkTimeoutError,
 )
@@ -28,6 +29,7 @@ _RETRY_AFTER_S = 0.1
 _MOST_REMEMBERED_BYTES = 4096
 _STATUS = {
     QueueFullError: (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL"),
+    SlotsTakenError: (grpc.StatusCode.RESOURCE_EXHAUSTED, "SLOTS_TAKEN"),
     WorkTimeoutError: (grpc.StatusCode.DEADLINE_EXCEEDED, "TIMEOUT"),
     WorkCancelledError: (grpc.StatusCode.CANCELLED, "CANCELLED"),
     EngineStoppedError: (grpc.StatusCode.UNAVAILABLE, "NOT_READY"),

@@ -41,10 +41,14 @@ class More:
 
 @dataclass(frozen=True)
 class Finished:
-    """The work is done: keep this many tokens of the sequence cached and hand the value to the caller."""
+    """The work is done: keep this many tokens of the sequence cached and hand the value to the caller.
+
+    `num_tokens` of it are new: how much the work was worth.
+    """
 
     keep_length: int
     value: Any
+    num_tokens: int = 1
 
 
 @dataclass
@@ -69,7 +73,13 @@ class Outcome:
 
 
 class Work(ABC):
-    """One request in the engine. `take` runs in the engine's thread and must not block."""
+    """One request in the engine. `take` runs in the engine's thread and must not block.
+
+    Attributes:
+        waits_for_slot: whether to queue where every slot is needed by others, or to be refused at once.
+    """
+
+    waits_for_slot = True
 
     def __init__(
         self, prefix: Prefix, rows_after_prefix: Sequence[int] = (), *, deadline_s: float | None = None

@@ -57,4 +57,4 @@ class Verification(Work):
             for row, token in zip(logits, committed, strict=False):
                 value, ids, values = log_probabilities(row, token, self._num_log_probabilities)
                 reported.append(LogProbabilities(token, value, list(zip(ids.tolist(), values.tolist(), strict=True))))
-        return Finished(length + verdict.num_accepted, Verified(verdict, reported))
+        return Finished(length + verdict.num_accepted, Verified(verdict, reported), verdict.num_accepted + 1)

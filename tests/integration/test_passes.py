@@ -19,6 +19,7 @@ from services.target.application import TargetApplication
 from services.target.settings import TargetSettings
 from tests.integration.conftest import Pair
 from tests.integration.services import ENGINE_SETTINGS, Gate, GatedRuntime
+from tests.unit.engine.costs import LinearCosts
 from tests.waiting import PATIENCE_S, soon
 
 pytestmark = pytest.mark.integration
@@ -90,7 +91,7 @@ async def target(pair: Pair) -> AsyncIterator[Counted]:
     settings = {**ENGINE_SETTINGS, "slots": NUM_SLOTS}
     async with counting(CountingTarget(TargetSettings(model=pair.target, port=0, exact="off", **settings))) as counted:
         # As on a device where rows cost next to nothing: what is ready is decoded together.
-        counted.application.padded.decode_worth = 1000.0
+        counted.application.padded.costs = LinearCosts(1000.0)
         yield counted
 
 
@@ -173,7 +174,7 @@ async def test_sessions_with_gaps_between_them_share_a_pass(target: Counted) -> 
 
 
 async def test_where_rows_cost_more_than_decodes_each_session_has_its_own(target: Counted) -> None:
-    target.application.padded.decode_worth = 0.0
+    target.application.padded.costs = LinearCosts(0.0)
     stub = target_pb2_grpc.TargetServiceStub(target.channel)
     engine = target.application.engine
     assert engine is not None

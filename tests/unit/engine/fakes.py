@@ -9,6 +9,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from services.engine.costs import DecodeCosts
 from services.engine.errors import DecodeError
 from services.engine.runtime import Logits, Segment
 from services.engine.sampling import SamplingParams
@@ -54,6 +55,7 @@ class FakeRuntime:
     """
 
     def __init__(self, num_slots: int = 3, context_length: int = 64, max_batch_rows: int = 64) -> None:
+        self.costs = DecodeCosts()
         self.num_slots = num_slots
         self.context_length = context_length
         self.max_batch_rows = max_batch_rows

@@ -19,6 +19,7 @@ from services.engine.errors import (
 from services.engine.plan import PATIENCE
 from services.engine.work import Miss, Outcome, Work
 from services.frame.digest import TokenSequence
+from tests.unit.engine.costs import LinearCosts
 from tests.unit.engine.fakes import FakeRuntime, true_text, true_token
 from tests.unit.engine.works import Chain, Defective, Greedy, at_the_gate, blocked, prefix, running
 from tests.waiting import PATIENCE_S, eventually, soon
@@ -89,9 +90,10 @@ async def test_sessions_share_a_decode() -> None:
             assert outcome.timings.num_decodes == 1
 
 
-async def test_sessions_that_were_just_answered_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.engine.scheduler._GATHERING_SHARE", 1e9)
+async def test_sessions_that_were_just_answered_are_waited_for() -> None:
     runtime = FakeRuntime(num_slots=4)
+    # One decode takes the place of two where it begins within the hour.
+    runtime.costs = LinearCosts(3600.0, row_s=1.0)
     async with running(runtime) as engine:
         async with blocked(runtime):
             (first,) = await _start(engine, Greedy(prefix("a", PROMPT)))
@@ -106,13 +108,13 @@ async def test_sessions_that_were_just_answered_are_waited_for(monkeypatch: pyte
         await _run(engine, Greedy(prefix("b", [*PROMPT, 6])))
 
 
-async def test_sessions_that_stay_away_keep_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.engine.scheduler._NUM_UNAWAITED", 1000)
-    async with running(FakeRuntime(num_slots=4)) as engine:
+async def test_sessions_that_stay_away_keep_nobody_waiting() -> None:
+    runtime = FakeRuntime(num_slots=4)
+    runtime.costs = LinearCosts(100.0, row_s=1e-4)
+    async with running(runtime) as engine:
         for step in range(3):
             await _run(engine, Greedy(prefix("a", [*PROMPT, step])))
             await _run(engine, Greedy(prefix("b", [*PROMPT, step])))
-        await soon(lambda: all(slot.num_unawaited > 990 for slot in engine._scheduler.slots.slots[:2]))
 
 
 async def test_a_runtime_that_parts_a_batch_changes_no_answer() -> None:
@@ -156,7 +158,7 @@ async def test_a_long_prompt_is_evaluated_in_parts() -> None:
 async def test_a_long_prompt_never_keeps_others_waiting() -> None:
     runtime = FakeRuntime(max_batch_rows=16)
     prompt = [index % 16 for index in range(40)]
-    async with running(runtime, prefill_rows=4) as engine:
+    async with running(runtime, prompt_rows=4) as engine:
         async with blocked(runtime):
             (first,) = await _start(engine, Greedy(prefix("a", PROMPT)))
             await at_the_gate(runtime)
@@ -165,14 +167,16 @@ async def test_a_long_prompt_never_keeps_others_waiting() -> None:
         assert chain.result().value == true_text([7], 5)
         assert long.result().value == [true_token(prompt)]
         rows = [{segment.slot: len(segment.tokens) for segment in batch} for batch in runtime.batches[1:]]
-        assert rows == [{1: 4, 2: 1}] * 5 + [{1: 16}, {1: 4}]
+        # Every other decode, and as few once the chain is done: its session may come back any moment.
+        assert rows[:5] == [{1: 4, 2: 1}, {2: 1}, {1: 4, 2: 1}, {2: 1}, {1: 4, 2: 1}]
+        assert all(batch == {1: 4} for batch in rows[5:-1])
 
 
 async def test_others_never_keep_a_long_prompt_waiting_for_ever() -> None:
     """Two sessions fill every decode with their drafts, again and again."""
     runtime = FakeRuntime(max_batch_rows=8)
     prompt = [index % 16 for index in range(40)]
-    async with running(runtime, prefill_rows=4) as engine:
+    async with running(runtime, prompt_rows=4) as engine:
 
         async def go_on(session_id: str) -> None:
             while not long.done():
@@ -186,7 +190,7 @@ async def test_others_never_keep_a_long_prompt_waiting_for_ever() -> None:
             await soon(lambda: engine.num_unanswered == 4)
         assert (await long).value == [true_token(prompt)]
         await asyncio.gather(first, *others)
-    assert runtime.num_decodes <= 3 + len(prompt) // 4 * (PATIENCE + 1)
+    assert runtime.num_decodes <= 3 + len(prompt) // 4 * (3 * PATIENCE + 1)
 
 
 async def test_a_cached_prefix_is_not_evaluated_again() -> None:
@@ -281,7 +285,8 @@ async def test_a_prompt_is_shared_where_another_session_holds_more_than_a_copy_c
 ) -> None:
     runtime = FakeRuntime()
     prompt = [*range(1, 13)]
-    async with running(runtime, copy_worth=copy_worth) as engine:
+    runtime.costs = LinearCosts(16.0, copy_worth=copy_worth)
+    async with running(runtime) as engine:
         await _fill_cache(engine, "a", [*prompt, 13])
         assert await _value(engine, Greedy(prefix("b", [*prompt, 7, 8]))) == [true_token([*prompt, 7, 8])]
         assert len(runtime.batches[-1][0].tokens) == num_evaluated

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.engine.costs import DecodeCosts
 from services.engine.padding import ExactMode, Exactness, PaddedRuntime, reserve
 from services.engine.runtime import Logits, Segment
+from tests.unit.engine.costs import LinearCosts
 
 
 class RecordingRuntime:
@@ -17,6 +19,7 @@ class RecordingRuntime:
     vocabulary_size = 2
 
     def __init__(self, num_slots: int = 6, context_length: int = 64, max_batch_rows: int = 256) -> None:
+        self.costs = DecodeCosts()
         self.num_slots = num_slots
         self.context_length = context_length
         self.max_batch_rows = max_batch_rows
@@ -138,7 +141,7 @@ def test_one_session_alone_is_not_padded() -> None:
 def test_grouping_costs_least(num_rows: dict[int, int], width: int, decode_worth: float) -> None:
     """Against every way to cut the working slots, in their order, into decodes."""
     runtime = exact(width)
-    runtime.decode_worth = decode_worth
+    runtime.costs = LinearCosts(decode_worth)
     segments = [verification(slot, 0, rows) for slot, rows in sorted(num_rows.items())]
 
     def cost(groups: Sequence[Sequence[Segment]]) -> float:
@@ -161,7 +164,7 @@ def test_grouping_costs_least(num_rows: dict[int, int], width: int, decode_worth
 
 def test_groups_fit_into_a_batch() -> None:
     runtime = PaddedRuntime(RecordingRuntime(max_batch_rows=20), None, 7)
-    runtime.decode_worth = 1000.0
+    runtime.costs = LinearCosts(1000.0)
     groups = runtime.group([verification(slot, 0, 8) for slot in range(6)])
     assert [len(group) for group in groups] == [2, 2, 2]
 

@@ -1,7 +1,7 @@
 """Whatever callers do to their sessions, answers are as if computed from scratch, and no cache lies."""
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -118,6 +118,16 @@ class Session:
                 return text
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _slots_change_hands_at_once() -> Iterator[None]:
+    """Sessions keep their slots for moments instead of for as long as a person would not notice."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("services.engine.gathering._RETURNS", 0.0)
+        patch.setattr("services.engine.gathering._LEAST_EXPECTED_S", 0.0)
+        patch.setattr("services.engine.scheduler._SLOT_POLL_S", 0.001)
+        yield
+
+
 class SessionStates(RuleBasedStateMachine):
     """More sessions than slots, prompts longer than a decode, and callers of every kind."""
 
@@ -125,7 +135,7 @@ class SessionStates(RuleBasedStateMachine):
         super().__init__()
         self.loop = asyncio.new_event_loop()
         self.runtime = FakeRuntime(num_slots=2, context_length=CONTEXT_LENGTH, max_batch_rows=9)
-        self.engine = Engine(self.runtime, prefill_rows=3)
+        self.engine = Engine(self.runtime, prompt_rows=3)
         self.engine.start()
         self.servicer = fake_target(self.engine, self.runtime)
         self.sessions = {name: Session(name) for name in NAMES}

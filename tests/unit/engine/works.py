@@ -51,11 +51,9 @@ class Defective(Work):
 
 
 @asynccontextmanager
-async def running(
-    runtime: FakeRuntime, *, max_queued: int = 256, prefill_rows: int = 256, copy_worth: int = 8
-) -> AsyncIterator[Engine]:
+async def running(runtime: FakeRuntime, *, max_queued: int = 256, prompt_rows: int = 256) -> AsyncIterator[Engine]:
     """An engine over the runtime. At the end everything must have been as promised."""
-    engine = Engine(runtime, max_queued=max_queued, prefill_rows=prefill_rows, copy_worth=copy_worth)
+    engine = Engine(runtime, max_queued=max_queued, prompt_rows=prompt_rows)
     engine.start()
     try:
         yield engine

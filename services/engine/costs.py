@@ -1,0 +1,101 @@
+"""What decodes cost, from the decodes as they happen. Nothing is timed for its own sake."""
+
+from collections import deque
+from collections.abc import Sequence
+
+# Recent times of one size; the least of them counts, as whatever disturbs a decode makes it longer.
+_NUM_RECENT = 8
+# Sizes up to this are kept apart, as kernels have steps there; larger ones by powers of two.
+_MOST_EXACT_ROWS = 32
+# Until it is known better: rows that a decode costs by itself, and prompt rows that a copied prefix must save.
+_START_DECODE_WORTH = 16.0
+_START_COPY_WORTH = 64.0
+# A copy that cost much once is tried again for prefixes longer than this.
+_MOST_COPY_WORTH = 256.0
+
+
+class DecodeCosts:
+    """Seconds of a decode by its rows, padding included: least of recent times. One thread owns it."""
+
+    def __init__(self) -> None:
+        self._recent: dict[int, deque[float]] = {}
+        self._least: list[tuple[int, float]] = []
+        self._recent_copies: deque[float] = deque(maxlen=_NUM_RECENT)
+
+    def observe(self, num_rows: int, duration_s: float, *, after_copy: bool = False) -> None:
+        """Take note of one decode; one `after_copy` did a copy between slots as well."""
+        if after_copy:
+            if self._least:
+                self._recent_copies.append(max(0.0, duration_s - self.decode_s(num_rows)))
+            return
+        size = _size(num_rows)
+        self._recent.setdefault(size, deque(maxlen=_NUM_RECENT)).append(duration_s * size / num_rows)
+        self._least = sorted((rows, min(times)) for rows, times in self._recent.items())
+
+    def decode_s(self, num_rows: int) -> float:
+        """Estimate one decode of so many rows; 0 while nothing is known.
+
+        Between sizes that were seen it is a line. Beyond them it is the line of the nearest two, but never more than in
+        proportion to the rows above them, nor less than that below them.
+        """
+        known = self._least
+        if not known:
+            return 0.0
+        if len(known) == 1:
+            return known[0][1] * (num_rows / known[0][0])
+        index = next((i for i, (rows, _) in enumerate(known) if rows >= num_rows), len(known))
+        first = min(max(index - 1, 0), len(known) - 2)
+        estimate_s = _line(known[first : first + 2], num_rows)
+        smallest, largest = known[0], known[-1]
+        if num_rows < smallest[0]:
+            return min(max(estimate_s, smallest[1] * num_rows / smallest[0]), smallest[1])
+        if num_rows > largest[0]:
+            return max(min(estimate_s, largest[1] * num_rows / largest[0]), largest[1])
+        return estimate_s
+
+    def rows_within(self, limit_s: float, start_rows: int, most_rows: int) -> int:
+        """Return how many rows, a power of two from 8 on and at most `most_rows`, one decode evaluates in `limit_s`.
+
+        While nothing is known it is `start_rows`.
+        """
+        if not self._least:
+            return min(start_rows, most_rows)
+        rows = 8
+        while 2 * rows <= most_rows and self.decode_s(2 * rows) <= limit_s:
+            rows *= 2
+        return min(rows, most_rows)
+
+    def saving_s(self, num_rows: int, num_more_rows: int) -> float:
+        """Return what one decode saves that takes the place of two."""
+        return self.decode_s(num_rows) + self.decode_s(num_more_rows) - self.decode_s(num_rows + num_more_rows)
+
+    @property
+    def decode_worth(self) -> float:
+        """Rows that take as long as one decode takes by itself, whatever its rows: which decodes are worth joining."""
+        if len(self._least) < 2:
+            return _START_DECODE_WORTH
+        (few, few_s), (many, many_s) = self._least[0], self._few_times()
+        row_s = max((many_s - few_s) / (many - few), 0.01 * few_s)
+        return max(0.0, few_s / row_s - few)
+
+    @property
+    def copy_worth(self) -> float:
+        """Rows of a prompt that take as long as one copy between slots."""
+        if not self._recent_copies or len(self._least) < 2:
+            return _START_COPY_WORTH
+        rows, duration_s = self._least[-1]
+        return min(min(self._recent_copies) / (duration_s / rows), _MOST_COPY_WORTH)
+
+    def _few_times(self) -> tuple[int, float]:
+        """Return the size near 8 times the smallest: cost curves bend beyond."""
+        smallest = self._least[0][0]
+        return min(self._least[1:], key=lambda known: abs(known[0] - 8 * smallest))
+
+
+def _line(points: Sequence[tuple[int, float]], rows: int) -> float:
+    (first, first_s), (last, last_s) = points
+    return first_s + (last_s - first_s) * (rows - first) / (last - first)
+
+
+def _size(num_rows: int) -> int:
+    return num_rows if num_rows <= _MOST_EXACT_ROWS else 1 << (num_rows - 1).bit_length()

@@ -1,0 +1,163 @@
+"""When a decode begins: at once, or once the sessions that were answered are back. Pure but for its clock.
+
+Left alone, sessions fall into groups that take turns and never share a decode, and many rows cost little more than few.
+So a decode waits for sessions that are between two cycles, as long as one decode is quicker than two, and no longer.
+Return times that were seen say little: while groups take turns, each session's draft runs beside the others' decode and
+looks slow. So nothing is predicted. A session that was waited for in vain is late; it is waited for again once it came
+back in time, and all are now and then, as without waiting nobody may ever be in time. Whether waiting pays at all is
+found out by doing without it for a while (`Comparison`).
+"""
+
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from services.engine.comparison import Comparison
+from services.engine.costs import DecodeCosts
+
+# Shares of what joining saves that are waited: where waiting pays, and where it does not.
+_LONG_SHARE, _SHORT_SHARE = 1.0, 0.1
+# A session that was answered is expected for so many of its usual return times, but for no less than this. One that is
+# new is taken for what new ones were lately: those that lost their slot before they came back count as quickest.
+_RETURNS, _LEAST_EXPECTED_S = 2.0, 0.25
+_FIRST_RETURN_S = 0.25
+_NUM_RETURNS = 8
+_MOST_EVICTED = 256
+# Answers of a session after which it is waited for again, however late it was.
+_EARLY_PARDONS, _PARDON_EVERY = (4, 16), 64
+
+
+@dataclass
+class _Session:
+    """What is known of a session: `answered_s` is None while it is here, `usual_tokens` is a mean over its answers.
+
+    Back before `missed_until_s`, it would have been worth the wait of the first decode that it missed.
+    """
+
+    num_rows: int = 1
+    num_answers: int = 0
+    usual_tokens: float = 1.0
+    returns_s: deque[float] = field(default_factory=lambda: deque(maxlen=_NUM_RETURNS))
+    answered_s: float | None = None
+    is_late: bool = False
+    missed_until_s: float | None = None
+
+
+class Gathering:
+    """Is told who was answered and who arrived, and says until when the next decode waits."""
+
+    def __init__(self, costs: DecodeCosts, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._costs = costs
+        self._clock = clock
+        self._sessions: dict[str, _Session] = {}
+        self._first_returns_s: deque[float] = deque(maxlen=_NUM_RETURNS)
+        # Sessions that lost their slot, and when they had been answered, the oldest first.
+        self._evicted: OrderedDict[str, float] = OrderedDict()
+        self._comparison = Comparison()
+        # When the next decode could have begun, and when the last one did.
+        self._ready_s: float | None = None
+        self._begun_s: float | None = None
+        self._num_tokens = 0.0
+
+    def arrived(self, session_id: str) -> None:
+        """A session asks for something."""
+        if (answered_s := self._evicted.pop(session_id, None)) is not None:
+            self._first_returns_s.append(self._clock() - answered_s)
+        session = self._sessions.get(session_id)
+        if session is None or session.answered_s is None:
+            return
+        now_s = self._clock()
+        if not session.returns_s:
+            self._first_returns_s.append(now_s - session.answered_s)
+        session.returns_s.append(now_s - session.answered_s)
+        session.is_late = session.missed_until_s is not None and now_s > session.missed_until_s
+        session.answered_s = session.missed_until_s = None
+
+    def answered(self, session_id: str, num_rows: int, num_tokens: int) -> None:
+        """A session was answered with so many tokens; its last decode had so many rows of it."""
+        session = self._sessions.setdefault(session_id, _Session())
+        session.num_rows = num_rows
+        session.answered_s = self._clock()
+        session.num_answers += 1
+        if session.num_answers in _EARLY_PARDONS or session.num_answers % _PARDON_EVERY == 0:
+            session.is_late = False
+        # Each answer counts as is usual for its session: a lucky draft is no merit of the company.
+        session.usual_tokens += 0.1 * (num_tokens - session.usual_tokens)
+        self._num_tokens += session.usual_tokens
+
+    def left(self, session_id: str) -> None:
+        """A session was released, or failed."""
+        self._sessions.pop(session_id, None)
+
+    def evicted(self, session_id: str) -> None:
+        """A session lost its slot to another one. When it comes back soon, it should have kept it."""
+        session = self._sessions.pop(session_id, None)
+        if session is None or session.answered_s is None:
+            return
+        if not session.returns_s:
+            self._first_returns_s.append(0.0)
+        self._evicted[session_id] = session.answered_s
+        if len(self._evicted) > _MOST_EVICTED:
+            self._evicted.popitem(last=False)
+
+    def is_expected(self, session_id: str) -> bool:
+        """Whether a session was answered and has been away no longer than usual."""
+        session = self._sessions.get(session_id)
+        if session is None or session.answered_s is None:
+            return False
+        if session.returns_s:
+            expected_s = max(_RETURNS * max(session.returns_s), _LEAST_EXPECTED_S)
+        else:
+            expected_s = _RETURNS * max(self._first_returns_s, default=_FIRST_RETURN_S)
+        return self._clock() < session.answered_s + expected_s
+
+    @property
+    def is_between_cycles(self) -> bool:
+        """Whether any session is expected."""
+        return any(self.is_expected(session_id) for session_id in self._sessions)
+
+    @property
+    def num_present(self) -> int:
+        """Sessions that are here or expected."""
+        return sum(
+            session.answered_s is None or self.is_expected(session_id) for session_id, session in self._sessions.items()
+        )
+
+    def until_s(self, num_ready_rows: int) -> float:
+        """Return until when the decode of what is ready waits; now or earlier where there is nobody to wait for.
+
+        To be asked again whenever a session has arrived.
+        """
+        if self._ready_s is None:
+            self._ready_s = self._clock()
+        num_missing_rows = sum(session.num_rows for session in self._away() if not session.is_late)
+        if not num_missing_rows:
+            return self._ready_s
+        share = _LONG_SHARE if self._comparison.waits(self.num_present) else _SHORT_SHARE
+        return self._ready_s + share * self._costs.saving_s(num_ready_rows, num_missing_rows)
+
+    def begin(self, num_ready_rows: int) -> None:
+        """The decode of what is ready begins: who is still away is late."""
+        now_s = self._clock()
+        ready_s = now_s if self._ready_s is None else self._ready_s
+        for session in self._away():
+            if session.missed_until_s is None:
+                saving_s = self._costs.saving_s(num_ready_rows, session.num_rows)
+                session.missed_until_s = ready_s + _LONG_SHARE * saving_s
+            session.is_late = True
+        self._end_round(now_s)
+        self._ready_s = None
+
+    def join(self) -> None:
+        """What is ready joins work that goes on, which waits for nobody."""
+        self._ready_s = None
+
+    def _away(self) -> list[_Session]:
+        return [session for session in self._sessions.values() if session.answered_s is not None]
+
+    def _end_round(self, now_s: float) -> None:
+        num_present = self.num_present
+        if self._begun_s is not None and num_present > 1:
+            self._comparison.count(self._num_tokens, now_s - self._begun_s, num_present)
+        self._begun_s, self._num_tokens = now_s, 0.0
