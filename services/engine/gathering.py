@@ -1,11 +1,12 @@
 """When a decode begins: at once, or once the sessions that were answered are back. Pure but for its clock.
 
 Left alone, sessions fall into groups that take turns and never share a decode, and many rows cost little more than few.
-So a decode waits for sessions that are between two cycles, as long as one decode is quicker than two, and no longer.
-Return times that were seen say little: while groups take turns, each session's draft runs beside the others' decode and
-looks slow. So nothing is predicted. A session that was waited for in vain is late; it is waited for again once it came
-back in time, and all are now and then, as without waiting nobody may ever be in time. Whether waiting pays at all is
-found out by doing without it for a while (`Comparison`).
+So a decode waits for sessions that are between two cycles, at most as long as their own decode would take, or that of
+those who are there. Return times that were seen say little: while groups take turns, each session's draft runs beside
+the others' decode and looks slow. So nothing is predicted. A session that was waited for in vain, or that alone kept all
+others waiting for longer than one decode in the place of two saves, is late and not waited for any more, until it comes
+back in time, and all the same after 2, 4, 8 and at last every 64 answers, as without waiting nobody may ever be in time.
+Whether waiting pays at all is found out by doing without it for a while (`Comparison`).
 """
 
 import time
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from services.engine.comparison import Comparison
 from services.engine.costs import DecodeCosts
 
-# Shares of what joining saves that are waited: where waiting pays, and where it does not.
+# Shares of the longest wait: where waiting pays, and where it does not.
 _LONG_SHARE, _SHORT_SHARE = 1.0, 0.1
 # A session that was answered is expected for so many of its usual return times, but for no less than this. One that is
 # new is taken for what new ones were lately: those that lost their slot before they came back count as quickest.
@@ -24,8 +25,8 @@ _RETURNS, _LEAST_EXPECTED_S = 2.0, 0.25
 _FIRST_RETURN_S = 0.25
 _NUM_RETURNS = 8
 _MOST_EVICTED = 256
-# Answers of a session after which it is waited for again, however late it was.
-_EARLY_PARDONS, _PARDON_EVERY = (4, 16), 64
+# A session that was late so many times in a row is not waited for for 2 to that power answers.
+_MOST_DOUBTS = 6
 
 
 @dataclass
@@ -36,12 +37,19 @@ class _Session:
     """
 
     num_rows: int = 1
-    num_answers: int = 0
     usual_tokens: float = 1.0
     returns_s: deque[float] = field(default_factory=lambda: deque(maxlen=_NUM_RETURNS))
     answered_s: float | None = None
-    is_late: bool = False
     missed_until_s: float | None = None
+    is_late: bool = False
+    num_doubts: int = 0
+    num_unawaited: int = 0
+
+    def doubt(self) -> None:
+        """It was waited for in vain, or for too long."""
+        self.num_doubts = min(self.num_doubts + 1, _MOST_DOUBTS)
+        self.num_unawaited = 1 << self.num_doubts
+        self.is_late = True
 
 
 class Gathering:
@@ -55,8 +63,11 @@ class Gathering:
         # Sessions that lost their slot, and when they had been answered, the oldest first.
         self._evicted: OrderedDict[str, float] = OrderedDict()
         self._comparison = Comparison()
-        # When the next decode could have begun, and when the last one did.
+        # When the next decode could have begun, with how many rows, and when the last one to join it came.
         self._ready_s: float | None = None
+        self._num_ready_rows = 0
+        self._joined_s = 0.0
+        # When the last decode began, and what was answered since.
         self._begun_s: float | None = None
         self._num_tokens = 0.0
 
@@ -71,17 +82,22 @@ class Gathering:
         if not session.returns_s:
             self._first_returns_s.append(now_s - session.answered_s)
         session.returns_s.append(now_s - session.answered_s)
-        session.is_late = session.missed_until_s is not None and now_s > session.missed_until_s
+        if session.is_late:
+            session.is_late = session.missed_until_s is not None and now_s > session.missed_until_s
+        elif self._kept_waiting(now_s):
+            session.doubt()
+        else:
+            session.num_doubts = 0
         session.answered_s = session.missed_until_s = None
+        self._joined_s = now_s
 
     def answered(self, session_id: str, num_rows: int, num_tokens: int) -> None:
         """A session was answered with so many tokens; its last decode had so many rows of it."""
         session = self._sessions.setdefault(session_id, _Session())
         session.num_rows = num_rows
         session.answered_s = self._clock()
-        session.num_answers += 1
-        if session.num_answers in _EARLY_PARDONS or session.num_answers % _PARDON_EVERY == 0:
-            session.is_late = False
+        session.num_unawaited -= 1
+        session.is_late = session.is_late and session.num_unawaited > 0
         # Each answer counts as is usual for its session: a lucky draft is no merit of the company.
         session.usual_tokens += 0.1 * (num_tokens - session.usual_tokens)
         self._num_tokens += session.usual_tokens
@@ -130,12 +146,13 @@ class Gathering:
         To be asked again whenever a session has arrived.
         """
         if self._ready_s is None:
-            self._ready_s = self._clock()
-        num_missing_rows = sum(session.num_rows for session in self._away() if not session.is_late)
+            self._ready_s = self._joined_s = self._clock()
+        self._num_ready_rows = num_ready_rows
+        num_missing_rows = self._num_missing_rows()
         if not num_missing_rows:
             return self._ready_s
         share = _LONG_SHARE if self._comparison.waits(self.num_present) else _SHORT_SHARE
-        return self._ready_s + share * self._costs.saving_s(num_ready_rows, num_missing_rows)
+        return self._ready_s + share * self._costs.decode_s(min(num_ready_rows, num_missing_rows))
 
     def begin(self, num_ready_rows: int) -> None:
         """The decode of what is ready begins: who is still away is late."""
@@ -143,15 +160,24 @@ class Gathering:
         ready_s = now_s if self._ready_s is None else self._ready_s
         for session in self._away():
             if session.missed_until_s is None:
-                saving_s = self._costs.saving_s(num_ready_rows, session.num_rows)
-                session.missed_until_s = ready_s + _LONG_SHARE * saving_s
-            session.is_late = True
+                session.missed_until_s = ready_s + self._costs.saving_s(num_ready_rows, session.num_rows)
+            if not session.is_late:
+                session.doubt()
         self._end_round(now_s)
         self._ready_s = None
 
     def join(self) -> None:
         """What is ready joins work that goes on, which waits for nobody."""
         self._ready_s = None
+
+    def _kept_waiting(self, now_s: float) -> bool:
+        """Whether one that comes now has kept those who are here waiting for longer than its company saves."""
+        if self._ready_s is None:
+            return False
+        return now_s - self._joined_s > self._costs.saving_s(self._num_ready_rows, self._num_missing_rows())
+
+    def _num_missing_rows(self) -> int:
+        return sum(session.num_rows for session in self._away() if not session.is_late)
 
     def _away(self) -> list[_Session]:
         return [session for session in self._sessions.values() if session.answered_s is not None]

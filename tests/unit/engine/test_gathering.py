@@ -6,111 +6,120 @@ from dataclasses import dataclass, field
 import pytest
 
 from services.engine.comparison import Comparison
-from services.engine.gathering import Gathering
+from services.engine.gathering import Gathering, _Session
 from tests.unit.engine.costs import LinearCosts
 
-# A decode costs 80 ms by itself and 5 ms a row, so one in the place of two saves 80 ms.
+# A decode costs 80 ms by itself and 5 ms a row: one in the place of two saves 80 ms.
 COSTS = LinearCosts(16.0, row_s=5e-3)
-SAVING_S = 0.08
 ROWS = 4
+ONE_S = COSTS.decode_s(ROWS)
 
 
 @dataclass
 class Company:
-    """Sessions around a gathering: each is back so many seconds after it was answered."""
+    """Sessions whose drafts take so many seconds, and `contention` times that while something is decoded."""
 
-    returns_s: dict[str, float]
+    drafts_s: dict[str, float]
+    contention: float = 1.0
     now_s: float = 0.0
     decodes: list[set[str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.gathering = Gathering(COSTS, lambda: self.now_s)
-        self.back_s = dict.fromkeys(self.returns_s, 0.0)
+        # What is left of each session's draft, and who is here.
+        self.left_s: dict[str, float] = {}
+        self.here = set(self.drafts_s)
 
     def run(self, num_decodes: int) -> None:
         """Let decode follow decode."""
         for _ in range(num_decodes):
-            self._decode()
+            while not self.here or self._until_s() > self.now_s:
+                next_s = min(self.left_s.values(), default=math.inf)
+                self._pass(next_s if not self.here else min(next_s, self._until_s() - self.now_s))
+            ready, self.here = self.here, set()
+            self.gathering.begin(ROWS * len(ready))
+            self.decodes.append(ready)
+            self._pass(COSTS.decode_s(ROWS * len(ready)), self.contention)
+            for session_id in sorted(ready):
+                self.answer(session_id)
 
     def answer(self, session_id: str) -> None:
         self.gathering.answered(session_id, ROWS, ROWS)
-        self.back_s[session_id] = self.now_s + self.returns_s[session_id]
+        self.left_s[session_id] = self.drafts_s[session_id]
 
     def arrive(self, session_id: str) -> None:
+        del self.left_s[session_id]
+        self.here.add(session_id)
         self.gathering.arrived(session_id)
-        self.back_s[session_id] = -math.inf
 
-    def _decode(self) -> None:
-        ready = self._arrive_by(max(self.now_s, min(self.back_s.values())))
-        while (until_s := self.gathering.until_s(ROWS * len(ready))) > self.now_s:
-            ready |= self._arrive_by(min(until_s, self._next_s()))
-        self.gathering.begin(ROWS * len(ready))
-        self.decodes.append(ready)
-        self._arrive_during(COSTS.decode_s(ROWS * len(ready)))
-        for session_id in sorted(ready):
-            self.answer(session_id)
-        self.here = {each for each in self.back_s if self.back_s[each] == -math.inf} - ready
+    def _until_s(self) -> float:
+        return self.gathering.until_s(ROWS * len(self.here))
 
-    here: set[str] = field(default_factory=set)
-
-    def _next_s(self) -> float:
-        return min((back_s for back_s in self.back_s.values() if back_s > -math.inf), default=math.inf)
-
-    def _arrive_by(self, now_s: float) -> set[str]:
-        ready = set(self.here)
-        self.here = set()
-        while self._next_s() <= now_s:
-            session_id = min((s for s in self.back_s if self.back_s[s] > -math.inf), key=self.back_s.__getitem__)
-            self.now_s = max(self.now_s, self.back_s[session_id])
+    def _pass(self, duration_s: float, slowness: float = 1.0) -> None:
+        end_s = self.now_s + duration_s
+        while self.left_s and self.now_s + min(self.left_s.values()) * slowness <= end_s + 1e-9:
+            session_id = min(self.left_s, key=self.left_s.__getitem__)
+            self._draft(self.left_s[session_id] * slowness, slowness)
             self.arrive(session_id)
-            ready.add(session_id)
-        self.now_s = max(self.now_s, now_s)
-        return ready
+        self._draft(end_s - self.now_s, slowness)
+        self.now_s = end_s
 
-    def _arrive_during(self, duration_s: float) -> None:
-        self.here |= self._arrive_by(self.now_s + duration_s)
+    def _draft(self, duration_s: float, slowness: float) -> None:
+        self.now_s += duration_s
+        for session_id in self.left_s:
+            self.left_s[session_id] -= duration_s / slowness
 
 
-def in_groups(returns_s: dict[str, float]) -> Company:
-    """Sessions of which one is out of step: the others were answered while it was being decoded."""
-    company = Company(returns_s)
-    first, *others = returns_s
-    for session_id in returns_s:
-        company.answer(session_id)
-    for session_id in others:
-        company.back_s[session_id] += 0.05
-    company.back_s[first] = 0.0
-    company.gathering._sessions[first].is_late = True
-    return company
+def sessions(number: int, draft_s: float) -> dict[str, float]:
+    return {str(index): draft_s for index in range(number)}
 
 
 def test_sessions_that_return_together_are_decoded_together() -> None:
-    company = Company(dict.fromkeys("abcd", 0.03))
+    company = Company(sessions(4, 0.03))
     company.run(50)
-    assert all(len(decode) == 4 for decode in company.decodes[1:])
+    assert all(len(decode) == 4 for decode in company.decodes)
 
 
-@pytest.mark.parametrize("return_s", [0.001, 0.03, 0.06])
-def test_groups_that_take_turns_find_each_other(return_s: float) -> None:
-    company = in_groups(dict.fromkeys("abcd", return_s))
+@pytest.mark.parametrize("contention", [1.0, 2.0, 10.0])
+@pytest.mark.parametrize("draft_s", [0.001, 0.03, 0.06])
+@pytest.mark.parametrize(("number", "num_first"), [(4, 1), (8, 4), (8, 1), (16, 5)])
+def test_groups_that_take_turns_find_each_other(number: int, num_first: int, draft_s: float, contention: float) -> None:
+    """One group is here when the other one has just been answered, and nobody was in time lately."""
+    company = Company(sessions(number, draft_s), contention)
+    first = {str(index) for index in range(num_first)}
+    for session_id in company.here - first:
+        company.answer(session_id)
+    company.here = first
+    for session_id in company.drafts_s:
+        company.gathering._sessions.setdefault(session_id, _Session()).doubt()
     company.run(40)
-    assert all(len(decode) == 4 for decode in company.decodes[20:])
+    assert all(len(decode) == number for decode in company.decodes[20:])
 
 
-def test_a_session_far_away_costs_the_others_little() -> None:
-    company = Company(dict.fromkeys("abc", 0.03) | {"far": 0.18})
+@pytest.mark.parametrize("contention", [1.0, 3.0])
+@pytest.mark.parametrize("far_s", [0.14, 0.18, 0.4])
+def test_a_session_far_away_costs_the_others_little(far_s: float, contention: float) -> None:
+    company = Company(sessions(3, 0.03), contention)
     company.run(500)
+    alone_s = company.now_s
+    company = Company(sessions(3, 0.03) | {"far": far_s}, contention)
+    company.run(500)
+    num_with_far = sum("far" in decode for decode in company.decodes)
+    assert num_with_far > 50
     num_others = sum(len(decode - {"far"}) for decode in company.decodes)
-    assert num_others / len(company.decodes) > 2.9
-    # The three come back and are decoded, every other time with the rows of the fourth.
-    assert company.now_s < 1.03 * (0.03 + (COSTS.decode_s(3 * ROWS) + COSTS.decode_s(4 * ROWS)) / 2) * 500
-    assert any("far" in decode for decode in company.decodes[-3:])
+    # But for its own rows, which would cost as much if it were near.
+    others_s = company.now_s - num_with_far * ROWS * 5e-3
+    assert others_s / num_others < 1.05 * alone_s / 1500
 
 
-def test_nobody_waits_where_joining_saves_nothing() -> None:
-    gathering = Gathering(LinearCosts(0.0), lambda: 1.0)
-    gathering.answered("a", ROWS, ROWS)
-    assert gathering.until_s(ROWS) == 1.0
+def test_where_joining_saves_nothing_nobody_waits_for_long() -> None:
+    company = Company(sessions(2, 0.03))
+    company.gathering = Gathering(LinearCosts(0.0, row_s=5e-3), lambda: company.now_s)
+    company.here = {"0"}
+    company.answer("1")
+    company.left_s["1"] = 0.035
+    company.run(1000)
+    assert sum(len(decode) == 1 for decode in company.decodes[500:]) > 450
 
 
 def test_nobody_waits_for_those_who_left() -> None:
@@ -119,21 +128,21 @@ def test_nobody_waits_for_those_who_left() -> None:
     for session_id in "ab":
         gathering.answered(session_id, ROWS, ROWS)
     gathering.arrived("a")
-    assert gathering.until_s(ROWS) == pytest.approx(now_s + SAVING_S)
+    assert gathering.until_s(ROWS) == pytest.approx(now_s + ONE_S)
     gathering.left("b")
     assert gathering.until_s(ROWS) == now_s
 
 
 def test_a_wait_begins_when_something_is_ready_and_does_not_grow() -> None:
-    company = Company(dict.fromkeys("abc", 1.0))
-    for session_id in "abc":
+    company = Company(sessions(3, 1.0))
+    for session_id in "012":
         company.answer(session_id)
     company.now_s = 1.0
-    company.arrive("a")
+    company.arrive("0")
     until_s = company.gathering.until_s(ROWS)
     company.now_s = 1.05
-    company.arrive("b")
-    assert company.gathering.until_s(2 * ROWS) == pytest.approx(until_s) == pytest.approx(1.0 + SAVING_S)
+    company.arrive("1")
+    assert company.gathering.until_s(2 * ROWS) == pytest.approx(until_s) == pytest.approx(1.0 + ONE_S)
 
 
 def test_a_session_is_expected_for_twice_its_usual_time() -> None:
