@@ -4,10 +4,9 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import grpc
 import typer
@@ -23,18 +22,19 @@ from orchestrator.cli_options import (
     TargetOption,
     TemperatureOption,
     own_stack,
+    peer_tls,
     speculation_of,
     stack_options,
     valid_prompt,
     valid_temperature,
 )
+from orchestrator.cli_stack import pair_problem, run_beside
 from orchestrator.client import collect, fetch_status, generate, show, status_table, to_json
-from orchestrator.model_files import find_model
-from orchestrator.pair import PairError, check_pair, fetch_loading_model
-from orchestrator.stack import RefusedError, ServerProcess, Stack, StackOptions, while_kept
+from orchestrator.process import RefusedError
+from orchestrator.progress import waiting, watched
+from orchestrator.stack import Stack, StackOptions
 from outrider.v1 import common_pb2, generation_pb2, target_pb2
-from services.frame.channel import open_channel
-from services.frame.errors import ServiceError, error_from_rpc
+from services.frame.errors import ServiceError
 from services.frame.logging import configure_logging
 from services.frame.startup import CODE_REFUSED, StartupError, refuse
 
@@ -144,7 +144,7 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Tell what an orchestrator is connected to and how it is doing."""
-    reply = asyncio.run(fetch_status(address))
+    reply = asyncio.run(_status(address))
     if as_json:
         print(json.dumps(to_json(reply)))
     else:
@@ -158,7 +158,7 @@ def pair(
     as_json: JsonOption = False,
 ) -> None:
     """Tell whether a draft fits a target, and if not why. Exit code 1 when it does not."""
-    problem = asyncio.run(_pair_problem(target, draft))
+    problem = asyncio.run(pair_problem(target, draft, peer_tls()))
     if as_json:
         print(json.dumps({"fits": not problem, "reason": problem}))
     else:
@@ -190,36 +190,49 @@ def main() -> None:
         sys.exit(CODE_INTERRUPTED)
 
 
+async def _status(address: str) -> generation_pb2.GetStatusResponse:
+    async with waiting(f"the orchestrator at {address}"):
+        return await fetch_status(address)
+
+
 async def _serve(options: StackOptions) -> None:
-    async with Stack(options) as stack:
-        await stack.wait_ready()
-        print(f"serving on {stack.address}", flush=True)
-        await stack.keep()
+    async def use(address: str) -> None:
+        print(f"serving on {address}", flush=True)
+        await asyncio.Event().wait()
+
+    await run_beside(Stack(options, peer_tls()), use)
 
 
 async def _generate(
     address: str, options: StackOptions | None, request: generation_pb2.GenerateRequest, as_json: bool
 ) -> None:
-    async with _running(address, options) as found:
-        messages = generate(found, request)
+    async def use(address: str) -> None:
+        messages = generate(address, request)
         if as_json:
-            print(json.dumps(await collect(messages)))
+            async with waiting("the end of the text"):
+                answer = await collect(messages)
+            print(json.dumps(answer))
         else:
-            await show(messages, request.text, Console(highlight=False))
+            await show(watched(messages, f"the orchestrator at {address}"), request.text, Console(highlight=False))
+
+    await _run(address, options, use)
 
 
 async def _chat(address: str, options: StackOptions | None, template: generation_pb2.GenerateRequest) -> None:
     messages: list[target_pb2.ChatMessage] = []
     console = Console(highlight=False)
-    async with _running(address, options) as found:
-        if not (await fetch_status(found)).target.model.has_chat_template:
+
+    async def use(address: str) -> None:
+        if not (await _status(address)).target.model.has_chat_template:
             raise StartupError("the model has no chat template: use `outrider generate`")
         while said := await asyncio.to_thread(_ask, console):
             messages.append(target_pb2.ChatMessage(role="user", content=said))
             request = generation_pb2.GenerateRequest(chat=generation_pb2.ChatPrompt(messages=messages))
             request.MergeFrom(template)
-            answer = await show(generate(found, request), "", console)
+            answer = await show(watched(generate(address, request), f"the orchestrator at {address}"), "", console)
             messages.append(target_pb2.ChatMessage(role="assistant", content=answer))
+
+    await _run(address, options, use)
 
 
 def _ask(console: Console) -> str:
@@ -229,40 +242,12 @@ def _ask(console: Console) -> str:
         return ""
 
 
-@asynccontextmanager
-async def _running(address: str, options: StackOptions | None) -> AsyncIterator[str]:
-    """Give the address of a running orchestrator, of a stack of our own where options are given."""
+async def _run(address: str, options: StackOptions | None, use: Callable[[str], Coroutine[Any, Any, None]]) -> None:
+    """Call `use` with the address of a running orchestrator, of a stack of our own where options are given."""
     if options is None:
-        yield address
-        return
-    async with Stack(options) as stack:
-        with Console(stderr=True).status("loading the models"):
-            await stack.wait_ready()
-        yield stack.address
-
-
-async def _pair_problem(target: str, draft: str) -> str:
-    """Return why the draft does not fit, empty when it does. Both are served for a moment, to read their tokens."""
-    services = [
-        ServerProcess(module, ("--model", str(find_model(name)), "--slots", "1", "--context", "256", *flags))
-        for module, name, flags in (
-            ("services.target", target, ("--log-level", "warning", "--exact", "off")),
-            ("services.draft", draft, ("--log-level", "warning")),
-        )
-    ]
-    try:
-        models = []
-        for service in services:
-            async with open_channel(await service.start()) as channel:
-                models.append(await while_kept(fetch_loading_model(channel), service.keep()))
-        check_pair(*models)
-    except PairError as error:
-        return str(error)
-    except grpc.aio.AioRpcError as error:
-        raise error_from_rpc(error) from error
-    finally:
-        await asyncio.gather(*(service.stop() for service in services))
-    return ""
+        await use(address)
+    else:
+        await run_beside(Stack(options, peer_tls()), use)
 
 
 if __name__ == "__main__":
