@@ -56,7 +56,8 @@ class Run:
         """Start the program."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", module, "--stop-with-stdin", *arguments),
+            # Without -P the user's own files in the current folder could take the place of modules.
+            *("-P", "-m", module, "--stop-with-stdin", *arguments),
             # Never written to: it closes when this process dies, and the server stops.
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,

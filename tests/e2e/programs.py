@@ -41,7 +41,7 @@ def environment(home: Path) -> dict[str, str]:
 
 def command(*arguments: str, module: str = "orchestrator.cli") -> list[str]:
     """The command line of a program of ours; `outrider` unless another module is named."""
-    return [sys.executable, "-m", module, *arguments]
+    return [sys.executable, "-P", "-m", module, *arguments]
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,13 @@ class Finished:
     stderr: str
 
 
-def run(home: Path, *arguments: str, module: str = "orchestrator.cli", **variables: str) -> Finished:
+def run(
+    home: Path, *arguments: str, module: str = "orchestrator.cli", folder: Path | None = None, **variables: str
+) -> Finished:
     """Run a program to its end, with further variables in its environment. Its output is not a terminal."""
     finished = subprocess.run(
         command(*arguments, module=module),
+        cwd=folder,
         env=environment(home) | variables,
         stdin=subprocess.DEVNULL,
         capture_output=True,
