@@ -30,7 +30,7 @@ from orchestrator.cli_options import (
 )
 from orchestrator.cli_stack import pair_problem, run_beside
 from orchestrator.client import collect, fetch_status, generate, show, status_table, to_json
-from orchestrator.process import RefusedError
+from orchestrator.process import CrashedError, RefusedError
 from orchestrator.progress import waiting, watched
 from orchestrator.stack import Stack, StackOptions
 from outrider.v1 import common_pb2, generation_pb2, target_pb2
@@ -174,6 +174,9 @@ def main() -> None:
         refuse(error.format_message())
     except RefusedError:  # the process has said why
         sys.exit(CODE_REFUSED)
+    except CrashedError as error:
+        print(f"outrider: {error}", file=sys.stderr)
+        sys.exit(CODE_FAILED)
     except StartupError as error:
         refuse(error)
     except ServiceError as error:

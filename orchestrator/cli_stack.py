@@ -17,7 +17,7 @@ from services.frame.errors import error_from_rpc
 
 
 async def run_beside(stack: Stack, use: Callable[[str], Coroutine[Any, Any, None]]) -> None:
-    """Call `use` with the address of the orchestrator once it serves. Raises RefusedError where something refuses."""
+    """Call `use` with the address of the orchestrator once it serves. Raises RefusedError and CrashedError."""
     try:
         async with waiting(stack.obstacles):
             await stack.start()
@@ -31,7 +31,7 @@ async def run_beside(stack: Stack, use: Callable[[str], Coroutine[Any, Any, None
 async def pair_problem(target: str, draft: str, tls: ClientTls | None) -> str:
     """Return why the draft does not fit, empty when it does. Both are served for a moment, to read their tokens.
 
-    Raises ServiceError where they cannot be called, by `tls` if that is given.
+    Raises RefusedError and CrashedError, and ServiceError where they cannot be called, by `tls` if that is given.
     """
     flags = ("--log-level", "warning", "--slots", "1", "--context", "256")
     processes = Processes(tls)

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import re
+import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
 from typing import Self
@@ -32,6 +33,10 @@ _ANSWER_S = 1.0
 
 class RefusedError(StartupError):
     """A process refused to start and has said why on stderr."""
+
+
+class CrashedError(Exception):
+    """A process ended twice in the same way and never served. The text is one sentence, with its own last line."""
 
 
 class Run:
@@ -91,7 +96,10 @@ class Run:
 
 
 class ServerProcess:
-    """One server. It is started again after it dies, on the port that it had, with growing pauses."""
+    """One server. It is started again after it dies, on the port that it had, with growing pauses.
+
+    What has never served is given up when it ends in the same way for the second time.
+    """
 
     def __init__(self, module: str, arguments: Sequence[str], host: str = "127.0.0.1", port: int = 0) -> None:
         self.module = module
@@ -102,6 +110,10 @@ class ServerProcess:
         self._port = port
         self._address = ""
         self._run: Run | None = None
+        self._has_served = False
+        # With which codes it ended before it served.
+        self._codes: set[int] = set()
+        self._pause_s = _FIRST_RESTART_S
 
     @property
     def name(self) -> str:
@@ -114,33 +126,47 @@ class ServerProcess:
         return self._run.process.pid if self._run is not None and self._run.process.returncode is None else None
 
     async def start(self) -> str:
-        """Start and return the address. Raises RefusedError when the process ends instead."""
-        arguments = ("--host", self._host, "--port", str(self._port), *self._arguments)
-        self.serving.clear()
-        self._run = await Run.start(self.module, arguments, self.serving)
-        address = await self._run.listening
-        if not address:
-            await self._run.ended()
-            raise RefusedError(f"{self.name} did not start")
-        self._address, self._port = address, int(address.rpartition(":")[2])
-        return address
+        """Start, once more where that ends before it listens, and return the address.
+
+        Raises RefusedError, and CrashedError where it ends in the same way again.
+        """
+        while True:
+            arguments = ("--host", self._host, "--port", str(self._port), *self._arguments)
+            self.serving.clear()
+            self._run = await Run.start(self.module, arguments, self.serving)
+            if address := await self._run.listening:
+                self._address, self._port = address, int(address.rpartition(":")[2])
+                return address
+            await self._pause_after(self._run)
 
     async def keep(self) -> None:
-        """Start again whenever the process dies. Raises RefusedError when it refuses to start."""
-        pause_s = _FIRST_RESTART_S
-        loop = asyncio.get_running_loop()
+        """Start again whenever the process dies. Raises RefusedError and CrashedError, see `start`."""
         while True:
             assert self._run is not None
-            started_s = loop.time()
-            code = await self._run.ended()
-            self.serving.clear()
-            if code == CODE_REFUSED:
-                raise RefusedError(f"{self.name} did not start")
-            pause_s = _FIRST_RESTART_S if loop.time() - started_s > _HEALTHY_AFTER_S else pause_s
-            _log.warning("%s ended with code %d, starting it again in %g s", self.name, code, pause_s)
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, _LAST_RESTART_S)
+            await self._pause_after(self._run)
             await self.start()
+
+    async def _pause_after(self, run: Run) -> None:
+        """Return when a run has ended and it is time for the next one. Raises RefusedError and CrashedError."""
+        code = await run.ended()
+        self.serving.clear()
+        if code == CODE_REFUSED:
+            raise RefusedError(f"{self.name} did not start")
+        now_s = asyncio.get_running_loop().time()
+        if run.served_s is not None:
+            self._has_served = True
+            if now_s - run.served_s > _HEALTHY_AFTER_S:
+                self._pause_s = _FIRST_RESTART_S
+        elif code in self._codes and not self._has_served:
+            raise CrashedError(self._crash(code, run.last_line))
+        self._codes.add(code)
+        pause_s, self._pause_s = self._pause_s, min(2 * self._pause_s, _LAST_RESTART_S)
+        _log.warning("%s ended with %s, starting it again in %g s", self.name, _named(code), pause_s)
+        await asyncio.sleep(pause_s)
+
+    def _crash(self, code: int, last_line: str) -> str:
+        told = f"; its last line: {last_line}" if last_line else ", without a word"
+        return f"{self.name} ended twice with {_named(code)} before it served{told}"
 
     async def doing(self, tls: ClientTls | None) -> str:
         """Return what it is at before it serves, in a few words."""
@@ -162,6 +188,12 @@ class ServerProcess:
         except TimeoutError:
             run.process.kill()
             await run.ended()
+
+
+def _named(code: int) -> str:
+    """Return an exit code in words, with the signal where it was one."""
+    meaning = signal.strsignal(-code) if code < 0 else None
+    return f"code {code} ({meaning})" if meaning else f"code {code}"
 
 
 async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[str]:

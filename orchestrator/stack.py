@@ -29,7 +29,7 @@ class StackOptions:
 
 
 async def while_kept(waiting: Coroutine[Any, Any, ResultT], keeping: Coroutine[Any, Any, None]) -> ResultT:
-    """Return what is waited for, while processes are kept running. Raises RefusedError when one refuses to start."""
+    """Return what is waited for, while processes are kept running. Raises what ends the keeping."""
     waiting_task, keeping_task = asyncio.ensure_future(waiting), asyncio.ensure_future(keeping)
     try:
         await asyncio.wait((waiting_task, keeping_task), return_when=asyncio.FIRST_COMPLETED)
@@ -56,7 +56,7 @@ class Processes:
         return process
 
     async def keep(self) -> None:
-        """Start again what dies, until cancelled. Raises RefusedError when something refuses to start."""
+        """Start again what dies, until cancelled. Raises RefusedError and CrashedError, see `ServerProcess.start`."""
         keeping = [asyncio.ensure_future(process.keep()) for process in self._processes]
         try:
             await asyncio.gather(*keeping)
@@ -103,7 +103,7 @@ class Stack(Processes):
         await self.stop()
 
     async def start(self) -> None:
-        """Start the processes; return when they listen. Raises RefusedError when one refuses to."""
+        """Start the processes; return when they listen. Raises RefusedError and CrashedError."""
         options = self._options
         # Before the models are read, which can take long.
         check_free(options.host, options.port)
@@ -120,7 +120,7 @@ class Stack(Processes):
         self.address = await self.add(ServerProcess("orchestrator", arguments, options.host, options.port)).start()
 
     async def wait_ready(self) -> None:
-        """Return when the orchestrator serves. Raises RefusedError when a model cannot be served."""
+        """Return when the orchestrator serves. Raises RefusedError, as for a wrong model, and CrashedError."""
         await while_kept(self._find("orchestrator").serving.wait(), self.keep())
 
     def pid(self, module: str) -> int | None:
