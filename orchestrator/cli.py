@@ -30,9 +30,11 @@ from orchestrator.cli_options import (
 )
 from orchestrator.cli_stack import pair_problem, run_beside
 from orchestrator.client import collect, fetch_status, generate, show, status_table, to_json
+from orchestrator.interrupts import Interrupted, interruptible, run
 from orchestrator.process import CrashedError, RefusedError
 from orchestrator.progress import waiting, watched
 from orchestrator.stack import Stack, StackOptions
+from orchestrator.stdin import Lines
 from outrider.v1 import common_pb2, generation_pb2, target_pb2
 from services.frame.errors import ServiceError
 from services.frame.logging import configure_logging
@@ -85,7 +87,7 @@ def serve(
 ) -> None:
     """Run target, draft and orchestrator as three processes on loopback, one public port. Ctrl-C stops all."""
     configure_logging("info", "text", "outrider")
-    asyncio.run(_serve(stack_options(target, draft, drafter, exact, host=host, port=port, log_level=log_level)))
+    run(_serve(stack_options(target, draft, drafter, exact, host=host, port=port, log_level=log_level)))
 
 
 @app.command(name="generate")
@@ -114,7 +116,7 @@ def generate_command(
         speculation=speculation_of(speculation, drafter),
     )
     options = own_stack(context, address, target, draft, drafter, exact)
-    asyncio.run(_generate(address, options, request, as_json))
+    run(_generate(address, options, request, as_json))
 
 
 @app.command()
@@ -135,7 +137,7 @@ def chat(
         sampling=common_pb2.Sampling(temperature=valid_temperature(temperature)),
         speculation=speculation_of("auto", drafter),
     )
-    asyncio.run(_chat(address, options, template))
+    run(_chat(address, options, template))
 
 
 @app.command()
@@ -144,7 +146,7 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Tell what an orchestrator is connected to and how it is doing."""
-    reply = asyncio.run(_status(address))
+    reply = run(_status(address))
     if as_json:
         print(json.dumps(to_json(reply)))
     else:
@@ -158,7 +160,7 @@ def pair(
     as_json: JsonOption = False,
 ) -> None:
     """Tell whether a draft fits a target, and if not why. Exit code 1 when it does not."""
-    problem = asyncio.run(pair_problem(target, draft, peer_tls()))
+    problem = run(pair_problem(target, draft, peer_tls()))
     if as_json:
         print(json.dumps({"fits": not problem, "reason": problem}))
     else:
@@ -167,9 +169,10 @@ def pair(
 
 
 def main() -> None:
-    """Run the command line. Bad use ends with one sentence and exit code 2, failures with 1."""
+    """Run the command line. Bad use ends with one sentence and exit code 2, failures with 1, signals with 128 + N."""
     try:
-        sys.exit(app(standalone_mode=False, prog_name="outrider"))
+        with interruptible():
+            sys.exit(app(standalone_mode=False, prog_name="outrider"))
     except TyperException as error:
         refuse(error.format_message())
     except RefusedError:  # the process has said why
@@ -187,10 +190,10 @@ def main() -> None:
     except BrokenPipeError:  # whoever read our output has seen enough; nothing must be flushed to them at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(CODE_FAILED)
-    except (KeyboardInterrupt, asyncio.CancelledError):
+    except (KeyboardInterrupt, Interrupted) as error:
         if sys.stdout.isatty():  # the text may have stopped in the middle of a line
             print()
-        sys.exit(CODE_INTERRUPTED)
+        sys.exit(error.code if isinstance(error, Interrupted) else CODE_INTERRUPTED)
 
 
 async def _status(address: str) -> generation_pb2.GetStatusResponse:
@@ -223,12 +226,12 @@ async def _generate(
 
 async def _chat(address: str, options: StackOptions | None, template: generation_pb2.GenerateRequest) -> None:
     messages: list[target_pb2.ChatMessage] = []
-    console = Console(highlight=False)
+    console, lines = Console(highlight=False), Lines()
 
     async def use(address: str) -> None:
         if not (await _status(address)).target.model.has_chat_template:
             raise StartupError("the model has no chat template: use `outrider generate`")
-        while said := await asyncio.to_thread(_ask, console):
+        while said := await _ask(console, lines):
             messages.append(target_pb2.ChatMessage(role="user", content=said))
             request = generation_pb2.GenerateRequest(chat=generation_pb2.ChatPrompt(messages=messages))
             request.MergeFrom(template)
@@ -238,11 +241,9 @@ async def _chat(address: str, options: StackOptions | None, template: generation
     await _run(address, options, use)
 
 
-def _ask(console: Console) -> str:
-    try:
-        return console.input("[bold]> [/bold]").strip()
-    except EOFError:
-        return ""
+async def _ask(console: Console, lines: Lines) -> str:
+    console.print("[bold]> [/bold]", end="")
+    return (await lines.next()).strip()
 
 
 async def _run(address: str, options: StackOptions | None, use: Callable[[str], Coroutine[Any, Any, None]]) -> None:

@@ -67,6 +67,8 @@ class Run:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            # Ctrl-C in a terminal is for this process, which stops the others in their order.
+            start_new_session=True,
         )
         return cls(process, serving)
 
@@ -177,17 +179,32 @@ class ServerProcess:
         return "starting" if obstacle is None else obstacle.text
 
     async def stop(self) -> None:
-        """Ask the process to end, and kill it when it does not."""
-        run = self._run
-        if run is None or run.process.returncode is not None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            run.process.terminate()
-        try:
-            await asyncio.wait_for(run.ended(), _STOP_TIMEOUT_S)
-        except TimeoutError:
-            run.process.kill()
-            await run.ended()
+        """Ask the process to end. It is killed where it takes longer than it said, and where this is cancelled."""
+        if self._run is not None and self.pid is not None:
+            self._run.process.terminate()
+            try:
+                await self._until_stopped(self._run)
+            except TimeoutError:
+                _log.warning("%s does not stop and is killed", self.name)
+            finally:
+                await self.kill()
+
+    async def kill(self) -> None:
+        """End the process at once; return when it is gone."""
+        if self._run is not None:
+            if self.pid is not None:
+                self._run.process.kill()
+            await self._run.ended()
+
+    async def _until_stopped(self, run: Run) -> None:
+        """Raises TimeoutError."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(_STOP_TIMEOUT_S) as limit:
+            ending = asyncio.ensure_future(run.ended())
+            await asyncio.wait((ending, run.stopping), return_when=asyncio.FIRST_COMPLETED)
+            if run.stopping.done():
+                limit.reschedule(loop.time() + run.stopping.result() + _STOP_TIMEOUT_S)
+            await ending
 
 
 def _named(code: int) -> str:

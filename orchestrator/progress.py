@@ -1,4 +1,7 @@
-"""What a command waits for, on stderr: one line that changes on a terminal, plain lines now and then elsewhere."""
+"""What a command waits for, on stderr: one line that changes on a terminal, plain lines now and then elsewhere.
+
+There they are written when something else is waited for, and every half minute.
+"""
 
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -9,7 +12,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
-from services.frame.waiting import saying
+from services.frame.waiting import SAY_AFTER_S, SAY_AGAIN_S, saying
 
 MessageT = TypeVar("MessageT")
 _SHOWN_AFTER_S = 0.5
@@ -37,10 +40,19 @@ async def waiting(what: str | Callable[[], Awaitable[str]]) -> AsyncIterator[Non
                 status = shown.enter_context(console.status(line))
             status.update(line)
 
-        async def write(waited_s: float) -> None:
-            _say(await describe(), waited_s)
+        said, said_s = "", 0.0
 
-        async with saying(show, _SHOWN_AFTER_S, _REFRESH_S) if console.is_terminal else saying(write):
+        async def write(waited_s: float) -> None:
+            nonlocal said, said_s
+            now = await describe()
+            if now != said or waited_s - said_s >= SAY_AGAIN_S:
+                said, said_s = now, waited_s
+                _say(now, waited_s)
+
+        speaker = (
+            saying(show, _SHOWN_AFTER_S, _REFRESH_S) if console.is_terminal else saying(write, again_s=SAY_AFTER_S)
+        )
+        async with speaker:
             yield
 
 

@@ -75,9 +75,13 @@ class Processes:
         return " and ".join(told or [process.name for process in waited_for])
 
     async def stop(self) -> None:
-        """Stop all of them."""
-        for process in reversed(self._processes):
-            await process.stop()
+        """Stop all of them, one after the other. Cancelled, it kills what is left."""
+        try:
+            for process in reversed(self._processes):
+                await process.stop()
+        except asyncio.CancelledError:
+            await asyncio.gather(*(process.kill() for process in self._processes))
+            raise
 
 
 class Stack(Processes):

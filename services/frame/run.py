@@ -8,6 +8,8 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from types import FrameType
+from typing import NoReturn
 
 import uvloop
 
@@ -23,7 +25,7 @@ _logger = logging.getLogger(__name__)
 
 
 def run_server(settings: ServerSettings, application: Application, service_name: str) -> int:
-    """Serve until SIGTERM or SIGINT and return the exit code of the process.
+    """Serve until SIGTERM, SIGINT or SIGHUP and return the exit code of the process.
 
     Prints `listening on HOST:PORT` to stdout once bound, `serving on HOST:PORT` once the application serves, as health
     tells too, and `stopping, at most N s for calls under way` when it stops.
@@ -83,17 +85,25 @@ async def _start_unless_ended(server: FrameServer) -> None:
 
 def _end_on_signals(server: FrameServer) -> None:
     loop = asyncio.get_running_loop()
-    signals = (signal.SIGTERM, signal.SIGINT)
+    signals = [signal.SIGTERM, signal.SIGINT]
+    # A terminal that closes; below nohup it is ignored.
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signals.append(signal.SIGHUP)
 
     def end(number: signal.Signals) -> None:
         _logger.info("%s: stopping, at most %g s for calls under way", number.name, server.settings.drain_timeout_s)
         server.ended.set()
         for each in signals:
             loop.remove_signal_handler(each)
-            signal.signal(each, signal.SIG_DFL)
+            # Process 1 of a container is spared what signals do by default.
+            signal.signal(each, signal.SIG_DFL if os.getpid() != 1 else _exit)
 
     for number in signals:
         loop.add_signal_handler(number, end, number)
+
+
+def _exit(number: int, _: FrameType | None) -> NoReturn:
+    os._exit(128 + number)
 
 
 def _end_with_stdin(server: FrameServer) -> None:

@@ -69,6 +69,25 @@ def run(
     return Finished(finished.returncode, finished.stdout.decode(), finished.stderr.decode())
 
 
+def services_of(pid: int) -> dict[str, psutil.Process]:
+    """The processes of the services that a program has started and that live, by name."""
+    found = {}
+    for child in psutil.Process(pid).children():
+        # One that has just died has no command line any more.
+        with suppress(psutil.ZombieProcess, psutil.NoSuchProcess):
+            arguments = child.cmdline()
+            found.update({name: child for name, module in MODULES.items() if module in arguments})
+    return found
+
+
+def lives(process: psutil.Process) -> bool:
+    """Whether a process has not ended."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 @dataclass
 class Serving:
     """`outrider serve`, with its services."""
@@ -78,13 +97,7 @@ class Serving:
 
     def services(self) -> dict[str, psutil.Process]:
         """The processes of the services that live, by name."""
-        found = {}
-        for child in psutil.Process(self.process.pid).children():
-            # One that has just died has no command line any more.
-            with suppress(psutil.ZombieProcess, psutil.NoSuchProcess):
-                arguments = child.cmdline()
-                found.update({name: child for name, module in MODULES.items() if module in arguments})
-        return found
+        return services_of(self.process.pid)
 
     def kill(self, name: str) -> int:
         """Kill a service without a warning; return the id that its process had."""
@@ -107,6 +120,8 @@ def serving(home: Path, *arguments: str, **variables: str) -> Iterator[Serving]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
+        # As a shell gives one to what it runs in the foreground: signals of a terminal go to all of it.
+        process_group=0,
     )
     try:
         assert process.stdout is not None

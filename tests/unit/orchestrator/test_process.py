@@ -151,3 +151,60 @@ async def test_lines_of_any_length_and_bytes_are_passed_on(
     with pytest.raises(RefusedError):
         await keep(program(code))
     assert capsys.readouterr().err == "x" * 1_000_000 + "\n\N{REPLACEMENT CHARACTER}\n\nlast\n"
+
+
+async def test_a_process_may_take_as_long_to_stop_as_it_says(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[asyncio.Timeout] = []
+    timeout = asyncio.timeout
+
+    def recorded(delay_s: float | None) -> asyncio.Timeout:
+        limits.append(timeout(delay_s))
+        return limits[-1]
+
+    code = """
+def stop(*_):
+    print("stopping, at most 3600 s for calls under way", flush=True)
+
+signal.signal(signal.SIGTERM, stop)
+serve()
+wait()
+"""
+    server = program(code)
+    await server.start()
+    monkeypatch.setattr(asyncio, "timeout", recorded)
+    stopping = asyncio.create_task(server.stop())
+    await soon(lambda: max(limit.when() or 0 for limit in limits) > asyncio.get_running_loop().time() + 3000)
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGKILL)
+    await stopping
+
+
+@pytest.mark.parametrize("says", ["None", "print('stopping, at most 0 s for calls under way', flush=True)"])
+async def test_a_process_that_does_not_stop_is_killed(
+    program: Program, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, says: str
+) -> None:
+    monkeypatch.setattr(process, "_STOP_TIMEOUT_S", 0.05)
+    server = program(f"signal.signal(signal.SIGTERM, lambda *_: {says})\nserve()\nwait()")
+    await server.start()
+    await server.stop()
+    assert server.pid is None
+    assert caplog.messages == ["outrider-small does not stop and is killed"]
+
+
+async def test_a_stop_that_is_cancelled_kills(program: Program) -> None:
+    server = program("signal.signal(signal.SIGTERM, signal.SIG_IGN)\nserve()\nwait()")
+    await server.start()
+    stopping = asyncio.create_task(server.stop())
+    await asyncio.sleep(0)
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(stopping, PATIENCE_S)
+    assert server.pid is None
+
+
+async def test_signals_of_a_terminal_do_not_reach_it(program: Program) -> None:
+    """They go to the whole session, and it has one of its own."""
+    server = program("serve()\nwait()")
+    await server.start()
+    assert server.pid is not None
+    assert os.getsid(server.pid) == server.pid

@@ -17,7 +17,7 @@ from tests.waiting import soon
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is waited for is said at once, and again and again."""
 
-    def at_once(say: object, *_: float) -> object:
+    def at_once(say: object, *_: float, **__: float) -> object:
         return saying(say, after_s=0.0, again_s=0.0)  # type: ignore[arg-type]
 
     monkeypatch.setattr(progress, "saying", at_once)
