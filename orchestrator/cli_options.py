@@ -97,9 +97,7 @@ def own_stack(
     """
     if not address:
         if os.environ.get("OUTRIDER_ORCHESTRATOR_TLS_CERT"):
-            raise StartupError(
-                "OUTRIDER_ORCHESTRATOR_TLS_CERT is set, and only `outrider serve` goes with it: unset it"
-            )
+            raise StartupError("OUTRIDER_ORCHESTRATOR_TLS_CERT is set, which is for `outrider serve` only: unset it")
         return stack_options(target, draft, drafter, exact)
     for name in ("target", "draft", "exact"):
         source = context.get_parameter_source(name)

@@ -48,6 +48,8 @@ class Run:
         self.process = process
         self.last_line = ""
         self.served_s: float | None = None
+        # How long after its end the next run begins, once that is decided.
+        self.pause_s: float | None = None
         self._serving = serving
         self._loop = asyncio.get_running_loop()
         # Done with the address, or with nothing when the process ends before it listens.
@@ -152,19 +154,25 @@ class ServerProcess:
         """Return when a run has ended and it is time for the next one. Raises RefusedError and CrashedError."""
         code = await run.ended()
         self.serving.clear()
+        # Whoever keeps it may change in between.
+        if run.pause_s is None:
+            run.pause_s = self._judge(run, code)
+            _log.warning("%s ended with %s, starting it again in %g s", self.name, _named(code), run.pause_s)
+        await asyncio.sleep(run.pause_s)
+
+    def _judge(self, run: Run, code: int) -> float:
+        """Return how long to wait before the next run. Raises RefusedError and CrashedError."""
         if code == CODE_REFUSED:
             raise RefusedError(f"{self.name} did not start")
-        now_s = asyncio.get_running_loop().time()
         if run.served_s is not None:
             self._has_served = True
-            if now_s - run.served_s > _HEALTHY_AFTER_S:
+            if asyncio.get_running_loop().time() - run.served_s > _HEALTHY_AFTER_S:
                 self._pause_s = _FIRST_RESTART_S
         elif code in self._codes and not self._has_served:
             raise CrashedError(self._crash(code, run.last_line))
         self._codes.add(code)
         pause_s, self._pause_s = self._pause_s, min(2 * self._pause_s, _LAST_RESTART_S)
-        _log.warning("%s ended with %s, starting it again in %g s", self.name, _named(code), pause_s)
-        await asyncio.sleep(pause_s)
+        return pause_s
 
     def _crash(self, code: int, last_line: str) -> str:
         told = f"; its last line: {last_line}" if last_line else ", without a word"

@@ -1,6 +1,7 @@
 """Programs of ours as real processes."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ SETTINGS = {
     for service in ("TARGET", "DRAFT")
     for name, value in (("THREADS", "1"), ("BATCH_ROWS", "256"), ("PREFILL_ROWS", "64"), ("SLOTS", "2"))
 }
+_WAIT = re.compile(r"^outrider: waiting for .*\n", re.MULTILINE)
 MODULES = {"target": "services.target", "draft": "services.draft", "orchestrator": "orchestrator"}
 
 
@@ -46,7 +48,10 @@ def command(*arguments: str, module: str = "orchestrator.cli") -> list[str]:
 
 @dataclass(frozen=True)
 class Finished:
-    """What became of a program. Its output is as it was written, carriage returns included."""
+    """What became of a program. Its output is as it was written, carriage returns included, but for waits.
+
+    What `outrider` says of these depends on the machine's pace.
+    """
 
     returncode: int
     stdout: str
@@ -66,7 +71,7 @@ def run(
         timeout=2 * PATIENCE_S,
         check=False,
     )
-    return Finished(finished.returncode, finished.stdout.decode(), finished.stderr.decode())
+    return Finished(finished.returncode, finished.stdout.decode(), _WAIT.sub("", finished.stderr.decode()))
 
 
 def services_of(pid: int) -> dict[str, psutil.Process]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+import trustme
 
 from outrider.v1 import generation_pb2
 from tests.e2e.conftest import Pair
@@ -86,6 +87,19 @@ async def test_an_orchestrator_that_is_killed_serves_again_on_its_port(system: S
                 # It listens before it serves.
                 assert error.code() is grpc.StatusCode.UNAVAILABLE
             await asyncio.sleep(0.01)
+
+
+async def test_tls_on_the_public_port(pair: Pair, home: Path, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    cert.write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
+    certificate.private_key_pem.write_to_path(str(key))
+    variables = {"OUTRIDER_ORCHESTRATOR_TLS_CERT": str(cert), "OUTRIDER_ORCHESTRATOR_TLS_KEY": str(key)}
+    credentials = grpc.ssl_channel_credentials(authority.cert_pem.bytes())
+    with serving(home, *pair.flags, **variables) as system:
+        async with grpc.aio.secure_channel(system.address, credentials) as channel:
+            assert len((await Client(channel).generate(max_tokens=4)).ids) == 4
 
 
 REPEATED = "def main(a):\n    return a\n\n\n" * 2 + "def main(a"

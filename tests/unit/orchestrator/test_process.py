@@ -121,6 +121,24 @@ async def test_what_has_served_is_started_again_however_often_it_dies(
     ]
 
 
+async def test_an_end_counts_once_whoever_keeps_the_process(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(process, "_FIRST_RESTART_S", 0.5)
+    server = program("listen()\nif runs == 0: sys.exit(1)\nserve()\nwait()")
+    await server.start()
+    keeping = asyncio.create_task(server.keep())
+    await soon(lambda: caplog.messages)
+    keeping.cancel()
+    await asyncio.wait({keeping})
+    keeping = asyncio.create_task(server.keep())
+    await asyncio.wait_for(server.serving.wait(), PATIENCE_S)
+    assert len(runs(tmp_path)) == 2
+    assert len(caplog.messages) == 1
+    keeping.cancel()
+    await asyncio.wait({keeping})
+
+
 @pytest.mark.parametrize("first", ["", "listen()", "serve()"])
 async def test_what_refuses_is_not_started_again(program: Program, tmp_path: Path, first: str) -> None:
     with pytest.raises(RefusedError):
