@@ -66,6 +66,7 @@ def outrider(
     ] = False,
 ) -> None:
     """Speculative decoding as services."""
+    configure_logging("warning", "text", "outrider")
 
 
 @app.command()

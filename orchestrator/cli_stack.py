@@ -24,7 +24,7 @@ async def run_beside(stack: Stack, use: Callable[[str], Coroutine[Any, Any, None
             await stack.wait_ready()
         await while_kept(use(stack.address), stack.keep())
     finally:
-        async with waiting("the end of requests under way"):
+        async with waiting(stack.survivor):
             await stack.stop()
 
 
@@ -47,7 +47,8 @@ async def pair_problem(target: str, draft: str, tls: ClientTls | None) -> str:
     except PairError as error:
         return str(error)
     finally:
-        await processes.stop()
+        async with waiting(processes.survivor):
+            await processes.stop()
     return ""
 
 

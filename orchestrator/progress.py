@@ -49,9 +49,10 @@ async def waiting(what: str | Callable[[], Awaitable[str]]) -> AsyncIterator[Non
                 said, said_s = now, waited_s
                 _say(now, waited_s)
 
-        speaker = (
-            saying(show, _SHOWN_AFTER_S, _REFRESH_S) if console.is_terminal else saying(write, again_s=SAY_AFTER_S)
-        )
+        if console.is_terminal and not console.is_dumb_terminal:
+            speaker = saying(show, _SHOWN_AFTER_S, _REFRESH_S)
+        else:
+            speaker = saying(write, again_s=SAY_AFTER_S)
         async with speaker:
             yield
 

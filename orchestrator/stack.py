@@ -74,6 +74,11 @@ class Processes:
         # It waits for the others.
         return " and ".join(told or [process.name for process in waited_for])
 
+    async def survivor(self) -> str:
+        """Return which of them is stopping."""
+        names = [process.name for process in reversed(self._processes) if process.pid is not None]
+        return f"the end of {names[0]}, which lets requests under way finish" if names else "the end"
+
     async def stop(self) -> None:
         """Stop all of them, one after the other. Cancelled, it kills what is left."""
         try:
