@@ -180,7 +180,7 @@ class ServerProcess:
 
     async def doing(self, tls: ClientTls | None) -> str:
         """Return what it is at before it serves, in a few words."""
-        if not self._address:
+        if self._run is None or self.pid is None or not self._run.listening.done():
             return "starting"
         async with open_channel(self._address, tls=tls) as channel:
             obstacle = await find_obstacle(channel, _ANSWER_S)
