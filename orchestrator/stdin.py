@@ -24,12 +24,12 @@ class Lines:
 
     async def _readable(self) -> None:
         loop = asyncio.get_running_loop()
-        readable = loop.create_future()
+        readable = asyncio.Event()
         try:
-            loop.add_reader(self._fd, lambda: readable.done() or readable.set_result(None))
+            loop.add_reader(self._fd, readable.set)
         except PermissionError:  # a file, which is always readable
             return
         try:
-            await readable
+            await readable.wait()
         finally:
             loop.remove_reader(self._fd)

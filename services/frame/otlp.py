@@ -50,9 +50,6 @@ class _Exporter(OTLPExporterMixin[Any, Any, Any, Any]):
     # Whether it was said that the collector is away.
     _is_away = False
 
-    def __init__(self) -> None:
-        super().__init__(channel_options=_CHANNEL_OPTIONS)
-
     def _export(self, data: Any) -> Any:
         if not self._has_answered and not self._shutdown and not self._can_be_reached():
             return self._result.FAILURE
@@ -61,9 +58,10 @@ class _Exporter(OTLPExporterMixin[Any, Any, Any, Any]):
         return result
 
     def _can_be_reached(self) -> bool:
-        assert self._client is not None
+        # The SDK's own types have it as None.
+        client: Any = self._client
         try:
-            self._client.Export(request=self.nothing, metadata=self._headers, timeout=_LOOK_S)
+            client.Export(request=self.nothing, metadata=self._headers, timeout=_LOOK_S)
         except grpc.RpcError as error:
             # Any other error is for the SDK to tell of.
             if error.code() in _AWAY:
@@ -87,11 +85,17 @@ class MetricExporter(_Exporter, OTLPMetricExporter):
 
     nothing = ExportMetricsServiceRequest()
 
+    def __init__(self) -> None:
+        super().__init__(channel_options=_CHANNEL_OPTIONS)
+
 
 class LightSpanExporter(_Exporter, OTLPSpanExporter):
     """The same for spans, with our encoder. All light spans that it is given are of one recorder."""
 
     nothing = ExportTraceServiceRequest()
+
+    def __init__(self) -> None:
+        super().__init__(channel_options=_CHANNEL_OPTIONS)
 
     def _translate_data(self, data: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
         return encode(data)
