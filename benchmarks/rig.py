@@ -13,7 +13,7 @@ from typing import Self
 import grpc
 
 from orchestrator.client import fetch_status, generate
-from orchestrator.stack import ServerProcess
+from orchestrator.process import ServerProcess
 from outrider.v1 import generation_pb2
 from services.frame.channel import open_channel
 from services.frame.errors import ServiceError

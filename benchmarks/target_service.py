@@ -19,8 +19,8 @@ from pathlib import Path
 from opentelemetry.trace import INVALID_SPAN
 
 from orchestrator.bundled import bundled_pair
+from orchestrator.process import ServerProcess
 from orchestrator.session import RemoteCache
-from orchestrator.stack import ServerProcess
 from orchestrator.stream import SessionStream
 from outrider.v1 import common_pb2, target_pb2, target_pb2_grpc
 from services.engine.model import Model

@@ -22,5 +22,5 @@ ENV PATH=/opt/outrider/bin:$PATH \
     OUTRIDER_HEALTHCHECK_ADDRESS=127.0.0.1:50050
 USER 10001:10001
 EXPOSE 50050
-HEALTHCHECK --interval=10s --timeout=10s --start-period=30m CMD ["python", "-m", "services.frame.healthcheck"]
-ENTRYPOINT ["python", "-m", "orchestrator"]
+HEALTHCHECK --interval=10s --timeout=10s --start-period=30m CMD ["python", "-P", "-m", "services.frame.healthcheck"]
+ENTRYPOINT ["outrider-orchestrator"]

@@ -27,5 +27,5 @@ ENV PATH=/opt/outrider/bin:$PATH \
     OUTRIDER_HEALTHCHECK_ADDRESS=127.0.0.1:50052
 USER 10001:10001
 EXPOSE 50052
-HEALTHCHECK --interval=10s --timeout=10s --start-period=30m CMD ["python", "-m", "services.frame.healthcheck"]
-ENTRYPOINT ["python", "-m", "services.target"]
+HEALTHCHECK --interval=10s --timeout=10s --start-period=30m CMD ["python", "-P", "-m", "services.frame.healthcheck"]
+ENTRYPOINT ["outrider-target"]

@@ -1,4 +1,4 @@
-"""`python -m orchestrator`: the orchestrator."""
+"""`outrider-orchestrator`, or `python -m orchestrator`: the orchestrator."""
 
 import sys
 from collections.abc import Sequence

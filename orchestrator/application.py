@@ -18,8 +18,7 @@ class OrchestratorApplication:
 
     async def start(self, server: FrameServer) -> None:
         """Wait for the target, then serve."""
-        server.announce_wait(f"the target at {self._settings.target}")
-        self._backend = Backend(self._settings, server.cycle_telemetry)
+        self._backend = Backend(self._settings, server.cycle_telemetry, server.announce_wait)
         await self._backend.connect()
         servicer = GenerationServicer(self._settings, self._backend, server.telemetry)
         server.register(generation_pb2_grpc.add_GenerationServiceServicer_to_server, servicer)

@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 import logging
 import uuid
+from collections.abc import Callable
 
 import grpc
 
 from orchestrator.breaker import Breaker
 from orchestrator.drafter import Drafter, FirstDrafter
 from orchestrator.ngram import NgramDrafter
+from orchestrator.obstacle import find_obstacle
 from orchestrator.pair import PairError, ServedModel, check_pair, fetch_loading_model
 from orchestrator.remote import RemoteDrafter
 from orchestrator.settings import OrchestratorSettings
@@ -17,18 +19,18 @@ from orchestrator.speculation import DRAFTERS, Plan
 from orchestrator.target import TargetSession, target_unavailable
 from outrider.v1 import common_pb2, draft_pb2_grpc, generation_pb2, model_pb2, model_pb2_grpc, target_pb2_grpc
 from services.frame.channel import client_tls, open_channel, service_config
-from services.frame.errors import error_from_rpc
 from services.frame.health import watch_health
 from services.frame.startup import StartupError
 from services.frame.telemetry import Telemetry
+from services.frame.waiting import saying
 
 _log = logging.getLogger(__name__)
 TARGET_SERVICE = "outrider.v1.TargetService"
 DRAFT_SERVICE = "outrider.v1.DraftService"
 # Between looks at a target that is away or has no health service.
 _RETRY_S = 0.2
-# A target that is waited for longer than this is told about, and why it does not answer.
-_SILENCE_S = 5.0
+# How long a target is given to say why it does not serve.
+_REASON_S = 5.0
 _REMOTE = (generation_pb2.DRAFTER_AUTO, generation_pb2.DRAFTER_REMOTE)
 _NGRAM = (generation_pb2.DRAFTER_AUTO, generation_pb2.DRAFTER_NGRAM)
 
@@ -36,8 +38,15 @@ _NGRAM = (generation_pb2.DRAFTER_AUTO, generation_pb2.DRAFTER_NGRAM)
 class Backend:
     """One target and at most one draft, shared by all generations. `connect` it first, `close` it last."""
 
-    def __init__(self, settings: OrchestratorSettings, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        settings: OrchestratorSettings,
+        telemetry: Telemetry,
+        announce: Callable[[str], object] = lambda what: None,
+    ) -> None:
+        """Make it. `announce` is told what `connect` waits for, whenever that is another thing."""
         self._settings = settings
+        self._announce = announce
         self.telemetry = telemetry
         self._target_channel = self._open(settings.target, TARGET_SERVICE)
         self.target_stub = target_pb2_grpc.TargetServiceStub(self._target_channel)
@@ -229,22 +238,18 @@ class Backend:
 
     async def _fetch_target(self) -> ServedModel:
         """Ask the target what it serves once it is there; say why it is not where that takes long."""
-        complaint = asyncio.create_task(self._complain())
-        try:
+        self._announce(f"waiting for the target at {self._settings.target}")
+        async with saying(self._complain):
             return await fetch_loading_model(self._target_channel)
-        finally:
-            complaint.cancel()
 
-    async def _complain(self) -> None:
-        await asyncio.sleep(_SILENCE_S)
-        stub = model_pb2_grpc.ModelServiceStub(self._target_channel)
-        try:
-            await stub.GetModel(model_pb2.GetModelRequest(), timeout=_SILENCE_S)
-        except grpc.aio.AioRpcError as error:
-            # One that loads its model is as it should be.
-            level = logging.INFO if error_from_rpc(error).reason == "NOT_READY" else logging.WARNING
-            address = self._settings.target
-            _log.log(level, "the target at %s does not answer and is waited for: %s", address, error.details())
+    async def _complain(self, waited_s: float) -> None:
+        """Say that the target has been waited for so long, and why it does not answer."""
+        obstacle = await find_obstacle(self._target_channel, _REASON_S)
+        if obstacle is not None:
+            what = f"waiting for the target at {self._settings.target}"
+            self._announce(f"{what}: {obstacle.text}")
+            level = logging.INFO if obstacle.is_not_ready else logging.WARNING
+            _log.log(level, "%s, for %.0f s so far: %s", what, waited_s, obstacle.text)
 
     def _compare(self, draft: ServedModel) -> None:
         """Use the draft where its tokens are the target's, else say why not."""

@@ -4,10 +4,9 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import grpc
 import typer
@@ -23,18 +22,21 @@ from orchestrator.cli_options import (
     TargetOption,
     TemperatureOption,
     own_stack,
+    peer_tls,
     speculation_of,
     stack_options,
     valid_prompt,
     valid_temperature,
 )
+from orchestrator.cli_stack import pair_problem, run_beside
 from orchestrator.client import collect, fetch_status, generate, show, status_table, to_json
-from orchestrator.model_files import find_model
-from orchestrator.pair import PairError, check_pair, fetch_loading_model
-from orchestrator.stack import RefusedError, ServerProcess, Stack, StackOptions, while_kept
+from orchestrator.interrupts import Interrupted, interruptible, run
+from orchestrator.process import CrashedError, RefusedError
+from orchestrator.progress import waiting, watched
+from orchestrator.stack import Stack, StackOptions
+from orchestrator.stdin import Lines
 from outrider.v1 import common_pb2, generation_pb2, target_pb2
-from services.frame.channel import open_channel
-from services.frame.errors import ServiceError, error_from_rpc
+from services.frame.errors import ServiceError
 from services.frame.logging import configure_logging
 from services.frame.startup import CODE_REFUSED, StartupError, refuse
 
@@ -64,6 +66,7 @@ def outrider(
     ] = False,
 ) -> None:
     """Speculative decoding as services."""
+    configure_logging("warning", "text", "outrider")
 
 
 @app.command()
@@ -85,7 +88,7 @@ def serve(
 ) -> None:
     """Run target, draft and orchestrator as three processes on loopback, one public port. Ctrl-C stops all."""
     configure_logging("info", "text", "outrider")
-    asyncio.run(_serve(stack_options(target, draft, drafter, exact, host=host, port=port, log_level=log_level)))
+    run(_serve(stack_options(target, draft, drafter, exact, host=host, port=port, log_level=log_level)))
 
 
 @app.command(name="generate")
@@ -114,7 +117,7 @@ def generate_command(
         speculation=speculation_of(speculation, drafter),
     )
     options = own_stack(context, address, target, draft, drafter, exact)
-    asyncio.run(_generate(address, options, request, as_json))
+    run(_generate(address, options, request, as_json))
 
 
 @app.command()
@@ -135,7 +138,7 @@ def chat(
         sampling=common_pb2.Sampling(temperature=valid_temperature(temperature)),
         speculation=speculation_of("auto", drafter),
     )
-    asyncio.run(_chat(address, options, template))
+    run(_chat(address, options, template))
 
 
 @app.command()
@@ -144,7 +147,7 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Tell what an orchestrator is connected to and how it is doing."""
-    reply = asyncio.run(fetch_status(address))
+    reply = run(_status(address))
     if as_json:
         print(json.dumps(to_json(reply)))
     else:
@@ -158,7 +161,7 @@ def pair(
     as_json: JsonOption = False,
 ) -> None:
     """Tell whether a draft fits a target, and if not why. Exit code 1 when it does not."""
-    problem = asyncio.run(_pair_problem(target, draft))
+    problem = run(pair_problem(target, draft, peer_tls()))
     if as_json:
         print(json.dumps({"fits": not problem, "reason": problem}))
     else:
@@ -167,13 +170,17 @@ def pair(
 
 
 def main() -> None:
-    """Run the command line. Bad use ends with one sentence and exit code 2, failures with 1."""
+    """Run the command line. Bad use ends with one sentence and exit code 2, failures with 1, signals with 128 + N."""
     try:
-        sys.exit(app(standalone_mode=False, prog_name="outrider"))
+        with interruptible():
+            sys.exit(app(standalone_mode=False, prog_name="outrider"))
     except TyperException as error:
         refuse(error.format_message())
     except RefusedError:  # the process has said why
         sys.exit(CODE_REFUSED)
+    except CrashedError as error:
+        print(f"outrider: {error}", file=sys.stderr)
+        sys.exit(CODE_FAILED)
     except StartupError as error:
         refuse(error)
     except ServiceError as error:
@@ -184,85 +191,68 @@ def main() -> None:
     except BrokenPipeError:  # whoever read our output has seen enough; nothing must be flushed to them at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(CODE_FAILED)
-    except (KeyboardInterrupt, asyncio.CancelledError):
+    except (KeyboardInterrupt, Interrupted) as error:
         if sys.stdout.isatty():  # the text may have stopped in the middle of a line
             print()
-        sys.exit(CODE_INTERRUPTED)
+        sys.exit(error.code if isinstance(error, Interrupted) else CODE_INTERRUPTED)
+
+
+async def _status(address: str) -> generation_pb2.GetStatusResponse:
+    async with waiting(f"the orchestrator at {address}"):
+        return await fetch_status(address)
 
 
 async def _serve(options: StackOptions) -> None:
-    async with Stack(options) as stack:
-        await stack.wait_ready()
-        print(f"serving on {stack.address}", flush=True)
-        await stack.keep()
+    async def use(address: str) -> None:
+        print(f"serving on {address}", flush=True)
+        await asyncio.Event().wait()
+
+    await run_beside(Stack(options, peer_tls()), use)
 
 
 async def _generate(
     address: str, options: StackOptions | None, request: generation_pb2.GenerateRequest, as_json: bool
 ) -> None:
-    async with _running(address, options) as found:
-        messages = generate(found, request)
+    async def use(address: str) -> None:
+        messages = generate(address, request)
         if as_json:
-            print(json.dumps(await collect(messages)))
+            async with waiting("the end of the text"):
+                answer = await collect(messages)
+            print(json.dumps(answer))
         else:
-            await show(messages, request.text, Console(highlight=False))
+            await show(watched(messages, f"the orchestrator at {address}"), request.text, Console(highlight=False))
+
+    await _run(address, options, use)
 
 
 async def _chat(address: str, options: StackOptions | None, template: generation_pb2.GenerateRequest) -> None:
     messages: list[target_pb2.ChatMessage] = []
-    console = Console(highlight=False)
-    async with _running(address, options) as found:
-        if not (await fetch_status(found)).target.model.has_chat_template:
+    console, lines = Console(highlight=False), Lines()
+
+    async def use(address: str) -> None:
+        if not (await _status(address)).target.model.has_chat_template:
             raise StartupError("the model has no chat template: use `outrider generate`")
-        while said := await asyncio.to_thread(_ask, console):
+        while said := await _ask(console, lines):
             messages.append(target_pb2.ChatMessage(role="user", content=said))
             request = generation_pb2.GenerateRequest(chat=generation_pb2.ChatPrompt(messages=messages))
             request.MergeFrom(template)
-            answer = await show(generate(found, request), "", console)
+            answer = await show(watched(generate(address, request), f"the orchestrator at {address}"), "", console)
             messages.append(target_pb2.ChatMessage(role="assistant", content=answer))
 
-
-def _ask(console: Console) -> str:
-    try:
-        return console.input("[bold]> [/bold]").strip()
-    except EOFError:
-        return ""
+    await _run(address, options, use)
 
 
-@asynccontextmanager
-async def _running(address: str, options: StackOptions | None) -> AsyncIterator[str]:
-    """Give the address of a running orchestrator, of a stack of our own where options are given."""
+async def _ask(console: Console, lines: Lines) -> str:
+    console.print("[bold]> [/bold]", end="")
+    return (await lines.next()).strip()
+
+
+async def _run(address: str, options: StackOptions | None, use: Callable[[str], Coroutine[Any, Any, None]]) -> None:
+    """Call `use` with the address of a running orchestrator, of a stack of our own where options are given."""
     if options is None:
-        yield address
-        return
-    async with Stack(options) as stack:
-        with Console(stderr=True).status("loading the models"):
-            await stack.wait_ready()
-        yield stack.address
-
-
-async def _pair_problem(target: str, draft: str) -> str:
-    """Return why the draft does not fit, empty when it does. Both are served for a moment, to read their tokens."""
-    services = [
-        ServerProcess(module, ("--model", str(find_model(name)), "--slots", "1", "--context", "256", *flags))
-        for module, name, flags in (
-            ("services.target", target, ("--log-level", "warning", "--exact", "off")),
-            ("services.draft", draft, ("--log-level", "warning")),
-        )
-    ]
-    try:
-        models = []
-        for service in services:
-            async with open_channel(await service.start()) as channel:
-                models.append(await while_kept(fetch_loading_model(channel), service.keep()))
-        check_pair(*models)
-    except PairError as error:
-        return str(error)
-    except grpc.aio.AioRpcError as error:
-        raise error_from_rpc(error) from error
-    finally:
-        await asyncio.gather(*(service.stop() for service in services))
-    return ""
+        await use(address)
+    else:
+        await run_beside(Stack(options, peer_tls()), use)
 
 
 if __name__ == "__main__":

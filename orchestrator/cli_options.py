@@ -1,6 +1,7 @@
 """What several commands of the command line have in common: their options, and what these mean."""
 
 import math
+import os
 from typing import Annotated, Literal
 
 import typer
@@ -10,6 +11,7 @@ from orchestrator.settings import OrchestratorSettings
 from orchestrator.speculation import DRAFTERS
 from orchestrator.stack import StackOptions
 from outrider.v1 import generation_pb2
+from services.frame.channel import ClientTls, client_tls
 from services.frame.settings import load_settings
 from services.frame.startup import StartupError
 
@@ -77,6 +79,15 @@ def stack_options(
     )
 
 
+def peer_tls() -> ClientTls | None:
+    """Return how the services of a stack are called, as its orchestrator does it. Raises StartupError."""
+    settings = load_settings(OrchestratorSettings)
+    for name in ("OUTRIDER_TARGET_TLS_CERT", "OUTRIDER_DRAFT_TLS_CERT"):
+        if os.environ.get(name) and not settings.peer_tls:
+            raise StartupError(f"{name} is set, so OUTRIDER_ORCHESTRATOR_PEER_TLS and _PEER_CA must be set too")
+    return client_tls(settings)
+
+
 def own_stack(
     context: typer.Context, address: str, target: str | None, draft: str | None, drafter: str | None, exact: str
 ) -> StackOptions | None:
@@ -85,6 +96,8 @@ def own_stack(
     Raises StartupError, also for flags that such an orchestrator would know nothing of.
     """
     if not address:
+        if os.environ.get("OUTRIDER_ORCHESTRATOR_TLS_CERT"):
+            raise StartupError("OUTRIDER_ORCHESTRATOR_TLS_CERT is set, which is for `outrider serve` only: unset it")
         return stack_options(target, draft, drafter, exact)
     for name in ("target", "draft", "exact"):
         source = context.get_parameter_source(name)

@@ -23,9 +23,9 @@ class ServedModel:
     entries: list[common_pb2.TokenEntry]
 
 
-async def fetch_model(stub: model_pb2_grpc.ModelServiceStub) -> ServedModel:
-    """Ask a service what it serves; waits until the service can be reached. Raises grpc.aio.AioRpcError."""
-    reply = await stub.GetModel(model_pb2.GetModelRequest(), wait_for_ready=True)
+async def fetch_model(stub: model_pb2_grpc.ModelServiceStub, *, wait_for_ready: bool = True) -> ServedModel:
+    """Ask a service what it serves; waits until the service can be reached, or not. Raises grpc.aio.AioRpcError."""
+    reply = await stub.GetModel(model_pb2.GetModelRequest(), wait_for_ready=wait_for_ready)
     entries: list[common_pb2.TokenEntry] = []
     async for part in stub.GetTokenTable(model_pb2.GetTokenTableRequest(), wait_for_ready=True):
         entries.extend(part.entries)

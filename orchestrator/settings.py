@@ -21,9 +21,9 @@ def _read_switch(value: object) -> object:
 
 
 class OrchestratorSettings(ServerSettings, PeerTlsSettings, env_prefix="OUTRIDER_ORCHESTRATOR_"):
-    """Flags of `python -m orchestrator`, and variables that start with OUTRIDER_ORCHESTRATOR_."""
+    """Flags of `outrider-orchestrator`, and variables that start with OUTRIDER_ORCHESTRATOR_."""
 
-    program: ClassVar[str] = "python -m orchestrator"
+    program: ClassVar[str] = "outrider-orchestrator"
     familiar_names: ClassVar[Mapping[str, str]] = {
         "ENABLE_SPECULATIVE": "drafter",
         "SPECULATION_DEPTH": "num_draft_tokens",

@@ -41,7 +41,7 @@ def proto_files(root: Path) -> list[Path]:
 def run_protoc(root: Path, arguments: Sequence[str], files: Sequence[Path]) -> None:
     """Run the compiler of grpcio-tools with google/rpc of googleapis-common-protos on its path."""
     google_protos = importlib.metadata.distribution("googleapis-common-protos").locate_file("")
-    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{root}", f"-I{google_protos}", *arguments]
+    command = [sys.executable, "-P", "-m", "grpc_tools.protoc", f"-I{root}", f"-I{google_protos}", *arguments]
     # protoc looks its mypy plugins up on PATH; they are installed beside the interpreter.
     plugins = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     result = subprocess.run(

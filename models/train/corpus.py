@@ -150,7 +150,8 @@ def install_packages(packages_dir: Path) -> None:
     wanted = "\n".join(PACKAGES)
     if done.is_file() and done.read_text() == wanted:
         return
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "--only-binary", ":all:"]
+    command = [sys.executable, "-P", "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile"]
+    command += ["--only-binary", ":all:"]
     subprocess.run([*command, "--upgrade", "--target", str(packages_dir), *PACKAGES], check=True)
     done.write_text(wanted)
 

@@ -1,4 +1,4 @@
-"""`python -m services.draft`: the draft service."""
+"""`outrider-draft`, or `python -m services.draft`: the draft service."""
 
 import sys
 from collections.abc import Sequence

@@ -4,8 +4,9 @@ import asyncio
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from outrider.v1 import common_pb2, model_pb2_grpc
 from services.engine.capacity import batch_rows
@@ -13,6 +14,7 @@ from services.engine.devices import accelerators
 from services.engine.engine import Engine
 from services.engine.errors import EngineError
 from services.engine.exactness import most_reserve, padded_runtime
+from services.engine.gguf_file import GgufFile
 from services.engine.instruments import EngineInstruments
 from services.engine.memory import check_memory, free_ram, layers_that_fit
 from services.engine.model import Model
@@ -22,6 +24,7 @@ from services.engine.runtime import Runtime, RuntimeOptions
 from services.engine.settings import EngineSettings
 from services.frame.server import FrameServer
 from services.frame.startup import StartupError
+from services.frame.waiting import saying
 
 _log = logging.getLogger(__name__)
 MODEL_SERVICE = "outrider.v1.ModelService"
@@ -39,6 +42,8 @@ class ModelApplication(ABC):
         self.exactness: Exactness | None = None
         self._loading: asyncio.Future[tuple[common_pb2.ModelInfo, str]] | None = None
         self._given_up = threading.Event()
+        # Tells callers what takes so long, as in "loading a.gguf (30 MiB)". Any thread may call it.
+        self.announce: Callable[[str], object] = lambda what: None
 
     @abstractmethod
     def register(self, server: FrameServer, model: Model, engine: Engine, info: common_pb2.ModelInfo) -> None:
@@ -47,9 +52,15 @@ class ModelApplication(ABC):
     async def start(self, server: FrameServer) -> None:
         """Load and answer. Raises StartupError when the model cannot be served."""
         loop = asyncio.get_running_loop()
+        self.announce = lambda what: loop.call_soon_threadsafe(server.announce_wait, what)
+
+        async def say(waited_s: float) -> None:
+            _log.info("%s, for %.0f s so far", server.wait, waited_s)
+
         self._loading = loop.run_in_executor(None, self._load, server, loop)
         try:
-            info, told = await asyncio.shield(self._loading)
+            async with saying(say):
+                info, told = await asyncio.shield(self._loading)
         except EngineError as error:
             raise StartupError(str(error)) from error
         _log.info("%s", told)
@@ -86,6 +97,7 @@ class ModelApplication(ABC):
             num_threads=settings.threads,
             flash_attention=settings.flash_attention,
         )
+        self.announce(f"loading {settings.model.name} ({_size_of(settings.model) >> 20} MiB)")
         gpus = accelerators()
         gpu_layers = settings.gpu_layers
         if gpu_layers < 0:
@@ -97,7 +109,9 @@ class ModelApplication(ABC):
         check_memory(self.model, options, ram_bytes, accelerators(), gpu_layers)
         max_batch_rows = settings.batch_rows or batch_rows(self.model.vocabulary.size)
         options = replace(options, max_batch_rows=max_batch_rows)
-        served = Served(self.model, options, digest_of_files(self.model.parts), f"{device} {gpu_layers}")
+        served = Served(
+            self.model, options, digest_of_files(self.model.parts, self._given_up), f"{device} {gpu_layers}"
+        )
         runtime = self.make_runtime(served)
         self.engine = Engine(
             runtime,
@@ -117,3 +131,9 @@ class ModelApplication(ABC):
             f"flash attention {flash_attention}, exact {exact}"
         )
         return info, told
+
+
+def _size_of(path: Path) -> int:
+    """Return the bytes of a model's files. Raises ModelLoadError where they cannot be read."""
+    with GgufFile(path) as file:
+        return sum(part.stat().st_size for part in file.parts())

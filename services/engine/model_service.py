@@ -1,6 +1,7 @@
 """ModelService: what a draft or target service serves."""
 
 import hashlib
+import threading
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import llama_cpp
 
 from outrider.v1 import common_pb2, model_pb2, model_pb2_grpc
+from services.engine.errors import ModelLoadError
 from services.engine.memory import cache_bytes
 from services.engine.model import Model
 from services.engine.padding import ExactMode, Exactness
@@ -19,6 +21,8 @@ from services.frame.handlers import RpcContext
 # A part of so many takes milliseconds to make, and others are served between two parts.
 _DEFAULT_ENTRIES = 2048
 _MAX_ENTRIES = 4096
+# Of a model file at a time.
+_DIGESTED_BYTES = 4 << 20
 
 
 _EXACT_MODES = {
@@ -73,12 +77,18 @@ def describe(served: Served, exactness: Exactness | None, device: str, max_draft
     )
 
 
-def digest_of_files(paths: Sequence[Path]) -> str:
-    """Return the SHA-256 of all files, one after the other, in hexadecimal."""
+def digest_of_files(paths: Sequence[Path], given_up: threading.Event | None = None) -> str:
+    """Return the SHA-256 of all files, one after the other, in hexadecimal.
+
+    Raises ModelLoadError once `given_up` is set: the files of a large model take most of a minute.
+    """
     digest = hashlib.sha256()
     for path in paths:
-        with path.open("rb") as file:
-            hashlib.file_digest(file, lambda: digest)
+        with path.open("rb", buffering=0) as file:
+            while part := file.read(_DIGESTED_BYTES):
+                digest.update(part)
+                if given_up is not None and given_up.is_set():
+                    raise ModelLoadError(f"{path} is not served: the service was stopped meanwhile")
     return digest.hexdigest()
 
 

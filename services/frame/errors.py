@@ -20,6 +20,8 @@ from grpc_status import rpc_status
 ERROR_DOMAIN = "outrider"
 REASON_INTERNAL = "INTERNAL"
 REASON_NOT_READY = "NOT_READY"
+# What a service that is still starting is at, in the metadata of NOT_READY.
+METADATA_WAIT = "wait"
 
 # gRPC drops trailers beyond 8 KB, and with them the reason; the message goes out twice, once percent-encoded.
 MAX_MESSAGE_LENGTH = 1024

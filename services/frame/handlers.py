@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import grpc
 from google.protobuf.message import DecodeError
 
-from services.frame.errors import REASON_NOT_READY, ServiceError, abort
+from services.frame.errors import METADATA_WAIT, REASON_NOT_READY, ServiceError, abort
 
 # The parameters that generated stubs give ServicerContext are those of iterators and awaitables, not of messages.
 RpcContext: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -34,14 +34,14 @@ class HandlerRegistry(grpc.GenericRpcHandler):
     """Handlers that may be added after the server has started, as a model takes its time to load.
 
     Until `is_open`, and again while draining, every method is answered UNAVAILABLE with reason NOT_READY; before the
-    start is over the answer names what it `waits_for`, where that is set. Behaviours are coroutines or asynchronous
-    generators; what they raise becomes the call's status, see `errors.abort`.
+    start is over message and metadata tell what takes so long, where `wait` is set, as in "loading a.gguf (30 MiB)".
+    Behaviours are coroutines or asynchronous generators; what they raise becomes the call's status, see `errors.abort`.
     """
 
     def __init__(self) -> None:
         self.is_open = False
         self.is_draining = False
-        self.waits_for = ""
+        self.wait = ""
         self._handlers: dict[str, Handler] = {}
         self._num_under_way = 0
         self._idle = asyncio.Event()
@@ -80,7 +80,8 @@ class HandlerRegistry(grpc.GenericRpcHandler):
             error = ServiceError(
                 grpc.StatusCode.UNAVAILABLE,
                 REASON_NOT_READY,
-                "the service is still starting" + (f": it waits for {self.waits_for}" if self.waits_for else ""),
+                "the service is still starting" + (f": {self.wait}" if self.wait else ""),
+                metadata={METADATA_WAIT: self.wait} if self.wait else None,
                 retry_after_s=RETRY_WHILE_LOADING_S,
             )
         await abort(context, error)

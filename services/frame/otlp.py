@@ -1,10 +1,19 @@
-"""Spans over OTLP. Our own are encoded by hand: the SDK's encoder takes several times as long for them."""
+"""Spans and metrics over OTLP, to a collector that may be away.
 
+Our own spans are encoded by hand: the SDK's encoder takes several times as long for them.
+"""
+
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import grpc
+from google.protobuf.message import Message
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.exporter.otlp.proto.grpc.exporter import OTLPExporterMixin
+from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, SpanFlags, Status
@@ -21,8 +30,72 @@ _REMOTE_PARENT = _LOCAL_PARENT | SpanFlags.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
 _CODES = {StatusCode.OK: Status.STATUS_CODE_OK, StatusCode.ERROR: Status.STATUS_CODE_ERROR}
 
 
-class LightSpanExporter(OTLPSpanExporter):
-    """The SDK's exporter with our encoder. All light spans that it is given are of one recorder."""
+_logger = logging.getLogger(__name__)
+# How long a collector that has not answered yet may take for a request with nothing in it.
+_LOOK_S = 1.0
+# gRPC's own limit is two minutes: a collector that is back would be left alone for as long.
+_CHANNEL_OPTIONS: Any = (("grpc.max_reconnect_backoff_ms", 5_000),)
+_AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+class _Exporter(OTLPExporterMixin[Any, Any, Any, Any]):
+    """The SDK's exporters try to reach a collector for ten seconds, with every batch, and each time log an error.
+
+    This says once that it is away and drops what is meant for it until it is back.
+    """
+
+    nothing: Message
+    # Whether the last export succeeded.
+    _has_answered = False
+    # Whether it was said that the collector is away.
+    _is_away = False
+
+    def _export(self, data: Any) -> Any:
+        if not self._has_answered and not self._shutdown and not self._can_be_reached():
+            return self._result.FAILURE
+        result = super()._export(data)
+        self._has_answered = result is self._result.SUCCESS
+        return result
+
+    def _can_be_reached(self) -> bool:
+        # The SDK's own types have it as None.
+        client: Any = self._client
+        try:
+            client.Export(request=self.nothing, metadata=self._headers, timeout=_LOOK_S)
+        except grpc.RpcError as error:
+            # Any other error is for the SDK to tell of.
+            if error.code() in _AWAY:
+                self._tell_away()
+                return False
+        self._is_away = False
+        return True
+
+    def _tell_away(self) -> None:
+        if not self._is_away:
+            self._is_away = True
+            _logger.warning(
+                "no collector answers at %s: %s are dropped until one does; OTEL_SDK_DISABLED=true does without",
+                self._endpoint,
+                self._exporting,
+            )
+
+
+class MetricExporter(_Exporter, OTLPMetricExporter):
+    """The SDK's exporter, for a collector that may be away."""
+
+    nothing = ExportMetricsServiceRequest()
+
+    def __init__(self) -> None:
+        super().__init__(channel_options=_CHANNEL_OPTIONS)
+
+
+class LightSpanExporter(_Exporter, OTLPSpanExporter):
+    """The same for spans, with our encoder. All light spans that it is given are of one recorder."""
+
+    nothing = ExportTraceServiceRequest()
+
+    def __init__(self) -> None:
+        super().__init__(channel_options=_CHANNEL_OPTIONS)
 
     def _translate_data(self, data: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
         return encode(data)

@@ -8,6 +8,8 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from types import FrameType
+from typing import NoReturn
 
 import uvloop
 
@@ -23,11 +25,13 @@ _logger = logging.getLogger(__name__)
 
 
 def run_server(settings: ServerSettings, application: Application, service_name: str) -> int:
-    """Serve until SIGTERM or SIGINT and return the exit code of the process.
+    """Serve until SIGTERM, SIGINT or SIGHUP and return the exit code of the process.
 
-    Prints `listening on HOST:PORT` to stdout once bound; health tells when the application serves. Returns 0 after a
-    graceful end, 1 where the application gave up (its sentence is the last line on stderr), 2 where something kept the
-    server from starting (one sentence on stderr). A second signal ends the process at once.
+    Prints `listening on HOST:PORT` to stdout once bound, `serving on HOST:PORT` once the application serves, as health
+    tells too, and `stopping, at most N s for calls under way` when it stops.
+
+    Returns 0 after a graceful end, 1 where the application gave up (its sentence is the last line on stderr), 2 where
+    something kept the server from starting (one sentence on stderr). A second signal ends the process at once.
     """
     configure_logging(settings.log_level, settings.log_format, service_name)
     try:
@@ -53,9 +57,11 @@ async def _serve(settings: ServerSettings, application: Application, telemetry: 
         _end_with_stdin(server)
     try:
         await server.listen()
-        print(f"listening on {server.address}", flush=True)
+        _tell(f"listening on {server.address}")
         await _start_unless_ended(server)
         await server.ended.wait()
+        if server.failure is None:
+            _tell(f"stopping, at most {settings.drain_timeout_s:g} s for calls under way")
     finally:
         # After a failure nothing under way can still be answered.
         await server.stop(0 if server.failure is not None else None)
@@ -74,22 +80,30 @@ async def _start_unless_ended(server: FrameServer) -> None:
             await starting
         return
     starting.result()
-    _logger.info("serving on %s", server.address)
+    _tell(f"serving on {server.address}")
 
 
 def _end_on_signals(server: FrameServer) -> None:
     loop = asyncio.get_running_loop()
-    signals = (signal.SIGTERM, signal.SIGINT)
+    signals = [signal.SIGTERM, signal.SIGINT]
+    # A terminal that closes; below nohup it is ignored.
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signals.append(signal.SIGHUP)
 
     def end(number: signal.Signals) -> None:
         _logger.info("%s: stopping, at most %g s for calls under way", number.name, server.settings.drain_timeout_s)
         server.ended.set()
         for each in signals:
             loop.remove_signal_handler(each)
-            signal.signal(each, signal.SIG_DFL)
+            # Process 1 of a container is spared what signals do by default.
+            signal.signal(each, signal.SIG_DFL if os.getpid() != 1 else _exit)
 
     for number in signals:
         loop.add_signal_handler(number, end, number)
+
+
+def _exit(number: int, _: FrameType | None) -> NoReturn:
+    os._exit(128 + number)
 
 
 def _end_with_stdin(server: FrameServer) -> None:
@@ -101,6 +115,14 @@ def _end_with_stdin(server: FrameServer) -> None:
             server.ended.set()
 
     loop.add_reader(sys.stdin, read)
+
+
+def _tell(line: str) -> None:
+    """Tell a supervisor where the server is in its life."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:  # nobody reads any more; nothing must be flushed to them at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(settings: ServerSettings, sentence: str) -> None:

@@ -89,8 +89,13 @@ class FrameServer:
         add_servicer(servicer, cast(grpc.aio.Server, self._registry))
 
     def announce_wait(self, what: str) -> None:
-        """Tell callers, until the application has started, what it waits for."""
-        self._registry.waits_for = what
+        """Tell callers, until the application has started, what takes so long, as in "loading a.gguf (30 MiB)"."""
+        self._registry.wait = what
+
+    @property
+    def wait(self) -> str:
+        """What was announced last, empty before that."""
+        return self._registry.wait
 
     def set_serving(self, is_serving: bool) -> None:
         """Tell the health of the application's services, and of the server as a whole."""

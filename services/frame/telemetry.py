@@ -239,6 +239,6 @@ def _metric_reader(name: str) -> MetricReader:
 
     if name == "console":
         return PeriodicExportingMetricReader(ConsoleMetricExporter(out=sys.stderr))
-    from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+    from services.frame.otlp import MetricExporter
 
-    return PeriodicExportingMetricReader(OTLPMetricExporter())
+    return PeriodicExportingMetricReader(MetricExporter())

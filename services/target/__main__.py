@@ -1,4 +1,4 @@
-"""`python -m services.target`: the target service."""
+"""`outrider-target`, or `python -m services.target`: the target service."""
 
 import sys
 from collections.abc import Sequence

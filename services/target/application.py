@@ -33,6 +33,7 @@ class TargetApplication(ModelApplication):
             except ChatError as error:
                 raise ModelLoadError(f"cannot serve {model.path}: {error}") from error
         if self._exact != "off":
+            self.announce(f"probing {model.path.name} for exactness")
             choose = choose_on if self._exact == "on" else choose_auto
             self.exactness = choose(model, served.options, self.settings.max_draft_tokens, served.identity)
         return super().make_runtime(served)

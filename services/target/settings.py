@@ -9,9 +9,9 @@ from services.engine.settings import EngineSettings
 
 
 class TargetSettings(EngineSettings, env_prefix="OUTRIDER_TARGET_"):
-    """Flags of `python -m services.target`, and variables that start with OUTRIDER_TARGET_."""
+    """Flags of `outrider-target`, and variables that start with OUTRIDER_TARGET_."""
 
-    program: ClassVar[str] = "python -m services.target"
+    program: ClassVar[str] = "outrider-target"
     familiar_names: ClassVar[Mapping[str, str]] = {"TARGET_MODEL_PATH": "model"}
     port: int = Field(50052, ge=0, le=65535, description="port to listen on; 0 takes a free one, which is printed")
     exact: Literal["auto", "on", "off"] = Field(

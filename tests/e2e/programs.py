@@ -1,6 +1,7 @@
 """Programs of ours as real processes."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ SETTINGS = {
     for service in ("TARGET", "DRAFT")
     for name, value in (("THREADS", "1"), ("BATCH_ROWS", "256"), ("PREFILL_ROWS", "64"), ("SLOTS", "2"))
 }
+_WAIT = re.compile(r"^outrider: waiting for .*\n", re.MULTILINE)
 MODULES = {"target": "services.target", "draft": "services.draft", "orchestrator": "orchestrator"}
 
 
@@ -41,29 +43,54 @@ def environment(home: Path) -> dict[str, str]:
 
 def command(*arguments: str, module: str = "orchestrator.cli") -> list[str]:
     """The command line of a program of ours; `outrider` unless another module is named."""
-    return [sys.executable, "-m", module, *arguments]
+    return [sys.executable, "-P", "-m", module, *arguments]
 
 
 @dataclass(frozen=True)
 class Finished:
-    """What became of a program. Its output is as it was written, carriage returns included."""
+    """What became of a program. Its output is as it was written, carriage returns included, but for waits.
+
+    What `outrider` says of these depends on the machine's pace.
+    """
 
     returncode: int
     stdout: str
     stderr: str
 
 
-def run(home: Path, *arguments: str, module: str = "orchestrator.cli", **variables: str) -> Finished:
+def run(
+    home: Path, *arguments: str, module: str = "orchestrator.cli", folder: Path | None = None, **variables: str
+) -> Finished:
     """Run a program to its end, with further variables in its environment. Its output is not a terminal."""
     finished = subprocess.run(
         command(*arguments, module=module),
+        cwd=folder,
         env=environment(home) | variables,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         timeout=2 * PATIENCE_S,
         check=False,
     )
-    return Finished(finished.returncode, finished.stdout.decode(), finished.stderr.decode())
+    return Finished(finished.returncode, finished.stdout.decode(), _WAIT.sub("", finished.stderr.decode()))
+
+
+def services_of(pid: int) -> dict[str, psutil.Process]:
+    """The processes of the services that a program has started and that live, by name."""
+    found = {}
+    for child in psutil.Process(pid).children():
+        # One that has just died has no command line any more.
+        with suppress(psutil.ZombieProcess, psutil.NoSuchProcess):
+            arguments = child.cmdline()
+            found.update({name: child for name, module in MODULES.items() if module in arguments})
+    return found
+
+
+def lives(process: psutil.Process) -> bool:
+    """Whether a process has not ended."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @dataclass
@@ -75,13 +102,7 @@ class Serving:
 
     def services(self) -> dict[str, psutil.Process]:
         """The processes of the services that live, by name."""
-        found = {}
-        for child in psutil.Process(self.process.pid).children():
-            # One that has just died has no command line any more.
-            with suppress(psutil.ZombieProcess, psutil.NoSuchProcess):
-                arguments = child.cmdline()
-                found.update({name: child for name, module in MODULES.items() if module in arguments})
-        return found
+        return services_of(self.process.pid)
 
     def kill(self, name: str) -> int:
         """Kill a service without a warning; return the id that its process had."""
@@ -104,6 +125,8 @@ def serving(home: Path, *arguments: str, **variables: str) -> Iterator[Serving]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
+        # As a shell gives one to what it runs in the foreground: signals of a terminal go to all of it.
+        process_group=0,
     )
     try:
         assert process.stdout is not None

@@ -140,7 +140,7 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
     if is_to_build:
         stack.must("build", timeout_s=BUILD_S)
     try:
-        stack.must("up", "--detach", "--no-build", "orchestrator")
+        stack.must("up", "--detach", "--no-build", "draft", "orchestrator")
         for service in SERVICES:
             stack.until_healthy(service)
         yield stack

@@ -13,6 +13,9 @@ from tests.e2e.programs import MODULES, Finished, run
 pytestmark = pytest.mark.e2e
 
 
+PROGRAMS = {module: f"outrider-{name}" for name, module in MODULES.items()}
+
+
 def _check(finished: Finished, *expected: str) -> None:
     """One sentence that holds every expected text."""
     assert finished.returncode == 2, finished.stderr
@@ -41,14 +44,14 @@ def busy_port() -> Iterator[int]:
 
 
 def test_a_service_without_a_model(tmp_path: Path) -> None:
-    _check(run(tmp_path, "--port", "0", module="services.target"), "python -m services.target: ", "--model is missing")
+    _check(run(tmp_path, "--port", "0", module="services.target"), "outrider-target: ", "--model is missing")
     flags = ("--port", "0", "--model", "no/such.gguf", "--log-level", "error")
-    _check(run(tmp_path, *flags, module="services.draft"), "python -m services.draft: ", "no/such.gguf", "No such file")
+    _check(run(tmp_path, *flags, module="services.draft"), "outrider-draft: ", "no/such.gguf", "No such file")
 
 
 def test_a_service_with_a_corrupt_model(corrupt: Path, tmp_path: Path) -> None:
     flags = ("--model", str(corrupt), "--port", "0", "--log-level", "error")
-    _check(run(tmp_path, *flags, module="services.target"), "python -m services.target: ", str(corrupt))
+    _check(run(tmp_path, *flags, module="services.target"), "outrider-target: ", str(corrupt))
 
 
 def test_a_port_that_is_busy(tmp_path: Path, busy_port: int) -> None:
@@ -58,7 +61,7 @@ def test_a_port_that_is_busy(tmp_path: Path, busy_port: int) -> None:
 
 @pytest.mark.parametrize("module", MODULES.values())
 def test_a_flag_that_does_not_exist(tmp_path: Path, module: str) -> None:
-    _check(run(tmp_path, "--no-such-flag", module=module), f"python -m {module}: ", "--no-such-flag")
+    _check(run(tmp_path, "--no-such-flag", module=module), f"{PROGRAMS[module]}: ", "--no-such-flag")
 
 
 @pytest.mark.parametrize("is_target", [True, False], ids=["target", "draft"])
@@ -124,4 +127,4 @@ def test_names_of_other_engines_with_bad_values(tmp_path: Path, module: str, nam
     """A service refuses the model that is not there, as it does by its own name."""
     quiet = () if module == "orchestrator" else ("--log-level", "error")
     finished = run(tmp_path, "--port", "0", *quiet, module=module, **{name: value})
-    _check(finished, f"python -m {module}: ", value)
+    _check(finished, f"{PROGRAMS[module]}: ", value)

@@ -3,19 +3,18 @@
 import asyncio
 import json
 import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import grpc
-import psutil
 import pytest
+import trustme
 
 from outrider.v1 import generation_pb2
 from tests.e2e.conftest import Pair
 from tests.e2e.programs import MODULES, Serving, run, serving
 from tests.integration.services import OFF, Client, Generated, fixed, generate_request
-from tests.waiting import PATIENCE_S, eventually
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.e2e
 
@@ -90,25 +89,17 @@ async def test_an_orchestrator_that_is_killed_serves_again_on_its_port(system: S
             await asyncio.sleep(0.01)
 
 
-@pytest.mark.parametrize(
-    ("number", "code"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL)],
-    ids=["SIGINT", "SIGTERM", "SIGKILL"],
-)
-def test_no_process_outlives_the_one_that_started_it(pair: Pair, home: Path, number: signal.Signals, code: int) -> None:
-    with serving(home, *pair.flags) as system:
-        services = system.services()
-        assert set(services) == set(MODULES)
-        system.process.send_signal(number)
-        assert system.process.wait(PATIENCE_S) == code
-        eventually(lambda: not any(_lives(service) for service in services.values()))
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+async def test_tls_on_the_public_port(pair: Pair, home: Path, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    cert.write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
+    certificate.private_key_pem.write_to_path(str(key))
+    variables = {"OUTRIDER_ORCHESTRATOR_TLS_CERT": str(cert), "OUTRIDER_ORCHESTRATOR_TLS_KEY": str(key)}
+    credentials = grpc.ssl_channel_credentials(authority.cert_pem.bytes())
+    with serving(home, *pair.flags, **variables) as system:
+        async with grpc.aio.secure_channel(system.address, credentials) as channel:
+            assert len((await Client(channel).generate(max_tokens=4)).ids) == 4
 
 
 REPEATED = "def main(a):\n    return a\n\n\n" * 2 + "def main(a"

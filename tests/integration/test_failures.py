@@ -291,7 +291,7 @@ async def test_the_orchestrator_waits_for_its_target(pair: Pair) -> None:
     starting = asyncio.create_task(orchestrator.start())
     try:
         async with client_of(orchestrator) as client:
-            with pytest.raises(grpc.aio.AioRpcError, match=f"it waits for the target at 127.0.0.1:{port}"):
+            with pytest.raises(grpc.aio.AioRpcError, match=f"waiting for the target at 127.0.0.1:{port}"):
                 await client.status()
             async with target_server(pair.target, port=port):
                 await starting

@@ -2,8 +2,10 @@
 
 import asyncio
 import math
+import re
 import threading
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import pytest
 import trustme
 
 from orchestrator import backend
+from orchestrator.obstacle import Obstacle, find_obstacle
+from services.engine import application as engine_application
 from services.engine import exactness
 from services.engine.errors import ModelLoadError
 from services.engine.model import Model
@@ -19,6 +23,8 @@ from services.engine.model_service import Served
 from services.engine.runtime import Runtime
 from services.frame.server import FrameServer
 from services.frame.startup import StartupError
+from services.frame.waiting import saying
+from services.target import application as target_application
 from services.target.application import TargetApplication
 from services.target.settings import TargetSettings
 from tests.integration.conftest import Pair
@@ -132,11 +138,11 @@ async def test_a_target_that_is_something_else(stranger: str) -> None:
     assert stranger in str(info.value)
 
 
-async def test_a_target_that_does_not_answer_is_told_about(
+async def test_a_target_that_does_not_answer_is_told_about_again_and_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It speaks TLS, and the orchestrator does not."""
-    monkeypatch.setattr(backend, "_SILENCE_S", 0.05)
+    monkeypatch.setattr(backend, "saying", partial(saying, after_s=0.0, again_s=0.0))
     certificate = trustme.CA().issue_cert("localhost")
     server = grpc.aio.server()
     chain = b"".join(blob.bytes() for blob in certificate.cert_chain_pems)
@@ -144,13 +150,55 @@ async def test_a_target_that_does_not_answer_is_told_about(
     port = server.add_secure_port("127.0.0.1:0", credentials)
     await server.start()
     orchestrator = orchestrator_server(f"127.0.0.1:{port}")
+    await orchestrator.listen()
     starting = asyncio.create_task(orchestrator.start())
-    await soon(lambda: "does not answer and is waited for" in caplog.text)
-    assert f"127.0.0.1:{port}" in caplog.text
+
+    def said() -> list[str]:
+        told = rf"waiting for the target at 127.0.0.1:{port}, for \d+ s so far: failed to connect .*"
+        return [line for line in caplog.messages if re.fullmatch(told, line)]
+
+    await soon(lambda: len(said()) >= 2)
+    async with client_of(orchestrator) as client:
+        with pytest.raises(grpc.aio.AioRpcError, match=f"the target at 127.0.0.1:{port}: failed to connect"):
+            await client.status()
     starting.cancel()
     await asyncio.wait({starting})
     await orchestrator.stop(0)
     await server.stop(None)
+
+
+async def test_what_a_service_is_at_while_it_loads(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(engine_application, "saying", partial(saying, after_s=0.0, again_s=0.0))
+    caplog.set_level("INFO")
+    may_end = threading.Event()
+
+    def choose(*_: Any) -> None:
+        assert may_end.wait(PATIENCE_S)
+
+    monkeypatch.setattr(target_application, "choose_on", choose)
+    monkeypatch.setattr(SlowTarget, "may_go_on", threading.Event())
+    settings = TargetSettings(**{"model": pair.target, "port": 0, "exact": "on", **ENGINE_SETTINGS})
+    server = FrameServer(settings, SlowTarget(settings))
+    await server.listen()
+    starting = asyncio.create_task(server.start())
+    size = f"loading {pair.target.name} ({pair.target.stat().st_size >> 20} MiB)"
+    async with grpc.aio.insecure_channel(server.address) as channel:
+
+        async def until(text: str) -> None:
+            async with asyncio.timeout(PATIENCE_S):
+                while await find_obstacle(channel, PATIENCE_S) != Obstacle(text, is_not_ready=True):
+                    await asyncio.sleep(0.005)
+
+        await until(size)
+        await soon(lambda: f"{size}, for 0 s so far" in caplog.messages)
+        SlowTarget.may_go_on.set()
+        await until(f"probing {pair.target.name} for exactness")
+        may_end.set()
+        await starting
+        assert await find_obstacle(channel, PATIENCE_S) is None
+    await server.stop(0)
 
 
 async def test_a_draft_that_is_something_else(pair: Pair, stranger: str) -> None:

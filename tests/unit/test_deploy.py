@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from orchestrator.settings import OrchestratorSettings
 from services.draft.settings import DraftSettings
 from services.frame.healthcheck import HealthcheckSettings
 from services.frame.settings import ServerSettings, load_settings
+from services.frame.telemetry import SHUTDOWN_S
 from services.target.settings import TargetSettings
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +52,30 @@ def test_the_environment_of_a_container_starts_its_service(service: str, monkeyp
     if isinstance(settings, OrchestratorSettings):
         assert settings.target == f"target:{TargetSettings.model_fields['port'].default}"
         assert settings.draft == f"draft:{DraftSettings.model_fields['port'].default}"
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_container_runs_a_script_of_ours(service: str) -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert f"outrider-{service}" in scripts
+    last_stage = dockerfile(service).rpartition("\nFROM ")[2]
+    assert f'\nENTRYPOINT ["outrider-{service}"]\n' in last_stage
+
+
+def test_a_target_can_be_served_without_a_draft() -> None:
+    """`docker-compose up orchestrator` starts neither a draft, which restarts for ever without a file, nor Jaeger.
+
+    Nor does anything wait for a target that is healthy: of one that never is, the orchestrator's log tells why.
+    """
+    needed = compose()["services"]["orchestrator"]["depends_on"]
+    assert needed == ["target"]
+    assert "depends_on" not in compose()["services"]["target"]
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_container_is_given_the_time_to_stop_that_its_service_takes(service: str) -> None:
+    grace = float(compose()["services"][service]["stop_grace_period"].removesuffix("s"))
+    assert grace > SERVICES[service].model_fields["drain_timeout_s"].default + SHUTDOWN_S
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -1,5 +1,7 @@
+import io
 import json
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 
@@ -82,3 +84,18 @@ def test_warnings_become_log_lines(capsys: pytest.CaptureFixture[str]) -> None:
         logging.captureWarnings(False)
     assert "py.warnings" in (text := capsys.readouterr().err)
     assert "old way" in text
+
+
+def test_it_goes_to_what_stderr_is_at_the_moment(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A progress line takes its place for a while."""
+    configure_logging("info", "text", "outrider")
+    other = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", other)
+    logging.getLogger("orchestrator").info("above the line")
+    monkeypatch.undo()
+    logging.getLogger("orchestrator").info("without it")
+    assert other.getvalue().endswith(": above the line\n")
+    assert "above" not in (text := capsys.readouterr().err)
+    assert text.endswith(": without it\n")

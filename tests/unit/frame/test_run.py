@@ -36,11 +36,16 @@ class Application:
                 raise RuntimeError("a defect")
 
     async def stop(self):
+        if mode == "stuck":
+            print("still at it", flush=True)
+            await asyncio.Event().wait()
         print("stopped", flush=True)
 
 mode = sys.argv.pop(1)
 sys.exit(run_server(parse_settings(ServerSettings), Application(), "outrider-test"))
 """
+
+STOPPING = "stopping, at most 10 s for calls under way\n"
 
 Start = Callable[..., subprocess.Popen[str]]
 
@@ -80,7 +85,7 @@ def listening_port(process: subprocess.Popen[str]) -> int:
     return int(match[1])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_server_tells_its_port_serves_and_ends_gracefully(start: Start, number: int) -> None:
     process = start("serving")
     port = listening_port(process)
@@ -89,9 +94,11 @@ def test_a_server_tells_its_port_serves_and_ends_gracefully(start: Start, number
         watch = iter(health_pb2_grpc.HealthStub(channel).Watch(request))
         while next(watch).status != health_pb2.HealthCheckResponse.SERVING:
             pass
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"serving on 127.0.0.1:{port}\n"
         process.send_signal(number)
         code, output, errors = end(process)
-    assert (code, output) == (0, "stopped\n")
+    assert (code, output) == (0, f"{STOPPING}stopped\n")
     assert "Traceback" not in errors
 
 
@@ -102,7 +109,7 @@ def test_a_signal_ends_a_server_that_is_still_loading(start: Start) -> None:
     assert process.stdout.readline() == "loading\n"
     process.send_signal(signal.SIGTERM)
     code, output, errors = end(process)
-    assert (code, output) == (0, "stopped\n")
+    assert (code, output) == (0, f"{STOPPING}stopped\n")
     assert "Traceback" not in errors
 
 
@@ -134,7 +141,7 @@ def test_an_application_that_refuses_to_start_is_one_sentence_and_code_2(start: 
 def test_an_application_that_gives_up_ends_with_its_sentence_and_code_1(start: Start) -> None:
     code, output, errors = end(start("failing"))
     assert code == 1
-    assert errors.endswith("\noutrider: the device is gone\n")
+    assert errors.endswith("outrider: the device is gone\n")
     assert output.endswith("stopped\n")
 
 
@@ -143,3 +150,14 @@ def test_a_defect_shows_its_traceback(start: Start) -> None:
     assert code == 1
     assert "RuntimeError: a defect" in errors
     assert output.endswith("stopped\n")
+
+
+def test_a_second_signal_ends_it_at_once(start: Start) -> None:
+    process = start("stuck")
+    listening_port(process)
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("serving on ")
+    process.send_signal(signal.SIGTERM)
+    assert [process.stdout.readline() for _ in range(2)] == [STOPPING, "still at it\n"]
+    process.send_signal(signal.SIGTERM)
+    assert end(process)[0] == -signal.SIGTERM

@@ -5,8 +5,8 @@ from services.frame.startup import StartupError, refuse
 
 def test_a_refusal_is_one_line_with_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        refuse(StartupError("the model is\n  missing"), "python -m services.target")
+        refuse(StartupError("the model is\n  missing"), "outrider-target")
     assert ended.value.code == 2
     output = capsys.readouterr()
-    assert output.err == "python -m services.target: the model is missing\n"
+    assert output.err == "outrider-target: the model is missing\n"
     assert output.out == ""

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 import pytest
 from opentelemetry import trace
 
+from services.frame import otlp
 from services.frame.spans import request_span, server_span
 from services.frame.startup import StartupError
 from services.frame.telemetry import configure_telemetry, context_from_traceparent, traceparent_of
 from tests.collector import Collector, collecting
+from tests.ports import free_port
 from tests.waiting import eventually
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
@@ -138,6 +140,69 @@ def test_the_end_does_not_wait_for_a_collector_that_does_not_answer(
     telemetry.shutdown()
     assert collector.calls[0].is_active()
     assert caplog.messages == ["telemetry could not be sent within 0.1 s, what is left of it is lost"]
+
+
+@pytest.fixture
+def nobody(monkeypatch: pytest.MonkeyPatch) -> int:
+    """A port on which nobody listens, and which the environment names as the collector's."""
+    port = free_port()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "1")
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "1")
+    return port
+
+
+def test_a_collector_that_is_away_is_told_of_once_and_not_waited_for(
+    nobody: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    num_looks = Counter[str]()
+    look = otlp._Exporter._can_be_reached
+
+    def counted(exporter: otlp._Exporter) -> bool:
+        num_looks[exporter._exporting] += 1
+        return look(exporter)
+
+    monkeypatch.setattr(otlp._Exporter, "_can_be_reached", counted)
+    telemetry = configure_telemetry("outrider-target")
+    telemetry.meter.create_counter("outrider.drafts").add(1)
+
+    def recorded() -> bool:
+        with request_span(telemetry, "generate", ""):
+            pass
+        return num_looks["traces"] > 2 and num_looks["metrics"] > 2
+
+    eventually(recorded)
+    telemetry.shutdown()
+    ending = "are dropped until one does; OTEL_SDK_DISABLED=true does without"
+    assert sorted(caplog.messages) == [
+        f"no collector answers at 127.0.0.1:{nobody}: {what} {ending}" for what in ("metrics", "traces")
+    ]
+
+
+def test_a_collector_that_comes_later_is_taken_up(
+    nobody: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")
+    telemetry = configure_telemetry("outrider-target")
+
+    def recorded() -> None:
+        with request_span(telemetry, "generate", ""):
+            pass
+
+    def is_away() -> bool:
+        recorded()
+        return "no collector answers" in caplog.text
+
+    eventually(is_away)
+    with collecting(nobody) as collector:
+        collector.open.set()
+
+        def is_received() -> bool:
+            recorded()
+            return bool(collector.spans)
+
+        eventually(is_received)
+        telemetry.shutdown()
 
 
 def test_metrics_are_sent_at_the_end(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:

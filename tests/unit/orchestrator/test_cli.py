@@ -135,6 +135,26 @@ def test_bad_values_in_the_environment(
     assert printed.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("command", "name", "expected"),
+    [
+        (["generate", "a"], "OUTRIDER_ORCHESTRATOR_TLS_CERT", "which is for `outrider serve` only: unset it"),
+        (["chat"], "OUTRIDER_ORCHESTRATOR_TLS_CERT", "which is for `outrider serve` only: unset it"),
+        (["generate", "a"], "OUTRIDER_TARGET_TLS_CERT", "OUTRIDER_ORCHESTRATOR_PEER_TLS and _PEER_CA must be set too"),
+        (["serve"], "OUTRIDER_DRAFT_TLS_CERT", "OUTRIDER_ORCHESTRATOR_PEER_TLS and _PEER_CA must be set too"),
+        (["pair", "a", "b"], "OUTRIDER_DRAFT_TLS_CERT", "OUTRIDER_ORCHESTRATOR_PEER_TLS and _PEER_CA must be set too"),
+    ],
+)
+def test_tls_of_the_environment_with_which_processes_could_not_call_each_other(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str], name: str, expected: str
+) -> None:
+    monkeypatch.setenv(name, "server.pem")
+    assert run(monkeypatch, *command) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"outrider: {name} is set, ")
+    assert printed.err.endswith(f"{expected}\n")
+
+
 def test_a_port_in_the_environment(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("OUTRIDER_ORCHESTRATOR_PORT", "70000")
     assert run(monkeypatch, "serve") == 2

@@ -1,0 +1,64 @@
+"""Commands beside processes of their own: these are started, waited for, kept, and stopped at the end."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import grpc
+
+from orchestrator.model_files import find_model
+from orchestrator.pair import PairError, ServedModel, check_pair, fetch_model
+from orchestrator.process import ServerProcess
+from orchestrator.progress import waiting
+from orchestrator.stack import Processes, Stack, while_kept
+from outrider.v1 import model_pb2_grpc
+from services.frame.channel import ClientTls, open_channel
+from services.frame.errors import error_from_rpc
+
+
+async def run_beside(stack: Stack, use: Callable[[str], Coroutine[Any, Any, None]]) -> None:
+    """Call `use` with the address of the orchestrator once it serves. Raises RefusedError and CrashedError."""
+    try:
+        async with waiting(stack.obstacles):
+            await stack.start()
+            await stack.wait_ready()
+        await while_kept(use(stack.address), stack.keep())
+    finally:
+        async with waiting(stack.survivor):
+            await stack.stop()
+
+
+async def pair_problem(target: str, draft: str, tls: ClientTls | None) -> str:
+    """Return why the draft does not fit, empty when it does. Both are served for a moment, to read their tokens.
+
+    Raises RefusedError and CrashedError, and ServiceError where they cannot be called, by `tls` if that is given.
+    """
+    flags = ("--log-level", "warning", "--slots", "1", "--context", "256")
+    processes = Processes(tls)
+    services = [
+        processes.add(ServerProcess(module, ("--model", str(find_model(name)), *flags, *more)))
+        for module, name, more in (("services.target", target, ("--exact", "off")), ("services.draft", draft, ()))
+    ]
+    try:
+        async with waiting(processes.obstacles):
+            addresses = [await service.start() for service in services]
+            await while_kept(_until_serving(services), processes.keep())
+            check_pair(*[await _fetch(address, tls) for address in addresses])
+    except PairError as error:
+        return str(error)
+    finally:
+        async with waiting(processes.survivor):
+            await processes.stop()
+    return ""
+
+
+async def _until_serving(services: list[ServerProcess]) -> None:
+    await asyncio.gather(*(service.serving.wait() for service in services))
+
+
+async def _fetch(address: str, tls: ClientTls | None) -> ServedModel:
+    async with open_channel(address, tls=tls) as channel:
+        try:
+            return await fetch_model(model_pb2_grpc.ModelServiceStub(channel), wait_for_ready=False)
+        except grpc.aio.AioRpcError as error:
+            raise error_from_rpc(error) from error

@@ -1,0 +1,82 @@
+"""`outrider chat` in a terminal."""
+
+import os
+import pty
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from models.llama_gguf import read_llama, write_llama
+from tests.e2e.conftest import Pair
+from tests.e2e.programs import command, environment
+from tests.waiting import PATIENCE_S
+
+pytestmark = pytest.mark.e2e
+
+TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
+
+
+class Chat:
+    """A chat whose stdin is a terminal; what it prints is read from a pipe."""
+
+    def __init__(self, home: Path, target: Path) -> None:
+        self._terminal, theirs = pty.openpty()
+        flags = ("--target", str(target), "--exact", "off", "--max-tokens", "4", "--temperature", "0")
+        self.process = subprocess.Popen(
+            command("chat", *flags),
+            env=environment(home),
+            stdin=theirs,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+        )
+        os.close(theirs)
+
+    def until_asked(self) -> str:
+        """Return what was printed up to the next prompt."""
+        assert self.process.stdout is not None
+        printed = b""
+        while not printed.endswith(b"> "):
+            byte = self.process.stdout.read(1)
+            assert byte, f"it ended after {printed!r}"
+            printed += byte
+        return printed.decode()
+
+    def say(self, typed: bytes) -> None:
+        os.write(self._terminal, typed)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate(timeout=PATIENCE_S)
+        os.close(self._terminal)
+
+
+@pytest.fixture
+def chat(home: Path, pair: Pair, tmp_path: Path) -> Iterator[Chat]:
+    """A chat with the bundled target, which knows how one looks."""
+    config, tensors, vocabulary = read_llama(pair.target)
+    target = tmp_path / "target.gguf"
+    write_llama(target, config, tensors, replace(vocabulary, chat_template=TEMPLATE), name="chat", file_type="F16")
+    chat = Chat(home, target)
+    yield chat
+    chat.close()
+
+
+def test_a_chat_that_ends_with_an_empty_line(chat: Chat) -> None:
+    chat.until_asked()
+    chat.say(b"def main(\n")
+    assert len(chat.until_asked()) > len("> ")
+    chat.say(b"\n")
+    assert chat.process.wait(PATIENCE_S) == 0
+
+
+def test_a_chat_that_is_interrupted_at_its_prompt(chat: Chat) -> None:
+    """It does not wait for the line that would have been said."""
+    chat.until_asked()
+    chat.process.send_signal(signal.SIGINT)
+    assert chat.process.wait(PATIENCE_S) == 130
