@@ -168,6 +168,7 @@ class Backend:
 
     def _ngram_drafter(self) -> Drafter:
         return NgramDrafter(
+            proxy=self._settings.peer_proxy,
             self._settings.ngram_min, self._settings.ngram_max, self.target.info.end_of_generation_tokens
         )
 

@@ -1,4 +1,4 @@
-"""Client channels: keepalive, quick reconnection, retries of unary calls, TLS."""
+"""Client channels: keepalive, quick reconnection, retries of unary calls, TLS, no proxy that nobody asked for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import grpc
 
-from services.frame.settings import DEFAULT_MAX_MESSAGE_BYTES, PeerTlsSettings
+from services.frame.settings import DEFAULT_MAX_MESSAGE_BYTES, PeerSettings
 from services.frame.tls import read_authority, read_key_pair
 
 ChannelOption = tuple[str, str | int]
@@ -47,7 +47,7 @@ class ClientTls:
     key: Path | None = None
 
 
-def client_tls(settings: PeerTlsSettings) -> ClientTls | None:
+def client_tls(settings: PeerSettings) -> ClientTls | None:
     """Return how peers are called by these settings; None is without TLS."""
     if not settings.peer_tls:
         return None
@@ -72,8 +72,8 @@ def service_config(
     return json.dumps(config)
 
 
-def channel_options(max_message_bytes: int, config: str | None = None) -> list[ChannelOption]:
-    """Return the options of a channel; `config` comes from `service_config`."""
+def channel_options(max_message_bytes: int, config: str | None = None, proxy: str = "") -> list[ChannelOption]:
+    """Return the options of a channel; `config` comes from `service_config`, `proxy` is as in `open_channel`."""
     options: list[ChannelOption] = [
         *KEEPALIVE_OPTIONS,
         *RECONNECT_OPTIONS,
@@ -86,6 +86,8 @@ def channel_options(max_message_bytes: int, config: str | None = None) -> list[C
         options.append(("grpc.service_config", config))
     return options
 
+        # The environment's proxy is for the world outside: it knows neither loopback nor the names of peers.
+        ("grpc.http_proxy", proxy) if proxy else ("grpc.enable_http_proxy", 0),
 
 def open_channel(
     address: str,
@@ -96,10 +98,12 @@ def open_channel(
     options: Sequence[ChannelOption] = (),
 ) -> grpc.aio.Channel:
     """Return a channel to `address`, a gRPC name: HOST:PORT, dns:///NAME:PORT or ipv4:A:PORT,B:PORT.
+    proxy: str = "",
 
-    It connects with the first call. `options` are added to ours. Raises StartupError for unusable TLS files.
+    It connects with the first call, through the HTTP proxy http://HOST:PORT where `proxy` names one: what `no_proxy` in
+    the environment lists is called directly. `options` are added to ours. Raises StartupError for unusable TLS files.
     """
-    every_option = [*channel_options(max_message_bytes, config), *options]
+    every_option = [*channel_options(max_message_bytes, config, proxy), *options]
     if tls is None:
         return grpc.aio.insecure_channel(address, options=every_option)
     return grpc.aio.secure_channel(address, _channel_credentials(tls), options=every_option)

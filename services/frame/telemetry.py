@@ -224,8 +224,9 @@ def _span_exporter(name: str) -> SpanExporter:
         # Supervisors read stdout.
         return ConsoleSpanExporter(out=sys.stderr)
     from services.frame.otlp import LightSpanExporter
+    from services.frame.proxies import collector_options
 
-    return LightSpanExporter()
+    return LightSpanExporter(channel_options=collector_options("TRACES"))
 
 
 def _meter_provider(resource: Resource, exporters: list[str]) -> MeterProvider:
@@ -241,4 +242,6 @@ def _metric_reader(name: str) -> MetricReader:
         return PeriodicExportingMetricReader(ConsoleMetricExporter(out=sys.stderr))
     from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 
-    return PeriodicExportingMetricReader(OTLPMetricExporter())
+    from services.frame.proxies import collector_options
+
+    return PeriodicExportingMetricReader(OTLPMetricExporter(channel_options=collector_options("METRICS")))

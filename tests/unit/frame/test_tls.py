@@ -9,7 +9,7 @@ import trustme
 
 from services.frame.channel import ClientTls, client_tls, open_channel
 from services.frame.server import FrameServer
-from services.frame.settings import PeerTlsSettings, ServerSettings
+from services.frame.settings import PeerSettings, ServerSettings
 from services.frame.startup import StartupError
 
 
@@ -84,9 +84,9 @@ async def test_a_tls_client_does_not_fall_back_to_plain_text(serve: Any, ours: F
 
 
 def test_settings_say_how_peers_are_called(ours: Files) -> None:
-    assert client_tls(PeerTlsSettings()) is None
-    assert client_tls(PeerTlsSettings(peer_tls=True)) == ClientTls()
-    settings = PeerTlsSettings(peer_tls=True, peer_ca=ours.ca, peer_cert=ours.cert, peer_key=ours.key)
+    assert client_tls(PeerSettings()) is None
+    assert client_tls(PeerSettings(peer_tls=True)) == ClientTls()
+    settings = PeerSettings(peer_tls=True, peer_ca=ours.ca, peer_cert=ours.cert, peer_key=ours.key)
     assert client_tls(settings) == ClientTls(ours.ca, ours.cert, ours.key)
 
 
