@@ -22,10 +22,12 @@ from services.frame.startup import StartupError
 from services.frame.telemetry import Telemetry
 from services.frame.tls import read_authority, read_key_pair
 
-# A client may ping every ten seconds even between calls; we find out within forty that one has vanished.
+# A client may ping every ten seconds even between calls; we find out within 25 that one has vanished, see
+# `channel.KEEPALIVE_OPTIONS`.
 KEEPALIVE_OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.http2.max_ping_strikes", 2),
