@@ -79,6 +79,7 @@ class TargetSession:
         started_s = time.perf_counter()
         with child_span(self._telemetry, "verify", SpanKind.CLIENT) as span:
             retry_s = _FIRST_RETRY_S
+            until_s: float | None = None
             while True:
                 try:
                     if self._was_away or self._stream.has_broken:
@@ -88,9 +89,11 @@ class TargetSession:
                     )
                     break
                 except ServiceError as error:
-                    if error.code not in _RETRIED:
+                    if not self._is_worth_another_try(error):
                         raise
-                    if time.perf_counter() + retry_s > started_s + self._patience_s:
+                    # From the first failure on: a connection that has fallen silent is found to be lost much later.
+                    until_s = until_s or time.perf_counter() + self._patience_s
+                    if time.perf_counter() + retry_s >= until_s:
                         raise self._unavailable(error) from error
                     span.add_event("outrider.target_retry", {"outrider.reason": error.message})
                 self._was_away = True
@@ -126,8 +129,13 @@ class TargetSession:
                     "the target came back with other numerics, so the rest of the text would not be exact",
                 )
 
+    def _is_worth_another_try(self, error: ServiceError) -> bool:
+        """Whether the target may answer yet: it is away or busy, or a proxy has cut the stream, whatever its status."""
+        is_ours = f"ERROR_REASON_{error.reason}" in common_pb2.ErrorReason.keys()  # noqa: SIM118  no mapping
+        return error.code in _RETRIED or not (is_ours or self._stream.is_open)
+
     def _unavailable(self, error: ServiceError) -> ServiceError:
-        if error.code is not grpc.StatusCode.UNAVAILABLE:
+        if error.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
             return error
         return target_unavailable(f"the target has been away for {self._patience_s:g} s: {error.message}")
 
