@@ -221,6 +221,9 @@ async def test_a_target_that_stays_away_is_told(pair: Pair) -> None:
         error = _error_of(refused)
         assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "TARGET_UNAVAILABLE")
         assert error.retry_after_s
+        # Both are told why: it said goodbye.
+        assert error.message == "the target has been away for 0.2 s: it says that it does not serve"
+        assert (await client.status()).target.reason == "the target service is away: it says that it does not serve"
         # It is served again as soon as the target is back.
         await stack.enter_async_context(target_server(pair.target, port=port))
         await _until_target(client, is_available=True)

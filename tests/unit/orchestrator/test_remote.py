@@ -174,7 +174,7 @@ async def test_a_loss_that_somebody_else_has_found_counts_too() -> None:
         for _ in range(2):
             assert await drafter.propose(sequence.extend([4]), 2) == Draft()
         assert drafter.num_fallbacks == 1
-        breaker.succeed()
+        breaker.enable()
         await drafter.propose(sequence, 2)
         assert list(script.requests[1].context.tokens) == [*PROMPT, 4, 4]
         assert drafter.num_fallbacks == 1
