@@ -104,6 +104,7 @@ class Backend:
             model=self.target.info,
             describe=self._describe_target,
             patience_s=self._settings.target_patience_s,
+            on_verified=self._draft.patience.note_cycle if self._draft is not None else None,
             num_log_probabilities=num_log_probabilities,
             require_exact=require_exact,
         )
@@ -153,7 +154,7 @@ class Backend:
             self.telemetry,
             draft.breaker,
             vocabulary_size=self.target.info.vocabulary_size,
-            timeout_s=self._settings.draft_timeout_s,
+            patience=draft.patience,
             most_draft_tokens=lambda: draft.max_draft_tokens,
             min_joint_confidence=min_joint_confidence,
         )

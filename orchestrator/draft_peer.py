@@ -9,6 +9,7 @@ import grpc
 
 from orchestrator.breaker import Breaker
 from orchestrator.pair import PairError, ServedModel, check_pair, fetch_loading_model
+from orchestrator.patience import DraftPatience
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.watch import describe_silence, until_away, words_of
 from outrider.v1 import draft_pb2_grpc, generation_pb2
@@ -32,6 +33,7 @@ class DraftPeer:
         self.breaker.disable("the draft service has not answered yet")
         self.stub = draft_pb2_grpc.DraftServiceStub(channel)
         self.served: ServedModel | None = None
+        self.patience = DraftPatience(settings.draft_timeout_s)
         self._address = settings.draft
         self._retry_s = settings.draft_retry_s
         self._channel = channel

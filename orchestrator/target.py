@@ -43,13 +43,14 @@ class TargetSession:
         model: common_pb2.ModelInfo,
         describe: Callable[[], Awaitable[common_pb2.ModelInfo]],
         patience_s: float,
+        on_verified: Callable[[float], object] | None = None,
         num_log_probabilities: int | None = None,
         require_exact: bool = False,
     ) -> None:
         """Open a session on the target that serves `model`.
 
         `describe` asks the target again what it serves, after it was away. `patience_s` is how long a target that is
-        away is waited for, in each verification.
+        away is waited for, in each verification. `on_verified` is told the seconds that each one took.
         """
         self.is_same_model = True
         self._model = model
@@ -63,6 +64,7 @@ class TargetSession:
         self._sampling = sampling
         self._telemetry = telemetry
         self._patience_s = patience_s
+        self._on_verified = on_verified or (lambda waited_s: None)
         self._num_log_probabilities = num_log_probabilities
 
     @property
@@ -101,7 +103,9 @@ class TargetSession:
                 await asyncio.sleep(retry_s)
                 retry_s = min(2 * retry_s, _LAST_RETRY_S)
             self.cache.learn(sequence, reply.held_length, draft_tokens[: reply.result.num_accepted])
-        return Verification(reply.result, time.perf_counter() - started_s, reply.timings.computed_ms / 1e3)
+        waited_s = time.perf_counter() - started_s
+        self._on_verified(waited_s)
+        return Verification(reply.result, waited_s, reply.timings.computed_ms / 1e3)
 
     async def close(self) -> None:
         """Release the session and end its stream."""
