@@ -12,7 +12,7 @@ from rich.text import Text
 
 from outrider.v1 import generation_pb2, generation_pb2_grpc
 from services.frame.channel import open_channel
-from services.frame.errors import ServiceError, error_from_rpc
+from services.frame.errors import ServiceError, error_from_rpc, is_from_server
 
 STYLES = {
     generation_pb2.TOKEN_ORIGIN_ACCEPTED: "green",
@@ -38,11 +38,13 @@ async def generate(
 ) -> AsyncIterator[generation_pb2.GenerateResponse]:
     """Stream the answer of a running orchestrator. Raises ServiceError."""
     async with open_channel(address) as channel:
+        has_begun = False
         try:
             async for message in generation_pb2_grpc.GenerationServiceStub(channel).Generate(request):
+                has_begun = True
                 yield message
         except grpc.aio.AioRpcError as error:
-            raise _told(error, address) from error
+            raise error_from_rpc(error) if has_begun else _told(error, address) from error
 
 
 async def fetch_status(address: str) -> generation_pb2.GetStatusResponse:
@@ -55,11 +57,18 @@ async def fetch_status(address: str) -> generation_pb2.GetStatusResponse:
 
 
 def _told(error: grpc.aio.AioRpcError, address: str) -> ServiceError:
-    """Return the error, with advice where nobody answered."""
-    if error.code() is grpc.StatusCode.UNAVAILABLE and "failed to connect" in (error.details() or ""):
-        sentence = f"no orchestrator answers at {address}: start one with `outrider serve`, or name another --address"
-        return ServiceError(grpc.StatusCode.UNAVAILABLE, "UNREACHABLE", sentence)
-    return error_from_rpc(error)
+    """Return the error, with advice where it was no orchestrator that answered."""
+    details = error.details()
+    if is_from_server(error):
+        return error_from_rpc(error)
+    if error.code() is grpc.StatusCode.UNAVAILABLE:
+        advice = "start one with `outrider serve`, or name another --address"
+        sentence = f"no orchestrator answers at {address} ({details}): {advice}"
+    elif error.code() is grpc.StatusCode.UNIMPLEMENTED:
+        sentence = f"what answers at {address} is no orchestrator ({details}): name another --address"
+    else:
+        return error_from_rpc(error)
+    return ServiceError(error.code(), "UNREACHABLE", sentence)
 
 
 async def show(messages: AsyncIterator[generation_pb2.GenerateResponse], prompt: str, out: Console) -> str:

@@ -2,13 +2,18 @@
 
 import io
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
+import grpc
 import pytest
 from rich.console import Console
 
-from orchestrator.client import collect, show, status_table, summary_line
-from outrider.v1 import common_pb2, generation_pb2
+from orchestrator.client import collect, fetch_status, generate, show, status_table, summary_line
+from orchestrator.target import target_unavailable
+from outrider.v1 import common_pb2, generation_pb2, generation_pb2_grpc
+from services.frame.errors import ServiceError, abort
+from tests.ports import free_port
 
 ACCEPTED = generation_pb2.TOKEN_ORIGIN_ACCEPTED
 RECOVERED = generation_pb2.TOKEN_ORIGIN_RECOVERED
@@ -141,3 +146,74 @@ def test_the_status() -> None:
     assert "drafter lookup" in lines
     assert "generations 3 under way" in lines
     assert "lookup 4 draft tokens, 75% accepted" in lines
+
+
+class Failing(generation_pb2_grpc.GenerationServiceServicer):
+    """Ends every call with an error."""
+
+    def __init__(self, error: ServiceError) -> None:
+        self._error = error
+
+    async def Generate(self, request: Any, context: Any) -> AsyncIterator[generation_pb2.GenerateResponse]:
+        await abort(context, self._error)
+        yield generation_pb2.GenerateResponse()
+
+    async def GetStatus(self, request: Any, context: Any) -> generation_pb2.GetStatusResponse:
+        await abort(context, self._error)
+
+
+@asynccontextmanager
+async def serving(servicer: generation_pb2_grpc.GenerationServiceServicer | None) -> AsyncIterator[str]:
+    """The address of a server; it knows no method without a servicer."""
+    server = grpc.aio.server()
+    if servicer is not None:
+        generation_pb2_grpc.add_GenerationServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield f"127.0.0.1:{port}"
+    await server.stop(None)
+
+
+async def _refusals(address: str) -> list[ServiceError]:
+    """What the two calls of the command line say of a server."""
+    with pytest.raises(ServiceError) as generating:
+        await collect(generate(address, generation_pb2.GenerateRequest()))
+    with pytest.raises(ServiceError) as asking:
+        await fetch_status(address)
+    return [generating.value, asking.value]
+
+
+async def test_an_orchestrator_that_has_lost_its_target_is_one_that_answers() -> None:
+    """Whatever the words, and whatever became of the target: they are the orchestrator's own."""
+    away = target_unavailable("the target has been away for 10 s: failed to connect to all addresses")
+    passed_on = ServiceError(grpc.StatusCode.UNIMPLEMENTED, "RPC_UNIMPLEMENTED", "Method not found!")
+    for expected in (away, passed_on):
+        async with serving(Failing(expected)) as address:
+            for error in await _refusals(address):
+                assert (error.reason, error.message) == (expected.reason, expected.message)
+
+
+async def test_nobody_answers() -> None:
+    address = f"127.0.0.1:{free_port()}"
+    for error in await _refusals(address):
+        assert error.reason == "UNREACHABLE"
+        assert error.message.startswith(f"no orchestrator answers at {address} (")
+        assert "Connection refused" in error.message
+        assert error.message.endswith("): start one with `outrider serve`, or name another --address")
+
+
+async def test_something_else_answers() -> None:
+    async with serving(None) as address:
+        for error in await _refusals(address):
+            assert error.message.startswith(f"what answers at {address} is no orchestrator (")
+
+
+async def test_an_orchestrator_that_is_lost_in_the_middle_did_answer() -> None:
+    class Dying(generation_pb2_grpc.GenerationServiceServicer):
+        async def Generate(self, request: Any, context: Any) -> AsyncIterator[generation_pb2.GenerateResponse]:
+            yield generation_pb2.GenerateResponse(chunk=generation_pb2.GenerateChunk(text="a"))
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+
+    async with serving(Dying()) as address:  # type: ignore[abstract]  # nobody asks it for its status
+        with pytest.raises(ServiceError, match=r"^Socket closed$"):
+            await collect(generate(address, generation_pb2.GenerateRequest()))
