@@ -20,7 +20,7 @@ from services.frame.health import HealthService
 from services.frame.settings import ServerSettings
 from services.frame.startup import StartupError
 from services.frame.telemetry import Telemetry
-from services.frame.tls import read_authority, read_key_pair
+from services.frame.tls import ServerCertificates
 
 # A client may ping every ten seconds even between calls; we find out within 25 that one has vanished, see
 # `channel.KEEPALIVE_OPTIONS`.
@@ -227,6 +227,4 @@ def _cannot_listen(address: str, error: Exception) -> StartupError:
 def _server_credentials(settings: ServerSettings) -> grpc.ServerCredentials | None:
     if settings.tls_cert is None or settings.tls_key is None:
         return None
-    pair = read_key_pair(settings.tls_cert, settings.tls_key, ("--tls-cert", "--tls-key"))
-    client_ca = None if settings.tls_client_ca is None else read_authority(settings.tls_client_ca, "--tls-client-ca")
-    return grpc.ssl_server_credentials([pair], client_ca, require_client_auth=client_ca is not None)
+    return ServerCertificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca).credentials()
