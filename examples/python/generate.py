@@ -20,6 +20,7 @@ async def generate(
 ) -> AsyncIterator[generation_pb2.GenerateResponse]:
     """Yield the messages of an answer. While nothing has come, tries again where the server says when."""
     deadline_s = time.monotonic() + timeout_s
+    told = ""
     while True:
         has_begun = False
         try:
@@ -31,6 +32,9 @@ async def generate(
             delay_s = retry_delay_s(error)
             if has_begun or delay_s is None:
                 raise
+            if told != error.details():
+                told = error.details() or ""
+                print(f"waiting: {told}", file=sys.stderr)
             await asyncio.sleep(delay_s)
 
 

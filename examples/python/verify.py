@@ -80,6 +80,7 @@ class Session:
             draft_tokens=draft_tokens,
             sampling=self._sampling,
         )
+        told = ""
         while True:
             try:
                 return await self._stub.VerifyBatch(request)
@@ -88,6 +89,9 @@ class Session:
                 delay_s = retry_delay_s(error)
                 if delay_s is None and error.code() is not grpc.StatusCode.UNAVAILABLE:
                     raise
+                if told != error.details():
+                    told = error.details() or ""
+                    print(f"waiting: {told}", file=sys.stderr)
                 await asyncio.sleep(delay_s or RECONNECT_S)
 
 

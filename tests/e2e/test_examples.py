@@ -214,6 +214,7 @@ async def test_a_server_that_says_when_to_come_back(client: Sequence[str], home:
     async with _unwilling(num_chunks=0) as (servicer, address):
         finished = await asyncio.to_thread(_example, home, client, "--address", address, PROMPT)
     assert (finished.returncode, finished.stdout, servicer.num_calls) == (0, "one two", 2)
+    assert finished.stderr.startswith("waiting: later\n")
 
 
 async def test_no_text_is_told_twice(client: Sequence[str], home: Path) -> None:
@@ -226,7 +227,10 @@ async def test_no_text_is_told_twice(client: Sequence[str], home: Path) -> None:
 def _counts(finished: Finished) -> list[int]:
     """Tokens, those of them that were drafted, passes, replays."""
     assert finished.returncode == 0, finished.stderr
-    found = re.fullmatch(r"\n(\d+) tokens, (\d+) of them drafted, in (\d+) passes, (\d+) replays\n", finished.stderr)
+    # What it waited for comes first.
+    found = re.fullmatch(
+        r"(?:waiting: .+\n)*\n(\d+) tokens, (\d+) of them drafted, in (\d+) passes, (\d+) replays\n", finished.stderr
+    )
     assert found, finished.stderr
     return [int(number) for number in found.groups()]
 
