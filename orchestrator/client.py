@@ -14,6 +14,14 @@ from outrider.v1 import generation_pb2, generation_pb2_grpc
 from services.frame.channel import open_channel
 from services.frame.errors import ServiceError, error_from_rpc, is_from_server
 
+# What gRPC makes of nobody, of another program, and of what proxies say and do.
+_UNREACHABLE = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.CANCELLED,
+)
 STYLES = {
     generation_pb2.TOKEN_ORIGIN_ACCEPTED: "green",
     generation_pb2.TOKEN_ORIGIN_RECOVERED: "yellow",
@@ -44,7 +52,7 @@ async def generate(
                 has_begun = True
                 yield message
         except grpc.aio.AioRpcError as error:
-            raise error_from_rpc(error) if has_begun else _told(error, address) from error
+            raise _told(error, address, has_begun=has_begun) from error
 
 
 async def fetch_status(address: str) -> generation_pb2.GetStatusResponse:
@@ -56,18 +64,17 @@ async def fetch_status(address: str) -> generation_pb2.GetStatusResponse:
             raise _told(error, address) from error
 
 
-def _told(error: grpc.aio.AioRpcError, address: str) -> ServiceError:
-    """Return the error, with advice where it was no orchestrator that answered."""
-    details = error.details()
-    if is_from_server(error):
+def _told(error: grpc.aio.AioRpcError, address: str, *, has_begun: bool = False) -> ServiceError:
+    """Return the error; by whose fault, and with advice, where it was no orchestrator that said it."""
+    if is_from_server(error) or error.code() not in _UNREACHABLE:
         return error_from_rpc(error)
-    if error.code() is grpc.StatusCode.UNAVAILABLE:
-        advice = "start one with `outrider serve`, or name another --address"
-        sentence = f"no orchestrator answers at {address} ({details}): {advice}"
+    if has_begun:
+        sentence = f"the orchestrator at {address} was lost ({error.details()}): ask again"
     elif error.code() is grpc.StatusCode.UNIMPLEMENTED:
-        sentence = f"what answers at {address} is no orchestrator ({details}): name another --address"
+        sentence = f"what answers at {address} is no orchestrator ({error.details()}): name another --address"
     else:
-        return error_from_rpc(error)
+        advice = "start one with `outrider serve`, or name another --address"
+        sentence = f"no orchestrator answers at {address} ({error.details()}): {advice}"
     return ServiceError(error.code(), "UNREACHABLE", sentence)
 
 

@@ -208,12 +208,29 @@ async def test_something_else_answers() -> None:
             assert error.message.startswith(f"what answers at {address} is no orchestrator (")
 
 
-async def test_an_orchestrator_that_is_lost_in_the_middle_did_answer() -> None:
-    class Dying(generation_pb2_grpc.GenerationServiceServicer):
-        async def Generate(self, request: Any, context: Any) -> AsyncIterator[generation_pb2.GenerateResponse]:
-            yield generation_pb2.GenerateResponse(chunk=generation_pb2.GenerateChunk(text="a"))
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+class Cut(generation_pb2_grpc.GenerationServiceServicer):
+    """Ends every generation with a status and no word of ours, after some chunks."""
 
-    async with serving(Dying()) as address:  # type: ignore[abstract]  # nobody asks it for its status
-        with pytest.raises(ServiceError, match=r"^Socket closed$"):
+    def __init__(self, code: grpc.StatusCode, num_chunks: int) -> None:
+        self._code = code
+        self._num_chunks = num_chunks
+
+    async def Generate(self, request: Any, context: Any) -> AsyncIterator[generation_pb2.GenerateResponse]:
+        for _ in range(self._num_chunks):
+            yield generation_pb2.GenerateResponse(chunk=generation_pb2.GenerateChunk(text="a"))
+        await context.abort(self._code, "it was cut")
+
+
+@pytest.mark.parametrize("code", ["UNAVAILABLE", "UNKNOWN", "INTERNAL"])
+@pytest.mark.parametrize("num_chunks", [0, 1])
+async def test_a_proxy_that_cuts_a_generation(code: str, num_chunks: int) -> None:
+    """As nginx does with 502, 504 and RST_STREAM."""
+    servicer = Cut(grpc.StatusCode[code], num_chunks)  # type: ignore[abstract]  # nobody asks it for its status
+    async with serving(servicer) as address:
+        with pytest.raises(ServiceError) as info:
             await collect(generate(address, generation_pb2.GenerateRequest()))
+    assert info.value.message.startswith(
+        f"the orchestrator at {address} was lost (it was cut): "
+        if num_chunks
+        else f"no orchestrator answers at {address} (it was cut): "
+    )
