@@ -1,32 +1,30 @@
 """The services behind the orchestrator: channels, what they serve, whether they fit, and sessions on them."""
 
 import asyncio
-import contextlib
 import logging
 import uuid
 from collections.abc import Callable
 
 import grpc
 
-from orchestrator.breaker import Breaker
+from orchestrator.draft_peer import DRAFT_SERVICE, DraftPeer
 from orchestrator.drafter import Drafter, FirstDrafter
 from orchestrator.ngram import NgramDrafter
 from orchestrator.obstacle import find_obstacle
-from orchestrator.pair import PairError, ServedModel, check_pair, fetch_loading_model
+from orchestrator.pair import ServedModel, fetch_loading_model
 from orchestrator.remote import RemoteDrafter
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.speculation import DRAFTERS, Plan
 from orchestrator.target import TargetSession, target_unavailable
-from outrider.v1 import common_pb2, draft_pb2_grpc, generation_pb2, model_pb2, model_pb2_grpc, target_pb2_grpc
+from orchestrator.watch import until_away, words_of
+from outrider.v1 import common_pb2, generation_pb2, model_pb2, model_pb2_grpc, target_pb2_grpc
 from services.frame.channel import client_tls, open_channel, service_config
-from services.frame.health import watch_health
 from services.frame.startup import StartupError
 from services.frame.telemetry import Telemetry
 from services.frame.waiting import saying
 
 _log = logging.getLogger(__name__)
 TARGET_SERVICE = "outrider.v1.TargetService"
-DRAFT_SERVICE = "outrider.v1.DraftService"
 # Between looks at a target that is away or has no health service.
 _RETRY_S = 0.2
 # How long a target is given to say why it does not serve.
@@ -51,11 +49,14 @@ class Backend:
         self._target_channel = self._open(settings.target, TARGET_SERVICE)
         self.target_stub = target_pb2_grpc.TargetServiceStub(self._target_channel)
         self._target: ServedModel | None = None
+        # Why it is not there.
+        self._target_problem = ""
         # Set while the target is there and `_target` is what it serves.
         self._target_known = asyncio.Event()
         self._draft_channel = self._open(settings.draft, DRAFT_SERVICE) if settings.draft else None
-        self.draft: ServedModel | None = None
-        self._breaker = Breaker(settings.draft_retry_s)
+        self._draft = (
+            DraftPeer(settings, self._draft_channel, lambda: self.target) if self._draft_channel is not None else None
+        )
         self._tasks: list[asyncio.Task[None]] = []
 
     async def connect(self) -> None:
@@ -69,12 +70,11 @@ class Backend:
         except grpc.aio.AioRpcError as error:
             address = self._settings.target
             raise StartupError(
-                f"what answers at {address} is no target service ({error.details()}): name another --target"
+                f"what answers at {address} is no target service ({words_of(error)}): name another --target"
             ) from error
         self._tasks.append(asyncio.create_task(self._follow_target()))
-        if self._draft_channel is not None:
-            self._breaker.disable("the draft service has not answered yet")
-            self._tasks.append(asyncio.create_task(self._follow_draft(self._draft_channel)))
+        if self._draft is not None:
+            self._tasks.append(asyncio.create_task(self._draft.follow()))
 
     async def close(self) -> None:
         """Close the channels."""
@@ -97,7 +97,8 @@ class Backend:
             async with asyncio.timeout(self._settings.target_patience_s):
                 await self._target_known.wait()
         except TimeoutError as error:
-            raise target_unavailable(f"the target has been away for {self._settings.target_patience_s:g} s") from error
+            waited = f"the target has been away for {self._settings.target_patience_s:g} s"
+            raise target_unavailable(f"{waited}: {self._target_problem}") from error
         return self.target
 
     def open_target(
@@ -112,6 +113,7 @@ class Backend:
             model=self.target.info,
             describe=self._describe_target,
             patience_s=self._settings.target_patience_s,
+            on_verified=self._draft.patience.note_cycle if self._draft is not None else None,
             num_log_probabilities=num_log_probabilities,
             require_exact=require_exact,
         )
@@ -119,8 +121,8 @@ class Backend:
     def open_drafter(self, sampling: common_pb2.Sampling, plan: Plan) -> Drafter:
         """Return who drafts for a request. The target must have been connected."""
         drafters: list[Drafter] = []
-        if plan.drafter in _REMOTE and self._draft_channel is not None:
-            drafters.append(self._remote_drafter(self._draft_channel, sampling, plan.min_joint_confidence))
+        if plan.drafter in _REMOTE and self._draft is not None:
+            drafters.append(self._remote_drafter(self._draft, sampling, plan.min_joint_confidence))
         if plan.drafter in _NGRAM:
             drafters.append(self._ngram_drafter())
         return FirstDrafter(*drafters)
@@ -131,47 +133,38 @@ class Backend:
         return generation_pb2.ServiceStatus(
             address=self._settings.target,
             is_available=is_ready,
-            reason="" if is_ready else "the target service cannot be reached",
+            reason="" if is_ready else f"the target service is away: {self._target_problem}",
             model=self.target.info,
         )
 
     def draft_status(self) -> generation_pb2.ServiceStatus | None:
         """Return the draft's state, None when there is none."""
-        if self._draft_channel is None:
-            return None
-        return generation_pb2.ServiceStatus(
-            address=self._settings.draft,
-            is_available=not self._breaker.is_open,
-            reason=self._breaker.reason,
-            model=self.draft.info if self.draft else None,
-        )
+        return self._draft.status() if self._draft is not None else None
 
     def drafter(self) -> generation_pb2.Drafter.ValueType:
         """Return who drafts at the moment, where a request leaves it open."""
         drafter = DRAFTERS[self._settings.drafter if self._settings.num_draft_tokens else "none"]
-        if drafter in _REMOTE and self._draft_channel is not None and not self._breaker.is_open:
+        if drafter in _REMOTE and self._draft is not None and not self._draft.breaker.is_open:
             return generation_pb2.DRAFTER_REMOTE
         return generation_pb2.DRAFTER_NGRAM if drafter in _NGRAM else generation_pb2.DRAFTER_NONE
 
     def draft_overhead(self) -> float:
         """Return the memory of the draft, weights and caches, in percent of the target's."""
-        if self.draft is None:
+        if self._draft is None or self._draft.served is None:
             return 0.0
-        target, draft = self.target.info, self.draft.info
+        target, draft = self.target.info, self._draft.served.info
         return 100 * (draft.model_bytes + draft.cache_bytes) / (target.model_bytes + target.cache_bytes)
 
-    def _remote_drafter(
-        self, channel: grpc.aio.Channel, sampling: common_pb2.Sampling, min_joint_confidence: float
-    ) -> Drafter:
+    def _remote_drafter(self, draft: DraftPeer, sampling: common_pb2.Sampling, min_joint_confidence: float) -> Drafter:
         return RemoteDrafter(
-            draft_pb2_grpc.DraftServiceStub(channel),
+            draft.stub,
             uuid.uuid4().hex,
             sampling,
             self.telemetry,
-            self._breaker,
+            draft.breaker,
             vocabulary_size=self.target.info.vocabulary_size,
-            timeout_s=self._settings.draft_timeout_s,
-            most_draft_tokens=lambda: self.draft.info.max_draft_tokens if self.draft else 0,
+            patience=draft.patience,
+            most_draft_tokens=lambda: draft.max_draft_tokens,
             min_joint_confidence=min_joint_confidence,
         )
 
@@ -184,6 +177,7 @@ class Backend:
         return open_channel(
             address,
             tls=client_tls(self._settings),
+            proxy=self._settings.peer_proxy,
             max_message_bytes=self._settings.max_message_bytes,
             config=service_config([(service, ""), ("outrider.v1.ModelService", "")]),
         )
@@ -202,45 +196,31 @@ class Backend:
     async def _follow_target(self) -> None:
         """Know what the target serves; find out again whenever it was away, as it may be another one."""
         while True:
-            with contextlib.suppress(grpc.aio.AioRpcError):
-                await _until_away(self._target_channel, TARGET_SERVICE)
-            self._target_known.clear()
-            _log.warning("the target service is away")
-            await asyncio.sleep(_RETRY_S)
             before = self.target
-            while not self._target_known.is_set():
-                try:
-                    self._know(await self._fetch_target())
-                except grpc.aio.AioRpcError as error:
-                    _log.error("what answers at %s is no target service: %s", self._settings.target, error.details())
-                    await asyncio.sleep(_RETRY_S)
+            self._target_problem = await until_away(self._target_channel, TARGET_SERVICE, before.info)
+            self._target_known.clear()
+            _log.warning("the target service at %s is away: %s", self._settings.target, self._target_problem)
+            await self._find_target_again()
             _log.info("the target service is back")
-            if self.draft is not None and self.target.info.tokenizer_fingerprint != before.info.tokenizer_fingerprint:
-                self._compare(self.draft)
+            if self._draft is not None and self.target.info.tokenizer_fingerprint != before.info.tokenizer_fingerprint:
+                self._draft.compare()
 
-    async def _follow_draft(self, channel: grpc.aio.Channel) -> None:
-        """Use the draft while it is there and fits; find out again whenever it was away, as it may be another one."""
-        while True:
+    async def _find_target_again(self) -> None:
+        while not self._target_known.is_set():
+            await asyncio.sleep(_RETRY_S)
             try:
-                self.draft = await fetch_loading_model(channel, self._settings.draft_retry_s)
+                self._know(await self._fetch_target())
             except grpc.aio.AioRpcError as error:
-                reason = f"what answers at {self._settings.draft} is no draft service: {error.details()}"
-                if reason != self._breaker.reason:
-                    _log.warning("decoding goes on without a draft: %s", reason)
-                self._breaker.disable(reason)
-                await asyncio.sleep(self._settings.draft_retry_s)
-                continue
-            self._compare(self.draft)
-            with contextlib.suppress(grpc.aio.AioRpcError):
-                await _until_away(channel, DRAFT_SERVICE)
-            self._breaker.disable("the draft service is away")
-            await asyncio.sleep(self._settings.draft_retry_s)
+                problem = f"what answers at {self._settings.target} is no target service: {words_of(error)}"
+                if problem != self._target_problem:
+                    _log.error("%s", problem)
+                self._target_problem = problem
 
     async def _fetch_target(self) -> ServedModel:
         """Ask the target what it serves once it is there; say why it is not where that takes long."""
         self._announce(f"waiting for the target at {self._settings.target}")
         async with saying(self._complain):
-            return await fetch_loading_model(self._target_channel)
+            return await fetch_loading_model(self._target_channel, service=TARGET_SERVICE)
 
     async def _complain(self, waited_s: float) -> None:
         """Say that the target has been waited for so long, and why it does not answer."""
@@ -250,26 +230,3 @@ class Backend:
             self._announce(f"{what}: {obstacle.text}")
             level = logging.INFO if obstacle.is_not_ready else logging.WARNING
             _log.log(level, "%s, for %.0f s so far: %s", what, waited_s, obstacle.text)
-
-    def _compare(self, draft: ServedModel) -> None:
-        """Use the draft where its tokens are the target's, else say why not."""
-        try:
-            check_pair(self.target, draft)
-        except PairError as error:
-            _log.warning("the draft does not fit the target, decoding goes on without it: %s", error)
-            self._breaker.disable(str(error))
-            return
-        _log.info(
-            "draft %s at %s, at most %d draft tokens a cycle",
-            draft.info.name,
-            self._settings.draft,
-            draft.info.max_draft_tokens,
-        )
-        self._breaker.succeed()
-
-
-async def _until_away(channel: grpc.aio.Channel, service: str) -> None:
-    """Return, or raise AioRpcError, once a service does not serve."""
-    async for is_serving in watch_health(channel, service):
-        if not is_serving:
-            return

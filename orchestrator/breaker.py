@@ -13,6 +13,7 @@ class Breaker:
     def __init__(self, retry_s: float) -> None:
         self._retry_s = retry_s
         self._next_try_s = 0.0
+        self._is_disabled = False
         self.reason = ""
 
     @property
@@ -32,14 +33,25 @@ class Breaker:
 
     def fail(self, reason: str) -> None:
         """Note a failure."""
-        self.reason = reason
-        self._next_try_s = time.monotonic() + self._retry_s
+        if not self._is_disabled:
+            self.reason = reason
+            self._next_try_s = time.monotonic() + self._retry_s
+
+    def succeed(self) -> bool:
+        """Note a success: close. Return whether it was open."""
+        # Not for an answer that was on its way when the service was found to be of no use.
+        if self._is_disabled or not self.is_open:
+            return False
+        self.reason = ""
+        return True
 
     def disable(self, reason: str) -> None:
-        """Open until `succeed`, without any try."""
+        """Open until `enable`, without any try."""
+        self._is_disabled = True
         self.reason = reason
         self._next_try_s = math.inf
 
-    def succeed(self) -> None:
-        """Close."""
+    def enable(self) -> None:
+        """Close, whatever was."""
+        self._is_disabled = False
         self.reason = ""

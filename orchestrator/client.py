@@ -12,8 +12,16 @@ from rich.text import Text
 
 from outrider.v1 import generation_pb2, generation_pb2_grpc
 from services.frame.channel import open_channel
-from services.frame.errors import ServiceError, error_from_rpc
+from services.frame.errors import ServiceError, error_from_rpc, is_from_server
 
+# What gRPC makes of nobody, of another program, and of what proxies say and do.
+_UNREACHABLE = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.CANCELLED,
+)
 STYLES = {
     generation_pb2.TOKEN_ORIGIN_ACCEPTED: "green",
     generation_pb2.TOKEN_ORIGIN_RECOVERED: "yellow",
@@ -38,11 +46,13 @@ async def generate(
 ) -> AsyncIterator[generation_pb2.GenerateResponse]:
     """Stream the answer of a running orchestrator. Raises ServiceError."""
     async with open_channel(address) as channel:
+        has_begun = False
         try:
             async for message in generation_pb2_grpc.GenerationServiceStub(channel).Generate(request):
+                has_begun = True
                 yield message
         except grpc.aio.AioRpcError as error:
-            raise _told(error, address) from error
+            raise _told(error, address, has_begun=has_begun) from error
 
 
 async def fetch_status(address: str) -> generation_pb2.GetStatusResponse:
@@ -54,12 +64,18 @@ async def fetch_status(address: str) -> generation_pb2.GetStatusResponse:
             raise _told(error, address) from error
 
 
-def _told(error: grpc.aio.AioRpcError, address: str) -> ServiceError:
-    """Return the error, with advice where nobody answered."""
-    if error.code() is grpc.StatusCode.UNAVAILABLE and "failed to connect" in (error.details() or ""):
-        sentence = f"no orchestrator answers at {address}: start one with `outrider serve`, or name another --address"
-        return ServiceError(grpc.StatusCode.UNAVAILABLE, "UNREACHABLE", sentence)
-    return error_from_rpc(error)
+def _told(error: grpc.aio.AioRpcError, address: str, *, has_begun: bool = False) -> ServiceError:
+    """Return the error; by whose fault, and with advice, where it was no orchestrator that said it."""
+    if is_from_server(error) or error.code() not in _UNREACHABLE:
+        return error_from_rpc(error)
+    if has_begun:
+        sentence = f"the orchestrator at {address} was lost ({error.details()}): ask again"
+    elif error.code() is grpc.StatusCode.UNIMPLEMENTED:
+        sentence = f"what answers at {address} is no orchestrator ({error.details()}): name another --address"
+    else:
+        advice = "start one with `outrider serve`, or name another --address"
+        sentence = f"no orchestrator answers at {address} ({error.details()}): {advice}"
+    return ServiceError(error.code(), "UNREACHABLE", sentence)
 
 
 async def show(messages: AsyncIterator[generation_pb2.GenerateResponse], prompt: str, out: Console) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import grpc
 
 from outrider.v1 import common_pb2, model_pb2, model_pb2_grpc
+from services.frame.health import check_health
 
 # A server that ends cancels the calls that are under way.
 _AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
@@ -32,13 +33,16 @@ async def fetch_model(stub: model_pb2_grpc.ModelServiceStub, *, wait_for_ready: 
     return ServedModel(reply.model, entries)
 
 
-async def fetch_loading_model(channel: grpc.aio.Channel, retry_s: float = 0.2) -> ServedModel:
+async def fetch_loading_model(channel: grpc.aio.Channel, retry_s: float = 0.2, service: str = "") -> ServedModel:
     """Ask a service what it serves, as often as it takes until it is there and has loaded its model.
 
-    Raises AioRpcError for anything else that is wrong with it.
+    Where its full name is given it is asked for its health first: every service of ours has a model. Raises AioRpcError
+    for anything else that is wrong with it, as where another program answers.
     """
     while True:
         try:
+            if service:
+                await check_health(channel, service, wait_for_ready=True)
             return await fetch_model(model_pb2_grpc.ModelServiceStub(channel))
         except grpc.aio.AioRpcError as error:
             if error.code() not in _AWAY:

@@ -1,6 +1,7 @@
 """The draft service as the cycle sees it."""
 
 import logging
+import math
 import time
 from collections.abc import Callable
 
@@ -9,6 +10,7 @@ from opentelemetry.trace import Span, SpanKind, get_current_span
 
 from orchestrator.breaker import Breaker
 from orchestrator.drafter import Draft
+from orchestrator.patience import DraftPatience
 from orchestrator.session import RemoteCache
 from orchestrator.stream import SessionStream
 from outrider.v1 import common_pb2, draft_pb2, draft_pb2_grpc
@@ -18,8 +20,15 @@ from services.frame.spans import child_span
 from services.frame.telemetry import Telemetry
 
 _log = logging.getLogger(__name__)
-# The context is full, or the target refuses the request as well.
-_REFUSALS = (grpc.StatusCode.OUT_OF_RANGE, grpc.StatusCode.INVALID_ARGUMENT)
+_REASON_TIMEOUT = "TIMEOUT"
+# The context is full, the message too long, or the target refuses the request as well.
+_REFUSALS = (
+    grpc.StatusCode.OUT_OF_RANGE,
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+)
+# Drafts of a session that may be late one after the other before the service is taken for lost.
+_MOST_LATE = 3
 
 
 class RemoteDrafter:
@@ -34,11 +43,11 @@ class RemoteDrafter:
         breaker: Breaker,
         *,
         vocabulary_size: int,
-        timeout_s: float,
+        patience: DraftPatience,
         most_draft_tokens: Callable[[], int],
         min_joint_confidence: float = 0.0,
     ) -> None:
-        """`breaker` is shared by all sessions of a service; `vocabulary_size` is the target's.
+        """`breaker` and `patience` are shared by all sessions of a service; `vocabulary_size` is the target's.
 
         `most_draft_tokens` tells how many the service proposes at a time: another one may take its place.
         """
@@ -51,11 +60,13 @@ class RemoteDrafter:
         self._telemetry = telemetry
         self._breaker = breaker
         self._vocabulary_size = vocabulary_size
-        self._timeout_s = timeout_s
+        self._patience = patience
         self._most_draft_tokens = most_draft_tokens
         self._min_joint_confidence = min_joint_confidence
         self._is_attached = False
         self._is_refused = False
+        self._num_late = 0
+        self._limit_s = patience.most_s
 
     @property
     def num_resyncs(self) -> int:
@@ -77,8 +88,8 @@ class RemoteDrafter:
                 reply = await self._cache.ask(
                     sequence, span, lambda context, request_id: self._send(context, request_id, num_draft_tokens)
                 )
-            except (ServiceError, TimeoutError) as error:
-                self._fall_back(span, error)
+            except ServiceError as error:
+                self._miss(span, error)
                 return Draft(waited_s=time.perf_counter() - started_s, drafter="remote")
             self._attach(span)
             tokens = self._known(reply)
@@ -93,16 +104,29 @@ class RemoteDrafter:
     async def _send(
         self, context: common_pb2.Context, request_id: int, num_draft_tokens: int
     ) -> draft_pb2.ProposeResponse:
+        """Ask, and learn how long it takes. Raises ServiceError, also where it takes too long."""
+        num_read_tokens, is_try = len(context.tokens), self._breaker.is_open
+        self._limit_s = self._patience.limit_s(num_draft_tokens, num_read_tokens, is_try=is_try)
         request = draft_pb2.ProposeRequest(
             request_id=request_id,
-            timeout_ms=int(self._timeout_s * 1e3),
+            timeout_ms=math.ceil(self._limit_s * 1e3),
             context=context,
             num_draft_tokens=num_draft_tokens,
             min_joint_confidence=self._min_joint_confidence,
             sampling=self._sampling,
         )
-        message = draft_pb2.ProposeStreamRequest(propose=request)
-        return await self._stream.ask(request_id, message, self._timeout_s)
+        asked_s = time.perf_counter()
+        try:
+            message = draft_pb2.ProposeStreamRequest(propose=request)
+            reply = await self._stream.ask(request_id, message, self._limit_s)
+        except TimeoutError as error:
+            if not is_try:
+                self._patience.note_proposal(num_draft_tokens, num_read_tokens, self._limit_s)
+            sentence = f"no draft within {self._limit_s:.3g} s"
+            raise ServiceError(grpc.StatusCode.DEADLINE_EXCEEDED, _REASON_TIMEOUT, sentence) from error
+        if reply.HasField("result"):
+            self._patience.note_proposal(num_draft_tokens, num_read_tokens, time.perf_counter() - asked_s)
+        return reply
 
     def _known(self, reply: draft_pb2.ProposeResponse) -> list[int]:
         """Return the draft tokens up to the first that the target does not have."""
@@ -113,18 +137,30 @@ class RemoteDrafter:
             tokens.append(draft_token.token)
         return tokens
 
-    def _fall_back(self, span: Span, error: ServiceError | TimeoutError) -> None:
-        reason = error.message if isinstance(error, ServiceError) else f"no draft within {self._timeout_s:g} s"
+    def _miss(self, span: Span, error: ServiceError) -> None:
+        """Do without a draft in this cycle; where that was no accident, without the service."""
+        is_unwilling = error.code is grpc.StatusCode.RESOURCE_EXHAUSTED and self._stream.is_open
+        if is_unwilling or self._is_late_by_chance(error):
+            span.add_event("outrider.draft_missed", {"outrider.reason": error.message})
+        else:
+            self._fall_back(span, error)
+
+    def _is_late_by_chance(self, error: ServiceError) -> bool:
+        """Whether a draft came later than usual, which the next one, that supersedes it, need not."""
+        if error.reason != _REASON_TIMEOUT or self._breaker.is_open or self._limit_s >= self._patience.most_s:
+            return False
+        self._num_late += 1
+        return self._num_late < _MOST_LATE
+
+    def _fall_back(self, span: Span, error: ServiceError) -> None:
         # A service that refuses what it is asked is well: other sessions may go on with it. One that takes shorter
         # drafts than it told is another service, which will be asked what it takes.
-        self._is_refused = (
-            isinstance(error, ServiceError) and error.code in _REFUSALS and error.reason != "DRAFT_TOO_LONG"
-        )
+        self._is_refused = error.code in _REFUSALS and error.reason != "DRAFT_TOO_LONG"
         if not self._is_refused:
             if not self._breaker.is_open:
-                _log.warning("the draft service is lost, decoding goes on without it: %s", reason)
-            self._breaker.fail(reason)
-        self._detach(span, reason)
+                _log.warning("the draft service is lost, decoding goes on without it: %s", error.message)
+            self._breaker.fail(error.message)
+        self._detach(span, error.message)
 
     def _detach(self, span: Span, reason: str) -> None:
         if self._is_attached:
@@ -132,11 +168,12 @@ class RemoteDrafter:
             self._is_attached = False
         span.add_event("outrider.fallback", {"outrider.reason": reason})
         self._cache.forget()
+        self._num_late = 0
 
     def _attach(self, span: Span) -> None:
-        if self._breaker.is_open:
+        if self._breaker.succeed():
             _log.info("the draft service is back")
-        self._breaker.succeed()
+        self._num_late = 0
         if not self._is_attached:
             self._is_attached = True
             span.add_event("outrider.attach")

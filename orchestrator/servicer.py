@@ -19,7 +19,7 @@ from orchestrator.statistics import Statistics
 from orchestrator.target import target_unavailable
 from orchestrator.text import TextStream
 from outrider.v1 import common_pb2, generation_pb2, generation_pb2_grpc, target_pb2
-from services.frame.errors import ServiceError, error_from_rpc, invalid_argument
+from services.frame.errors import ServiceError, error_from_rpc, invalid_argument, is_from_server
 from services.frame.handlers import RpcContext
 from services.frame.spans import request_span
 from services.frame.telemetry import Telemetry
@@ -117,7 +117,9 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             tokens = await self._tokenize(request)
         except grpc.aio.AioRpcError as error:
             refusal = error_from_rpc(error)
-            if refusal.code is grpc.StatusCode.UNAVAILABLE:
+            # A message that is too long is refused by gRPC, anything else that is not the target's word by a proxy.
+            is_final = is_from_server(error) or refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            if refusal.code is grpc.StatusCode.UNAVAILABLE or not is_final:
                 refusal = target_unavailable(f"the target is away: {refusal.message}")
             raise refusal from error
         if not tokens:

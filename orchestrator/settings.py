@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from services.frame.settings import PeerTlsSettings, ServerSettings
+from services.frame.settings import PeerSettings, ServerSettings
 
 # ENABLE_SPECULATIVE, as a choice of the drafter.
 _SWITCHES = {"true": "auto", "1": "auto", "yes": "auto", "on": "auto"} | {
@@ -20,7 +20,7 @@ def _read_switch(value: object) -> object:
     return _SWITCHES.get(value.lower(), value) if isinstance(value, str) else value
 
 
-class OrchestratorSettings(ServerSettings, PeerTlsSettings, env_prefix="OUTRIDER_ORCHESTRATOR_"):
+class OrchestratorSettings(ServerSettings, PeerSettings, env_prefix="OUTRIDER_ORCHESTRATOR_"):
     """Flags of `outrider-orchestrator`, and variables that start with OUTRIDER_ORCHESTRATOR_."""
 
     program: ClassVar[str] = "outrider-orchestrator"

@@ -32,6 +32,11 @@ class SessionStream(Generic[RequestT, ReplyT]):
         self._reader: asyncio.Task[None] | None = None
         self._waiting: dict[int, asyncio.Future[ReplyT]] = {}
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the stream has been opened and has not ended."""
+        return self._call is not None
+
     async def ask(self, request_id: int, message: RequestT, timeout_s: float | None) -> ReplyT:
         """Send a message and wait for the reply with this id: a result or a cache miss.
 
@@ -87,7 +92,8 @@ class SessionStream(Generic[RequestT, ReplyT]):
         except grpc.aio.AioRpcError as rpc_error:
             error = error_from_rpc(rpc_error)
         except asyncio.CancelledError:
-            error = ServiceError(grpc.StatusCode.CANCELLED, "CANCELLED", "the stream was abandoned")
+            # By somebody on the way: a stream that we abandon has nobody who waits.
+            error = ServiceError(grpc.StatusCode.UNAVAILABLE, "STREAM_BROKEN", "the stream was cancelled")
         if (error.code, error.message) == _LOST_STATUS:
             error = ServiceError(grpc.StatusCode.UNAVAILABLE, "STREAM_BROKEN", "the stream broke during a write")
         if self._call is call:

@@ -43,13 +43,14 @@ class TargetSession:
         model: common_pb2.ModelInfo,
         describe: Callable[[], Awaitable[common_pb2.ModelInfo]],
         patience_s: float,
+        on_verified: Callable[[float], object] | None = None,
         num_log_probabilities: int | None = None,
         require_exact: bool = False,
     ) -> None:
         """Open a session on the target that serves `model`.
 
         `describe` asks the target again what it serves, after it was away. `patience_s` is how long a target that is
-        away is waited for, in each verification.
+        away is waited for, in each verification. `on_verified` is told the seconds that each one took.
         """
         self.is_same_model = True
         self._model = model
@@ -63,6 +64,7 @@ class TargetSession:
         self._sampling = sampling
         self._telemetry = telemetry
         self._patience_s = patience_s
+        self._on_verified = on_verified or (lambda waited_s: None)
         self._num_log_probabilities = num_log_probabilities
 
     @property
@@ -79,6 +81,7 @@ class TargetSession:
         started_s = time.perf_counter()
         with child_span(self._telemetry, "verify", SpanKind.CLIENT) as span:
             retry_s = _FIRST_RETRY_S
+            until_s: float | None = None
             while True:
                 try:
                     if self._was_away or self._stream.has_broken:
@@ -88,9 +91,11 @@ class TargetSession:
                     )
                     break
                 except ServiceError as error:
-                    if error.code not in _RETRIED:
+                    if not self._is_worth_another_try(error):
                         raise
-                    if time.perf_counter() + retry_s > started_s + self._patience_s:
+                    # From the first failure on: a connection that has fallen silent is found to be lost much later.
+                    until_s = until_s or time.perf_counter() + self._patience_s
+                    if time.perf_counter() + retry_s >= until_s:
                         raise self._unavailable(error) from error
                     span.add_event("outrider.target_retry", {"outrider.reason": error.message})
                 self._was_away = True
@@ -98,7 +103,9 @@ class TargetSession:
                 await asyncio.sleep(retry_s)
                 retry_s = min(2 * retry_s, _LAST_RETRY_S)
             self.cache.learn(sequence, reply.held_length, draft_tokens[: reply.result.num_accepted])
-        return Verification(reply.result, time.perf_counter() - started_s, reply.timings.computed_ms / 1e3)
+        waited_s = time.perf_counter() - started_s
+        self._on_verified(waited_s)
+        return Verification(reply.result, waited_s, reply.timings.computed_ms / 1e3)
 
     async def close(self) -> None:
         """Release the session and end its stream."""
@@ -126,8 +133,13 @@ class TargetSession:
                     "the target came back with other numerics, so the rest of the text would not be exact",
                 )
 
+    def _is_worth_another_try(self, error: ServiceError) -> bool:
+        """Whether the target may answer yet: it is away or busy, or a proxy has cut the stream, whatever its status."""
+        is_ours = f"ERROR_REASON_{error.reason}" in common_pb2.ErrorReason.keys()  # noqa: SIM118  no mapping
+        return error.code in _RETRIED or not (is_ours or self._stream.is_open)
+
     def _unavailable(self, error: ServiceError) -> ServiceError:
-        if error.code is not grpc.StatusCode.UNAVAILABLE:
+        if error.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
             return error
         return target_unavailable(f"the target has been away for {self._patience_s:g} s: {error.message}")
 

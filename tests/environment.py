@@ -18,7 +18,7 @@ SETTINGS = (
 
 def hide_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hide the developer's own settings, and proxies, from code under test."""
-    proxies = {"HTTP_PROXY", "HTTPS_PROXY", "GRPC_PROXY", "ALL_PROXY"}
+    proxies = {"HTTP_PROXY", "HTTPS_PROXY", "GRPC_PROXY", "ALL_PROXY", "NO_PROXY", "NO_GRPC_PROXY"}
     for name in list(os.environ):
         if name.startswith(SETTINGS) or name.upper() in proxies:
             monkeypatch.delenv(name)

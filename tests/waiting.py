@@ -2,11 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 # Long enough for a busy machine. Nothing waits for so long unless something is broken.
 PATIENCE_S = 30.0
 _PAUSE_S = 0.002
+
+ResultT = TypeVar("ResultT")
 
 
 def eventually(condition: Callable[[], object]) -> None:
@@ -23,3 +26,16 @@ async def soon(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while not condition():
             await asyncio.sleep(_PAUSE_S)
+
+
+async def while_going_on(awaited: Awaitable[ResultT], progress: Callable[[], int]) -> ResultT:
+    """Return what much work comes to, however long it takes. Raises TimeoutError when there is no progress any more."""
+    task = asyncio.ensure_future(awaited)
+    before: int | None = None
+    while not task.done() and before != (now := progress()):
+        before = now
+        await asyncio.wait({task}, timeout=PATIENCE_S)
+    if not task.done():
+        task.cancel()
+        raise TimeoutError("nothing went on any more")
+    return await task

@@ -11,6 +11,7 @@ const USAGE = 'usage: node generate.js [--address A] [--max-tokens N] [--tempera
 
 /** Yield the messages of an answer. While nothing has come, tries again where the server says when. */
 async function* generate(client, request, { deadline, signal }) {
+  let told;
   for (;;) {
     let hasBegun = false;
     const call = client.Generate(request, { deadline });
@@ -25,6 +26,7 @@ async function* generate(client, request, { deadline, signal }) {
     } catch (error) {
       const delayMs = retryDelayMs(error);
       if (hasBegun || delayMs === undefined) throw error;
+      if (told !== error.details) console.error(`waiting: ${(told = error.details)}`);
       await sleep(delayMs, undefined, { signal });
     } finally {
       signal.removeEventListener('abort', cancel);

@@ -22,7 +22,8 @@ const definition = protoLoader.loadSync(
 const { GenerationService } = grpc.loadPackageDefinition(definition).outrider.v1;
 
 export function connect(address) {
-  return new GenerationService(address, grpc.credentials.createInsecure());
+  // An http_proxy in the environment is for the world outside, and cannot reach this machine's own address.
+  return new GenerationService(address, grpc.credentials.createInsecure(), { 'grpc.enable_http_proxy': 0 });
 }
 
 /** Return the `google.rpc` details of an error by the names of their types, as in `ErrorInfo` and `RetryInfo`. */

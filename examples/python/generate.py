@@ -11,12 +11,16 @@ from retry_info import retry_delay_s
 
 from outrider.v1 import common_pb2, generation_pb2, generation_pb2_grpc
 
+# An http_proxy in the environment is for the world outside, and cannot reach this machine's own address.
+OPTIONS = [("grpc.enable_http_proxy", 0)]
+
 
 async def generate(
     stub: generation_pb2_grpc.GenerationServiceStub, request: generation_pb2.GenerateRequest, timeout_s: float
 ) -> AsyncIterator[generation_pb2.GenerateResponse]:
     """Yield the messages of an answer. While nothing has come, tries again where the server says when."""
     deadline_s = time.monotonic() + timeout_s
+    told = ""
     while True:
         has_begun = False
         try:
@@ -28,6 +32,9 @@ async def generate(
             delay_s = retry_delay_s(error)
             if has_begun or delay_s is None:
                 raise
+            if told != error.details():
+                told = error.details() or ""
+                print(f"waiting: {told}", file=sys.stderr)
             await asyncio.sleep(delay_s)
 
 
@@ -47,7 +54,7 @@ async def main(settings: argparse.Namespace) -> int:
         sampling=common_pb2.Sampling(temperature=settings.temperature),
         seed=settings.seed,
     )
-    async with grpc.aio.insecure_channel(settings.address) as channel:
+    async with grpc.aio.insecure_channel(settings.address, options=OPTIONS) as channel:
         stub = generation_pb2_grpc.GenerationServiceStub(channel)
         try:
             async for message in generate(stub, request, settings.timeout):

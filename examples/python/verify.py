@@ -20,8 +20,12 @@ from outrider.v1 import common_pb2, model_pb2, model_pb2_grpc, target_pb2, targe
 
 NUM_DRAFT_TOKENS = 6
 RECONNECT_S = 0.5
-# gRPC's own limit between two tries to connect is two minutes: a target that is back would stay unused for as long.
-OPTIONS = [("grpc.max_reconnect_backoff_ms", 1000)]
+OPTIONS = [
+    # gRPC's own limit between two tries to connect is two minutes: a target that is back would stay unused for as long.
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # An http_proxy in the environment is for the world outside, and cannot reach this machine's own address.
+    ("grpc.enable_http_proxy", 0),
+]
 
 
 class Tokens:
@@ -76,6 +80,7 @@ class Session:
             draft_tokens=draft_tokens,
             sampling=self._sampling,
         )
+        told = ""
         while True:
             try:
                 return await self._stub.VerifyBatch(request)
@@ -84,6 +89,9 @@ class Session:
                 delay_s = retry_delay_s(error)
                 if delay_s is None and error.code() is not grpc.StatusCode.UNAVAILABLE:
                     raise
+                if told != error.details():
+                    told = error.details() or ""
+                    print(f"waiting: {told}", file=sys.stderr)
                 await asyncio.sleep(delay_s or RECONNECT_S)
 
 

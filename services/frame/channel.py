@@ -1,4 +1,4 @@
-"""Client channels: keepalive, quick reconnection, retries of unary calls, TLS."""
+"""Client channels: keepalive, quick reconnection, retries of unary calls, TLS, no proxy that nobody asked for."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from pathlib import Path
 
 import grpc
 
-from services.frame.settings import DEFAULT_MAX_MESSAGE_BYTES, PeerTlsSettings
+from services.frame.settings import DEFAULT_MAX_MESSAGE_BYTES, PeerSettings
 from services.frame.tls import read_authority, read_key_pair
 
 ChannelOption = tuple[str, str | int]
 
-# No more often than servers allow, see `server.KEEPALIVE_OPTIONS`.
+# No more often than servers allow, see `server.KEEPALIVE_OPTIONS`. A connection that has fallen silent is given up
+# after 25 s: gRPC 1.85 waits for the answer to a ping as long as `ping_timeout_ms` says, a minute by default, and has
+# the kernel wait for the other side as long as `keepalive_timeout_ms`.
 KEEPALIVE_OPTIONS: tuple[ChannelOption, ...] = (
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
 )
@@ -27,6 +30,8 @@ RECONNECT_OPTIONS: tuple[ChannelOption, ...] = (
     # How long one attempt may take: an address that swallows packets must not hide a service for gRPC's 20 seconds.
     ("grpc.min_reconnect_backoff_ms", 3_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
+    # A name of a service that moves has another address from one moment to the next. gRPC's own is half a minute.
+    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
 )
 
 RETRY_POLICY: Mapping[str, object] = {
@@ -47,7 +52,7 @@ class ClientTls:
     key: Path | None = None
 
 
-def client_tls(settings: PeerTlsSettings) -> ClientTls | None:
+def client_tls(settings: PeerSettings) -> ClientTls | None:
     """Return how peers are called by these settings; None is without TLS."""
     if not settings.peer_tls:
         return None
@@ -72,8 +77,8 @@ def service_config(
     return json.dumps(config)
 
 
-def channel_options(max_message_bytes: int, config: str | None = None) -> list[ChannelOption]:
-    """Return the options of a channel; `config` comes from `service_config`."""
+def channel_options(max_message_bytes: int, config: str | None = None, proxy: str = "") -> list[ChannelOption]:
+    """Return the options of a channel; `config` comes from `service_config`, `proxy` is as in `open_channel`."""
     options: list[ChannelOption] = [
         *KEEPALIVE_OPTIONS,
         *RECONNECT_OPTIONS,
@@ -81,6 +86,8 @@ def channel_options(max_message_bytes: int, config: str | None = None) -> list[C
         ("grpc.max_send_message_length", max_message_bytes),
         # A config that a name server offers must not replace ours.
         ("grpc.service_config_disable_resolution", 1),
+        # The environment's proxy is for the world outside: it knows neither loopback nor the names of peers.
+        ("grpc.http_proxy", proxy) if proxy else ("grpc.enable_http_proxy", 0),
     ]
     if config is not None:
         options.append(("grpc.service_config", config))
@@ -91,15 +98,17 @@ def open_channel(
     address: str,
     *,
     tls: ClientTls | None = None,
+    proxy: str = "",
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
     config: str | None = None,
     options: Sequence[ChannelOption] = (),
 ) -> grpc.aio.Channel:
     """Return a channel to `address`, a gRPC name: HOST:PORT, dns:///NAME:PORT or ipv4:A:PORT,B:PORT.
 
-    It connects with the first call. `options` are added to ours. Raises StartupError for unusable TLS files.
+    It connects with the first call, through the HTTP proxy http://HOST:PORT where `proxy` names one: what `no_proxy` in
+    the environment lists is called directly. `options` are added to ours. Raises StartupError for unusable TLS files.
     """
-    every_option = [*channel_options(max_message_bytes, config), *options]
+    every_option = [*channel_options(max_message_bytes, config, proxy), *options]
     if tls is None:
         return grpc.aio.insecure_channel(address, options=every_option)
     return grpc.aio.secure_channel(address, _channel_credentials(tls), options=every_option)

@@ -143,18 +143,28 @@ def error_from_status(status: status_pb2.Status) -> ServiceError:
     )
 
 
+def is_from_server(error: grpc.aio.AioRpcError) -> bool:
+    """Whether one of our servers ended the call, and not gRPC because it reached nobody, a proxy or another program."""
+    return _details(error) is not None
+
+
 def error_from_rpc(error: grpc.aio.AioRpcError) -> ServiceError:
     """Return the error that ended a call; see `error_from_status`."""
-    try:
-        # The stubs know the synchronous call only, which has the same three methods.
-        status = rpc_status.from_call(error)  # type: ignore[arg-type]
-    except ValueError:
-        # Details that contradict the call's own code or message: trust the call.
-        status = None
+    status = _details(error)
     if status is None:
         number: int = error.code().value[0]
         status = status_pb2.Status(code=number, message=error.details() or "")
     return error_from_status(status)
+
+
+def _details(error: grpc.aio.AioRpcError) -> status_pb2.Status | None:
+    try:
+        # The stubs know the synchronous call only, which has the same three methods.
+        status: status_pb2.Status | None = rpc_status.from_call(error)  # type: ignore[arg-type]
+    except ValueError:
+        # Details that contradict the call's own code or message: trust the call.
+        return None
+    return status
 
 
 def _cut(text: str, length: int) -> str:

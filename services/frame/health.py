@@ -69,14 +69,20 @@ class HealthService(health_pb2_grpc.HealthServicer):
         changed.set()
 
 
-async def check_health(channel: grpc.aio.Channel, service: str, timeout_s: float) -> bool:
-    """Return whether a service says that it serves. Raises AioRpcError where it says nothing, or does not know it."""
+async def check_health(
+    channel: grpc.aio.Channel, service: str, timeout_s: float | None = None, *, wait_for_ready: bool = False
+) -> bool:
+    """Return whether a service says that it serves; `wait_for_ready` waits until somebody can be reached.
+
+    Raises AioRpcError: NOT_FOUND or UNIMPLEMENTED where another program answers, anything else where nobody does.
+    """
     check = channel.unary_unary(
         "/grpc.health.v1.Health/Check",
         request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
         response_deserializer=health_pb2.HealthCheckResponse.FromString,
     )
-    response = await check(health_pb2.HealthCheckRequest(service=service), timeout=timeout_s)
+    request = health_pb2.HealthCheckRequest(service=service)
+    response = await check(request, timeout=timeout_s, wait_for_ready=wait_for_ready)
     return response.status == SERVING
 
 

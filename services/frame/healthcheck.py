@@ -10,13 +10,13 @@ from pydantic import Field
 
 from services.frame.channel import client_tls, open_channel
 from services.frame.health import check_health
-from services.frame.settings import PeerTlsSettings, ProgramSettings, parse_settings
+from services.frame.settings import PeerSettings, ProgramSettings, parse_settings
 from services.frame.startup import StartupError, refuse
 
 CODE_UNHEALTHY = 1
 
 
-class HealthcheckSettings(ProgramSettings, PeerTlsSettings, env_prefix="OUTRIDER_HEALTHCHECK_"):
+class HealthcheckSettings(ProgramSettings, PeerSettings, env_prefix="OUTRIDER_HEALTHCHECK_"):
     """Flags of `python -m services.frame.healthcheck`, and variables that start with OUTRIDER_HEALTHCHECK_."""
 
     program: ClassVar[str] = "python -m services.frame.healthcheck"
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 async def _problem(settings: HealthcheckSettings) -> str:
     """Return why the server is not healthy, empty when it is."""
-    async with open_channel(settings.address, tls=client_tls(settings)) as channel:
+    async with open_channel(settings.address, tls=client_tls(settings), proxy=settings.peer_proxy) as channel:
         try:
             is_serving = await check_health(channel, settings.service, settings.timeout_s)
         except grpc.aio.AioRpcError as error:

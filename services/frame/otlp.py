@@ -20,6 +20,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, SpanFlags, Status
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 
+from services.frame.proxies import collector_options
 from services.frame.recording import LightSpan, ids_of
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class MetricExporter(_Exporter, OTLPMetricExporter):
     nothing = ExportMetricsServiceRequest()
 
     def __init__(self) -> None:
-        super().__init__(channel_options=_CHANNEL_OPTIONS)
+        super().__init__(channel_options=_CHANNEL_OPTIONS + collector_options("METRICS"))
 
 
 class LightSpanExporter(_Exporter, OTLPSpanExporter):
@@ -95,7 +96,7 @@ class LightSpanExporter(_Exporter, OTLPSpanExporter):
     nothing = ExportTraceServiceRequest()
 
     def __init__(self) -> None:
-        super().__init__(channel_options=_CHANNEL_OPTIONS)
+        super().__init__(channel_options=_CHANNEL_OPTIONS + collector_options("TRACES"))
 
     def _translate_data(self, data: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
         return encode(data)

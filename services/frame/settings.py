@@ -8,12 +8,13 @@ from __future__ import annotations
 import argparse
 import inspect
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn, Self, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -30,6 +31,7 @@ LogFormat = Literal["text", "json"]
 TraceDetail = Literal["request", "cycle"]
 
 DEFAULT_MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+_PROXY = re.compile(r"http://(\S+@)?([\w.-]+|\[[\da-fA-F:.]+\]):\d+/?")
 
 
 class ProgramSettings(BaseSettings):
@@ -93,13 +95,24 @@ class ServerSettings(ProgramSettings):
         return self
 
 
-class PeerTlsSettings(BaseModel):
-    """How a program proves itself to the servers that it calls, and they to it. A mix-in for ProgramSettings."""
+class PeerSettings(BaseModel):
+    """How a program calls servers, and proves itself to them and they to it. A mix-in for ProgramSettings."""
 
     peer_tls: bool = Field(False, description="call servers over TLS")
     peer_ca: Path | None = Field(None, description="PEM file that signs the servers; the system's where absent")
     peer_cert: Path | None = Field(None, description="PEM file with the certificate shown to servers that ask for one")
     peer_key: Path | None = Field(None, description="PEM file with the private key of --peer-cert")
+    peer_proxy: str = Field(
+        "", description="HTTP proxy through which servers are called, as in http://HOST:PORT; no other is used"
+    )
+
+    @field_validator("peer_proxy")
+    @classmethod
+    def _check_peer_proxy(cls, proxy: str) -> str:
+        # gRPC calls directly, and logs an error, where it cannot use a proxy.
+        if proxy and not _PROXY.fullmatch(proxy):
+            raise ValueError("a proxy is http://HOST:PORT, with USER:PASSWORD@ before the host where it asks for them")
+        return proxy
 
     @model_validator(mode="after")
     def _check_peer_tls(self) -> Self:

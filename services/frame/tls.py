@@ -1,14 +1,60 @@
-"""Certificates and keys from PEM files, checked before gRPC sees them.
+"""Certificates and keys from PEM files, checked before gRPC sees them, and read again when they change.
 
 gRPC tells of an unusable certificate in several lines on stderr and without the file's name.
 """
 
 from __future__ import annotations
 
+import logging
 import ssl
 from pathlib import Path
 
+import grpc
+
 from services.frame.startup import StartupError
+
+_logger = logging.getLogger(__name__)
+
+
+class ServerCertificates:
+    """A server's certificate, key and, where clients are to show theirs, authority: read again when a file changes."""
+
+    def __init__(self, cert: Path, key: Path, client_ca: Path | None) -> None:
+        self._cert = cert
+        self._key = key
+        self._client_ca = client_ca
+        self._known = self._stamps()
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """Return credentials that follow the files. Raises StartupError where they are of no use now."""
+        return grpc.dynamic_ssl_server_credentials(
+            self._read(),
+            self._read_changed,  # type: ignore[arg-type]  # the stubs do not know that it may return None
+            require_client_authentication=self._client_ca is not None,
+        )
+
+    def _read(self) -> grpc.ServerCertificateConfiguration:
+        pair = read_key_pair(self._cert, self._key, ("--tls-cert", "--tls-key"))
+        client_ca = None if self._client_ca is None else read_authority(self._client_ca, "--tls-client-ca")
+        return grpc.ssl_server_certificate_configuration([pair], client_ca)
+
+    def _read_changed(self) -> grpc.ServerCertificateConfiguration | None:
+        """Called with every new connection: None goes on with what there is."""
+        stamps = self._stamps()
+        if stamps == self._known:
+            return None
+        self._known = stamps
+        try:
+            configuration = self._read()
+        except StartupError as error:
+            _logger.warning("files of TLS have changed and cannot be used, the ones before them go on: %s", error)
+            return None
+        _logger.info("files of TLS have changed, connections from now on use them")
+        return configuration
+
+    def _stamps(self) -> list[tuple[int, ...] | None]:
+        """Return what changes with the files."""
+        return [_stamp(path) for path in (self._cert, self._key, self._client_ca) if path is not None]
 
 
 def read_key_pair(cert: Path, key: Path, flags: tuple[str, str]) -> tuple[bytes, bytes]:
@@ -36,6 +82,14 @@ def read_authority(path: Path, flag: str) -> bytes:
     except ssl.SSLError as error:
         raise StartupError(f"{flag} {path} holds no certificate: {_reason(error)}") from error
     return content
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino, status.st_size
 
 
 def _no_pass_phrase() -> bytes:

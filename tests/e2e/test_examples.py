@@ -20,6 +20,7 @@ from services.frame.errors import ServiceError, abort
 from services.frame.handlers import RpcContext
 from tests.e2e.programs import ROOT, Finished, Serving, environment, run
 from tests.ports import free_port
+from tests.proxy import VARIABLES, proxying
 from tests.waiting import PATIENCE_S, eventually
 
 pytestmark = pytest.mark.e2e
@@ -69,10 +70,10 @@ def client(request: pytest.FixtureRequest) -> Sequence[str]:
     return command
 
 
-def _start(home: Path, command: Sequence[str]) -> "subprocess.Popen[bytes]":
+def _start(home: Path, command: Sequence[str], **variables: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
         command,
-        env=environment(home),
+        env=environment(home) | variables,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -86,8 +87,8 @@ def _end(process: "subprocess.Popen[bytes]", read: bytes = b"") -> Finished:
     return Finished(process.returncode, (read + out).decode(), err.decode())
 
 
-def _example(home: Path, command: Sequence[str], *arguments: str) -> Finished:
-    return _end(_start(home, [*command, *arguments]))
+def _example(home: Path, command: Sequence[str], *arguments: str, **variables: str) -> Finished:
+    return _end(_start(home, [*command, *arguments], **variables))
 
 
 def _expected(home: Path, system: Serving, *arguments: str) -> dict[str, Any]:
@@ -118,6 +119,15 @@ def test_the_text_is_the_one_of_our_own_client(system: Serving, client: Sequence
 def test_a_seed_of_64_bits_comes_back_whole(system: Serving, client: Sequence[str], home: Path) -> None:
     asked = ("--address", system.address, "--max-tokens", "4", "--seed", str(2**64 - 1), PROMPT)
     assert _example(home, client, *asked).stderr.endswith(f"seed {2**64 - 1}\n")
+
+
+def test_a_proxy_in_the_environment_is_not_asked(system: Serving, client: Sequence[str], home: Path) -> None:
+    target = _status(system).target.address
+    with proxying() as proxy:
+        variables = dict.fromkeys(VARIABLES, proxy.url)
+        for command, address in ((client, system.address), (VERIFY, target)):
+            finished = _example(home, command, "--address", address, "--max-tokens", "4", PROMPT, **variables)
+            assert (finished.returncode, proxy.requests) == (0, []), finished.stderr
 
 
 def test_an_interrupt_ends_the_work_behind_it(system: Serving, client: Sequence[str], home: Path) -> None:
@@ -204,6 +214,7 @@ async def test_a_server_that_says_when_to_come_back(client: Sequence[str], home:
     async with _unwilling(num_chunks=0) as (servicer, address):
         finished = await asyncio.to_thread(_example, home, client, "--address", address, PROMPT)
     assert (finished.returncode, finished.stdout, servicer.num_calls) == (0, "one two", 2)
+    assert finished.stderr.startswith("waiting: later\n")
 
 
 async def test_no_text_is_told_twice(client: Sequence[str], home: Path) -> None:
@@ -216,7 +227,10 @@ async def test_no_text_is_told_twice(client: Sequence[str], home: Path) -> None:
 def _counts(finished: Finished) -> list[int]:
     """Tokens, those of them that were drafted, passes, replays."""
     assert finished.returncode == 0, finished.stderr
-    found = re.fullmatch(r"\n(\d+) tokens, (\d+) of them drafted, in (\d+) passes, (\d+) replays\n", finished.stderr)
+    # What it waited for comes first.
+    found = re.fullmatch(
+        r"(?:waiting: .+\n)*\n(\d+) tokens, (\d+) of them drafted, in (\d+) passes, (\d+) replays\n", finished.stderr
+    )
     assert found, finished.stderr
     return [int(number) for number in found.groups()]
 

@@ -9,6 +9,7 @@ import pytest
 
 from tests.e2e.conftest import Pair
 from tests.e2e.programs import Serving, command, environment, run
+from tests.proxy import VARIABLES, proxying
 from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.e2e
@@ -30,6 +31,14 @@ def test_a_system_of_its_own(pair: Pair, system: Serving, home: Path) -> None:
     assert "\x1b" not in finished.stdout + finished.stderr
     assert "24 tokens" in finished.stderr
     assert "draft tokens accepted" in finished.stderr
+
+
+def test_a_proxy_in_the_environment_is_not_for_us(pair: Pair, home: Path) -> None:
+    with proxying() as proxy:
+        proxies = dict.fromkeys(VARIABLES, proxy.url)
+        finished = run(home, "generate", *pair.flags, "--exact", "off", *ASKED, **proxies)
+        assert (finished.returncode, proxy.requests) == (0, []), finished.stderr
+        assert "draft tokens accepted" in finished.stderr
 
 
 def test_the_bundled_pair_is_taken_where_none_is_named(home: Path) -> None:

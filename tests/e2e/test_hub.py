@@ -13,6 +13,7 @@ from tests.e2e.conftest import Pair
 from tests.e2e.programs import Finished, command, environment, run
 from tests.hub import COMMIT, REPO, StandIn, hub
 from tests.ports import free_port
+from tests.proxy import proxying
 from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.e2e
@@ -75,6 +76,18 @@ def test_what_the_hub_does_not_have(stand_in: StandIn, tmp_path: Path) -> None:
     """Said before anything is started, on a single line: the library's own words are many."""
     finished = run(tmp_path, "serve", "--target", f"hf:{REPO}/model.gguf", HF_ENDPOINT=stand_in.url)
     _check(finished, f"there is no file model.gguf in {REPO} of {stand_in.url}")
+
+
+def test_the_hub_is_asked_through_the_proxy_of_the_environment(stand_in: StandIn, tmp_path: Path) -> None:
+    """And directly where `no_proxy` says so. The services that are started are called directly in either case."""
+    with proxying() as proxy:
+        variables = {"HF_ENDPOINT": stand_in.url, "http_proxy": proxy.url}
+        finished = run(tmp_path, "pair", TARGET, DRAFT, **variables)
+        _check(finished, "does not answer")
+        assert proxy.requests and all(stand_in.url in request for request in proxy.requests)
+        proxy.requests.clear()
+        finished = run(tmp_path, "pair", TARGET, DRAFT, **variables, no_proxy="127.0.0.1")
+        assert (finished.returncode, proxy.requests) == (0, []), finished.stderr
 
 
 def test_no_network(pair: Pair, tmp_path: Path) -> None:

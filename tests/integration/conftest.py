@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from orchestrator import patience
 from services.frame.server import FrameServer
 from tests.environment import hide_settings
 from tests.integration.asking import Service, asking
@@ -45,6 +46,12 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 def _cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep what the services remember of models away from the developer's own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def _patient_with_drafts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No draft is late because the machine is busy: what is drafted does not depend on time."""
+    monkeypatch.setattr(patience, "_LEAST_S", PATIENCE_S)
 
 
 @dataclass

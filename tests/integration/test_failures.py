@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from models.tiny import write_tiny_model
+from orchestrator import patience
 from outrider.v1 import generation_pb2
 from services.frame.errors import ServiceError, error_from_rpc
 from tests.integration.conftest import Pair, System
@@ -24,6 +25,7 @@ from tests.integration.services import (
     target_server,
 )
 from tests.ports import free_port
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.integration
 
@@ -91,6 +93,29 @@ async def test_a_draft_that_is_late_is_not_waited_for(pair: Pair) -> None:
         gate.open()
     assert generated.ids == expected.ids
     assert generated.counts.num_drafts == 0
+
+
+async def test_a_draft_that_hangs_is_not_waited_for_as_long_as_it_might_be(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its drafts have been quick, and so are the target's cycles."""
+    monkeypatch.setattr(patience, "_LEAST_S", 0.5)
+    gate = Gate()
+    async with AsyncExitStack() as stack:
+        target = await stack.enter_async_context(target_server(pair.target))
+        draft = await stack.enter_async_context(draft_server(pair.draft, gate))
+        settings = {"draft_timeout_s": 2 * PATIENCE_S, "draft_retry_s": 60.0}
+        client = await stack.enter_async_context(orchestrated(target.address, draft.address, **settings))
+        await client.until_draft(is_available=True)
+        expected = await client.generate(speculation=fixed(4))
+        gate.hold_after(10)
+        generated = await client.generate(speculation=fixed(4))
+        assert gate.is_holding, "the draft has not answered to this moment"
+        assert generated.ids == expected.ids
+        assert 0 < generated.counts.num_drafts < expected.counts.num_drafts
+        assert generated.counts.num_fallbacks == 1
+        assert (await client.status()).draft.reason.startswith("no draft within ")
+        gate.open()
 
 
 @pytest.mark.parametrize("asked", [{}, SAMPLED], ids=["greedy", "sampled"])
@@ -221,6 +246,9 @@ async def test_a_target_that_stays_away_is_told(pair: Pair) -> None:
         error = _error_of(refused)
         assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "TARGET_UNAVAILABLE")
         assert error.retry_after_s
+        # Both are told why: it said goodbye.
+        assert error.message == "the target has been away for 0.2 s: it says that it does not serve"
+        assert (await client.status()).target.reason == "the target service is away: it says that it does not serve"
         # It is served again as soon as the target is back.
         await stack.enter_async_context(target_server(pair.target, port=port))
         await _until_target(client, is_available=True)

@@ -1,20 +1,24 @@
 """Models that cannot be served, and peers that are not what they should be: one sentence that says so."""
 
 import asyncio
+import logging
 import math
 import re
 import threading
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import grpc
 import pytest
 import trustme
 
-from orchestrator import backend
+from orchestrator import backend, draft_peer
 from orchestrator.obstacle import Obstacle, find_obstacle
+from orchestrator.pair import ServedModel
 from services.engine import application as engine_application
 from services.engine import exactness
 from services.engine.errors import ModelLoadError
@@ -29,6 +33,7 @@ from services.target.application import TargetApplication
 from services.target.settings import TargetSettings
 from tests.integration.conftest import Pair
 from tests.integration.services import ENGINE_SETTINGS, client_of, draft_server, orchestrator_server, target_server
+from tests.ports import free_port
 from tests.waiting import PATIENCE_S, soon
 
 pytestmark = pytest.mark.integration
@@ -212,16 +217,79 @@ async def test_a_draft_that_is_something_else(pair: Pair, stranger: str) -> None
                     await asyncio.sleep(0.005)
 
 
-async def test_a_target_in_the_place_of_the_draft(pair: Pair) -> None:
-    """It has a model, and proposes nothing."""
+async def test_a_target_in_the_place_of_the_draft(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has a model, and proposes nothing. That is said once, however often it is looked at."""
+    caplog.set_level(logging.INFO, "orchestrator")
+    tries = _counted(monkeypatch, draft_peer)
     async with target_server(pair.target) as target, target_server(pair.target) as other:
-        # It is not tried again within the test.
-        orchestrator = orchestrator_server(target.address, other.address, draft_retry_s=60.0)
+        orchestrator = orchestrator_server(target.address, other.address, draft_retry_s=0.01)
         async with orchestrator, client_of(orchestrator) as client:
-            await client.until_draft(is_available=True)
+            await soon(lambda: len(tries) > 3)
             generated = await client.generate(max_tokens=8)
             assert (len(generated.tokens), generated.counts.num_drafts) == (8, 0)
-            assert not (await client.status()).draft.is_available
+            status = (await client.status()).draft
+    assert not status.is_available
+    assert status.reason.startswith(f"what answers at {other.address} is no draft service: ")
+    assert [each for each in caplog.messages if "draft" in each] == [
+        f"decoding goes on without a draft: {status.reason}"
+    ]
+
+
+async def test_a_draft_in_the_place_of_the_target(pair: Pair) -> None:
+    async with draft_server(pair.draft) as draft:
+        with pytest.raises(StartupError, match=f"what answers at {draft.address} is no target service"):
+            async with orchestrator_server(draft.address):
+                pass
+
+
+async def test_a_draft_that_takes_the_place_of_the_target(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with AsyncExitStack() as stack:
+        target = target_server(pair.target)
+        await target.start()
+        orchestrator = await stack.enter_async_context(orchestrator_server(target.address))
+        client = await stack.enter_async_context(client_of(orchestrator))
+        await target.stop(0)
+        monkeypatch.setattr(backend, "_RETRY_S", 0.01)
+        await stack.enter_async_context(draft_server(pair.draft, port=target.port))
+        problem = f"what answers at {target.address} is no target service: "
+        await soon(lambda: problem in caplog.text)
+        tries = _counted(monkeypatch, backend)
+        await soon(lambda: len(tries) > 3)
+        assert (await client.status()).target.reason.startswith(f"the target service is away: {problem}")
+    assert len([each for each in caplog.messages if each.startswith(problem)]) == 1
+
+
+def _counted(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> list[str]:
+    """The services that a module looks for from now on, one entry for each try."""
+    tries: list[str] = []
+    fetch = module.fetch_loading_model
+
+    async def counted(channel: grpc.aio.Channel, retry_s: float = 0.2, service: str = "") -> ServedModel:
+        tries.append(service)
+        served: ServedModel = await fetch(channel, retry_s, service)
+        return served
+
+    monkeypatch.setattr(module, "fetch_loading_model", counted)
+    return tries
+
+
+async def test_a_draft_that_does_not_answer_is_told_about_again_and_again(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(draft_peer, "_SILENCE_S", 0.05)
+    monkeypatch.setattr(draft_peer, "_REMINDER_S", 0.01)
+    address = f"127.0.0.1:{free_port()}"
+    async with AsyncExitStack() as stack:
+        target = await stack.enter_async_context(target_server(pair.target))
+        orchestrator = await stack.enter_async_context(orchestrator_server(target.address, address))
+        client = await stack.enter_async_context(client_of(orchestrator))
+        await soon(lambda: caplog.text.count(f"the draft at {address} does not answer") > 2)
+        reason = (await client.status()).draft.reason
+    assert reason.startswith("the draft service does not answer: ")
 
 
 async def test_a_target_that_is_stopped_while_it_probes_its_model(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,8 +30,8 @@ DOCUMENTS = [
 SECTIONS: dict[type[ProgramSettings], list[str]] = {
     TargetSettings: ["Every server", "Target and draft", "Target"],
     DraftSettings: ["Every server", "Target and draft", "Draft"],
-    OrchestratorSettings: ["Every server", "Orchestrator", "Calls over TLS"],
-    HealthcheckSettings: ["Health check", "Calls over TLS"],
+    OrchestratorSettings: ["Every server", "Orchestrator", "Calls to servers"],
+    HealthcheckSettings: ["Health check", "Calls to servers"],
 }
 
 

@@ -5,11 +5,11 @@ from typing import ClassVar
 import pytest
 from pydantic import Field
 
-from services.frame.settings import PeerTlsSettings, ServerSettings, load_settings, parse_settings
+from services.frame.settings import PeerSettings, ServerSettings, load_settings, parse_settings
 from services.frame.startup import StartupError
 
 
-class EchoSettings(ServerSettings, PeerTlsSettings, env_prefix="OUTRIDER_ECHO_"):
+class EchoSettings(ServerSettings, PeerSettings, env_prefix="OUTRIDER_ECHO_"):
     """Answers with what it was asked."""
 
     program: ClassVar[str] = "python -m echo"

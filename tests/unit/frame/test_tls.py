@@ -9,7 +9,7 @@ import trustme
 
 from services.frame.channel import ClientTls, client_tls, open_channel
 from services.frame.server import FrameServer
-from services.frame.settings import PeerTlsSettings, ServerSettings
+from services.frame.settings import PeerSettings, ServerSettings
 from services.frame.startup import StartupError
 
 
@@ -83,10 +83,58 @@ async def test_a_tls_client_does_not_fall_back_to_plain_text(serve: Any, ours: F
     await refused(await serve(), ClientTls(ours.ca))
 
 
+@pytest.fixture
+def changing(ours: Files, tmp_path: Path) -> Files:
+    """Copies of our files, for a test to replace."""
+    return copy_files(ours, Files(*(tmp_path / f"{name}.pem" for name in ("ca", "cert", "key"))))
+
+
+def copy_files(source: Files, sink: Files) -> Files:
+    for name in ("ca", "cert", "key"):
+        getattr(sink, name).write_bytes(getattr(source, name).read_bytes())
+    return sink
+
+
+async def test_new_connections_are_shown_the_certificate_that_the_files_hold_now(
+    serve: Any, changing: Files, ours: Files, theirs: Files
+) -> None:
+    server = await serve(tls_cert=changing.cert, tls_key=changing.key, tls_client_ca=changing.ca)
+    before, after = (ClientTls(files.ca, files.cert, files.key) for files in (ours, theirs))
+    async with open_channel(server.address, tls=before) as channel:
+        echo = channel.unary_unary("/test.Echo/Echo")
+        assert await echo(b"hello") == b"hello"
+        await refused(server, after)
+        copy_files(theirs, changing)
+        assert await ask(server, after) == b"hello"
+        await refused(server, before)
+        # A connection that there is goes on.
+        assert await echo(b"hello") == b"hello"
+
+
+async def test_files_that_are_of_no_use_leave_the_certificate_as_it_was(
+    serve: Any, changing: Files, ours: Files, theirs: Files, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in the middle of their replacement."""
+    server = await serve(tls_cert=changing.cert, tls_key=changing.key)
+    for break_off in (
+        lambda: changing.key.write_bytes(theirs.key.read_bytes()),
+        lambda: changing.cert.write_text("junk"),
+        changing.cert.unlink,
+    ):
+        break_off()
+        caplog.clear()
+        for _ in range(2):
+            assert await ask(server, ClientTls(ours.ca)) == b"hello"
+        (told,) = caplog.messages
+        assert told.startswith("files of TLS have changed and cannot be used, the ones before them go on: --tls-cert ")
+    copy_files(theirs, changing)
+    assert await ask(server, ClientTls(theirs.ca)) == b"hello"
+
+
 def test_settings_say_how_peers_are_called(ours: Files) -> None:
-    assert client_tls(PeerTlsSettings()) is None
-    assert client_tls(PeerTlsSettings(peer_tls=True)) == ClientTls()
-    settings = PeerTlsSettings(peer_tls=True, peer_ca=ours.ca, peer_cert=ours.cert, peer_key=ours.key)
+    assert client_tls(PeerSettings()) is None
+    assert client_tls(PeerSettings(peer_tls=True)) == ClientTls()
+    settings = PeerSettings(peer_tls=True, peer_ca=ours.ca, peer_cert=ours.cert, peer_key=ours.key)
     assert client_tls(settings) == ClientTls(ours.ca, ours.cert, ours.key)
 
 

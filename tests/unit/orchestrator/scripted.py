@@ -1,7 +1,7 @@
 """Services that answer as a test tells them, over real streams."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,8 +12,8 @@ from outrider.v1 import draft_pb2, draft_pb2_grpc, target_pb2, target_pb2_grpc
 from services.frame.errors import ServiceError, status_of
 from tests.waiting import PATIENCE_S
 
-# What a script makes of a request: a result, nothing as long as the test lasts, or the end of the stream.
-Answer = target_pb2.VerifyBatchResult | draft_pb2.ProposeResult | ServiceError | None
+# What a script makes of a request: a result, an error, the end of the stream as by a proxy, or nothing at all.
+Answer = target_pb2.VerifyBatchResult | draft_pb2.ProposeResult | ServiceError | grpc.StatusCode | None
 
 
 @dataclass
@@ -40,6 +40,8 @@ class Script:
             outcome = await answered if isinstance(answered, Awaitable) else answered
             if outcome is None:
                 continue
+            if isinstance(outcome, grpc.StatusCode):
+                await context.abort(outcome, "it was cut")
             reply = reply_type(request_id=request.request_id)
             if isinstance(outcome, ServiceError):
                 reply.error.CopyFrom(status_of(outcome))
@@ -76,9 +78,11 @@ class ScriptedDraft(draft_pb2_grpc.DraftServiceServicer):
 
 
 @asynccontextmanager
-async def serving(add: Callable[[Any, Any], None], servicer: object) -> AsyncIterator[grpc.aio.Channel]:
+async def serving(
+    add: Callable[[Any, Any], None], servicer: object, options: Sequence[tuple[str, Any]] = ()
+) -> AsyncIterator[grpc.aio.Channel]:
     """A channel to a server with this servicer. Its methods that are not written here do not matter."""
-    server = grpc.aio.server()
+    server = grpc.aio.server(options=options)
     add(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

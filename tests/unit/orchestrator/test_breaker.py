@@ -74,5 +74,12 @@ def test_a_service_that_does_not_fit_is_never_tried(clock: Clock) -> None:
     clock.now_s += 1e9
     assert not breaker.may_try()
     assert breaker.reason == "another tokenizer"
+    # Answers that were on their way.
     breaker.succeed()
+    breaker.fail("late")
+    clock.now_s += 1e9
+    assert not breaker.may_try()
+    assert breaker.reason == "another tokenizer"
+    breaker.enable()
     assert breaker.may_try()
+    assert not breaker.is_open

@@ -1,9 +1,10 @@
 """The remote drafter: whatever goes wrong, it answers, and the service is left alone for a while."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
+from typing import Any
 
 import grpc
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from orchestrator import breaker as breaker_module
 from orchestrator.breaker import Breaker
 from orchestrator.drafter import Draft
+from orchestrator.patience import DraftPatience
 from orchestrator.remote import RemoteDrafter
 from outrider.v1 import common_pb2, draft_pb2, draft_pb2_grpc
 from services.frame.digest import TokenSequence
@@ -37,12 +39,14 @@ async def attached(
     script: Script,
     *,
     breaker: Breaker | None = None,
-    timeout_s: float = PATIENCE_S,
+    patience: DraftPatience | None = None,
     most_draft_tokens: Callable[[], int] = lambda: 16,
     min_joint_confidence: float = 0.0,
+    options: Sequence[tuple[str, Any]] = (),
 ) -> AsyncIterator[RemoteDrafter]:
     """A drafter whose service follows the script."""
-    async with serving(draft_pb2_grpc.add_DraftServiceServicer_to_server, ScriptedDraft(script)) as channel:
+    add = draft_pb2_grpc.add_DraftServiceServicer_to_server
+    async with serving(add, ScriptedDraft(script), options) as channel:
         drafter = RemoteDrafter(
             draft_pb2_grpc.DraftServiceStub(channel),
             "the session",
@@ -51,7 +55,7 @@ async def attached(
             # Tries again at once.
             breaker or Breaker(retry_s=0.0),
             vocabulary_size=VOCABULARY_SIZE,
-            timeout_s=timeout_s,
+            patience=patience or DraftPatience(PATIENCE_S),
             most_draft_tokens=most_draft_tokens,
             min_joint_confidence=min_joint_confidence,
         )
@@ -61,7 +65,7 @@ async def attached(
 
 async def test_it_asks_for_what_the_cycle_wants() -> None:
     script = Script([proposal(7, 8)])
-    async with attached(script, timeout_s=20.0, min_joint_confidence=0.25) as drafter:
+    async with attached(script, patience=DraftPatience(20.0), min_joint_confidence=0.25) as drafter:
         draft = await drafter.propose(TokenSequence(PROMPT), 4)
     assert list(draft.tokens) == [7, 8]
     assert draft.drafter == "remote"
@@ -128,7 +132,7 @@ async def test_it_never_proposes_a_token_that_the_target_lacks() -> None:
 
 @pytest.mark.parametrize(
     "code",
-    [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.RESOURCE_EXHAUSTED],
+    [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL],
 )
 async def test_a_service_that_fails_is_left_alone_and_tried_again(code: grpc.StatusCode) -> None:
     script = Script([proposal(7), error(code), proposal(8), proposal(9)])
@@ -174,7 +178,7 @@ async def test_a_loss_that_somebody_else_has_found_counts_too() -> None:
         for _ in range(2):
             assert await drafter.propose(sequence.extend([4]), 2) == Draft()
         assert drafter.num_fallbacks == 1
-        breaker.succeed()
+        breaker.enable()
         await drafter.propose(sequence, 2)
         assert list(script.requests[1].context.tokens) == [*PROMPT, 4, 4]
         assert drafter.num_fallbacks == 1
@@ -208,7 +212,7 @@ async def test_a_request_that_is_refused_costs_other_sessions_nothing(code: grpc
         assert len(script.requests) == 1
 
 
-async def test_a_late_draft_is_not_waited_for_and_dropped_by_its_id() -> None:
+async def test_a_service_that_does_not_answer_is_lost_and_its_draft_dropped_by_its_id() -> None:
     may_answer = asyncio.Event()
 
     async def late(request: draft_pb2.ProposeRequest) -> Answer:
@@ -217,16 +221,97 @@ async def test_a_late_draft_is_not_waited_for_and_dropped_by_its_id() -> None:
 
     script = Script([late, proposal(8)])
     breaker = Breaker(retry_s=0.0)
-    async with attached(script, breaker=breaker, timeout_s=0.2) as drafter:
+    patience = DraftPatience(0.2)
+    async with attached(script, breaker=breaker, patience=patience) as drafter:
         draft = await drafter.propose(TokenSequence(PROMPT), 2)
         assert (draft.tokens, draft.drafter) == ((), "remote")
         assert draft.waited_s >= 0.2
         assert breaker.reason == "no draft within 0.2 s"
         may_answer.set()
-        drafter._timeout_s = PATIENCE_S
+        patience.most_s = PATIENCE_S
         assert list((await drafter.propose(TokenSequence(PROMPT), 2)).tokens) == [8]
         assert [request.request_id for request in script.requests] == [1, 2]
         assert script.num_streams == 1
+
+
+class Impatient(DraftPatience):
+    """Waits for the first draft, and hardly for those after it."""
+
+    def __init__(self) -> None:
+        super().__init__(PATIENCE_S)
+        self.noted: list[bool] = []
+
+    def limit_s(self, num_draft_tokens: int, num_read_tokens: int, *, is_try: bool = False) -> float:
+        return 0.02 if self.noted else self.most_s
+
+    def note_proposal(self, num_draft_tokens: int, num_read_tokens: int, waited_s: float) -> None:
+        self.noted.append(waited_s == 0.02)
+
+
+async def test_a_draft_that_is_later_than_usual_costs_this_cycle_and_no_more(caplog: pytest.LogCaptureFixture) -> None:
+    script = Script([proposal(7), None, None, proposal(8), None, None, None])
+    breaker, patience = Breaker(retry_s=1000.0), Impatient()
+    sequence = TokenSequence(PROMPT)
+    async with attached(script, breaker=breaker, patience=patience) as drafter:
+        await drafter.propose(sequence, 1)
+        for _ in range(2):
+            draft = await drafter.propose(sequence.extend([4]), 1)
+            assert (draft.tokens, draft.drafter) == ((), "remote")
+            assert not breaker.is_open
+        patience.noted.clear()
+        assert list((await drafter.propose(sequence.extend([4]), 1)).tokens) == [8]
+        assert drafter.num_fallbacks == drafter.num_resyncs == 0
+        assert caplog.messages == []
+        # What it held is believed to be there all along.
+        assert [request.context.cached_length for request in script.requests] == [0, 3, 3, 3]
+        for is_lost in (False, False, True):
+            assert (await drafter.propose(sequence.extend([4]), 1)).tokens == ()
+            assert breaker.is_open == is_lost
+        assert breaker.reason == "no draft within 0.02 s"
+        assert drafter.num_fallbacks == 1
+        assert patience.noted == [False, True, True, True]
+
+
+async def test_a_try_that_is_late_leaves_a_lost_service_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 1000.0
+    monkeypatch.setattr(breaker_module, "time", SimpleNamespace(monotonic=lambda: now_s))
+    script = Script([proposal(7), error(grpc.StatusCode.UNAVAILABLE), None, proposal(8)])
+    breaker, patience = Breaker(retry_s=5.0), Impatient()
+    async with attached(script, breaker=breaker, patience=patience) as drafter:
+        for _ in range(2):
+            await drafter.propose(TokenSequence(PROMPT), 1)
+        now_s += 6.0
+        assert (await drafter.propose(TokenSequence(PROMPT), 1)).tokens == ()
+        assert breaker.is_open
+        assert not breaker.may_try()
+        # Nothing is learned from it: it took as long as it was waited for, and would next time.
+        assert patience.noted == [False]
+        now_s += 6.0
+        patience.noted.clear()
+        assert list((await drafter.propose(TokenSequence(PROMPT), 1)).tokens) == [8]
+
+
+async def test_a_service_that_is_too_busy_is_asked_again_in_the_next_cycle(caplog: pytest.LogCaptureFixture) -> None:
+    busy = error(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")
+    script = Script([proposal(7), *[busy] * 5, proposal(8)])
+    breaker = Breaker(retry_s=1000.0)
+    async with attached(script, breaker=breaker) as drafter:
+        drafts = [await drafter.propose(TokenSequence(PROMPT), 1) for _ in range(7)]
+        assert [list(draft.tokens) for draft in drafts] == [[7], [], [], [], [], [], [8]]
+        assert {draft.drafter for draft in drafts} == {"remote"}
+        assert not breaker.is_open
+        assert drafter.num_fallbacks == drafter.num_resyncs == 0
+    assert caplog.messages == []
+    assert script.num_streams == 1
+
+
+async def test_a_sequence_that_is_too_long_to_send_costs_other_sessions_nothing() -> None:
+    breaker = Breaker(retry_s=1000.0)
+    options = [("grpc.max_receive_message_length", 1000)]
+    async with attached(Script([]), breaker=breaker, options=options) as drafter:
+        for _ in range(2):
+            assert (await drafter.propose(TokenSequence([1] * 1000), 2)).tokens == ()
+        assert not breaker.is_open
 
 
 async def test_a_stream_that_breaks_is_opened_again() -> None:
@@ -250,7 +335,7 @@ async def test_a_service_that_is_not_there() -> None:
             Telemetry.off(),
             breaker,
             vocabulary_size=VOCABULARY_SIZE,
-            timeout_s=PATIENCE_S,
+            patience=DraftPatience(PATIENCE_S),
             most_draft_tokens=lambda: 16,
         )
         assert (await drafter.propose(TokenSequence(PROMPT), 2)).tokens == ()

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -125,6 +126,44 @@ async def test_whoever_answers_after_a_stream_has_ended_is_asked_who_it_is() -> 
         assert not session.is_same_model
         await session.verify(sequence.extend([6]), [])
     assert script.num_streams == 3
+
+
+@pytest.mark.parametrize("code", ["INTERNAL", "UNKNOWN", "CANCELLED", "UNAVAILABLE", "DEADLINE_EXCEEDED"])
+async def test_a_stream_that_somebody_cuts_on_the_way_is_replayed(code: str) -> None:
+    """As proxies do, each with a status of its own, where an answer takes long."""
+    script = Script([verdict(0, 4), grpc.StatusCode[code], verdict(0, 5)])
+    sequence = TokenSequence(PROMPT)
+    async with attached(script, [MODEL]) as session:
+        await session.verify(sequence, [])
+        assert (await session.verify(sequence.extend([4]), [])).result.next_token == 5
+        assert session.num_resyncs == 1
+    assert script.num_streams == 2
+
+
+async def test_a_stream_that_is_cut_again_and_again_is_a_target_that_is_away() -> None:
+    script = Script([grpc.StatusCode.INTERNAL])
+    async with attached(script, patience_s=0.0) as session:
+        error = await _refused(session)
+    assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "TARGET_UNAVAILABLE")
+    assert error.message.endswith("it was cut")
+
+
+async def test_patience_begins_when_an_attempt_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that has fallen silent is found to be lost after half a minute."""
+    now_s = 0.0
+
+    async def fail_late(request: target_pb2.VerifyBatchRequest) -> ServiceError:
+        nonlocal now_s
+        now_s += 25.0
+        return UNAVAILABLE
+
+    monkeypatch.setattr(target_module, "time", SimpleNamespace(perf_counter=lambda: now_s))
+    script = Script([fail_late, UNAVAILABLE, verdict(0, 4), fail_late, fail_late])
+    async with attached(script, [MODEL] * 3, patience_s=10.0) as session:
+        assert (await session.verify(TokenSequence(PROMPT), [])).waited_s == 25.0
+        # An attempt that takes so long in vain is one that failed for so long.
+        error = await _refused(session)
+    assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "TARGET_UNAVAILABLE")
 
 
 async def test_patience_has_an_end() -> None:

@@ -1,0 +1,50 @@
+"""How long a draft is waited for: no longer than it can be worth."""
+
+from collections import defaultdict, deque
+from statistics import median
+
+_NUM_REMEMBERED = 16
+# A proposal may take as many times as long as the longest of the last ones.
+_MOST_TIMES_USUAL = 3
+# Draft tokens save at most a cycle each, and about half of that as a rule.
+_CYCLES_PER_TOKEN = 0.5
+_LEAST_CYCLES = 2
+# Threads of a busy machine wait for each other as long as this, whatever they do.
+_LEAST_S = 0.02
+# Tokens that a draft reads beside those it proposes without taking notably longer for it.
+_MOST_READ_TOKENS = 32
+
+
+class DraftPatience:
+    """Limits of the wait for proposals, from how long they and the target's cycles took. All sessions share one."""
+
+    def __init__(self, most_s: float) -> None:
+        """`most_s` limits every wait."""
+        self.most_s = most_s
+        self._proposals_s: defaultdict[int, deque[float]] = defaultdict(lambda: deque(maxlen=_NUM_REMEMBERED))
+        self._cycles_s: deque[float] = deque(maxlen=_NUM_REMEMBERED)
+
+    def note_proposal(self, num_draft_tokens: int, num_read_tokens: int, waited_s: float) -> None:
+        """Learn how long a proposal of at most so many tokens took, or was waited for in vain."""
+        if num_read_tokens <= _MOST_READ_TOKENS:
+            self._proposals_s[num_draft_tokens].append(waited_s)
+
+    def note_cycle(self, waited_s: float) -> None:
+        """Learn how long the target took for a verification."""
+        self._cycles_s.append(waited_s)
+
+    def limit_s(self, num_draft_tokens: int, num_read_tokens: int, *, is_try: bool = False) -> float:
+        """Return how long to wait for a proposal before which the draft has to read `num_read_tokens` tokens.
+
+        A draft that reads a prompt is waited for as long as the setting says, unless `is_try`: it was lost, and this
+        finds out whether it is back. What it has read by then it need not read again.
+        """
+        is_prompt = num_read_tokens > _MOST_READ_TOKENS
+        if is_prompt and not is_try:
+            return self.most_s
+        limits_s = [self.most_s]
+        if self._cycles_s:
+            limits_s.append(max(_LEAST_CYCLES, _CYCLES_PER_TOKEN * num_draft_tokens) * median(self._cycles_s))
+        if not is_prompt and (usual_s := self._proposals_s.get(num_draft_tokens)):
+            limits_s.append(_MOST_TIMES_USUAL * max(usual_s))
+        return min(self.most_s, max(_LEAST_S, min(limits_s)))
