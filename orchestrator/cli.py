@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -36,9 +35,10 @@ from outrider.v1 import common_pb2, generation_pb2, target_pb2
 from services.frame.channel import open_channel
 from services.frame.errors import ServiceError, error_from_rpc
 from services.frame.logging import configure_logging
+from services.frame.output import CODE_FAILED, announce, guarded_output, say
+from services.frame.printable import one_line
 from services.frame.startup import CODE_REFUSED, StartupError, refuse
 
-CODE_FAILED = 1
 CODE_INTERRUPTED = 130
 _MOST_TOKENS = 2**31 - 1
 _REFUSALS = (
@@ -162,10 +162,11 @@ def pair(
     if as_json:
         print(json.dumps({"fits": not problem, "reason": problem}))
     else:
-        print(problem or "the draft fits the target")
+        print(one_line(problem) or "the draft fits the target")
     sys.exit(CODE_FAILED if problem else 0)
 
 
+@guarded_output("outrider")
 def main() -> None:
     """Run the command line. Bad use ends with one sentence and exit code 2, failures with 1."""
     try:
@@ -179,10 +180,7 @@ def main() -> None:
     except ServiceError as error:
         if error.code in _REFUSALS:
             refuse(error.message)
-        print(f"outrider: {error.message}", file=sys.stderr)
-        sys.exit(CODE_FAILED)
-    except BrokenPipeError:  # whoever read our output has seen enough; nothing must be flushed to them at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        say("outrider", error.message)
         sys.exit(CODE_FAILED)
     except (KeyboardInterrupt, asyncio.CancelledError):
         if sys.stdout.isatty():  # the text may have stopped in the middle of a line
@@ -193,7 +191,7 @@ def main() -> None:
 async def _serve(options: StackOptions) -> None:
     async with Stack(options) as stack:
         await stack.wait_ready()
-        print(f"serving on {stack.address}", flush=True)
+        announce(f"serving on {stack.address}")
         await stack.keep()
 
 
@@ -224,9 +222,11 @@ async def _chat(address: str, options: StackOptions | None, template: generation
 
 def _ask(console: Console) -> str:
     try:
-        return console.input("[bold]> [/bold]").strip()
+        return valid_prompt(console.input("[bold]> [/bold]").strip())
     except EOFError:
         return ""
+    except UnicodeDecodeError as error:
+        raise StartupError("the prompt is not valid UTF-8") from error
 
 
 @asynccontextmanager

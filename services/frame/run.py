@@ -12,12 +12,11 @@ from contextlib import suppress
 import uvloop
 
 from services.frame.logging import configure_logging
+from services.frame.output import CODE_FAILED, announce, say
 from services.frame.server import Application, FrameServer
 from services.frame.settings import ServerSettings
 from services.frame.startup import CODE_REFUSED, StartupError
 from services.frame.telemetry import Telemetry, configure_telemetry
-
-CODE_FAILED = 1
 
 _logger = logging.getLogger(__name__)
 
@@ -37,10 +36,10 @@ def run_server(settings: ServerSettings, application: Application, service_name:
         finally:
             telemetry.shutdown()
     except StartupError as error:
-        _say(settings, str(error))
+        say(settings.program, str(error))
         return CODE_REFUSED
     if failure is not None:
-        _say(settings, failure)
+        say(settings.program, failure)
         return CODE_FAILED
     return 0
 
@@ -53,7 +52,7 @@ async def _serve(settings: ServerSettings, application: Application, telemetry: 
         _end_with_stdin(server)
     try:
         await server.listen()
-        print(f"listening on {server.address}", flush=True)
+        announce(f"listening on {server.address}")
         await _start_unless_ended(server)
         await server.ended.wait()
     finally:
@@ -101,7 +100,3 @@ def _end_with_stdin(server: FrameServer) -> None:
             server.ended.set()
 
     loop.add_reader(sys.stdin, read)
-
-
-def _say(settings: ServerSettings, sentence: str) -> None:
-    print(f"{settings.program}: {' '.join(sentence.split())}", file=sys.stderr, flush=True)
