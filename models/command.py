@@ -9,6 +9,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
+from services.frame.output import guarded_output, say
+
 BAD_INPUT = 2
 _SIGNAL_BASE = 128  # what shells add to a signal's number
 
@@ -31,17 +33,18 @@ def run_command(program: str, command: Callable[[], None]) -> NoReturn:
     """
 
     def terminate(number: int, _frame: FrameType | None) -> NoReturn:
-        print(f"{program}: terminated, nothing was written", file=sys.stderr)
+        say(program, "terminated, nothing was written")
         sys.exit(_SIGNAL_BASE + number)
 
     signal.signal(signal.SIGTERM, terminate)
     try:
-        command()
+        with guarded_output(program):
+            command()
     except CommandError as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        say(program, str(error))
         sys.exit(BAD_INPUT)
     except KeyboardInterrupt:
-        print(f"{program}: interrupted, nothing was written", file=sys.stderr)
+        say(program, "interrupted, nothing was written")
         sys.exit(_SIGNAL_BASE + signal.SIGINT)
     sys.exit(0)
 

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 
 from orchestrator.application import OrchestratorApplication
 from orchestrator.settings import OrchestratorSettings
+from services.frame.output import guarded_output
 from services.frame.run import run_server
 from services.frame.settings import parse_settings
 
 
+@guarded_output(OrchestratorSettings.program)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the orchestrator until it is told to stop; return the exit code."""
     settings = parse_settings(OrchestratorSettings, argv)

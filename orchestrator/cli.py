@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import sys
 from collections.abc import Callable, Coroutine
 from importlib.metadata import version
@@ -38,9 +37,10 @@ from orchestrator.stdin import Lines
 from outrider.v1 import common_pb2, generation_pb2, target_pb2
 from services.frame.errors import ServiceError
 from services.frame.logging import configure_logging
+from services.frame.output import CODE_FAILED, announce, guarded_output, say
+from services.frame.printable import one_line
 from services.frame.startup import CODE_REFUSED, StartupError, refuse
 
-CODE_FAILED = 1
 CODE_INTERRUPTED = 130
 _MOST_TOKENS = 2**31 - 1
 _REFUSALS = (
@@ -165,10 +165,11 @@ def pair(
     if as_json:
         print(json.dumps({"fits": not problem, "reason": problem}))
     else:
-        print(problem or "the draft fits the target")
+        print(one_line(problem) or "the draft fits the target")
     sys.exit(CODE_FAILED if problem else 0)
 
 
+@guarded_output("outrider")
 def main() -> None:
     """Run the command line. Bad use ends with one sentence and exit code 2, failures with 1, signals with 128 + N."""
     try:
@@ -179,17 +180,14 @@ def main() -> None:
     except RefusedError:  # the process has said why
         sys.exit(CODE_REFUSED)
     except CrashedError as error:
-        print(f"outrider: {error}", file=sys.stderr)
+        say("outrider", str(error))
         sys.exit(CODE_FAILED)
     except StartupError as error:
         refuse(error)
     except ServiceError as error:
         if error.code in _REFUSALS:
             refuse(error.message)
-        print(f"outrider: {error.message}", file=sys.stderr)
-        sys.exit(CODE_FAILED)
-    except BrokenPipeError:  # whoever read our output has seen enough; nothing must be flushed to them at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        say("outrider", error.message)
         sys.exit(CODE_FAILED)
     except (KeyboardInterrupt, Interrupted) as error:
         if sys.stdout.isatty():  # the text may have stopped in the middle of a line
@@ -204,7 +202,7 @@ async def _status(address: str) -> generation_pb2.GetStatusResponse:
 
 async def _serve(options: StackOptions) -> None:
     async def use(address: str) -> None:
-        print(f"serving on {address}", flush=True)
+        announce(f"serving on {address}")
         await asyncio.Event().wait()
 
     await run_beside(Stack(options, peer_tls()), use)
@@ -244,7 +242,7 @@ async def _chat(address: str, options: StackOptions | None, template: generation
 
 async def _ask(console: Console, lines: Lines) -> str:
     console.print("[bold]> [/bold]", end="")
-    return (await lines.next()).strip()
+    return valid_prompt((await lines.next()).strip())
 
 
 async def _run(address: str, options: StackOptions | None, use: Callable[[str], Coroutine[Any, Any, None]]) -> None:

@@ -7,12 +7,15 @@ import grpc
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from rich.console import Console
-from rich.table import Table
+from rich.segment import Segment, Segments
+from rich.style import Style
+from rich.table import Column, Table
 from rich.text import Text
 
 from outrider.v1 import generation_pb2, generation_pb2_grpc
 from services.frame.channel import open_channel
 from services.frame.errors import ServiceError, error_from_rpc, is_from_server
+from services.frame.printable import one_line, printable
 
 # What gRPC makes of nobody, of another program, and of what proxies say and do.
 _UNREACHABLE = (
@@ -32,8 +35,6 @@ DRAFTERS = {
     generation_pb2.DRAFTER_NGRAM: "lookup",
     generation_pb2.DRAFTER_NONE: "none, plain decoding",
 }
-# What terminals obey, but for tab and line break, and Unicode's pictures of it.
-_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {127: 0x2421}
 _NAMES = {
     generation_pb2.TOKEN_ORIGIN_ACCEPTED: "accepted draft token",
     generation_pb2.TOKEN_ORIGIN_RECOVERED: "recovered",
@@ -93,18 +94,24 @@ async def show(messages: AsyncIterator[generation_pb2.GenerateResponse], prompt:
                 _write(out, message.chunk.text)
         else:
             out.print()
-            line = summary_line(message.summary, with_legend=out.is_terminal)
+            line = summary_line(message.summary, with_legend=_has_colours(out))
             Console(stderr=True, highlight=False).print(line, soft_wrap=True)
     return text
 
 
 def _write(out: Console, text: str, style: str = "") -> None:
-    """Write text as it is, but for a terminal: there it has a style, and control characters are only shown."""
-    if out.is_terminal:
-        out.print(Text(text.translate(_PICTURES), style), end="", soft_wrap=True)
+    """Write text as it is, but for a terminal: there it has a style, and nothing of it is obeyed."""
+    # The environment can tell rich that a terminal is none.
+    if out.is_terminal or out.file.isatty():
+        # Not a Text: rich would count its tabs from where it begins.
+        out.print(Segments([Segment(printable(text), Style.parse(style))]), end="", soft_wrap=True)
     else:
         out.file.write(text)
         out.file.flush()
+
+
+def _has_colours(out: Console) -> bool:
+    return out.color_system is not None and not out.no_color
 
 
 async def collect(messages: AsyncIterator[generation_pb2.GenerateResponse]) -> dict[str, Any]:
@@ -126,13 +133,16 @@ def to_json(message: Message) -> dict[str, Any]:
 
 def status_table(reply: generation_pb2.GetStatusResponse) -> Table:
     """Return the services and what speculation did since the orchestrator started."""
-    table = Table("", "address", "model", "state", box=None, pad_edge=False)
+    columns = (Column(header, overflow="fold") for header in ("", "address", "model", "state"))
+    table = Table(*columns, box=None, pad_edge=False)
     for name in ("target", "draft"):
         if reply.HasField(name):
             service: generation_pb2.ServiceStatus = getattr(reply, name)
             model = f"{service.model.name} {service.model.quantization}"
             state = f"available, at most {service.model.max_draft_tokens} draft tokens a cycle"
-            table.add_row(name, service.address, model, state if service.is_available else service.reason)
+            cells = (name, service.address, model, state if service.is_available else service.reason)
+            # Texts, as rich looks for markup in strings.
+            table.add_row(*(Text(one_line(cell)) for cell in cells))
     counts = reply.speculation
     table.add_row("drafter", "", "", DRAFTERS.get(reply.drafter, ""))
     table.add_row("generations", "", "", f"{reply.num_active} under way")

@@ -1,10 +1,10 @@
 """The model files that a user names, by path or on the Hugging Face hub."""
 
-import sys
 from pathlib import Path
 
 from orchestrator.bundled import bundled_pair
 from orchestrator.hub import SCHEME, HubFile, fetch
+from services.frame.output import say
 from services.frame.startup import StartupError
 
 
@@ -25,7 +25,7 @@ def find_pair(target: str | None, draft: str | None, *, wants_draft: bool) -> tu
         return bundled_target, bundled_draft if wants_draft else None
     target_path = find_model(target)
     if draft is not None and not draft.startswith(SCHEME) and not Path(draft).exists():
-        print(f"outrider: there is no draft model {draft}: going on without one", file=sys.stderr)
+        say("outrider", f"there is no draft model {draft}: going on without one")
         draft = None
     return target_path, None if draft is None else find_model(draft)
 

@@ -6,6 +6,7 @@ import { parseArgs } from 'node:util';
 import grpc from '@grpc/grpc-js';
 
 import { connect, detailsOf, retryDelayMs } from './outrider.js';
+import { printable, write } from './terminal.js';
 
 const USAGE = 'usage: node generate.js [--address A] [--max-tokens N] [--temperature T] [--seed S] [--timeout S] PROMPT';
 
@@ -87,7 +88,7 @@ async function main() {
   const limits = { deadline: Date.now() + settings.timeoutS * 1e3, signal: interrupted.signal };
   try {
     for await (const message of generate(client, settings.request, limits)) {
-      if (message.chunk) process.stdout.write(message.chunk.text);
+      if (message.chunk) write(message.chunk.text);
       else process.stderr.write(`\n${statistics(message.summary)}\n`);
     }
     return 0;
@@ -95,7 +96,7 @@ async function main() {
     if (interrupted.signal.aborted) return 130;
     if (!(error.code in grpc.status)) throw error;
     const reason = detailsOf(error).ErrorInfo?.reason;
-    console.error(`${grpc.status[error.code]}${reason ? ` (${reason})` : ''}: ${error.details}`);
+    console.error(`${grpc.status[error.code]}${reason ? ` (${reason})` : ''}: ${printable(error.details)}`);
     return 1;
   } finally {
     client.close();

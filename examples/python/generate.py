@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 import grpc
 from retry_info import retry_delay_s
+from terminal import printable, write
 
 from outrider.v1 import common_pb2, generation_pb2, generation_pb2_grpc
 
@@ -59,11 +60,11 @@ async def main(settings: argparse.Namespace) -> int:
         try:
             async for message in generate(stub, request, settings.timeout):
                 if message.HasField("chunk"):
-                    print(message.chunk.text, end="", flush=True)
+                    write(message.chunk.text)
                 else:
                     print(f"\n{statistics(message.summary)}", file=sys.stderr)
         except grpc.aio.AioRpcError as error:
-            print(f"{error.code().name}: {error.details()}", file=sys.stderr)
+            print(f"{error.code().name}: {printable(error.details() or '')}", file=sys.stderr)
             return 1
     return 0
 

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import grpc
 from retry_info import retry_delay_s
+from terminal import printable, write
 
 from outrider.v1 import common_pb2, model_pb2, model_pb2_grpc, target_pb2, target_pb2_grpc
 
@@ -135,8 +136,8 @@ async def run(settings: argparse.Namespace) -> None:
         num_calls = num_accepted = 0
         async for accepted, new in decode(session, tokens, max_length, min(NUM_DRAFT_TOKENS, model.max_draft_tokens)):
             num_calls, num_accepted = num_calls + 1, num_accepted + accepted
-            print(text.decode(b"".join(token_bytes[token] for token in new)), end="", flush=True)
-        print(text.decode(b"", final=True), end="", flush=True)
+            write(text.decode(b"".join(token_bytes[token] for token in new)))
+        write(text.decode(b"", final=True))
     num_tokens = len(tokens.ids) - len(prompt.tokens)
     print(
         f"\n{num_tokens} tokens, {num_accepted} of them drafted, in {num_calls} passes, {session.num_replays} replays",
@@ -149,7 +150,7 @@ async def main(settings: argparse.Namespace) -> int:
         async with asyncio.timeout(settings.timeout):
             await run(settings)
     except grpc.aio.AioRpcError as error:
-        print(f"{error.code().name}: {error.details()}", file=sys.stderr)
+        print(f"{error.code().name}: {printable(error.details() or '')}", file=sys.stderr)
         return 1
     except TimeoutError:
         print(f"no whole answer within {settings.timeout:g} s", file=sys.stderr)

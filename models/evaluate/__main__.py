@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from models.evaluate.pair import Pair, PairError, Settings
 from models.evaluate.report import draw_plot, table, update_card, write_metrics
 from models.train.corpus import read_texts
 from services.engine.errors import EngineError
+from services.frame.output import say
 
 PROGRAM = "python -m models.evaluate"
 _PAIR = Path(__file__).resolve().parent.parent / "pair"
@@ -84,10 +84,10 @@ def _report(folder: Path, metrics: Metrics) -> None:
     try:
         draw_plot(folder / "acceptance.svg", metrics)
     except ModuleNotFoundError:
-        print("no plot was drawn: the extra 'train' brings matplotlib", file=sys.stderr)
+        say(PROGRAM, "no plot was drawn: the extra 'train' brings matplotlib")
     card = folder / "README.md"
     if not card.exists():
-        print(f"there is no {card} to hold the table", file=sys.stderr)
+        say(PROGRAM, f"there is no {card} to hold the table")
         return
     try:
         update_card(card, metrics)

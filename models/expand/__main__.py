@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from models.command import CommandError, Parser, natural, positive, run_command
 from models.expand.expansion import Expansion
 from models.expand.shape import PRESETS, TYPES, ExpansionError, Shape
 from models.llama_gguf import ModelFileError
+from services.frame.output import say
 
 PROGRAM = "python -m models.expand"
 
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         expansion = Expansion.plan(options.model, _shape(options), options.type, seed=options.seed)
         output = options.output or default_output(expansion)
         if options.output is None and output.exists() and not options.force:
-            print(f"{output} exists already; --force makes it anew", file=sys.stderr)
+            say(PROGRAM, f"{output} exists already; --force makes it anew")
         else:
             _check_output(options)
             output.parent.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -11,14 +10,16 @@ from pathlib import Path
 from platformdirs import user_cache_dir
 
 from models.command import CommandError
+from services.frame.output import guarded_output, say
 
+PROGRAM = "python -m models.train"
 MINUTES = {"target": 54.0, "draft": 63.0, "together": 25.0}
 """Time budgets of the steps that train, for two CPU cores."""
 MODELS_DIR = Path(__file__).resolve().parent.parent
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m models.train", description="Make the bundled pair, step by step.")
+    parser = argparse.ArgumentParser(prog=PROGRAM, description="Make the bundled pair, step by step.")
     steps = parser.add_subparsers(dest="step", required=True)
     default_dir = Path(user_cache_dir("outrider")) / "train"
     for name, text in (
@@ -75,21 +76,22 @@ def _run(arguments: argparse.Namespace) -> None:
         train(work_dir, arguments.minutes, arguments.seed, **options)
 
 
+@guarded_output(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one step; returns the exit code (2 for bad input, said in one sentence)."""
     arguments = _parser().parse_args(argv)
     try:
         _run(arguments)
     except FileNotFoundError as error:
-        print(f"{error.filename} is missing: run the earlier steps (or leave out --resume)", file=sys.stderr)
+        say(PROGRAM, f"{error.filename} is missing: run the earlier steps (or leave out --resume)")
         return 2
     except ModuleNotFoundError as error:
-        print(f"{error.name} is not installed: pip install 'outrider[train]'", file=sys.stderr)
+        say(PROGRAM, f"{error.name} is not installed: pip install 'outrider[train]'")
         return 2
     except CommandError as error:
-        print(error, file=sys.stderr)
+        say(PROGRAM, str(error))
         return 2
     except KeyboardInterrupt:
-        print("stopped; --resume goes on from the last checkpoint", file=sys.stderr)
+        say(PROGRAM, "stopped; --resume goes on from the last checkpoint")
         return 130
     return 0

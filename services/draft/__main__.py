@@ -5,10 +5,12 @@ from collections.abc import Sequence
 
 from services.draft.application import DraftApplication
 from services.draft.settings import DraftSettings
+from services.frame.output import guarded_output
 from services.frame.run import run_server
 from services.frame.settings import parse_settings
 
 
+@guarded_output(DraftSettings.program)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the service until it is told to stop; return the exit code."""
     settings = parse_settings(DraftSettings, argv)

@@ -7,6 +7,8 @@ import threading
 import llama_cpp
 from llama_cpp._ggml import libggml
 
+from services.frame.printable import one_line
+
 _GGML_LOG_LEVEL_ERROR = 4
 _STDERR = 2
 
@@ -24,7 +26,7 @@ def keep_complaint(level: int, text: bytes, _user_data: ctypes.c_void_p) -> None
 def _end(message: bytes) -> None:
     """Say in one line why llama.cpp gives up on the whole process, and end it; by itself it would add a stack trace."""
     reason = message.decode(errors="replace").rpartition("/")[2]
-    os.write(_STDERR, f"llama.cpp cannot go on: {reason.strip()}\n".encode())
+    os.write(_STDERR, f"llama.cpp cannot go on: {one_line(reason)}\n".encode())
     os._exit(1)
 
 

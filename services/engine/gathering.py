@@ -1,12 +1,13 @@
 """When a decode begins: at once, or once the sessions that were answered are back. Pure but for its clock.
 
-Left alone, sessions fall into groups that take turns and never share a decode, and many rows cost little more than few.
-So a decode waits for sessions that are between two cycles, at most as long as their own decode would take, or that of
-those who are there. Return times that were seen say little: while groups take turns, each session's draft runs beside
-the others' decode and looks slow. So nothing is predicted. A session that was waited for in vain, or that alone kept
-all others waiting for longer than one decode in the place of two saves, is late and not waited for any more, until it
-comes back in time, and all the same after 2, 4, 8 and at last every 64 answers, as without waiting nobody may ever be in
-time. Whether waiting pays at all is found out by doing without it for a while (`Comparison`).
+Left alone, sessions fall into groups that take turns and never share a decode, and many rows cost little more than
+few. So a decode waits for sessions that are between two cycles, at most as long as their own decode would take, or
+that of those who are there. Return times that were seen say little: while groups take turns, each session's draft
+runs beside the others' decode and looks slow. So nothing is predicted. A session that was waited for in vain, or
+that alone kept all others waiting for longer than one decode in the place of two saves, is late and not waited for
+any more, until it comes back in time, and all the same after 2, 4, 8 and at last every 64 answers, as without
+waiting nobody may ever be in time. Whether waiting pays at all is found out by doing without it for a while
+(`Comparison`).
 """
 
 import time

@@ -12,6 +12,7 @@ import llama_cpp
 
 from services.engine.complaints import take_complaint
 from services.engine.errors import EngineError
+from services.frame.printable import one_line
 
 
 def quantize_file(source: Path, target: Path, file_type: int, *, num_threads: int = 0) -> None:
@@ -35,7 +36,7 @@ def main() -> None:
     try:
         quantize_file(Path(source), Path(target), int(file_type))
     except EngineError as error:
-        print(error, file=sys.stderr)
+        print(one_line(str(error)), file=sys.stderr)
         sys.exit(1)
 
 

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from services.frame.channel import client_tls, open_channel
 from services.frame.health import check_health
+from services.frame.output import guarded_output, say
 from services.frame.settings import PeerSettings, ProgramSettings, parse_settings
 from services.frame.startup import StartupError, refuse
 
@@ -25,6 +26,7 @@ class HealthcheckSettings(ProgramSettings, PeerSettings, env_prefix="OUTRIDER_HE
     timeout_s: float = Field(3.0, gt=0, le=60, description="seconds that an answer is waited for")
 
 
+@guarded_output(HealthcheckSettings.program)
 def main(argv: Sequence[str] | None = None) -> int:
     """Return 0 for a server that serves, 1 for one that does not, and say on stderr why not."""
     settings = parse_settings(HealthcheckSettings, argv)
@@ -33,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StartupError as error:
         refuse(error, settings.program)
     if problem:
-        print(f"{settings.address}: {problem}", file=sys.stderr)
+        say(settings.address, problem)
         return CODE_UNHEALTHY
     return 0
 

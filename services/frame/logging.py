@@ -11,6 +11,8 @@ from typing import Any, Literal, TextIO
 
 from opentelemetry import trace
 
+from services.frame.printable import one_line, printable
+
 # What every record has; anything else was passed as `extra`.
 _STANDARD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -23,7 +25,11 @@ class TextFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         fields = "".join(f" {key}={value}" for key, value in _extra(record).items())
-        return super().formatMessage(record) + fields
+        return one_line(super().formatMessage(record) + fields)
+
+    def format(self, record: logging.LogRecord) -> str:
+        # A traceback has its lines.
+        return printable(super().format(record))
 
 
 class JsonFormatter(logging.Formatter):
@@ -44,7 +50,8 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+        # In ASCII, which every stderr takes.
+        return json.dumps({key: _valid(value) for key, value in line.items()}, default=lambda value: _valid(str(value)))
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):
@@ -69,6 +76,11 @@ def configure_logging(level: str, log_format: Literal["text", "json"], service: 
     # asyncio tells its selector's name at debug level, grpc every wake-up of its poller.
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     logging.getLogger("grpc").setLevel(logging.WARNING)
+
+
+def _valid(value: object) -> object:
+    """Return text as text that can be UTF-8: names of files need not be, and strict readers would drop the line."""
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:

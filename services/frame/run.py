@@ -14,12 +14,11 @@ from typing import NoReturn
 import uvloop
 
 from services.frame.logging import configure_logging
+from services.frame.output import CODE_FAILED, announce, say
 from services.frame.server import Application, FrameServer
 from services.frame.settings import ServerSettings
 from services.frame.startup import CODE_REFUSED, StartupError
 from services.frame.telemetry import Telemetry, configure_telemetry
-
-CODE_FAILED = 1
 
 _logger = logging.getLogger(__name__)
 
@@ -41,10 +40,10 @@ def run_server(settings: ServerSettings, application: Application, service_name:
         finally:
             telemetry.shutdown()
     except StartupError as error:
-        _say(settings, str(error))
+        say(settings.program, str(error))
         return CODE_REFUSED
     if failure is not None:
-        _say(settings, failure)
+        say(settings.program, failure)
         return CODE_FAILED
     return 0
 
@@ -57,11 +56,11 @@ async def _serve(settings: ServerSettings, application: Application, telemetry: 
         _end_with_stdin(server)
     try:
         await server.listen()
-        _tell(f"listening on {server.address}")
+        announce(f"listening on {server.address}")
         await _start_unless_ended(server)
         await server.ended.wait()
         if server.failure is None:
-            _tell(f"stopping, at most {settings.drain_timeout_s:g} s for calls under way")
+            announce(f"stopping, at most {settings.drain_timeout_s:g} s for calls under way")
     finally:
         # After a failure nothing under way can still be answered.
         await server.stop(0 if server.failure is not None else None)
@@ -80,7 +79,7 @@ async def _start_unless_ended(server: FrameServer) -> None:
             await starting
         return
     starting.result()
-    _tell(f"serving on {server.address}")
+    announce(f"serving on {server.address}")
 
 
 def _end_on_signals(server: FrameServer) -> None:
@@ -115,15 +114,3 @@ def _end_with_stdin(server: FrameServer) -> None:
             server.ended.set()
 
     loop.add_reader(sys.stdin, read)
-
-
-def _tell(line: str) -> None:
-    """Tell a supervisor where the server is in its life."""
-    try:
-        print(line, flush=True)
-    except BrokenPipeError:  # nobody reads any more; nothing must be flushed to them at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _say(settings: ServerSettings, sentence: str) -> None:
-    print(f"{settings.program}: {' '.join(sentence.split())}", file=sys.stderr, flush=True)

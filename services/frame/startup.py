@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from typing import NoReturn
+
+from services.frame.output import say
 
 CODE_REFUSED = 2
 
@@ -14,7 +15,5 @@ class StartupError(Exception):
 
 def refuse(problem: str | StartupError, program: str = "outrider") -> NoReturn:
     """End the process with `program: problem` on stderr and exit code 2."""
-    # Libraries word some problems over several lines; this is one sentence all the same.
-    sentence = " ".join(str(problem).split())
-    print(f"{program}: {sentence}", file=sys.stderr, flush=True)
+    say(program, str(problem))
     raise SystemExit(CODE_REFUSED)

@@ -3,12 +3,14 @@
 import sys
 from collections.abc import Sequence
 
+from services.frame.output import guarded_output
 from services.frame.run import run_server
 from services.frame.settings import parse_settings
 from services.target.application import TargetApplication
 from services.target.settings import TargetSettings
 
 
+@guarded_output(TargetSettings.program)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the service until it is told to stop; return the exit code."""
     settings = parse_settings(TargetSettings, argv)

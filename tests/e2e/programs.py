@@ -1,11 +1,14 @@
 """Programs of ours as real processes."""
 
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+import tty
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +26,18 @@ SETTINGS = {
     for name, value in (("THREADS", "1"), ("BATCH_ROWS", "256"), ("PREFILL_ROWS", "64"), ("SLOTS", "2"))
 }
 _WAIT = re.compile(r"^outrider: waiting for .*\n", re.MULTILINE)
+# What tells rich about colours and terminals; the developer's own must not.
+APPEARANCE = {"NO_COLOR", "FORCE_COLOR", "COLORTERM", "TTY_COMPATIBLE", "TTY_INTERACTIVE"}
 MODULES = {"target": "services.target", "draft": "services.draft", "orchestrator": "orchestrator"}
 
 
 def environment(home: Path) -> dict[str, str]:
     """The environment of a program that keeps its files below `home`."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(developers.SETTINGS)}
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(developers.SETTINGS) and name not in APPEARANCE
+    }
     return (
         inherited
         | SETTINGS
@@ -91,6 +100,35 @@ def lives(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def run_in_terminal(home: Path, arguments: Sequence[str], **variables: str) -> Finished:
+    """Run a command line to its end with a terminal as its stdout, which gives every byte as it was written."""
+    reading, writing = pty.openpty()
+    tty.setraw(writing)
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            arguments,
+            env=environment(home) | {"TERM": "xterm-256color", **variables},
+            stdin=subprocess.DEVNULL,
+            stdout=writing,
+            stderr=errors,
+        )
+        os.close(writing)
+        written = _read_to_its_end(reading)
+        returncode = process.wait(PATIENCE_S)
+        errors.seek(0)
+        return Finished(returncode, written.decode(), errors.read().decode())
+
+
+def _read_to_its_end(terminal: int) -> bytes:
+    written = b""
+    # Linux has an error for a terminal that nobody holds open any more, others an end of the file.
+    with suppress(OSError):
+        while part := os.read(terminal, 65536):
+            written += part
+    os.close(terminal)
+    return written
 
 
 @dataclass

@@ -18,7 +18,8 @@ import pytest
 from outrider.v1 import generation_pb2, generation_pb2_grpc
 from services.frame.errors import ServiceError, abort
 from services.frame.handlers import RpcContext
-from tests.e2e.programs import ROOT, Finished, Serving, environment, run
+from tests.e2e.programs import ROOT, Finished, Serving, environment, run, run_in_terminal
+from tests.e2e.wild import HARMLESS, NAME_SHOWN, SHOWN, TOKENS
 from tests.ports import free_port
 from tests.proxy import VARIABLES, proxying
 from tests.waiting import PATIENCE_S, eventually
@@ -222,6 +223,27 @@ async def test_no_text_is_told_twice(client: Sequence[str], home: Path) -> None:
         finished = await asyncio.to_thread(_example, home, client, "--address", address, PROMPT)
     assert (finished.returncode, finished.stdout, servicer.num_calls) == (1, "one ", 1)
     assert finished.stderr.startswith("UNAVAILABLE")
+
+
+async def test_a_terminal_is_not_at_the_mercy_of_the_model(wild: str, client: Sequence[str], home: Path) -> None:
+    finished = await asyncio.to_thread(run_in_terminal, home, [*client, "--address", wild, PROMPT])
+    assert (finished.returncode, finished.stdout) == (0, SHOWN + "".join(HARMLESS))
+    refused = await asyncio.to_thread(run_in_terminal, home, [*client, "--address", wild, "x"])
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.endswith(f": not {NAME_SHOWN}\nnor that\n")
+
+
+async def test_a_pipe_gets_every_byte(wild: str, client: Sequence[str], home: Path) -> None:
+    finished = await asyncio.to_thread(_example, home, client, "--address", wild, PROMPT)
+    assert (finished.returncode, finished.stdout) == (0, "".join(TOKENS))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+async def test_a_full_disk_is_one_sentence(wild: str, client: Sequence[str], home: Path) -> None:
+    full = ["sh", "-c", 'exec "$@" >/dev/full', "sh", *client, "--address", wild, PROMPT]
+    finished = await asyncio.to_thread(_example, home, full)
+    assert finished.returncode == 1
+    assert re.fullmatch(r"cannot write to stdout: .*[Nn]o space left on device.*\n", finished.stderr)
 
 
 def _counts(finished: Finished) -> list[int]:

@@ -4,6 +4,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from opentelemetry.sdk.resources import Resource
@@ -47,6 +48,39 @@ def test_json_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert first["time"].endswith("+00:00")
     assert "exception" not in first
     assert "ValueError: bad" in second["exception"]
+
+
+def test_what_others_wrote_is_one_line_that_no_terminal_obeys(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("info", "text", "outrider")
+    logging.getLogger("a").info(
+        "target %s", "\x1b]0;x\x07\n2026-01-31 12:00:00.000 INFO", extra={"name_": "\x9b\u202e\udcff"}
+    )
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert line.endswith(" a: target \\x1b]0;x\\x07 2026-01-31 12:00:00.000 INFO name_=\\x9b\\u202e\\udcff\n")
+
+
+def test_a_traceback_has_its_lines_and_no_terminal_obeys_it(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("info", "text", "outrider")
+    try:
+        raise ValueError("\x1b[2J\x9b")
+    except ValueError:
+        logging.getLogger("a").exception("failed")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[1] == "Traceback (most recent call last):"
+    assert lines[-1] == "ValueError: \\x1b[2J\\x9b"
+
+
+def test_json_is_ascii_that_every_reader_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    """A stderr in Latin-1 would make `\\xe9` of é, which is no JSON, and a surrogate no UTF-8."""
+    configure_logging("info", "json", "outrider")
+    path = Path("\udcff.gguf")
+    logging.getLogger("a").info("é %s", path, extra={"text": "\x9b\u202e", "path": path, "number": 3})
+    line = capsys.readouterr().err
+    assert line.isascii()
+    told = json.loads(line)
+    assert (told["message"], told["text"], told["number"]) == ("é \\udcff.gguf", "\x9b\u202e", 3)
+    assert told["path"] == "\\udcff.gguf"
 
 
 def test_less_severe_messages_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:

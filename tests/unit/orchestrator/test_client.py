@@ -75,9 +75,45 @@ async def test_a_terminal_shows_where_tokens_came_from() -> None:
 async def test_a_terminal_is_not_at_the_mercy_of_the_text() -> None:
     out = io.StringIO()
     console = Console(file=out, highlight=False, force_terminal=True, color_system=None, width=80)
-    await show(answer("a\x07\x7f", "\x1b[2J", "\tb\n"), "", console)
-    assert out.getvalue().startswith("a␇␡␛[2J")
-    assert not {"\x07", "\x7f", "\x1b"} & set(out.getvalue())
+    await show(answer("a\x07\x7f", "\x1b[2J", "\x9b2J\u202e", "\tb\n"), "\x1b]0;x\x07", console)
+    assert out.getvalue() == "\\x1b]0;x\\x07a\\x07\\x7f\\x1b[2J\\x9b2J\\u202e\tb\n\n"
+
+
+async def test_a_tab_is_the_terminals(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where it goes depends on all that stands before it in the line, which other tokens may have brought."""
+    out = io.StringIO()
+    console = Console(file=out, highlight=False, force_terminal=True, color_system=None, width=80)
+    await show(answer("if", "\t", "x\t"), "", console)
+    assert out.getvalue() == "if\tx\t\n"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("name", ["FORCE_COLOR", "TTY_COMPATIBLE"])
+async def test_a_terminal_that_the_environment_denies_is_one(name: str) -> None:
+    """rich takes an empty FORCE_COLOR, and TTY_COMPATIBLE=0, as word that nobody looks."""
+    out = Terminal()
+    value = {"FORCE_COLOR": "", "TTY_COMPATIBLE": "0"}[name]
+    console = Console(file=out, highlight=False, width=80, _environ={name: value, "TERM": "xterm"})
+    await show(answer("\x1b[2J"), "", console)
+    assert "\\x1b[2J" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("environment", "has_legend"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)]
+)
+async def test_the_legend_is_for_colours(
+    capsys: pytest.CaptureFixture[str], environment: dict[str, str], has_legend: bool
+) -> None:
+    async def drafted() -> AsyncIterator[generation_pb2.GenerateResponse]:
+        yield generation_pb2.GenerateResponse(summary=summary(num_cycles=4, num_draft_tokens=8, num_accepted_tokens=6))
+
+    console = Console(file=Terminal(), highlight=False, _environ={"TERM": "xterm", **environment})
+    await show(drafted(), "", console)
+    assert ("recovered" in capsys.readouterr().err) == has_legend
 
 
 async def test_json_has_the_text_and_every_field_of_the_summary() -> None:
@@ -124,6 +160,29 @@ def test_the_summary_of_a_plain_text() -> None:
     line = summary_line(summary(num_cycles=10)).plain
     assert "plain decoding, no draft" in line
     assert "accepted" not in line
+
+
+def test_the_status_obeys_no_name() -> None:
+    """Neither does a terminal, nor does rich, to which [red] and :smile: mean something."""
+    out = io.StringIO()
+    model = common_pb2.ModelInfo(name="[red]:smile:\x1b[31m\x9b", quantization="F16")
+    reply = generation_pb2.GetStatusResponse(
+        target=generation_pb2.ServiceStatus(address="[b]:1", is_available=True, model=model),
+        draft=generation_pb2.ServiceStatus(address="there:2", reason="[i]away[/i]\nand\u2028gone\u202e"),
+    )
+    Console(file=out, width=160, force_terminal=True, color_system=None).print(status_table(reply))
+    lines = [" ".join(line.split()) for line in out.getvalue().splitlines()]
+    assert "target [b]:1 [red]:smile:\\x1b[31m\\x9b F16 available, at most 0 draft tokens a cycle" in lines
+    assert "draft there:2 [i]away[/i] and gone\\u202e" in lines
+
+
+def test_the_status_tells_long_names_to_their_end() -> None:
+    out = io.StringIO()
+    model = common_pb2.ModelInfo(name="x" * 100 + "y")
+    service = generation_pb2.ServiceStatus(address="here:1", is_available=True, model=model)
+    Console(file=out, width=80).print(status_table(generation_pb2.GetStatusResponse(target=service)))
+    assert "".join(line[20:60] for line in out.getvalue().splitlines()).replace(" ", "").count("x") >= 100
+    assert "y" in out.getvalue()
 
 
 def test_the_status() -> None:
