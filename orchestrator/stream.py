@@ -44,9 +44,7 @@ class SessionStream(Generic[RequestT, ReplyT]):
         self._waiting[request_id] = reply_future
         try:
             async with asyncio.timeout(timeout_s):
-                with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                    # A broken stream is reported by the reader, which knows why.
-                    await self._call.write(message)
+                await self._write(message)
                 reply = await reply_future
         finally:
             self._waiting.pop(request_id, None)
@@ -57,8 +55,7 @@ class SessionStream(Generic[RequestT, ReplyT]):
     async def send(self, message: RequestT) -> None:
         """Send a message that is not answered, if the stream is open."""
         if self._call is not None:
-            with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                await self._call.write(message)
+            await self._write(message)
 
     async def close(self) -> None:
         """End the stream after everything that was sent."""
@@ -72,6 +69,16 @@ class SessionStream(Generic[RequestT, ReplyT]):
         if self._call is not None:
             self._call.cancel()
             self._call = None
+
+    async def _write(self, message: RequestT) -> None:
+        try:
+            with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                # A broken stream is reported by the reader, which knows why.
+                await self._call.write(message)
+        except asyncio.CancelledError:
+            # A write that is cut off ends the call, and the next request needs another one.
+            self.abandon()
+            raise
 
     async def _read(self, call: Any, status: CallStatus) -> None:
         try:

@@ -1,6 +1,7 @@
-"""Calls whose requests are a stream, and how they end: a write that fails as a call ends hides the server's status."""
+"""Calls of every kind, and how they end: a write that fails as a call ends hides the server's status."""
 
 import contextlib
+from collections.abc import AsyncIterable
 from typing import Any
 
 import grpc
@@ -13,11 +14,11 @@ async def replies(call: Any) -> list[Any]:
     status = CallStatus(call)
     received: list[Any] = []
     with contextlib.suppress(grpc.aio.AioRpcError):
-        if isinstance(call, grpc.aio.StreamUnaryCall):
-            received.append(await call)
-        else:
+        if isinstance(call, AsyncIterable):
             async for reply in call:
                 received.append(reply)
+        else:
+            received.append(await call)
     if error := await status.error():
         raise error
     return received

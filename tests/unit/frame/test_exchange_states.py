@@ -74,6 +74,10 @@ class Stream:
         await self.reads.wait()
         self.received.append((message.response.request_id, told_by(message.response)))
 
+    def end(self) -> None:
+        self.sent.put_nowait(grpc.aio.EOF)
+        self.is_closed = True
+
     def send(self, **fields: Any) -> None:
         self.sent.put_nowait(draft_pb2.ProposeStreamRequest(**fields))
 
@@ -105,7 +109,7 @@ class ExchangeStates(RuleBasedStateMachine):
 
     # What callers do.
 
-    @precondition(lambda self: len(self.streams) < 3)
+    @precondition(lambda self: len(self.open_streams()) < 2)
     @rule()
     def open_stream(self) -> None:
         stream = Stream()
@@ -114,13 +118,13 @@ class ExchangeStates(RuleBasedStateMachine):
             self.exchange.serve(stream, "propose", wrap, self.draining)  # type: ignore[arg-type]
         )
         self.streams.append(stream)
-        stream.is_closed = self.draining.is_set()
         self.check()
 
-    @rule(name=SESSIONS, step=STEPS, data=st.data())
-    def ask(self, name: str, step: int, data: st.DataObject) -> None:
-        self.begin(name, step, data)
-        self.check()
+    @rule(asking=st.lists(st.tuples(SESSIONS, STEPS), min_size=1, max_size=4), data=st.data())
+    def ask(self, asking: list[tuple[str, int]], data: st.DataObject) -> None:
+        for name, step in asking:
+            self.begin(name, step, data)
+            self.check()
 
     @rule(name=SESSIONS, data=st.data())
     def ask_as_the_last_one_is_answered(self, name: str, data: st.DataObject) -> None:
@@ -150,51 +154,42 @@ class ExchangeStates(RuleBasedStateMachine):
         self.check()
 
     @precondition(lambda self: self.open_streams())
-    @rule(data=st.data())
-    def vanish_from_a_stream(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), vanishes=st.booleans())
+    def break_a_stream(self, data: st.DataObject, vanishes: bool) -> None:
+        """Vanish from it, or send a message that is none."""
         stream = data.draw(st.sampled_from(self.open_streams()))
-        stream.serving.cancel()
-        self.lose(stream)
-
-    @precondition(lambda self: self.open_streams())
-    @rule(data=st.data())
-    def send_an_empty_message(self, data: st.DataObject) -> None:
-        stream = data.draw(st.sampled_from(self.open_streams()))
-        stream.send()
+        if vanishes:
+            stream.serving.cancel()
+        else:
+            stream.send()
         self.settle()
-        error = stream.serving.exception()
-        assert isinstance(error, ServiceError)
-        assert error.reason == "INVALID_REQUEST"
-        self.lose(stream)
+        assert stream.serving.cancelled() == vanishes
+        assert vanishes or stream.serving.exception().reason == "INVALID_REQUEST"
+        for asked in stream.asked:
+            self.leave(asked)
+        self.streams.remove(stream)
+        self.check()
 
     @precondition(lambda self: self.open_streams())
-    @rule(data=st.data(), step=STEPS, closes=st.booleans())
-    def cancel(self, data: st.DataObject, step: int, closes: bool) -> None:
+    @rule(data=st.data(), step=STEPS)
+    def cancel(self, data: st.DataObject, step: int) -> None:
         stream = data.draw(st.sampled_from(self.open_streams()))
         entry = self.entries.get(stream.session)
         request_id = max(0, (entry.request_id if entry else 3) + step)
         stream.send(cancel=common_pb2.CancelMessage(request_id=request_id))
         if entry and entry.is_running and entry.request_id == request_id:
             entry.end("CANCELLED", remembered=True)
-        if closes:
-            self.close(stream)
         self.check()
 
     @precondition(lambda self: self.open_streams())
-    @rule(data=st.data(), closes=st.booleans())
-    def release(self, data: st.DataObject, closes: bool) -> None:
+    @rule(data=st.data(), releases=st.booleans())
+    def close(self, data: st.DataObject, releases: bool) -> None:
         stream = data.draw(st.sampled_from(self.open_streams()))
-        stream.send(release=common_pb2.ReleaseMessage())
-        if entry := self.entries.pop(stream.session, None):
-            entry.end("CANCELLED")
-        if closes:
-            self.close(stream)
-        self.check()
-
-    @precondition(lambda self: self.open_streams())
-    @rule(data=st.data())
-    def say_nothing_more(self, data: st.DataObject) -> None:
-        self.close(data.draw(st.sampled_from(self.open_streams())))
+        if releases:
+            stream.send(release=common_pb2.ReleaseMessage())
+            if entry := self.entries.pop(stream.session, None):
+                entry.end("CANCELLED")
+        stream.end()
         self.check()
 
     @precondition(lambda self: self.streams)
@@ -223,11 +218,12 @@ class ExchangeStates(RuleBasedStateMachine):
 
     @rule()
     def drain(self) -> None:
-        """Streams are not read any more, and end when everything on them is answered."""
+        """Streams are not read any more, and end when everything on them is answered. Later ones are another's."""
         self.draining.set()
         for stream in self.streams:
             stream.is_closed = True
         self.check()
+        self.draining = asyncio.Event()
 
     # What is expected of them.
 
@@ -276,16 +272,6 @@ class ExchangeStates(RuleBasedStateMachine):
             if asked in entry.waiting:
                 entry.waiting.remove(asked)
                 entry.is_running = bool(entry.waiting)
-
-    def lose(self, stream: Stream) -> None:
-        for asked in stream.asked:
-            self.leave(asked)
-        self.streams.remove(stream)
-        self.check()
-
-    def close(self, stream: Stream) -> None:
-        stream.sent.put_nowait(grpc.aio.EOF)
-        stream.is_closed = True
 
     def finish_work(self, name: str) -> None:
         if self.is_running(name):
@@ -356,5 +342,5 @@ def _told(call: asyncio.Task[Reply]) -> Told | None:
     return told_by(call.result())
 
 
-ExchangeStates.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+ExchangeStates.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestExchangeStates = ExchangeStates.TestCase

@@ -106,6 +106,16 @@ async def test_a_watch_hears_every_change_and_ends_with_the_server(serve: Any, c
     assert heard == [True, False, True, False]
 
 
+async def test_a_watch_hears_of_an_end_that_begins_while_it_is_told_of_something_else() -> None:
+    service = HealthService()
+    service.set("a", True)
+    watch = service.Watch(health_pb2.HealthCheckRequest(service="a"), MagicMock())
+    first = await anext(watch)
+    service.end()
+    heard = [first.status, *[response.status async for response in watch]]
+    assert heard == [health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING]
+
+
 async def test_health_is_not_taken_back_once_the_end_has_begun() -> None:
     service = HealthService()
     service.set("a", True)

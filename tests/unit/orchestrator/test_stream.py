@@ -1,7 +1,9 @@
 """A stream to a service, and what its end is taken for."""
 
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import grpc
 import pytest
@@ -72,3 +74,22 @@ async def test_what_is_no_reply_of_the_protocol_ends_the_stream() -> None:
             assert (error.code, error.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
             assert stream.has_broken
         server.end()
+
+
+async def test_a_request_that_could_not_be_sent_in_time_costs_the_next_one_nothing() -> None:
+    """A write that is cut off ends its call."""
+    calls: list[Any] = []
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{silent.getsockname()[1]}") as channel:
+
+            def open_call() -> Any:
+                calls.append(channel.stream_stream("/test.Silent/Duplex")())
+                return calls[-1]
+
+            stream: Stream = SessionStream(open_call)
+            for request_id in (1, 2):
+                with pytest.raises(TimeoutError):
+                    await stream.ask(request_id, b"", timeout_s=0.001)
+            assert len(calls) == 2
+            assert all(call.cancelled() for call in calls)
+            assert not stream.has_broken
