@@ -7,10 +7,8 @@ from typing import Any, Generic, TypeVar
 
 import grpc
 
-from services.frame.errors import ServiceError, error_from_rpc, error_from_status
-
-# What grpc.aio puts in the place of the status when a write fails as the stream ends (grpc/grpc#36066).
-_LOST_STATUS = (grpc.StatusCode.INTERNAL, "Internal error from Core")
+from services.frame.call_status import CallStatus
+from services.frame.errors import ServiceError, error_from_status
 
 RequestT = TypeVar("RequestT")
 # A reply of either service: it has `request_id` and one of the outcomes `result`, `cache_miss` and `error`.
@@ -46,14 +44,12 @@ class SessionStream(Generic[RequestT, ReplyT]):
         """
         if self._call is None:
             self._call = self._open_call()
-            self._reader = asyncio.create_task(self._read(self._call))
+            self._reader = asyncio.create_task(self._read(self._call, CallStatus(self._call)))
         reply_future: asyncio.Future[ReplyT] = asyncio.get_running_loop().create_future()
         self._waiting[request_id] = reply_future
         try:
             async with asyncio.timeout(timeout_s):
-                with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                    # A broken stream is reported by the reader, which knows why.
-                    await self._call.write(message)
+                await self._write(message)
                 reply = await reply_future
         finally:
             self._waiting.pop(request_id, None)
@@ -64,8 +60,7 @@ class SessionStream(Generic[RequestT, ReplyT]):
     async def send(self, message: RequestT) -> None:
         """Send a message that is not answered, if the stream is open."""
         if self._call is not None:
-            with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                await self._call.write(message)
+            await self._write(message)
 
     async def close(self) -> None:
         """End the stream after everything that was sent."""
@@ -80,25 +75,40 @@ class SessionStream(Generic[RequestT, ReplyT]):
             self._call.cancel()
             self._call = None
 
-    async def _read(self, call: Any) -> None:
-        error = ServiceError(grpc.StatusCode.UNAVAILABLE, "NOT_READY", "the service ended the stream")
+    async def _write(self, message: RequestT) -> None:
         try:
-            while (message := await call.read()) is not grpc.aio.EOF:
-                future = self._waiting.pop(message.response.request_id, None)
-                if future is not None and not future.done():
-                    future.set_result(message.response)
-            if await call.code() is not grpc.StatusCode.OK:
-                error = ServiceError(await call.code(), "STREAM_BROKEN", await call.details() or "the stream broke")
-        except grpc.aio.AioRpcError as rpc_error:
-            error = error_from_rpc(rpc_error)
+            with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                # A broken stream is reported by the reader, which knows why.
+                await self._call.write(message)
+        except asyncio.CancelledError:
+            # A write that is cut off ends the call, and the next request needs another one.
+            self.abandon()
+            raise
+
+    async def _read(self, call: Any, status: CallStatus) -> None:
+        try:
+            error = await self._read_replies(call, status)
         except asyncio.CancelledError:
             # By somebody on the way: a stream that we abandon has nobody who waits.
             error = ServiceError(grpc.StatusCode.UNAVAILABLE, "STREAM_BROKEN", "the stream was cancelled")
-        if (error.code, error.message) == _LOST_STATUS:
-            error = ServiceError(grpc.StatusCode.UNAVAILABLE, "STREAM_BROKEN", "the stream broke during a write")
         if self._call is call:
             self._call = None
             self.has_broken = True
             for future in self._waiting.values():
                 if not future.done():
                     future.set_exception(error)
+
+    async def _read_replies(self, call: Any, status: CallStatus) -> ServiceError:
+        """Hand out every reply; return why there are no more."""
+        with contextlib.suppress(grpc.aio.AioRpcError):  # of which `status` knows more
+            async for message in call:
+                if message is None:  # grpc.aio has written to the log why
+                    call.cancel()
+                    return ServiceError(
+                        grpc.StatusCode.INTERNAL, "INTERNAL", "the service sent what is no reply of this protocol"
+                    )
+                future = self._waiting.pop(message.response.request_id, None)
+                if future is not None and not future.done():
+                    future.set_result(message.response)
+        ended = ServiceError(grpc.StatusCode.UNAVAILABLE, "NOT_READY", "the service ended the stream")
+        return await status.error() or ended

@@ -18,7 +18,7 @@ ReplyT = TypeVar("ReplyT")
 
 
 class Incoming:
-    """The messages of one stream, until it ends or the server is draining and none is there."""
+    """The messages of one stream, until it ends or the server is draining."""
 
     def __init__(self, context: RpcContext, draining: asyncio.Event) -> None:
         self._context = context

@@ -8,6 +8,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Generic, Protocol, TypeVar
 
 import grpc
@@ -110,11 +111,12 @@ class Exchange(Generic[RequestT, ReplyT]):
     ) -> None:
         """Serve one stream: its messages hold a request in `field`, a `cancel` or a `release`; `wrap` makes replies.
 
-        A failed request is answered with a status and the stream goes on. The stream ends when the caller closes it,
-        or between two messages when the server is draining.
+        A failed request is answered with a status and the stream goes on, as a status at the end of a stream may never
+        be heard (see `CallStatus`). The stream ends when the caller closes it, or between two messages when the server
+        is draining.
 
         Raises:
-            ServiceError: a message names another session than the stream's first, or holds nothing.
+            ServiceError: a message holds nothing or cannot be read.
         """
         session_id = ""
         incoming, outgoing = Incoming(context, draining), Outgoing(context, wrap)
@@ -125,12 +127,8 @@ class Exchange(Generic[RequestT, ReplyT]):
                 if kind == field:
                     request = getattr(message, field)
                     session_id = session_id or request.context.session_id
-                    if request.context.session_id != session_id:
-                        raise invalid_argument(
-                            "INVALID_SESSION", "context.session_id", "a stream carries the session of its first message"
-                        )
                     await outgoing.have_room()
-                    self._ask(request, asked, outgoing)
+                    self._ask(request, session_id, asked, outgoing)
                 elif kind == "cancel":
                     self.cancel(session_id, message.cancel.request_id)
                 elif kind == "release":
@@ -148,10 +146,11 @@ class Exchange(Generic[RequestT, ReplyT]):
     def _ask(
         self,
         request: RequestT,
+        session_id: str,
         asked: dict[Callable[[object], None], _Request[ReplyT]],
         outgoing: Outgoing[ReplyT],
     ) -> None:
-        """Begin one request of a stream; its answer goes out when it is there. `asked` holds what is waited for."""
+        """Begin one request of a session's stream; its answer goes out when it is there, `asked` is waited for."""
 
         def send(_: object) -> None:
             asked.pop(send).leave()
@@ -162,6 +161,10 @@ class Exchange(Generic[RequestT, ReplyT]):
             outgoing.put(reply)
 
         try:
+            if request.context.session_id != session_id:
+                raise invalid_argument(
+                    "INVALID_SESSION", "context.session_id", "a stream carries the session of its first message"
+                )
             entry = self._enter(request)
         except ServiceError as error:
             outgoing.put(self._refuse(request.request_id, status_of(error)))
@@ -186,11 +189,13 @@ class Exchange(Generic[RequestT, ReplyT]):
         return entry
 
     def _trim(self) -> None:
-        while len(self._requests) > MAX_REMEMBERED_SESSIONS:
-            oldest = next(iter(self._requests))
-            if not self._requests[oldest].task.done():
-                return
-            del self._requests[oldest]
+        """Forget the oldest answers. A request under way is passed over, and its answer counts from then on as new."""
+        num_too_many = max(0, len(self._requests) - MAX_REMEMBERED_SESSIONS)
+        for session_id in list(islice(self._requests, num_too_many)):
+            if self._requests[session_id].task.done():
+                del self._requests[session_id]
+            else:
+                self._requests.move_to_end(session_id)
 
 
 def checked_session_id(session_id: str) -> str:

@@ -74,17 +74,18 @@ class HandlerRegistry(grpc.GenericRpcHandler):
         """Do nothing: generated code hands over the same handlers once more, by the older way."""
 
     async def _refuse(self, requests: AsyncIterator[bytes], context: RpcContext) -> None:
+        await abort(context, self._not_ready())
+
+    def _not_ready(self) -> ServiceError:
         if self.is_draining:
-            error = ServiceError(grpc.StatusCode.UNAVAILABLE, REASON_NOT_READY, "the service is stopping")
-        else:
-            error = ServiceError(
-                grpc.StatusCode.UNAVAILABLE,
-                REASON_NOT_READY,
-                "the service is still starting" + (f": {self.wait}" if self.wait else ""),
-                metadata={METADATA_WAIT: self.wait} if self.wait else None,
-                retry_after_s=RETRY_WHILE_LOADING_S,
-            )
-        await abort(context, error)
+            return ServiceError(grpc.StatusCode.UNAVAILABLE, REASON_NOT_READY, "the service is stopping")
+        return ServiceError(
+            grpc.StatusCode.UNAVAILABLE,
+            REASON_NOT_READY,
+            "the service is still starting" + (f": {self.wait}" if self.wait else ""),
+            metadata={METADATA_WAIT: self.wait} if self.wait else None,
+            retry_after_s=RETRY_WHILE_LOADING_S,
+        )
 
     def _framed(self, path: str, handler: Handler) -> Handler:
         """Return `handler` with its behaviour wrapped. Raises TypeError for a behaviour that would block the loop."""
@@ -106,6 +107,7 @@ class HandlerRegistry(grpc.GenericRpcHandler):
         async def framed(request: Any, context: RpcContext) -> Any:
             self._count(context)
             try:
+                self._check_open()
                 _check_readable(request)
                 return await behavior(request, context)
             except grpc.aio.AbortError:
@@ -119,6 +121,7 @@ class HandlerRegistry(grpc.GenericRpcHandler):
         async def framed(request: Any, context: RpcContext) -> AsyncGenerator[Any, None]:
             self._count(context)
             try:
+                self._check_open()
                 _check_readable(request)
                 # Closed here and now when the caller vanishes between two replies, not when garbage is collected.
                 async with aclosing(behavior(request, context)) as replies:
@@ -130,6 +133,14 @@ class HandlerRegistry(grpc.GenericRpcHandler):
                 await abort(context, error)
 
         return framed
+
+    def _check_open(self) -> None:
+        """Raise ServiceError for a call that came before the end began, and whose request came after it.
+
+        Nobody waits for it any more: it would be cut off in the middle.
+        """
+        if self.is_draining:
+            raise self._not_ready()
 
     def _count(self, context: RpcContext) -> None:
         """Count a call until its status is sent, which is after its behaviour has returned."""

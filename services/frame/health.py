@@ -55,12 +55,13 @@ class HealthService(health_pb2_grpc.HealthServicer):
         """Stream the health of one service: at once, and at every change."""
         told: int | None = None
         while True:
-            changed = self._changed
+            # All that is told belongs to this moment: it may change while the answer is on its way.
+            changed, is_ending = self._changed, self._is_ending
             status = self._statuses.get(request.service, SERVICE_UNKNOWN)
             if status != told:
                 yield health_pb2.HealthCheckResponse(status=status)
                 told = status
-            if self._is_ending:
+            if is_ending:
                 return
             await changed.wait()
 

@@ -19,12 +19,13 @@ from services.engine.engine import Engine
 from services.frame.channel import ClientTls, open_channel
 from services.frame.digest import TokenSequence
 from services.frame.duplex import MAX_UNSENT_ANSWERS
-from services.frame.errors import error_from_rpc, error_from_status
+from services.frame.errors import ServiceError, error_from_rpc, error_from_status
 from services.frame.exchange import Exchange
 from services.frame.run import _serve
 from services.frame.server import FrameServer
 from services.frame.telemetry import Telemetry
 from services.target.settings import TargetSettings
+from tests.calls import replies
 from tests.foreign_models import llama, tiny_tokenizer
 from tests.integration.conftest import Pair
 from tests.integration.services import (
@@ -131,16 +132,14 @@ Send = Callable[[Any, bytes], Coroutine[Any, Any, None]]
 
 
 async def send_once(channel: Any, data: bytes) -> None:
-    await channel.unary_unary(VERIFY)(data, timeout=PATIENCE_S)
+    try:
+        await channel.unary_unary(VERIFY)(data, timeout=PATIENCE_S)
+    except grpc.aio.AioRpcError as error:
+        raise error_from_rpc(error) from error
 
 
 async def send_on_a_stream(channel: Any, data: bytes) -> None:
-    stream = channel.stream_stream(VERIFY_STREAM)(timeout=PATIENCE_S)
-    await stream.write(data)
-    assert await stream.read() is grpc.aio.EOF
-    code = await stream.code()
-    assert code is not grpc.StatusCode.OK
-    raise grpc.aio.AioRpcError(code, await stream.initial_metadata(), await stream.trailing_metadata())
+    assert await replies(channel.stream_stream(VERIFY_STREAM)([data], timeout=PATIENCE_S)) == []
 
 
 @pytest.mark.parametrize("send", [send_once, send_on_a_stream])
@@ -148,9 +147,9 @@ async def test_a_message_of_a_hundred_megabytes(target: Target, other: Other, se
     sending = asyncio.create_task(send(target.channel, bytes(HUGE)))
     while not sending.done():
         await other.ask()
-    with pytest.raises(grpc.aio.AioRpcError) as failed:
+    with pytest.raises(ServiceError) as failed:
         await sending
-    assert failed.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert failed.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
     # Its connection is as good as before.
     assert (await target.verify()).HasField("result")
     await other.ask()
@@ -170,10 +169,9 @@ async def test_bytes_that_are_no_request(target: Target, other: Other, name: str
     data, reason = UNREADABLE[name]
     if send is send_on_a_stream and name == "not UTF-8":
         data = b"\x0a" + bytes([len(data)]) + data
-    with pytest.raises(grpc.aio.AioRpcError) as failed:
+    with pytest.raises(ServiceError) as failed:
         await send(target.channel, data)
-    error = error_from_rpc(failed.value)
-    assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, reason)
+    assert (failed.value.code, failed.value.reason) == (grpc.StatusCode.INVALID_ARGUMENT, reason)
     assert (await target.verify()).HasField("result")
     await other.ask()
 

@@ -7,9 +7,10 @@ import grpc
 import pytest
 
 from outrider.v1 import model_pb2, model_pb2_grpc
-from services.frame.errors import ServiceError, error_from_rpc
+from services.frame.errors import ServiceError
 from services.frame.handlers import HandlerRegistry, RpcContext
 from services.frame.server import FrameServer
+from tests.calls import replies
 
 Connect = Callable[[FrameServer], grpc.aio.Channel]
 
@@ -49,28 +50,26 @@ def failing_behaviors(error: Exception) -> dict[str, Any]:
     }
 
 
-async def two_requests() -> AsyncIterator[bytes]:
-    yield b"one"
-    yield b"two"
-
-
 async def call(channel: grpc.aio.Channel, method: str) -> list[bytes]:
-    """Call a method of `failing_behaviors` in its own way and return its replies."""
+    """Call a method of `failing_behaviors` in its own way and return its replies. Raises ServiceError."""
     path = f"/test.Echo/{method}"
-    if method == "Unary":
-        return [await channel.unary_unary(path)(b"")]
-    if method == "Collector":
-        return [await channel.stream_unary(path)(two_requests())]
-    stream = channel.stream_stream(path)(two_requests()) if method == "Duplex" else channel.unary_stream(path)(b"")
-    return [reply async for reply in stream]
+    match method:
+        case "Unary":
+            return await replies(channel.unary_unary(path)(b""))
+        case "Collector":
+            return await replies(channel.stream_unary(path)([b"one", b"two"]))
+        case "Duplex":
+            return await replies(channel.stream_stream(path)([b"one", b"two"]))
+        case _:
+            return await replies(channel.unary_stream(path)(b""))
 
 
 @pytest.mark.parametrize("method", ["Unary", "Generator", "Writer", "Collector", "Duplex"])
 async def test_a_service_error_ends_the_call_with_its_details(serve: Any, connect: Connect, method: str) -> None:
     channel = connect(await serve(failing_behaviors(REFUSED)))
-    with pytest.raises(grpc.aio.AioRpcError) as failed:
+    with pytest.raises(ServiceError) as failed:
         await call(channel, method)
-    error = error_from_rpc(failed.value)
+    error = failed.value
     assert (error.code, error.reason, error.message) == (REFUSED.code, REFUSED.reason, REFUSED.message)
     assert error.metadata == {"most": "8"}
 
@@ -80,9 +79,9 @@ async def test_an_unexpected_error_is_internal_and_told_to_the_log_only(
     serve: Any, connect: Connect, method: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     channel = connect(await serve(failing_behaviors(RuntimeError("secret"))))
-    with caplog.at_level(logging.ERROR), pytest.raises(grpc.aio.AioRpcError) as failed:
+    with caplog.at_level(logging.ERROR), pytest.raises(ServiceError) as failed:
         await call(channel, method)
-    error = error_from_rpc(failed.value)
+    error = failed.value
     assert (error.code, error.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
     assert "secret" not in error.message
     assert error.metadata["reference"] in caplog.text
@@ -94,9 +93,9 @@ async def test_a_behavior_may_end_the_call_itself(serve: Any, connect: Connect) 
         await context.abort(grpc.StatusCode.DATA_LOSS, "mine")
 
     channel = connect(await serve({"Unary": grpc.unary_unary_rpc_method_handler(unary)}))
-    with pytest.raises(grpc.aio.AioRpcError) as failed:
+    with pytest.raises(ServiceError) as failed:
         await call(channel, "Unary")
-    assert (failed.value.code(), failed.value.details()) == (grpc.StatusCode.DATA_LOSS, "mine")
+    assert (failed.value.code, failed.value.message) == (grpc.StatusCode.DATA_LOSS, "mine")
 
 
 async def test_others_are_served_after_an_error(serve: Any, connect: Connect) -> None:

@@ -9,6 +9,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 
+from services.frame.call_status import CallStatus
 from services.frame.errors import error_from_rpc
 from services.frame.health import HealthService, check_health, watch_health
 from services.frame.server import FrameServer
@@ -65,7 +66,9 @@ async def test_every_kind_of_call_is_refused_while_loading(application_class: An
             channel.unary_stream("/test.Echo/A")(b""),
             channel.stream_stream("/test.Echo/A")(one()),
         ]
-        assert [await call.code() for call in calls] == [grpc.StatusCode.UNAVAILABLE] * 4
+        statuses = [CallStatus(call) for call in calls]
+        errors = [await status.error() for status in statuses]
+        assert [error and error.code for error in errors] == [grpc.StatusCode.UNAVAILABLE] * 4
     finally:
         await server.stop(0)
 
@@ -101,6 +104,16 @@ async def test_a_watch_hears_every_change_and_ends_with_the_server(serve: Any, c
             stopping = asyncio.ensure_future(server.stop())
     await stopping
     assert heard == [True, False, True, False]
+
+
+async def test_a_watch_hears_of_an_end_that_begins_while_it_is_told_of_something_else() -> None:
+    service = HealthService()
+    service.set("a", True)
+    watch = service.Watch(health_pb2.HealthCheckRequest(service="a"), MagicMock())
+    first = await anext(watch)
+    service.end()
+    heard = [first.status, *[response.status async for response in watch]]
+    assert heard == [health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING]
 
 
 async def test_health_is_not_taken_back_once_the_end_has_begun() -> None:

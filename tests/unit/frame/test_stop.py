@@ -1,17 +1,20 @@
 """The graceful end, and ends that are not."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
 import pytest
 
+from services.frame.call_status import CallStatus
 from services.frame.errors import error_from_rpc
 from services.frame.health import watch_health
 from services.frame.server import FrameServer
 from services.frame.settings import ServerSettings
 from services.frame.startup import StartupError
+from tests.waiting import PATIENCE_S
 
 Connect = Callable[[FrameServer], grpc.aio.Channel]
 
@@ -82,6 +85,35 @@ async def test_new_calls_are_refused_while_draining(serve: Any, connect: Connect
     assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "NOT_READY")
     gate.may_go_on.set()
     assert await running == b"late"
+    await stopping
+
+
+async def test_a_call_that_came_before_the_end_and_its_request_after_is_refused(
+    serve: Any, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.frame.server.GOODBYE_S", PATIENCE_S)
+    gate = Gate()
+    server: FrameServer = await serve(gate.handlers, drain_timeout_s=60)
+    has_come = asyncio.Event()
+    find = server._registry.service
+
+    def found(details: grpc.HandlerCallDetails) -> Any:
+        has_come.set()
+        return find(details)
+
+    monkeypatch.setattr(server._registry, "service", found)
+    # A client that sends its request later than its call.
+    stream: Any = connect(server).stream_stream("/test.Echo/Wait")()
+    status = CallStatus(stream)
+    await has_come.wait()
+    stopping = asyncio.ensure_future(server.stop())
+    await server.draining.wait()
+    with contextlib.suppress(grpc.aio.AioRpcError):  # of which the status knows more
+        await stream.write(b"late")
+    error = await status.error()
+    assert error is not None
+    assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "NOT_READY")
+    assert not gate.begun.is_set()
     await stopping
 
 
