@@ -9,7 +9,7 @@ from queue import Empty, Queue
 
 from services.engine.errors import EngineStoppedError, QueueFullError
 from services.engine.runtime import Runtime
-from services.engine.scheduler import Scheduler
+from services.engine.scheduler import Decode, Scheduler
 from services.engine.work import Outcome, Work
 
 _log = logging.getLogger(__name__)
@@ -64,8 +64,8 @@ class Engine:
         """Sessions that lost their slot to another one."""
         return self._scheduler.slots.num_evictions
 
-    def observe(self, on_decode: Callable[[int, float], object]) -> None:
-        """Call `on_decode`, from the engine's thread, with the rows and the duration in seconds of every decode."""
+    def observe(self, on_decode: Callable[[Decode], object]) -> None:
+        """Call `on_decode`, from the engine's thread, with every decode."""
         self._scheduler.on_decode = on_decode
 
     def start(self) -> None:

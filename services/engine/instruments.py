@@ -6,6 +6,7 @@ from opentelemetry.metrics import CallbackOptions, Observation
 
 from services.engine.devices import Accelerator, accelerators
 from services.engine.engine import Engine
+from services.engine.scheduler import Decode
 from services.frame.telemetry import Telemetry, observed
 
 # The SDK's own bounds suit milliseconds.
@@ -55,10 +56,10 @@ class EngineInstruments:
             "memory of a GPU that is taken, by whomever",
         )
 
-    def record_decode(self, num_rows: int, duration_s: float) -> None:
+    def record_decode(self, decode: Decode) -> None:
         """Count one decode. Called from the engine's thread."""
-        self._batch_rows.record(num_rows)
-        self._decode.record(duration_s)
+        self._batch_rows.record(decode.num_rows)
+        self._decode.record(decode.ended_s - decode.started_s)
 
 
 def _of_gpus(read: Callable[[Accelerator], int]) -> Callable[[CallbackOptions], Iterable[Observation]]:

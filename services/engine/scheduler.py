@@ -23,6 +23,21 @@ _GATHERING_SHARE = 0.1
 _NUM_UNAWAITED = 32
 
 
+@dataclass(frozen=True)
+class Decode:
+    """One decode: when, in seconds of `time.perf_counter`, and which sessions gave how many rows, padding left out."""
+
+    started_s: float
+    ended_s: float
+    sessions: Sequence[tuple[str, int]]
+    is_verification: bool
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all sessions."""
+        return sum(num_rows for _, num_rows in self.sessions)
+
+
 @dataclass(eq=False)
 class _Active:
     """Work that has a slot: `pending` rows are still to be evaluated, the last `num_outputs` of them with logits."""
@@ -42,7 +57,7 @@ class Scheduler:
 
         A prompt takes what it shares with another session from there where that is more than `copy_worth` tokens.
         """
-        self.on_decode: Callable[[int, float], object] = lambda num_rows, duration_s: None
+        self.on_decode: Callable[[Decode], object] = lambda decode: None
         self.slots = SlotTable(runtime.num_slots)
         self._runtime = runtime
         self._prefill_rows = min(prefill_rows, runtime.max_batch_rows)
@@ -180,7 +195,9 @@ class Scheduler:
         self._num_failures = 0
         decode_s = time.perf_counter() - started_s
         num_rows = sum(len(segment.tokens) for _, segment in batch)
-        self.on_decode(num_rows, decode_s)
+        sessions = [(active.work.prefix.session_id, len(segment.tokens)) for active, segment in batch]
+        is_verification = all(len(active.pending) <= active.num_outputs + 1 for active, _ in batch)
+        self.on_decode(Decode(started_s, started_s + decode_s, sessions, is_verification))
         for (active, segment), rows in zip(batch, logits, strict=True):
             timings = active.work.timings
             timings.decode_s += decode_s
