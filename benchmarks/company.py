@@ -14,164 +14,19 @@ import asyncio
 import json
 import os
 import shlex
-import sys
-import tempfile
-import time
-from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
-from company_measure import Window, measure, meeting, read_decodes, steady_window, within
+from company_bench import Bench, record, tell
+from company_peers import Floor, LlamaServer
 from company_prompts import PROMPTS
-from company_report import best_setting, plot, tables
-from company_systems import ROOT, Checkout, Floor, LlamaServer, Models, Services, Setting, System
+from company_report import plot, tables
+from company_systems import ROOT, Checkout, Models, Services, Setting, System
 
-from models.atomic_file import replacing
 from orchestrator.bundled import bundled_pair
 
 THIS, OTHER = "this checkout", "other checkout"
-_WARM_UP_TOKENS = 12
-_QUIET_S = 0.1
-_LONGEST_QUIET_S = 10.0
-
-
-def tell(line: str) -> None:
-    """Say how far it is, where nobody reads results."""
-    print(line, file=sys.stderr, flush=True)
-
-
-def cpu_s(pids: Sequence[int]) -> float:
-    """Return the processor time that these processes have taken."""
-    times = [psutil.Process(pid).cpu_times() for pid in pids]
-    return sum(each.user + each.system for each in times)
-
-
-async def until_quiet(pids: Sequence[int]) -> None:
-    """Return when these processes take no processor time: threads spin for a moment after the last decode."""
-    deadline_s = time.perf_counter() + _LONGEST_QUIET_S
-    before_s = cpu_s(pids)
-    while time.perf_counter() < deadline_s:
-        await asyncio.sleep(_QUIET_S)
-        now_s = cpu_s(pids)
-        if now_s == before_s:
-            return
-        before_s = now_s
-    tell("the systems do not come to rest: something else is asked of them")
-
-
-class Bench:
-    """Runs measurements and keeps what came of them in a file."""
-
-    def __init__(self, systems: Sequence[System], num_tokens: int, results: dict[str, Any], path: Path | None) -> None:
-        self._systems = systems
-        self._num_tokens = num_tokens
-        self._path = path
-        self.results = results
-
-    async def start(self, running: AsyncExitStack, most_streams: int) -> None:
-        """Start all systems, and warm them up."""
-        for system in self._systems:
-            tell(f"starting {system.name}")
-            await system.start(running)
-            for setting in system.settings:
-                await system.ask(PROMPTS[:most_streams], setting, _WARM_UP_TOKENS)
-
-    async def run(self, system: System, setting: Setting, num_streams: int, round_number: int) -> dict[str, Any]:
-        """Measure once; return what is kept of it."""
-        own = system.pids(setting)
-        others = sorted(
-            {pid for each in self._systems for every in each.settings for pid in each.pids(every)} - set(own)
-        )
-        await until_quiet([*own, *others])
-        idle_s, own_s, client_s, began_s = cpu_s(others), cpu_s(own), time.process_time(), time.perf_counter()
-        answer = await system.ask(PROMPTS[:num_streams], setting, self._num_tokens)
-        took_s = time.perf_counter() - began_s
-        shares = {
-            "idle_cpu_share": (cpu_s(others) - idle_s) / took_s,
-            "own_cpu_share": (cpu_s(own) - own_s) / took_s,
-            "client_cpu_share": (time.process_time() - client_s) / took_s,
-        }
-        window = steady_window(answer.streams)
-        run = {
-            "system": system.name,
-            "setting": setting.name,
-            "num_streams": num_streams,
-            "round": round_number,
-            **measure(answer.streams),
-            **shares,
-            "counts": answer.counts,
-            "window": window,
-            "chunks": [
-                [(round(chunk.at_s - began_s, 5), chunk.num_tokens) for chunk in stream.chunks]
-                for stream in answer.streams
-            ],
-        }
-        tell(
-            f"{num_streams:2} streams, {setting.name:>5}, {system.name}: {run['tokens_per_s']:.1f} tokens/s, "
-            f"{took_s:.1f} s, others took {shares['idle_cpu_share']:.1%} of a core"
-        )
-        self.results["runs"].append(run)
-        self.save()
-        return run
-
-    def save(self) -> None:
-        """Write the file."""
-        if self._path is not None:
-            with replacing(self._path) as temporary:
-                temporary.write_text(json.dumps(self.results))
-
-    async def run_round(self, streams: Sequence[int], settings: Sequence[Setting], number: int, halving: bool) -> None:
-        """Measure every system with everything, or in later rounds with what is left after halving."""
-        shift = number % len(self._systems)
-        turns = [*self._systems[shift:], *self._systems[:shift]]
-        for num_streams in streams:
-            kept = self._kept(num_streams) if halving and number else None
-            for setting in settings:
-                for system in turns:
-                    if setting in system.settings and (kept is None or (system.name, setting.name) in kept):
-                        await self.run(system, setting, num_streams, number)
-
-    def _kept(self, num_streams: int) -> set[tuple[str, str]]:
-        """Return systems and settings that are measured again: plain decoding, and the best number of draft tokens.
-
-        What is best for one checkout is measured of the other as well, so that they can be compared.
-        """
-        kept: set[tuple[str, str]] = set()
-        checkouts = {system.name for system in self._systems if isinstance(system, Services)}
-        for system in self._systems:
-            plain = {setting.name for setting in system.settings if not setting.num_draft_tokens}
-            best = best_setting(self.results["runs"], system.name, num_streams)
-            names = checkouts if system.name in checkouts else {system.name}
-            kept |= {(system.name, name) for name in plain} | {(name, best) for name in names if best}
-        return kept
-
-
-async def record(
-    name: str, checkout: Checkout, models: Models, streams: Sequence[int], settings: Sequence[Setting], num_tokens: int
-) -> list[dict[str, Any]]:
-    """Measure a checkout whose services write down their decodes; return runs with an account of the steady state."""
-    runs = []
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "decodes"
-        services = Services(name, replace(checkout, record=path), models, settings)
-        bench = Bench([services], num_tokens, {"runs": []}, None)
-        async with AsyncExitStack() as running:
-            await bench.start(running, max(streams))
-            for num_streams in streams:
-                for setting in settings:
-                    run = await bench.run(services, setting, num_streams, 0)
-                    window = Window(*run["window"])
-                    target, draft = (
-                        read_decodes(path.with_suffix(f".{kind}").read_text().splitlines())
-                        for kind in ("target", "draft")
-                    )
-                    run["meeting"] = meeting(target, window)
-                    run["decodes"] = {"target": within(target, window), "draft": within(draft, window)}
-                    runs.append(run)
-    return runs
 
 
 async def compare(arguments: argparse.Namespace, models: Models) -> None:
@@ -186,18 +41,23 @@ async def compare(arguments: argparse.Namespace, models: Models) -> None:
     if program := arguments.peer_llama_server:
         systems.append(LlamaServer(program, models, settings, shlex.split(arguments.peer_flags)))
     results: dict[str, Any] = {"about": _about(arguments), "runs": [], "recorded": []}
-    bench = Bench(systems, arguments.tokens, results, _file(arguments, "json"))
+    bench = Bench(systems, arguments.num_tokens, results, _file(arguments, "json"))
     async with AsyncExitStack() as running:
-        await bench.start(running, max(arguments.streams))
+        await bench.start(running)
         for number in range(arguments.rounds):
             tell(f"round {number + 1} of {arguments.rounds}")
-            await bench.run_round(arguments.streams, settings, number, arguments.halving)
-    recorded_streams = [num_streams for num_streams in arguments.streams if num_streams > 1]
+            await bench.run_round(settings, number, arguments.halving)
+    shared = {streams: num for streams, num in arguments.num_tokens.items() if streams > 1}
     drafted = [setting for setting in settings if setting.num_draft_tokens]
-    if recorded_streams and drafted and arguments.record:
+    if shared and drafted and arguments.record:
         for name, checkout in checkouts.items():
-            results["recorded"] += await record(name, checkout, models, recorded_streams, drafted, arguments.tokens)
+            results["recorded"] += await record(name, checkout, models, shared, drafted)
             bench.save()
+    report(arguments, results)
+
+
+def report(arguments: argparse.Namespace, results: dict[str, Any]) -> None:
+    """Print and write the tables, and draw the picture where it is asked for."""
     written = tables(results, THIS, OTHER)
     _file(arguments, "md").write_text(written)
     print(written, end="")
@@ -215,9 +75,11 @@ def _about(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: str(value) for name, value in vars(arguments).items()} | {"cores": len(os.sched_getaffinity(0))}
 
 
-async def measure_quickly(models: Models, streams: Sequence[int], num_draft_tokens: int, num_tokens: int) -> str:
+async def measure_quickly(models: Models, num_tokens: dict[int, int], num_draft_tokens: int) -> str:
     """Return a line of JSON: how many sessions met, and tokens per second, by the number of streams."""
-    runs = await record(THIS, Checkout(ROOT), models, streams, [Setting(num_draft_tokens)], num_tokens)
+    runs = await record(THIS, Checkout(ROOT), models, num_tokens, [Setting(num_draft_tokens)])
+    if len(runs) < len(num_tokens):
+        raise SystemExit("the streams did not run together: measure on an idle machine")
     by_streams = {str(run["num_streams"]): run for run in runs}
     met = {key: round(run["meeting"]["sessions_per_decode"], 2) for key, run in by_streams.items()}
     line = {
@@ -239,11 +101,18 @@ def main() -> None:
     pair = (arguments.target, arguments.draft) if arguments.target else bundled_pair()
     if arguments.quick:
         models = Models(*pair, slots=8, context=1024, threads=arguments.threads)
-        print(asyncio.run(measure_quickly(models, (4, 8), num_draft_tokens=3, num_tokens=256)))
+        print(asyncio.run(measure_quickly(models, {4: 256, 8: 256}, num_draft_tokens=3)))
+        return
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    if arguments.report:
+        report(arguments, json.loads(_file(arguments, "json").read_text()))
         return
     if max(arguments.streams) > len(PROMPTS):
         parser.error(f"at most {len(PROMPTS)} --streams: there are no more prompts")
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    if len(arguments.tokens) not in (1, len(arguments.streams)):
+        parser.error("--tokens is one number, or one for each of --streams")
+    tokens = arguments.tokens * (len(arguments.streams) if len(arguments.tokens) == 1 else 1)
+    arguments.num_tokens = dict(zip(arguments.streams, tokens, strict=True))
     models = Models(*pair, arguments.slots or max(arguments.streams), arguments.context, arguments.threads)
     asyncio.run(compare(arguments, models))
 
@@ -252,12 +121,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--quick", action="store_true", help="4 and 8 streams of the bundled pair, 3 draft tokens")
     parser.add_argument("--json", action="store_true", help="what --quick ends with: one line of JSON")
+    parser.add_argument("--report", action="store_true", help="measure nothing: tables and picture of OUT.json")
     parser.add_argument("--target", type=Path)
     parser.add_argument("--draft", type=Path)
     parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="another checkout of the project")
     parser.add_argument("--peer-llama-server", type=Path, metavar="PROGRAM")
     parser.add_argument("--floor", nargs="*", choices=("off", "on"), default=["off"], help="its flash attention")
-    parser.add_argument("--streams", type=int, nargs="+", default=[1, 4, 8, 16])
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 4, 8, 16], help="at once")
     parser.add_argument(
         "--settings",
         type=Setting.parse,
@@ -265,7 +135,9 @@ def _parser() -> argparse.ArgumentParser:
         default=[Setting.parse(name) for name in ("plain", "alone", "1", "3", "7")],
         help="plain, alone (plain without a draft service), or numbers of draft tokens",
     )
-    parser.add_argument("--tokens", type=int, default=128, help="of each stream (default: 128)")
+    parser.add_argument(
+        "--tokens", type=int, nargs="+", default=[128], help="of each stream: a number, or one for each of --streams"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
         "--halving",

@@ -33,6 +33,8 @@ class Floor:
     def __init__(self, target: Path, draft: Path, options: RuntimeOptions) -> None:
         self._models = Model(target), Model(draft)
         self._target, self._draft = (LlamaRuntime(model, options) for model in self._models)
+        # The prompt that was last evaluated in each slot.
+        self._prompts: list[list[int]] = [[] for _ in range(options.num_slots)]
 
     def generate(self, prompts: Sequence[str], num_draft_tokens: int, num_tokens: int) -> list[Stream]:
         """Go on with all prompts until the first one has so many tokens more."""
@@ -57,9 +59,11 @@ class Floor:
         return streams
 
     def _prefill(self, session: Session) -> None:
+        num_held = len(session.tokens) - 1 if session.tokens == self._prompts[session.slot] else 0
         for runtime in (self._draft, self._target):
-            runtime.cut(session.slot, 0)
-            (logits,) = runtime.decode([Segment(session.slot, 0, session.tokens, 1)])
+            runtime.cut(session.slot, num_held)
+            (logits,) = runtime.decode([Segment(session.slot, num_held, session.tokens[num_held:], 1)])
+        self._prompts[session.slot] = list(session.tokens)
         session.num_drafted = len(session.tokens)
         session.tokens.append(_best(logits)[0])
 

@@ -1,8 +1,9 @@
-"""What is counted of streams that run at once, and of the decodes that served them. Pure."""
+"""Streams that run at once, what is counted of them, and of the decodes that served them."""
 
+import asyncio
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -42,6 +43,26 @@ class Decode(NamedTuple):
     end_s: float
     sessions: Sequence[tuple[str, int]]
     is_verification: bool
+
+
+async def run_together(asks: Sequence[Callable[[Stream], Awaitable[None]]]) -> list[Stream]:
+    """Run all, and cut off the others when the first one ends. Raises what the first one raised."""
+
+    async def run(ask: Callable[[Stream], Awaitable[None]], stream: Stream) -> None:
+        await ask(stream)
+        stream.has_ended = True
+
+    streams = [Stream() for _ in asks]
+    tasks = [asyncio.ensure_future(run(ask, stream)) for ask, stream in zip(asks, streams, strict=True)]
+    try:
+        ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in ended:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return streams
 
 
 def steady_window(streams: Sequence[Stream]) -> Window:

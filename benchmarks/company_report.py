@@ -2,7 +2,7 @@
 
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,21 @@ def best_case(runs: Runs, prefix: str, num_streams: int) -> Case | None:
     """Return the best case, plain ones included, of the systems whose names begin with `prefix`; None without any."""
     cases = {(run["system"], run["setting"]) for run in runs if run["system"].startswith(prefix)}
     return max(sorted(cases), key=lambda case: _median(rates(runs, case, num_streams)), default=None)
+
+
+def kept_cases(
+    runs: Runs, settings: dict[str, Sequence[str]], compared: Collection[str], num_streams: int
+) -> set[Case]:
+    """Return what halving measures again of systems with these settings: plain decoding, and the best number of drafts.
+
+    What is best for one of the `compared` systems is measured of all of them, so that they can be compared.
+    """
+    kept: set[Case] = set()
+    for system, names in settings.items():
+        kept |= {(system, name) for name in names if name in _PLAIN}
+        if best := best_setting(runs, system, num_streams):
+            kept |= {(each, best) for each in (compared if system in compared else [system])}
+    return kept
 
 
 def ratio(runs: Runs, case: Case, reference: Case | None, num_streams: int) -> float | None:

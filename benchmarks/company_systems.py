@@ -1,10 +1,7 @@
-"""The systems that company.py measures: the services of a checkout, the bare loop, llama-server. All stream tokens."""
+"""What company.py measures and with what settings: the services of a checkout; others are in company_peers.py."""
 
 import asyncio
-import json
 import os
-import socket
-import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
@@ -13,8 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 import grpc
-import httpx2
-from company_measure import Chunk, Stream
+from company_measure import Chunk, Stream, run_together
 from tracing import environment
 
 from orchestrator.client import fetch_status, generate
@@ -92,26 +88,6 @@ class System(Protocol):
 
     def pids(self, setting: Setting) -> list[int]:
         """Return the ids of the processes that serve this setting; the others idle."""
-
-
-async def run_together(asks: Sequence[Callable[[Stream], Awaitable[None]]]) -> list[Stream]:
-    """Run all, and cut off the others when the first one ends. Raises what the first one raised."""
-
-    async def run(ask: Callable[[Stream], Awaitable[None]], stream: Stream) -> None:
-        await ask(stream)
-        stream.has_ended = True
-
-    streams = [Stream() for _ in asks]
-    tasks = [asyncio.ensure_future(run(ask, stream)) for ask, stream in zip(asks, streams, strict=True)]
-    try:
-        ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in ended:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    return streams
 
 
 @dataclass(frozen=True)
@@ -220,134 +196,3 @@ async def _until_serving(address: str) -> None:
                     return
         except grpc.aio.AioRpcError as error:
             raise RuntimeError(f"what was started at {address} has ended") from error
-
-
-class Floor:
-    """The bare loop, in a process of its own."""
-
-    def __init__(self, models: Models, settings: Sequence[Setting], flash_attention: str) -> None:
-        self.name = "floor" if flash_attention == "off" else "floor, flash attention"
-        self.settings = [setting for setting in settings if setting.has_draft]
-        self._models = models
-        self._flash_attention = flash_attention
-        self._process: asyncio.subprocess.Process
-
-    async def start(self, running: AsyncExitStack) -> None:
-        """Start it; the first question waits for the models."""
-        models = self._models
-        with environment(PYTHONPATH=os.pathsep.join(map(str, (ROOT, ROOT / "protos")))):
-            self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, str(ROOT / "benchmarks" / "company_floor.py"), *models.flags),
-                *("--target", str(models.target), "--draft", str(models.draft)),
-                *("--flash-attention", self._flash_attention),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                # Answers have one line.
-                limit=1 << 26,
-            )
-        running.push_async_callback(_stop, self._process)
-
-    async def ask(self, prompts: Sequence[str], setting: Setting, num_tokens: int) -> Answer:
-        """Go on with all prompts at once; see `System.ask`."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        question = {"prompts": prompts, "num_draft_tokens": setting.num_draft_tokens, "num_tokens": num_tokens}
-        self._process.stdin.write(json.dumps(question).encode() + b"\n")
-        if not (line := await self._process.stdout.readline()):
-            raise RuntimeError("the bare loop has ended")
-        answers = json.loads(line)
-        return Answer(
-            [Stream([Chunk(*chunk) for chunk in answer["chunks"]], answer["has_ended"]) for answer in answers], {}
-        )
-
-    def pids(self, setting: Setting) -> list[int]:
-        """Return the id of its process."""
-        return [self._process.pid]
-
-
-class LlamaServer:
-    """llama-server, one for each setting: the number of draft tokens cannot be set by request."""
-
-    name = "llama-server"
-
-    def __init__(self, program: Path, models: Models, settings: Sequence[Setting], flags: Sequence[str]) -> None:
-        self.settings = [setting for setting in settings if setting.has_draft]
-        self._program = program
-        self._models = models
-        self._flags = flags
-        self._addresses: dict[Setting, str] = {}
-        self._processes: dict[Setting, asyncio.subprocess.Process] = {}
-
-    async def start(self, running: AsyncExitStack) -> None:
-        """Return when all of them serve."""
-        for setting in self.settings:
-            self._addresses[setting] = await self._start_one(running, setting)
-
-    async def ask(self, prompts: Sequence[str], setting: Setting, num_tokens: int) -> Answer:
-        """Go on with all prompts at once; see `System.ask`."""
-        limits = httpx2.Limits(max_connections=None)
-        async with httpx2.AsyncClient(base_url=self._addresses[setting], timeout=None, limits=limits) as client:
-            asks = [_completing(client, text, num_tokens) for text in prompts]
-            return Answer(await run_together(asks), {})
-
-    def pids(self, setting: Setting) -> list[int]:
-        """Return the id of the process that serves this setting; see `System.pids`."""
-        return [self._processes[setting].pid]
-
-    async def _start_one(self, running: AsyncExitStack, setting: Setting) -> str:
-        models, port = self._models, _free_port()
-        threads = str(models.threads or len(os.sched_getaffinity(0)))
-        flags = ["--model", str(models.target), "--parallel", str(models.slots), "--threads", threads]
-        flags += ["--ctx-size", str(models.slots * models.context), "--host", "127.0.0.1", "--port", str(port)]
-        flags += ["--offline", "--no-ui", "--log-verbosity", "1"]
-        if setting.num_draft_tokens:
-            flags += ["--model-draft", str(models.draft), "--spec-type", "draft-simple"]
-            flags += ["--spec-draft-n-max", str(setting.num_draft_tokens), "--spec-draft-threads", threads]
-        process = await asyncio.create_subprocess_exec(self._program, *flags, *self._flags, stdout=sys.stderr.fileno())
-        running.push_async_callback(_stop, process)
-        self._processes[setting] = process
-        address = f"http://127.0.0.1:{port}"
-        await _until_healthy(address, process)
-        return address
-
-
-def _completing(client: httpx2.AsyncClient, text: str, num_tokens: int) -> Callable[[Stream], Awaitable[None]]:
-    question = {"prompt": text, "n_predict": num_tokens, "temperature": 0, "stream": True, "return_tokens": True}
-
-    async def ask(stream: Stream) -> None:
-        rest = b""
-        async with client.stream("POST", "/completion", json=question) as reply:
-            reply.raise_for_status()
-            # What arrived together is one chunk: the server sends every token of a draft as an event of its own.
-            async for data in reply.aiter_raw():
-                *lines, rest = (rest + data).split(b"\n")
-                events = [json.loads(line.removeprefix(b"data: ")) for line in lines if line.startswith(b"data: ")]
-                arrived = sum(len(event["tokens"]) for event in events if not event["stop"])
-                if arrived:
-                    stream.chunks.append(Chunk(time.perf_counter(), arrived))
-
-    return ask
-
-
-async def _until_healthy(address: str, process: asyncio.subprocess.Process) -> None:
-    async with httpx2.AsyncClient(base_url=address) as client:
-        while process.returncode is None:
-            try:
-                if (await client.get("/health")).is_success:
-                    return
-            except httpx2.TransportError:
-                pass  # it does not listen yet
-            await asyncio.sleep(0.1)
-    raise RuntimeError(f"llama-server ended with code {process.returncode}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-async def _stop(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
-        process.terminate()
-        await process.wait()

@@ -1,5 +1,6 @@
 """The pure parts of benchmarks/company.py: the steady state, who met in decodes, and how systems are compared."""
 
+import asyncio
 import importlib.util
 import json
 from pathlib import Path
@@ -16,10 +17,11 @@ from benchmarks.company_measure import (
     measure,
     meeting,
     read_decodes,
+    run_together,
     steady_window,
     within,
 )
-from benchmarks.company_report import best_case, best_setting, plot, ratio, tables
+from benchmarks.company_report import best_case, best_setting, kept_cases, plot, ratio, tables
 
 
 def stream(*chunks: tuple[float, int], has_ended: bool = False) -> Stream:
@@ -49,6 +51,37 @@ def test_a_stream_that_was_cut_off_does_not_end_the_steady_state() -> None:
 def test_without_a_steady_state_nothing_is_measured(streams: list[Stream]) -> None:
     with pytest.raises(NoSteadyStateError):
         measure(streams)
+
+
+async def test_streams_are_cut_off_when_the_first_one_ends() -> None:
+    is_cut_off = False
+
+    async def short(stream: Stream) -> None:
+        stream.chunks.append(Chunk(1.0, 1))
+
+    async def endless(stream: Stream) -> None:
+        nonlocal is_cut_off
+        stream.chunks.append(Chunk(1.0, 1))
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            is_cut_off = True
+            raise
+
+    streams = await run_together([endless, short])
+    assert is_cut_off
+    assert streams == [stream((1.0, 1)), stream((1.0, 1), has_ended=True)]
+
+
+async def test_what_goes_wrong_with_a_stream_is_raised() -> None:
+    async def failing(stream: Stream) -> None:
+        raise ConnectionError("gone")
+
+    async def endless(stream: Stream) -> None:
+        await asyncio.Event().wait()
+
+    with pytest.raises(ConnectionError, match="gone"):
+        await run_together([endless, failing])
 
 
 def test_tokens_are_counted_in_the_steady_state_only() -> None:
@@ -114,6 +147,15 @@ def test_the_best_number_of_draft_tokens_is_the_one_with_the_highest_median() ->
     assert best_case(runs, "ours", 4) == ("ours", "plain")
     assert best_setting(runs[:1], "ours", 4) is None
     assert best_case(runs, "theirs", 4) is None
+
+
+def test_halving_keeps_plain_decoding_and_the_best_number_which_checkouts_share() -> None:
+    runs = [run("ours", "1", 10), run("ours", "3", 30), run("before", "1", 20), run("before", "3", 10)]
+    runs += [run("floor", "1", 10), run("floor", "3", 20)]
+    settings = {"ours": ["plain", "1", "3"], "before": ["alone", "1", "3"], "floor": ["plain", "1", "3"]}
+    kept = kept_cases(runs, settings, ["ours", "before"], 4)
+    ours = {("ours", "plain"), ("ours", "1"), ("ours", "3")}
+    assert kept == ours | {("before", "alone"), ("before", "1"), ("before", "3"), ("floor", "plain"), ("floor", "3")}
 
 
 def test_a_yardstick_may_be_one_of_several_systems() -> None:
