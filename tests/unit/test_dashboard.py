@@ -17,6 +17,7 @@ from outrider.v1 import generation_pb2
 from services.engine.devices import Accelerator
 from services.engine.engine import Engine
 from services.engine.instruments import EngineInstruments
+from services.engine.scheduler import Decode
 from services.frame.telemetry import Telemetry
 
 DASHBOARD = json.loads((Path(__file__).parents[2] / "deploy" / "grafana" / "dashboard.json").read_text())
@@ -55,7 +56,7 @@ def metrics() -> list[Metric]:
     provider = MeterProvider([reader], shutdown_on_exit=False)
     telemetry = Telemetry(meter_provider=provider)
     engine: Any = SimpleNamespace(num_waiting=0, num_active=0, num_evictions=0)
-    EngineInstruments(telemetry, cast(Engine, engine), 1, 1).record_decode(1, 0.001)
+    EngineInstruments(telemetry, cast(Engine, engine), 1, 1).record_decode(Decode(0.0, 0.001, [("a", 1)], True))
     drafted = Counter(remote=1)
     statistics = Statistics(1, drafted, drafted, drafted, num_accepted_per_position=Counter([0]))
     GenerationInstruments(telemetry, lambda: 0, lambda: 0.0).record(statistics, generation_pb2.GenerateSummary())

@@ -1,0 +1,172 @@
+"""Measures systems in turns, for company.py: each alone, while the others idle."""
+
+import asyncio
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+from company_measure import NoSteadyStateError, Window, measure, meeting, read_decodes, steady_window, within
+from company_prompts import PROMPTS
+from company_report import kept_cases
+from company_systems import Checkout, Models, Services, Setting, System
+
+from models.atomic_file import replacing
+
+_WARM_UP_TOKENS = 4
+_QUIET_S = 0.1
+_LONGEST_QUIET_S = 10.0
+
+
+def tell(line: str) -> None:
+    """Say how far it is, where nobody reads results."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def cpu_s(pids: Sequence[int]) -> float:
+    """Return the processor time that these processes have taken."""
+    times = [psutil.Process(pid).cpu_times() for pid in pids]
+    return sum(each.user + each.system for each in times)
+
+
+def used_s(own: Sequence[int], idle: Sequence[int]) -> dict[str, float]:
+    """Return the processor time taken so far: by who is measured, who idles meanwhile, this client, and all others."""
+    used = {"it": cpu_s(own), "idle systems": cpu_s(idle), "this client": time.process_time()}
+    machine = psutil.cpu_times()
+    busy_s = machine.user + machine.nice + machine.system + machine.irq + machine.softirq + machine.steal
+    return used | {"the rest of the machine": busy_s - sum(used.values())}
+
+
+async def until_quiet(pids: Sequence[int]) -> None:
+    """Return when these processes take no processor time: threads spin for a moment after the last decode."""
+    deadline_s = time.perf_counter() + _LONGEST_QUIET_S
+    before_s = cpu_s(pids)
+    while time.perf_counter() < deadline_s:
+        await asyncio.sleep(_QUIET_S)
+        now_s = cpu_s(pids)
+        if now_s == before_s:
+            return
+        before_s = now_s
+    tell("the systems do not come to rest: something else is asked of them")
+
+
+class Bench:
+    """Runs measurements and keeps what came of them in a file."""
+
+    def __init__(
+        self, systems: Sequence[System], num_tokens: dict[int, int], results: dict[str, Any], path: Path | None
+    ) -> None:
+        """Measure systems with so many tokens of each stream, by the number of streams; keep results in the file."""
+        self._systems = systems
+        self._num_tokens = num_tokens
+        self._path = path
+        self._is_warm: set[int] = set()
+        self.results = results
+
+    async def start(self, running: AsyncExitStack) -> None:
+        """Start all systems, and warm them up."""
+        for system in self._systems:
+            tell(f"starting {system.name}")
+            await system.start(running)
+            for setting in system.settings:
+                await self._warm_up(system, setting)
+
+    async def _warm_up(self, system: System, setting: Setting) -> None:
+        prompts = PROMPTS[: max(self._num_tokens)]
+        if not self._is_warm.issuperset(pids := system.pids(setting)):
+            # One by one, as the first that ends cuts the others off: all are to be in the cache.
+            for prompt in prompts:
+                await system.ask([prompt], setting, _WARM_UP_TOKENS)
+            self._is_warm.update(pids)
+        await system.ask(prompts, setting, _WARM_UP_TOKENS)
+
+    async def run(self, system: System, setting: Setting, num_streams: int, number: int) -> dict[str, Any] | None:
+        """Measure once, in round `number`; return what is kept of it, None where all streams never ran together."""
+        own = system.pids(setting)
+        others = sorted(
+            {pid for each in self._systems for every in each.settings for pid in each.pids(every)} - set(own)
+        )
+        await until_quiet([*own, *others])
+        began_s, used = time.perf_counter(), used_s(own, others)
+        answer = await system.ask(PROMPTS[:num_streams], setting, self._num_tokens[num_streams])
+        took_s = time.perf_counter() - began_s
+        shares = {name: (after - used[name]) / took_s for name, after in used_s(own, others).items()}
+        case = f"{num_streams:2} streams, {setting.name:>5}, {system.name}"
+        try:
+            window = steady_window(answer.streams)
+        except NoSteadyStateError as error:
+            tell(f"{case}: {error}")
+            return None
+        run = {
+            "system": system.name,
+            "setting": setting.name,
+            "num_streams": num_streams,
+            "round": number,
+            **measure(answer.streams),
+            "cpu_shares": shares,
+            "counts": answer.counts,
+            "window": window,
+            "chunks": [
+                [(round(chunk.at_s - began_s, 5), chunk.num_tokens) for chunk in stream.chunks]
+                for stream in answer.streams
+            ],
+        }
+        tell(
+            f"{case}: {run['tokens_per_s']:.1f} tokens/s, {took_s:.1f} s; of a core took "
+            + ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+        )
+        self.results["runs"].append(run)
+        self.save()
+        return run
+
+    def save(self) -> None:
+        """Write the file."""
+        if self._path is not None:
+            with replacing(self._path) as temporary:
+                temporary.write_text(json.dumps(self.results))
+
+    async def run_round(self, settings: Sequence[Setting], number: int, halving: bool) -> None:
+        """Measure every system with everything, or in later rounds with what is left after halving."""
+        shift = number % len(self._systems)
+        turns = [*self._systems[shift:], *self._systems[:shift]]
+        names = {system.name: [setting.name for setting in system.settings] for system in turns}
+        checkouts = [system.name for system in turns if isinstance(system, Services)]
+        for num_streams in self._num_tokens:
+            kept = kept_cases(self.results["runs"], names, checkouts, num_streams) if halving and number else None
+            for setting in settings:
+                for system in turns:
+                    if setting in system.settings and (kept is None or (system.name, setting.name) in kept):
+                        await self.run(system, setting, num_streams, number)
+
+
+async def record(
+    name: str, checkout: Checkout, models: Models, num_tokens: dict[int, int], settings: Sequence[Setting]
+) -> list[dict[str, Any]]:
+    """Measure a checkout whose services write down their decodes; return runs, with who met in the steady state."""
+    runs = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "decodes"
+        services = Services(name, replace(checkout, record=path), models, settings)
+        bench = Bench([services], num_tokens, {"runs": []}, None)
+        async with AsyncExitStack() as running:
+            await bench.start(running)
+            for num_streams in num_tokens:
+                for setting in settings:
+                    if run := await bench.run(services, setting, num_streams, 0):
+                        runs.append(run | _account(path, Window(*run["window"])))
+    return runs
+
+
+def _account(path: Path, window: Window) -> dict[str, Any]:
+    """Return who met in the decodes of a window, and the decodes of both services."""
+    target, draft = (
+        within(read_decodes(path.with_suffix(f".{kind}").read_text().splitlines()), window)
+        for kind in ("target", "draft")
+    )
+    return {"meeting": meeting(target, window), "decodes": {"target": target, "draft": draft}}
