@@ -20,10 +20,8 @@ class DraftToken:
 class Proposal(Work):
     """Samples up to `num_draft_tokens` tokens, one after the other, and finishes with a list of `DraftToken`.
 
-    It never waits for a slot: until there is one, its session decodes plainly, which is quicker than to wait.
+    With a deadline it does not wait for a slot: who sets one decodes plainly meanwhile, which is quicker than to wait.
     """
-
-    waits_for_slot = False
 
     def __init__(
         self,
@@ -36,6 +34,7 @@ class Proposal(Work):
         deadline_s: float | None = None,
     ) -> None:
         super().__init__(prefix, deadline_s=deadline_s)
+        self.waits_for_slot = deadline_s is None
         self._num_draft_tokens = num_draft_tokens
         self._params = params
         self._end_of_generation = end_of_generation

@@ -12,7 +12,7 @@ from outrider.v1 import common_pb2, model_pb2_grpc
 from services.engine.capacity import batch_rows
 from services.engine.devices import accelerators
 from services.engine.engine import Engine
-from services.engine.errors import EngineError
+from services.engine.errors import EngineError, ModelLoadError
 from services.engine.exactness import most_reserve, padded_runtime
 from services.engine.gguf_file import GgufFile
 from services.engine.instruments import EngineInstruments
@@ -113,6 +113,9 @@ class ModelApplication(ABC):
             self.model, options, digest_of_files(self.model.parts, self._given_up), f"{device} {gpu_layers}"
         )
         runtime = self.make_runtime(served)
+        if self._given_up.is_set():
+            runtime.close()
+            raise ModelLoadError("the model was given up")
         self.engine = Engine(
             runtime,
             max_queued=settings.max_queued,

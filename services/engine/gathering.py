@@ -21,9 +21,8 @@ from services.engine.costs import DecodeCosts
 # Shares of the longest wait: where waiting pays, and where it does not.
 _LONG_SHARE, _SHORT_SHARE = 1.0, 0.1
 # A session that was answered is expected for so many of its usual return times, but for no less than this. One that is
-# new is taken for what new ones were lately: those that lost their slot before they came back count as quickest.
+# new is taken for what new ones were lately: those that lost their slot and did not come back count as quickest.
 _RETURNS, _LEAST_EXPECTED_S = 2.0, 0.25
-_FIRST_RETURN_S = 0.25
 _NUM_RETURNS = 8
 _MOST_EVICTED = 256
 # A session that was late so many times in a row is not waited for for 2 to that power answers.
@@ -126,7 +125,7 @@ class Gathering:
         if session.returns_s:
             expected_s = max(_RETURNS * max(session.returns_s), _LEAST_EXPECTED_S)
         else:
-            expected_s = _RETURNS * max(self._first_returns_s, default=_FIRST_RETURN_S)
+            expected_s = _RETURNS * max(self._first_returns_s, default=0.0)
         return self._clock() < session.answered_s + expected_s
 
     @property

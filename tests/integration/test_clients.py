@@ -348,7 +348,8 @@ async def test_a_thousand_sessions_and_eight_slots(pair: Pair) -> None:
         all_of_them = asyncio.gather(*(go(index, "together") for index in range(1000)))
         together = await while_going_on(all_of_them, lambda: target.gate.num_decodes)
         assert [tokens for tokens, _ in together[::100]] == alone
-        assert sum(was_evicted for _, was_evicted in together) > 500
+        # Those that are about to come back keep their slots, and the others queue.
+        assert sum(was_evicted for _, was_evicted in together) < 200
         assert target.engine.num_evictions > 900
         assert (target.engine.num_active, target.engine.num_waiting) == (0, 0)
 

@@ -91,7 +91,7 @@ async def target(pair: Pair) -> AsyncIterator[Counted]:
     settings = {**ENGINE_SETTINGS, "slots": NUM_SLOTS}
     async with counting(CountingTarget(TargetSettings(model=pair.target, port=0, exact="off", **settings))) as counted:
         # As on a device where rows cost next to nothing: what is ready is decoded together.
-        counted.application.padded.costs = LinearCosts(1000.0)
+        counted.application.padded.costs = LinearCosts(1000.0, row_s=1e-6)
         yield counted
 
 
