@@ -1,9 +1,10 @@
 """What decodes cost, from the decodes as they happen. Nothing is timed for its own sake."""
 
+import statistics
 from collections import deque
 from collections.abc import Sequence
 
-# Recent times of one size; the least of them counts, as whatever disturbs a decode makes it longer.
+# Recent times of one size. The least of them is what a decode takes that nothing disturbs.
 _NUM_RECENT = 8
 # Sizes up to this are kept apart, as kernels have steps there; larger ones by powers of two.
 _MOST_EXACT_ROWS = 32
@@ -20,6 +21,7 @@ class DecodeCosts:
     def __init__(self) -> None:
         self._recent: dict[int, deque[float]] = {}
         self._least: list[tuple[int, float]] = []
+        self._usual: list[tuple[int, float]] = []
         self._recent_copies: deque[float] = deque(maxlen=_NUM_RECENT)
 
     def observe(self, num_rows: int, duration_s: float, *, after_copy: bool = False) -> None:
@@ -31,27 +33,15 @@ class DecodeCosts:
         size = _size(num_rows)
         self._recent.setdefault(size, deque(maxlen=_NUM_RECENT)).append(duration_s * size / num_rows)
         self._least = sorted((rows, min(times)) for rows, times in self._recent.items())
+        self._usual = sorted((rows, statistics.median(times)) for rows, times in self._recent.items())
 
     def decode_s(self, num_rows: int) -> float:
-        """Estimate one decode of so many rows; 0 while nothing is known.
+        """Estimate one decode of so many rows that nothing disturbs; 0 while nothing is known.
 
         Between sizes that were seen it is a line. Beyond them it is the line of the nearest two, but never more than in
         proportion to the rows above them, nor less than that below them.
         """
-        known = self._least
-        if not known:
-            return 0.0
-        if len(known) == 1:
-            return known[0][1] * (num_rows / known[0][0])
-        index = next((i for i, (rows, _) in enumerate(known) if rows >= num_rows), len(known))
-        first = min(max(index - 1, 0), len(known) - 2)
-        estimate_s = _line(known[first : first + 2], num_rows)
-        smallest, largest = known[0], known[-1]
-        if num_rows < smallest[0]:
-            return min(max(estimate_s, smallest[1] * num_rows / smallest[0]), smallest[1])
-        if num_rows > largest[0]:
-            return max(min(estimate_s, largest[1] * num_rows / largest[0]), largest[1])
-        return estimate_s
+        return _estimate_s(self._least, num_rows)
 
     def rows_within(self, limit_s: float, start_rows: int, most_rows: int) -> int:
         """Return how many rows, a power of two from 8 on and at most `most_rows`, one decode evaluates in `limit_s`.
@@ -65,9 +55,9 @@ class DecodeCosts:
             rows *= 2
         return min(rows, most_rows)
 
-    def saving_s(self, num_rows: int, num_more_rows: int) -> float:
-        """Return what one decode saves that takes the place of two."""
-        return self.decode_s(num_rows) + self.decode_s(num_more_rows) - self.decode_s(num_rows + num_more_rows)
+    def usual_s(self, num_rows: int) -> float:
+        """Estimate one decode of so many rows beside what goes on here: the drafts of others on the same cores, say."""
+        return _estimate_s(self._usual, num_rows)
 
     @property
     def decode_worth(self) -> float:
@@ -90,6 +80,22 @@ class DecodeCosts:
         """Return the size near 8 times the smallest: cost curves bend beyond."""
         smallest = self._least[0][0]
         return min(self._least[1:], key=lambda known: abs(known[0] - 8 * smallest))
+
+
+def _estimate_s(known: Sequence[tuple[int, float]], num_rows: int) -> float:
+    if not known:
+        return 0.0
+    if len(known) == 1:
+        return known[0][1] * (num_rows / known[0][0])
+    index = next((i for i, (rows, _) in enumerate(known) if rows >= num_rows), len(known))
+    first = min(max(index - 1, 0), len(known) - 2)
+    estimate_s = _line(known[first : first + 2], num_rows)
+    smallest, largest = known[0], known[-1]
+    if num_rows < smallest[0]:
+        return min(max(estimate_s, smallest[1] * num_rows / smallest[0]), smallest[1])
+    if num_rows > largest[0]:
+        return max(min(estimate_s, largest[1] * num_rows / largest[0]), largest[1])
+    return estimate_s
 
 
 def _line(points: Sequence[tuple[int, float]], rows: int) -> float:

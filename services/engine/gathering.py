@@ -1,13 +1,12 @@
 """When a decode begins: at once, or once the sessions that were answered are back. Pure but for its clock.
 
 Left alone, sessions fall into groups that take turns and never share a decode, and many rows cost little more than
-few. So a decode waits for sessions that are between two cycles, at most as long as their own decode would take, or
-that of those who are there. Return times that were seen say little: while groups take turns, each session's draft
-runs beside the others' decode and looks slow. So nothing is predicted. A session that was waited for in vain, or
-that alone kept all others waiting for longer than one decode in the place of two saves, is late and not waited for
-any more, until it comes back in time, and all the same after 2, 4, 8 and at last every 64 answers, as without
-waiting nobody may ever be in time. Whether waiting pays at all is found out by doing without it for a while
-(`Comparison`).
+few. So a decode waits for sessions that are between two cycles, as long as one decode is quicker than two: than two
+as they usually are, beside each of which the other's sessions draft, on the same cores perhaps. Return times that
+were seen say little, since drafts beside a decode look slow. So nothing is predicted. A session that was waited for
+in vain, or that alone kept all others waiting for longer than that, is late and not waited for any more, until it
+comes back in time, and all the same after 2, 4, 8 and at last every 64 answers, as without waiting nobody may ever be
+in time. Whether waiting pays at all is found out by doing without it for a while (`Comparison`).
 """
 
 import time
@@ -25,6 +24,9 @@ _LONG_SHARE, _SHORT_SHARE = 1.0, 0.1
 _RETURNS, _LEAST_EXPECTED_S = 2.0, 0.25
 _NUM_RETURNS = 8
 _MOST_EVICTED = 256
+# Sessions that are answered together do not come back in the same moment: how long the first waits for the last at
+# least, and the most that this may take of a decode.
+_SPREAD_S, _SPREAD_SHARE = 0.005, 0.25
 # A session that was late so many times in a row is not waited for for 2 to that power answers.
 _MOST_DOUBTS = 6
 
@@ -152,7 +154,11 @@ class Gathering:
         if not num_missing_rows:
             return self._ready_s
         share = _LONG_SHARE if self._comparison.waits(self.num_present) else _SHORT_SHARE
-        return self._ready_s + share * self._costs.decode_s(min(num_ready_rows, num_missing_rows))
+        patience_s = self._worth_s(num_ready_rows, num_missing_rows)
+        if any(session.num_doubts for session in self._away() if not session.is_late):
+            # One decode of all was not seen lately, and may be quicker than it is thought to be.
+            patience_s = max(patience_s, self._costs.usual_s(min(num_ready_rows, num_missing_rows)))
+        return self._ready_s + share * patience_s
 
     def begin(self, num_ready_rows: int) -> None:
         """The decode of what is ready begins: who is still away is late."""
@@ -160,7 +166,7 @@ class Gathering:
         ready_s = now_s if self._ready_s is None else self._ready_s
         for session in self._away():
             if session.missed_until_s is None:
-                session.missed_until_s = ready_s + self._costs.saving_s(num_ready_rows, session.num_rows)
+                session.missed_until_s = ready_s + self._worth_s(num_ready_rows, session.num_rows)
             if not session.is_late:
                 session.doubt()
         self._end_round(now_s)
@@ -174,7 +180,13 @@ class Gathering:
         """Whether one that comes now has kept those who are here waiting for longer than its company saves."""
         if self._ready_s is None:
             return False
-        return now_s - self._joined_s > self._costs.saving_s(self._num_ready_rows, self._num_missing_rows())
+        return now_s - self._joined_s > self._worth_s(self._num_ready_rows, self._num_missing_rows())
+
+    def _worth_s(self, num_ready_rows: int, num_missing_rows: int) -> float:
+        """Return how long one decode in the place of two is worth waiting."""
+        together_s = self._costs.decode_s(num_ready_rows + num_missing_rows)
+        saving_s = self._costs.usual_s(num_ready_rows) + self._costs.usual_s(num_missing_rows) - together_s
+        return max(saving_s, min(_SPREAD_S, _SPREAD_SHARE * together_s))
 
     def _num_missing_rows(self) -> int:
         return sum(session.num_rows for session in self._away() if not session.is_late)

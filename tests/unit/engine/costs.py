@@ -11,7 +11,7 @@ class LinearCosts(DecodeCosts):
         self._worth = decode_worth
         self._row_s = row_s
         self._copy_worth = copy_worth
-        self._least = [(rows, self.decode_s(rows)) for rows in (1, 512)]
+        self._least = self._usual = [(rows, self.decode_s(rows)) for rows in (1, 512)]
 
     def observe(self, num_rows: int, duration_s: float, *, after_copy: bool = False) -> None:
         """Learn nothing."""

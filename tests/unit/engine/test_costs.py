@@ -80,5 +80,9 @@ def test_one_dear_copy_does_not_end_copying() -> None:
     assert costs.copy_worth == 256.0
 
 
-def test_what_one_decode_saves_in_the_place_of_two() -> None:
-    assert seen({1: 11.0, 31: 41.0}).saving_s(4, 12) == pytest.approx(10.0)
+def test_what_a_decode_usually_takes_is_not_the_least() -> None:
+    costs = seen({1: 1.0})
+    for duration_s in (4.0, 3.0):
+        costs.observe(1, duration_s)
+    assert costs.usual_s(1) == 3.0
+    assert costs.decode_s(1) == 1.0
