@@ -27,8 +27,8 @@ _REFUSALS = (
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 )
-# Drafts of a session that may be late one after the other before the service is taken for lost.
-_MOST_LATE = 3
+# Drafts of a session that are missed by chance, one after the other, before the service is taken for lost.
+_MOST_MISSED = 3
 
 
 class RemoteDrafter:
@@ -65,7 +65,7 @@ class RemoteDrafter:
         self._min_joint_confidence = min_joint_confidence
         self._is_attached = False
         self._is_refused = False
-        self._num_late = 0
+        self._num_missed = 0
         self._limit_s = patience.most_s
 
     @property
@@ -140,17 +140,19 @@ class RemoteDrafter:
     def _miss(self, span: Span, error: ServiceError) -> None:
         """Do without a draft in this cycle; where that was no accident, without the service."""
         is_unwilling = error.code is grpc.StatusCode.RESOURCE_EXHAUSTED and self._stream.is_open
-        if is_unwilling or self._is_late_by_chance(error):
+        if is_unwilling or self._is_chance(error):
             span.add_event("outrider.draft_missed", {"outrider.reason": error.message})
         else:
             self._fall_back(span, error)
 
-    def _is_late_by_chance(self, error: ServiceError) -> bool:
-        """Whether a draft came later than usual, which the next one, that supersedes it, need not."""
-        if error.reason != _REASON_TIMEOUT or self._breaker.is_open or self._limit_s >= self._patience.most_s:
+    def _is_chance(self, error: ServiceError) -> bool:
+        """Whether a draft is missing that the next one need not follow: it was late, or a proxy has cut the stream."""
+        is_late = error.reason == _REASON_TIMEOUT and self._limit_s < self._patience.most_s
+        is_cut = self._is_attached and self._stream.was_cut(error) and error.code not in _REFUSALS
+        if self._breaker.is_open or not (is_late or is_cut):
             return False
-        self._num_late += 1
-        return self._num_late < _MOST_LATE
+        self._num_missed += 1
+        return self._num_missed < _MOST_MISSED
 
     def _fall_back(self, span: Span, error: ServiceError) -> None:
         # A service that refuses what it is asked is well: other sessions may go on with it. One that takes shorter
@@ -168,12 +170,12 @@ class RemoteDrafter:
             self._is_attached = False
         span.add_event("outrider.fallback", {"outrider.reason": reason})
         self._cache.forget()
-        self._num_late = 0
+        self._num_missed = 0
 
     def _attach(self, span: Span) -> None:
         if self._breaker.succeed():
             _log.info("the draft service is back")
-        self._num_late = 0
+        self._num_missed = 0
         if not self._is_attached:
             self._is_attached = True
             span.add_event("outrider.attach")

@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 
 import grpc
 
+from outrider.v1 import common_pb2
 from services.frame.call_status import CallStatus
 from services.frame.errors import ServiceError, error_from_status
 
@@ -34,6 +35,11 @@ class SessionStream(Generic[RequestT, ReplyT]):
     def is_open(self) -> bool:
         """Whether the stream has been opened and has not ended."""
         return self._call is not None
+
+    def was_cut(self, error: ServiceError) -> bool:
+        """Whether an error of `ask` is a stream that ended, and not by a word of the service: somebody on the way."""
+        is_of_service = f"ERROR_REASON_{error.reason}" in common_pb2.ErrorReason.keys()  # noqa: SIM118  no mapping
+        return not (self.is_open or is_of_service)
 
     async def ask(self, request_id: int, message: RequestT, timeout_s: float | None) -> ReplyT:
         """Send a message and wait for the reply with this id: a result or a cache miss.

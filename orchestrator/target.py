@@ -135,8 +135,7 @@ class TargetSession:
 
     def _is_worth_another_try(self, error: ServiceError) -> bool:
         """Whether the target may answer yet: it is away or busy, or a proxy has cut the stream, whatever its status."""
-        is_ours = f"ERROR_REASON_{error.reason}" in common_pb2.ErrorReason.keys()  # noqa: SIM118  no mapping
-        return error.code in _RETRIED or not (is_ours or self._stream.is_open)
+        return error.code in _RETRIED or self._stream.was_cut(error)
 
     def _unavailable(self, error: ServiceError) -> ServiceError:
         if error.code is grpc.StatusCode.RESOURCE_EXHAUSTED:

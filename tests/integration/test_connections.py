@@ -21,6 +21,7 @@ from tests.integration.services import (
     orchestrator_server,
     target_server,
 )
+from tests.proxy import proxying
 from tests.relay import Relay, relaying, scaled
 from tests.waiting import soon
 
@@ -89,3 +90,15 @@ async def test_a_watch_that_is_cut_is_no_outage(
         status = await client.status()
         assert status.target.is_available and status.draft.is_available
         assert [each for each in caplog.messages if "away" in each or "without" in each or "draft " in each] == []
+
+
+async def test_services_are_called_through_the_proxy_that_a_setting_names(pair: Pair) -> None:
+    with proxying() as proxy:
+        async with AsyncExitStack() as stack:
+            target = await stack.enter_async_context(target_server(pair.target))
+            draft = await stack.enter_async_context(draft_server(pair.draft))
+            orchestrator = orchestrator_server(target.address, draft.address, peer_proxy=proxy.url)
+            client = await stack.enter_async_context(client_of(await stack.enter_async_context(orchestrator)))
+            await client.until_draft(is_available=True)
+            assert (await client.generate(speculation=fixed(4))).counts.num_accepted_tokens > 0
+        assert set(proxy.requests) == {f"CONNECT {server.address} HTTP/1.1" for server in (target, draft)}

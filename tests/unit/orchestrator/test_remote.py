@@ -335,6 +335,22 @@ async def test_a_stream_that_breaks_is_opened_again() -> None:
     assert script.num_streams == 2
 
 
+async def test_a_stream_that_somebody_cuts_on_the_way_costs_this_cycle_and_no_more(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As proxies do, where the target's answers take long."""
+    cut = grpc.StatusCode.INTERNAL
+    script = Script([proposal(7), cut, cut, proposal(8), cut, cut, cut])
+    breaker = Breaker(retry_s=1000.0)
+    async with attached(script, breaker=breaker) as drafter:
+        tokens = [list((await drafter.propose(TokenSequence(PROMPT), 2)).tokens) for _ in range(6)]
+        assert tokens == [[7], [], [], [8], [], []]
+        assert drafter.num_fallbacks == drafter.num_resyncs == 0
+        assert caplog.messages == []
+        assert (await drafter.propose(TokenSequence(PROMPT), 2)).tokens == ()
+        assert (breaker.is_open, drafter.num_fallbacks) == (True, 1)
+
+
 async def test_a_service_that_is_not_there() -> None:
     breaker = Breaker(retry_s=1000.0)
     async with grpc.aio.insecure_channel("127.0.0.1:1") as channel:
