@@ -51,7 +51,8 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
     """Writes to what `sys.stderr` is at the moment: a progress line on a terminal takes its place for a while."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.setStream(sys.stderr)
+        # Not by setStream, which flushes what may be closed by now.
+        self.stream = sys.stderr
         super().emit(record)
 
 
