@@ -39,7 +39,8 @@ async def while_kept(waiting: Coroutine[Any, Any, ResultT], keeping: Coroutine[A
     finally:
         waiting_task.cancel()
         keeping_task.cancel()
-        await asyncio.wait((waiting_task, keeping_task))
+        # One error is told; the other one may be its consequence.
+        await asyncio.gather(waiting_task, keeping_task, return_exceptions=True)
 
 
 class Processes:

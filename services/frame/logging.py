@@ -58,7 +58,7 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
     """Writes to what `sys.stderr` is at the moment: a progress line on a terminal takes its place for a while."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        # Not by setStream, which flushes the one before: that may be closed by now.
+        # Not by setStream, which flushes what may be closed by now.
         self.stream = sys.stderr
         super().emit(record)
 

@@ -3,7 +3,6 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,16 +12,6 @@ from services.frame.logging import configure_logging
 from services.frame.recording import Recorder
 from services.frame.spans import server_span
 from services.frame.telemetry import Telemetry
-
-
-@pytest.fixture(autouse=True)
-def _restore_logging() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(False)
 
 
 def test_text_has_level_service_logger_and_extras(capsys: pytest.CaptureFixture[str]) -> None:

@@ -174,7 +174,8 @@ def test_a_collector_that_is_away_is_told_of_once_and_not_waited_for(
     eventually(recorded)
     telemetry.shutdown()
     ending = "are dropped until one does; OTEL_SDK_DISABLED=true does without"
-    assert sorted(caplog.messages) == [
+    # Threads of other tests may have something to say too.
+    assert sorted(message for message in caplog.messages if str(nobody) in message) == [
         f"no collector answers at 127.0.0.1:{nobody}: {what} {ending}" for what in ("metrics", "traces")
     ]
 
