@@ -18,8 +18,10 @@ RUN sh deploy/install.sh project
 
 FROM ${BASE_IMAGE}
 RUN command -v python3 || { apt-get update && apt-get install --yes --no-install-recommends python3; }
+RUN install -d -o 10001 -g 10001 /cache
 COPY --from=build /opt/outrider /opt/outrider
 ENV PATH=/opt/outrider/bin:$PATH \
+    XDG_CACHE_HOME=/cache \
     OUTRIDER_DRAFT_HOST=0.0.0.0 \
     OUTRIDER_DRAFT_MODEL=/models/draft.gguf \
     OUTRIDER_HEALTHCHECK_ADDRESS=127.0.0.1:50051

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,8 +15,10 @@ from services.engine.devices import accelerators
 from services.engine.engine import Engine
 from services.engine.errors import EngineError, ModelLoadError
 from services.engine.exactness import most_reserve, padded_runtime
+from services.engine.flash_attention import choose_flash_attention
 from services.engine.gguf_file import GgufFile
 from services.engine.instruments import EngineInstruments
+from services.engine.measuring import Measuring, budget_after, findings
 from services.engine.memory import check_memory, free_ram, layers_that_fit
 from services.engine.model import Model
 from services.engine.model_service import ModelServicer, Served, describe, digest_of_files
@@ -83,35 +86,46 @@ class ModelApplication(ABC):
         if self.model is not None:
             self.model.close()
 
+    def accept(self, model: Model) -> None:
+        """Take the loaded model. The subclass raises ModelLoadError for one that it cannot serve."""
+        self.model = model
+
+    def choose(self, served: Served, measuring: Measuring) -> Served:
+        """Choose what measuring at load decides. The target overrides this to choose its `exactness` first."""
+        flash_attention = choose_flash_attention(self.settings.flash_attention, served, self.exactness, measuring)
+        return replace(served, options=replace(served.options, flash_attention=flash_attention))
+
     def make_runtime(self, served: Served) -> Runtime:
-        """Make the runtime. The target overrides this to choose its `exactness` first."""
+        """Make the runtime."""
         return padded_runtime(served.model, served.options, self.exactness, self.settings.max_draft_tokens)
 
     def _load(self, server: FrameServer, loop: asyncio.AbstractEventLoop) -> tuple[common_pb2.ModelInfo, str]:
         """Return the description of what is served, and a line that tells what was measured and chosen."""
         settings = self.settings
+        started_s = time.perf_counter()
         options = RuntimeOptions(
             num_slots=settings.slots,
             context_length=settings.context,
             reserve=most_reserve(settings.max_draft_tokens),
             num_threads=settings.threads,
-            flash_attention=settings.flash_attention,
+            flash_attention=settings.flash_attention == "on",
         )
         self.announce(f"loading {settings.model.name} ({_size_of(settings.model) >> 20} MiB)")
         gpus = accelerators()
-        gpu_layers = settings.gpu_layers
+        gpu_layers = settings.gpu_layers if gpus else 0
         if gpu_layers < 0:
             most_bytes = max((gpu.free_bytes for gpu in gpus), default=0)
             gpu_layers = layers_that_fit(settings.model, options, most_bytes)
         device = ", ".join(gpu.name for gpu in gpus) if gpus and gpu_layers else "CPU"
         ram_bytes = free_ram()
-        self.model = Model(settings.model, num_gpu_layers=gpu_layers, given_up=self._given_up)
-        check_memory(self.model, options, ram_bytes, accelerators(), gpu_layers)
-        max_batch_rows = settings.batch_rows or batch_rows(self.model.vocabulary.size)
+        model = Model(settings.model, num_gpu_layers=gpu_layers, given_up=self._given_up)
+        self.accept(model)
+        check_memory(model, options, ram_bytes, accelerators(), gpu_layers)
+        max_batch_rows = settings.batch_rows or batch_rows(model.vocabulary.size)
         options = replace(options, max_batch_rows=max_batch_rows)
-        served = Served(
-            self.model, options, digest_of_files(self.model.parts, self._given_up), f"{device} {gpu_layers}"
-        )
+        served = Served(model, options, digest_of_files(model.parts, self._given_up), f"{device} {gpu_layers}")
+        measuring = Measuring(budget_after(time.perf_counter() - started_s), findings(), self.announce)
+        served = self.choose(served, measuring)
         runtime = self.make_runtime(served)
         if self._given_up.is_set():
             runtime.close()
@@ -124,7 +138,7 @@ class ModelApplication(ABC):
         )
         self.engine.start()
         info = describe(served, self.exactness, device, settings.max_draft_tokens)
-        flash_attention = "on" if options.flash_attention else "off"
+        flash_attention = "on" if served.options.flash_attention else "off"
         exact = f"by {self.exactness.mode.value} {self.exactness.width}" if self.exactness else "off"
         told = (
             f"serving {info.name} ({info.architecture}, {info.quantization}, "

@@ -1,29 +1,28 @@
 """Which way to exactness a target takes, from a probe of the model as it will be run. Results are kept on disk."""
 
-import json
 import logging
-import statistics
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
-
-from platformdirs import user_cache_path
+from functools import cache
 
 from services.engine.errors import ModelLoadError
+from services.engine.measuring import Budget, Finding, Measuring, OutOfTimeError, least_times, rows_after
 from services.engine.model import Model
+from services.engine.model_service import Served
 from services.engine.padding import ExactMode, Exactness, PaddedRuntime, reserve
 from services.engine.probe import is_exact
-from services.engine.runtime import LlamaRuntime, Runtime, RuntimeOptions, Segment
+from services.engine.runtime import LlamaRuntime, RuntimeOptions, Segment
 
 _log = logging.getLogger(__name__)
 # Not 1: kernels for one row differ from those for more, in the attention at least. Where activations are quantized that
 # shows in the logits of one position in hundreds, so rarely that a probe can miss it.
 _WIDTHS = (2, 4, 8, 16)
 _MAX_COST = 1.05
-# The number rises when the probe becomes another one.
-_PROBE_VERSION = 2
-_NUM_TIMED = 15
+# What costs more than this at first is not measured further, nor are more rows than some that cost so much.
+_CLEARLY_DEAR, _NO_WAY_BACK = 1.2, 2.0
+_ENOUGH_S = 0.4
+# These numbers rise when what they name becomes another one.
+_PROBE_VERSION, _COST_VERSION = 2, 2
 
 
 def padded_runtime(
@@ -48,92 +47,126 @@ def candidates(max_draft_tokens: int) -> list[Exactness]:
     ]
 
 
-def choose_on(model: Model, options: RuntimeOptions, max_draft_tokens: int, identity: str) -> Exactness:
-    """Return the first candidate that the probe finds exact.
-
-    `identity` tells apart everything that decides the logits' bits; results are kept under it.
+def choose_on(served: Served, max_draft_tokens: int, measuring: Measuring) -> Exactness:
+    """Return the first candidate that the probe finds exact, however long that takes.
 
     Raises:
         ModelLoadError: no candidate is exact.
     """
-    exactness = _first_exact(model, options, max_draft_tokens, identity, candidates(max_draft_tokens))
-    if exactness is None:
-        raise ModelLoadError(
-            f"{model.path} cannot be served exactly on this device: its logits change with the batch in every mode"
-        )
-    return exactness
-
-
-def choose_auto(model: Model, options: RuntimeOptions, max_draft_tokens: int, identity: str) -> Exactness | None:
-    """Return the first candidate that is exact and costs one session under 5 % more than one plain row; else None."""
-
-    def is_cheap(exactness: Exactness) -> bool:
-        def measure() -> bool:
-            padded_s = _decode_s(padded_runtime(model, options, exactness, max_draft_tokens))
-            return padded_s < _MAX_COST * _decode_s(LlamaRuntime(model, options))
-
-        # Remembered, as a restarted target should decide as it did before: its numerics must not depend on noise.
-        return _remembered("cost", _key(identity, options, max_draft_tokens, exactness), measure)
-
-    return _first_exact(model, options, max_draft_tokens, identity, filter(is_cheap, candidates(max_draft_tokens)))
-
-
-def _first_exact(
-    model: Model, options: RuntimeOptions, max_draft_tokens: int, identity: str, tried: Iterable[Exactness]
-) -> Exactness | None:
-    for exactness in tried:
-        key = _key(identity, options, max_draft_tokens, exactness)
-
-        def probe(exactness: Exactness = exactness) -> bool:
-            traced = replace(options, trace_rows=model.num_gpu_layers == 0)
-            runtime = padded_runtime(model, traced, exactness, max_draft_tokens)
-            try:
-                return is_exact(runtime, max_draft_tokens)
-            finally:
-                runtime.close()
-
-        if _remembered("exactness", f"{_PROBE_VERSION} {key}", probe):
+    choosing = _Choosing(served, max_draft_tokens, measuring)
+    for exactness in candidates(max_draft_tokens):
+        if choosing.is_exact_in_full(exactness):
             return exactness
+    raise ModelLoadError(
+        f"{served.model.path} cannot be served exactly on this device: its logits change with the batch in every mode"
+    )
+
+
+def choose_auto(served: Served, max_draft_tokens: int, measuring: Measuring) -> Exactness | None:
+    """Return the first candidate that costs one session under 5 % more than one plain row and is exact; else None.
+
+    What is not found out within the budget counts as not exact, in this start and in later ones.
+    """
+    choosing = _Choosing(served, max_draft_tokens, measuring)
+    for exactness in candidates(max_draft_tokens):
+        is_cheap = choosing.is_cheap(exactness)
+        is_taken = is_cheap and choosing.is_exact(exactness)
+        if is_taken:
+            return exactness
+        if is_taken is None:
+            what = "whether its logits are exact" if is_cheap else "what exactness costs"
+            _log.info(
+                "exact off: there was no time to find out %s with %s; --exact on has it probed in full",
+                what,
+                _name(exactness),
+            )
+            return None
     return None
 
 
-def _key(identity: str, options: RuntimeOptions, max_draft_tokens: int, exactness: Exactness) -> str:
-    return f"{identity} {options} {max_draft_tokens} {exactness.mode.value} {exactness.width}"
+class _Choosing:
+    """What is asked about candidates. Each answer is found once, and remembered."""
+
+    def __init__(self, served: Served, max_draft_tokens: int, measuring: Measuring) -> None:
+        self._model = served.model
+        self._options = replace(served.options, flash_attention=False)
+        self._max_draft_tokens = max_draft_tokens
+        self._measuring = measuring
+        self._key = f"{served.identity} {self._options} {max_draft_tokens}"
+        self._cheap_widths = cache(lambda: _cheap_widths(served.model, self._options, measuring.budget))
+
+    def is_cheap(self, exactness: Exactness) -> Finding:
+        """Whether it costs one session nearly nothing."""
+        if exactness.mode is ExactMode.CONSTANT_ROWS:
+            # It takes what the row multiple takes and more.
+            found = self.is_cheap(Exactness(ExactMode.ROW_MULTIPLE, exactness.width))
+            return found and self._find_cost(exactness, lambda: self._is_cheap_in_all_slots(exactness))
+        return self._find_cost(exactness, lambda: exactness.width in self._cheap_widths())
+
+    def is_exact(self, exactness: Exactness) -> Finding:
+        """Whether its logits are exact, as far as that can be found out in time."""
+        return self._measuring.find_out(
+            self._probe_key(exactness), lambda: self._probe(exactness, self._measuring.budget.pace())
+        )
+
+    def is_exact_in_full(self, exactness: Exactness) -> bool:
+        """Whether its logits are exact, however long it takes to find out."""
+        news = self._measuring.news_of(f"a probe whether logits are exact with {_name(exactness)}")
+        return self._measuring.find_out_in_full(self._probe_key(exactness), lambda: self._probe(exactness, news))
+
+    def _find_cost(self, exactness: Exactness, measure: Callable[[], bool]) -> Finding:
+        return self._measuring.find_out(f"cost {_COST_VERSION} {_name(exactness)} {self._key}", measure)
+
+    def _is_cheap_in_all_slots(self, exactness: Exactness) -> bool:
+        plain = LlamaRuntime(self._model, replace(self._options, num_slots=1))
+        padded = padded_runtime(self._model, self._options, exactness, self._max_draft_tokens)
+        try:
+            plain.decode([Segment(0, 0, [0], 1)])
+            padded.decode([Segment(0, 0, [0], 1)])
+            turn = {"plain": rows_after(plain, 1, 1), "padded": rows_after(padded, 1, 1)}
+            times = least_times([turn], self._measuring.budget, _ENOUGH_S)
+            return times["padded"] < _MAX_COST * times["plain"]
+        finally:
+            plain.close()
+            padded.close()
+
+    def _probe_key(self, exactness: Exactness) -> str:
+        return f"exactness {_PROBE_VERSION} {_name(exactness)} {self._key}"
+
+    def _probe(self, exactness: Exactness, on_share: Callable[[float], None]) -> bool:
+        traced = replace(self._options, trace_rows=self._model.num_gpu_layers == 0)
+        on_share(0.0)
+        runtime = padded_runtime(self._model, traced, exactness, self._max_draft_tokens)
+        try:
+            return is_exact(runtime, self._max_draft_tokens, on_share)
+        finally:
+            runtime.close()
 
 
-def _remembered(what: str, key: str, probe: Callable[[], bool]) -> bool:
-    path = user_cache_path("outrider", ensure_exists=True) / "exactness.json"
+def _cheap_widths(model: Model, options: RuntimeOptions, budget: Budget) -> list[int]:
+    """Return the numbers of rows, of one session, that cost under 5 % more than one row."""
+    if budget.left_s <= 0:
+        raise OutOfTimeError
+    runtime = LlamaRuntime(model, replace(options, num_slots=1, context_length=64, max_batch_rows=64))
     try:
-        known: dict[str, bool] = json.loads(path.read_text())
-    except (OSError, ValueError):
-        known = {}
-    key = f"{what} {key}"
-    if key not in known:
-        started_s = time.perf_counter()
-        known[key] = probe()
-        _log.info("probed %s in %.1f s: %s", what, time.perf_counter() - started_s, known[key])
-        _write(path, json.dumps(known))
-    return known[key]
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_suffix(".part")
-    try:
-        part.write_text(text)
-        part.replace(path)
-    except OSError as error:
-        _log.warning("cannot keep the result of the probe in %s: %s", path, error.strerror)
-
-
-def _decode_s(runtime: Runtime) -> float:
-    """Return the median time of one session's one-token decode in seconds, and close the runtime."""
-    times = []
-    try:
+        # The first decode brings the weights into memory.
         runtime.decode([Segment(0, 0, [0], 1)])
-        for position in range(1, 1 + _NUM_TIMED):
-            started_s = time.perf_counter()
-            runtime.decode([Segment(0, position, [0], 1)])
-            times.append(time.perf_counter() - started_s)
+        turns = {rows: {rows: rows_after(runtime, 1, rows)} for rows in (1, *_WIDTHS)}
+        times = least_times(list(turns.values()), budget, 0.0, is_enough=_are_more_rows_dear)
+        near = [width for width in times if width > 1 and times[width] < _CLEARLY_DEAR * times[1]]
+        if near:
+            again = least_times([turns[rows] for rows in (1, *near)], budget, _ENOUGH_S)
+            times |= {rows: min(times[rows], again[rows]) for rows in again}
     finally:
         runtime.close()
-    return statistics.median(times)
+    _log.info("measured ms by rows of one session: %s", ", ".join(f"{n}: {1e3 * s:.1f}" for n, s in times.items()))
+    return [width for width in near if times[width] < _MAX_COST * times[1]]
+
+
+def _are_more_rows_dear(times: Mapping[int, float]) -> bool:
+    """Whether some rows take so long that no step in the costs could bring those of more rows down again."""
+    return max(times.values()) > _NO_WAY_BACK * times[1]
+
+
+def _name(exactness: Exactness) -> str:
+    return f"{exactness.mode.value} {exactness.width}"

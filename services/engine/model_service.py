@@ -74,6 +74,7 @@ def describe(served: Served, exactness: Exactness | None, device: str, max_draft
         has_chat_template=bool(model.metadata("tokenizer.chat_template")),
         model_bytes=model.num_bytes,
         cache_bytes=cache_bytes(model, options),
+        uses_flash_attention=options.flash_attention,
     )
 
 

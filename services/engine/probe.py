@@ -7,7 +7,7 @@ where activations are quantized, most of what differs there is rounded away, and
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from services.engine.runtime import Logits, Runtime, Segment, digest
@@ -35,12 +35,15 @@ def fixed_sequences(vocabulary_size: int, lengths: Sequence[int], seed: int) -> 
 
 
 def references(
-    runtime: Runtime, sequences: Sequence[Sequence[int]], first_positions: Sequence[int]
+    runtime: Runtime,
+    sequences: Sequence[Sequence[int]],
+    first_positions: Sequence[int],
+    on_rows: Callable[[int], None] = lambda num_rows: None,
 ) -> list[list[bytes]]:
     """Return the digest of each position's logits, each sequence alone in slot 0.
 
     What comes before the first position of a sequence is evaluated at once, as a prompt; the rest token by token. The
-    digests of the prompt's rows are empty but for its last.
+    digests of the prompt's rows are empty but for its last. `on_rows` hears of digests as they are found.
     """
     digests: list[list[bytes]] = []
     for tokens, first in zip(sequences, first_positions, strict=True):
@@ -48,6 +51,7 @@ def references(
         _evaluate(runtime, Segment(0, 0, tokens[: first + 1], 1), rows)
         for position in range(first + 1, len(tokens)):
             _evaluate(runtime, Segment(0, position, tokens[position : position + 1], 1), rows)
+            on_rows(1)
         runtime.cut(0, 0)
         digests.append(rows)
     return digests
@@ -75,11 +79,13 @@ def compare(
     max_draft_tokens: int,
     seed: int,
     stop_early: bool = False,
+    on_rows: Callable[[int], None] = lambda num_rows: None,
 ) -> Comparison:
     """Run one random schedule, session i in slot i, and compare rows of logits with their references.
 
     Sessions prefill at once or in parts, verify drafts that are right up to a random place, roll back, rewind, lose
-    their cache and replay; at each step some of them rest. With `stop_early` it ends at the first difference.
+    their cache and replay; at each step some of them rest. With `stop_early` it ends at the first difference. `on_rows`
+    hears, after each decode, how many rows of it were compared.
     """
     rng = random.Random(seed)
     held = [0] * len(sequences)
@@ -96,6 +102,7 @@ def compare(
             segment, right_until[slot] = _next_segment(rng, slot, held[slot], tokens, first, max_draft_tokens)
             segments.append(segment)
         for group in runtime.group(segments) if segments else ():
+            num_before = num_rows
             for segment, logits in zip(group, runtime.decode(group), strict=True):
                 end = segment.first_position + len(segment.tokens)
                 for position, row in zip(range(end - segment.num_outputs, end), logits, strict=True):
@@ -104,6 +111,7 @@ def compare(
                         num_rows += 1
                         num_different += _seen(runtime, segment.slot, position, row) != reference
                 held[segment.slot] = min(end, right_until[segment.slot])
+            on_rows(num_rows - num_before)
         for slot in right_until:
             runtime.cut(slot, held[slot])
         if stop_early and num_different:
@@ -129,14 +137,24 @@ def _next_segment(
     return Segment(slot, held, rows, num_rows), held + num_right
 
 
-def is_exact(runtime: Runtime, max_draft_tokens: int) -> bool:
-    """Whether random schedules, with short and long contexts, agree with each session alone, to the bit."""
+def is_exact(runtime: Runtime, max_draft_tokens: int, on_share: Callable[[float], None] = lambda share: None) -> bool:
+    """Whether random schedules, with short and long contexts, agree with each session alone, to the bit.
+
+    `on_share` is told after each decode which share of the work is done, and may raise to end it.
+    """
     most = min(runtime.context_length, runtime.max_batch_rows)
     lengths = [min(length, most) for length in _PROBED_LENGTHS][: runtime.num_slots]
     # Most of each is a prompt, so that the reference takes few decodes.
     first_positions = [max(0, length - _NUM_COMPARED) for length in lengths]
+    num_done, num_in_all = 0, len(lengths) * _NUM_COMPARED + _MIN_ROWS
+
+    def on_rows(num_rows: int) -> None:
+        nonlocal num_done
+        num_done += num_rows
+        on_share(min(1.0, num_done / num_in_all))
+
     sequences = fixed_sequences(runtime.vocabulary_size, lengths, seed=1)
-    expected = references(runtime, sequences, first_positions)
+    expected = references(runtime, sequences, first_positions, on_rows)
     num_rows = seed = 0
     while num_rows < _MIN_ROWS:
         schedule = compare(
@@ -148,6 +166,7 @@ def is_exact(runtime: Runtime, max_draft_tokens: int) -> bool:
             max_draft_tokens=max_draft_tokens,
             seed=seed,
             stop_early=True,
+            on_rows=on_rows,
         )
         if schedule.num_different:
             return False

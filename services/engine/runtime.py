@@ -90,6 +90,7 @@ class RuntimeOptions:
     cache_in_f32: bool = False
     count_passes: bool = False
     trace_rows: bool = False
+    can_fill: bool = False
 
     def threads(self) -> int:
         """Return the number of threads: as set, else the cores this process may use."""
@@ -119,7 +120,8 @@ class LlamaRuntime:
         self.vocabulary_size = model.vocabulary.size
         self._given_up = model.given_up
         self.num_decodes = 0
-        self._watcher = Watcher(traces_rows=options.trace_rows) if options.count_passes or options.trace_rows else None
+        is_watched = options.count_passes or options.trace_rows or options.can_fill
+        self._watcher = Watcher(traces_rows=options.trace_rows) if is_watched else None
         parameters = llama_cpp.llama_context_default_params()
         parameters.n_ctx = options.num_positions()
         parameters.n_seq_max = options.num_slots
@@ -197,6 +199,17 @@ class LlamaRuntime:
         llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, -1)
         self._has_copied = True
         self.cut(target, length)
+
+    def fill(self, slot: int, first_position: int, length: int) -> None:
+        """Give `slot` its positions from the first on up to `length`, without evaluating them; `can_fill` asks for it.
+
+        What decodes cost afterwards is what they cost after a prompt, but what they give means nothing.
+        """
+        assert self._watcher is not None, "this runtime was not made to be filled"
+        self._watcher.cancels = True
+        for first in range(first_position, length, self.max_batch_rows):
+            self.decode([Segment(slot, first, [_THROW_AWAY_TOKEN] * min(self.max_batch_rows, length - first), 0)])
+        self._watcher.cancels = False
 
     def close(self) -> None:
         """Free the context; the model stays."""

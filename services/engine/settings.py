@@ -1,12 +1,14 @@
 """Settings that both services share: the model and how it is run."""
 
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from services.frame.settings import ServerSettings
 
+FlashAttention = Literal["auto", "on", "off"]
+_SWITCH = {"true": "on", "1": "on", "yes": "on", "false": "off", "0": "off", "no": "off"}
 # Most rows that exact mode adds to a draft.
 _MOST_PADDING = 16
 
@@ -21,7 +23,10 @@ class EngineSettings(ServerSettings):
     gpu_layers: int = Field(
         -1, ge=-1, description="layers on the GPU; -1 takes as many as its free memory holds, none without a GPU"
     )
-    flash_attention: bool = Field(False, description="use flash attention; exact mode goes without it")
+    flash_attention: FlashAttention = Field(
+        "auto",
+        description="auto: on a GPU, and on a CPU where that is measured to be quicker; exact mode goes without it",
+    )
     batch_rows: int = Field(
         0, ge=0, le=1 << 16, description="most rows of one decode; 0 takes 2048 where their logits are small, else 1024"
     )
@@ -30,6 +35,12 @@ class EngineSettings(ServerSettings):
     )
     max_queued: int = Field(256, ge=1, description="requests that may wait before more are refused")
     max_draft_tokens: int = Field(16, ge=0, le=64, description="most draft tokens of one request")
+
+    @field_validator("flash_attention", mode="before")
+    @classmethod
+    def _understand_switch(cls, value: object) -> object:
+        """Take what switches take in the environment, as this was one."""
+        return _SWITCH.get(str(value).lower(), value)
 
     @model_validator(mode="after")
     def _check_batch_rows(self) -> Self:

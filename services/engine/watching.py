@@ -1,4 +1,4 @@
-"""What llama.cpp's evaluation callback tells of a graph: how often it is computed, and what attention gives in it."""
+"""llama.cpp's evaluation callback: it counts passes, sees what attention gives, and can end the work on a graph."""
 
 import ctypes
 import hashlib
@@ -20,17 +20,22 @@ class Watcher:
 
     Attributes:
         num_passes: graph passes so far: every graph computes its output node once.
+        cancels: whether graphs are given up at their first node, which leaves the cache with positions and no content.
         callback: what `cb_eval` of a context is set to; it must live as long as the context.
     """
 
     def __init__(self, *, traces_rows: bool) -> None:
         """With `traces_rows` the graph is computed piece by piece, by the same kernels; its data must be in RAM."""
         self.num_passes = 0
+        self.cancels = False
         self._traces_rows = traces_rows
         self._rows: dict[tuple[int, int], hashlib.blake2b] = {}
 
         @llama_cpp.ggml_backend_sched_eval_callback  # type: ignore[untyped-decorator]
         def watch(tensor: int, is_question: bool, _user_data: int) -> bool:
+            if self.cancels:
+                # ggml asks whether a node is wanted, and for no more nodes once it was told false for one that was.
+                return is_question
             name = _name(tensor)
             if is_question:
                 self.num_passes += name == b"result_norm"

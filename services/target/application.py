@@ -5,9 +5,9 @@ from services.engine.application import MODEL_SERVICE, ModelApplication
 from services.engine.engine import Engine
 from services.engine.errors import ModelLoadError
 from services.engine.exactness import choose_auto, choose_on
+from services.engine.measuring import Measuring
 from services.engine.model import Model
 from services.engine.model_service import Served
-from services.engine.runtime import Runtime
 from services.frame.server import FrameServer
 from services.target.chat import ChatError, ChatTemplate
 from services.target.servicer import TargetServicer
@@ -24,19 +24,22 @@ class TargetApplication(ModelApplication):
         self._exact = settings.exact
         self._chat_template: ChatTemplate | None = None
 
-    def make_runtime(self, served: Served) -> Runtime:
-        """Make an exact runtime where the settings want one. Raises ModelLoadError where `on` cannot be had."""
-        model = served.model
+    def accept(self, model: Model) -> None:
+        """Take the loaded model, and read its chat template. Raises ModelLoadError where that is not valid."""
+        super().accept(model)
         if source := model.metadata("tokenizer.chat_template"):
             try:
                 self._chat_template = ChatTemplate(source, model.vocabulary)
             except ChatError as error:
                 raise ModelLoadError(f"cannot serve {model.path}: {error}") from error
+
+    def choose(self, served: Served, measuring: Measuring) -> Served:
+        """Choose a way to exactness where the settings want one. Raises ModelLoadError where `on` cannot be had."""
         if self._exact != "off":
-            self.announce(f"probing {model.path.name} for exactness")
+            self.announce(f"probing {served.model.path.name} for exactness")
             choose = choose_on if self._exact == "on" else choose_auto
-            self.exactness = choose(model, served.options, self.settings.max_draft_tokens, served.identity)
-        return super().make_runtime(served)
+            self.exactness = choose(served, self.settings.max_draft_tokens, measuring)
+        return super().choose(served, measuring)
 
     def register(self, server: FrameServer, model: Model, engine: Engine, info: common_pb2.ModelInfo) -> None:
         """Register TargetService."""

@@ -23,7 +23,13 @@ ROOT = Path(__file__).parents[2]
 SETTINGS = {
     f"OUTRIDER_{service}_{name}": value
     for service in ("TARGET", "DRAFT")
-    for name, value in (("THREADS", "1"), ("BATCH_ROWS", "256"), ("PREFILL_ROWS", "64"), ("SLOTS", "2"))
+    for name, value in (
+        ("THREADS", "1"),
+        ("BATCH_ROWS", "256"),
+        ("PREFILL_ROWS", "64"),
+        ("SLOTS", "2"),
+        ("FLASH_ATTENTION", "off"),
+    )
 }
 _WAIT = re.compile(r"^outrider: waiting for .*\n", re.MULTILINE)
 # What tells rich about colours and terminals; the developer's own must not.

@@ -16,6 +16,7 @@ from outrider.v1 import common_pb2, generation_pb2, generation_pb2_grpc, model_p
 from services.draft.application import DraftApplication
 from services.draft.settings import DraftSettings
 from services.engine.engine import Engine
+from services.engine.measuring import Measuring
 from services.engine.model_service import Served
 from services.engine.runtime import Logits, Runtime, Segment
 from services.frame.server import FrameServer
@@ -25,7 +26,14 @@ from services.target.settings import TargetSettings
 from tests.waiting import PATIENCE_S, soon
 
 # Small and quick to start: nothing is measured, probed or shared out.
-ENGINE_SETTINGS: dict[str, Any] = {"threads": 1, "slots": 4, "context": 256, "batch_rows": 256, "prefill_rows": 64}
+ENGINE_SETTINGS: dict[str, Any] = {
+    "threads": 1,
+    "slots": 4,
+    "context": 256,
+    "batch_rows": 256,
+    "prefill_rows": 64,
+    "flash_attention": "off",
+}
 
 
 class Gate:
@@ -81,10 +89,13 @@ class GatedTarget(TargetApplication):
 
     gate: Gate
 
-    def make_runtime(self, served: Served) -> Runtime:
+    def choose(self, served: Served, measuring: Measuring) -> Served:
         # Rounded keys and values would flip a choice now and then where a target is not exact.
         precise = replace(served, options=replace(served.options, cache_in_f32=True))
-        return GatedRuntime(super().make_runtime(precise), self.gate)
+        return super().choose(precise, measuring)
+
+    def make_runtime(self, served: Served) -> Runtime:
+        return GatedRuntime(super().make_runtime(served), self.gate)
 
 
 class GatedDraft(DraftApplication):

@@ -1,14 +1,17 @@
 """Exact mode on real kernels: random schedules give the logits of each session alone, to the bit."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from models.tiny import write_tiny_model
-from services.engine.errors import ModelLoadError
+from services.engine import exactness
 from services.engine.exactness import choose_auto, choose_on, padded_runtime
+from services.engine.measuring import Budget, Measuring, findings
 from services.engine.model import Model
+from services.engine.model_service import Served
 from services.engine.padding import ExactMode, Exactness, PaddedRuntime
 from services.engine.probe import Comparison, compare, fixed_sequences, is_exact, references
 from services.engine.quantize import quantize_file
@@ -54,12 +57,12 @@ def schedules(runtime: PaddedRuntime, count: int) -> Comparison:
 
 @pytest.mark.integration
 @pytest.mark.parametrize(
-    "exactness",
+    "way",
     [Exactness(ExactMode.ROW_MULTIPLE, 8), Exactness(ExactMode.CONSTANT_ROWS, 8)],
-    ids=lambda exactness: exactness.mode.value,
+    ids=lambda way: way.mode.value,
 )
-def test_random_schedules_are_exact_in_one_pass_a_decode(model: Model, exactness: Exactness) -> None:
-    runtime = padded_runtime(model, OPTIONS, exactness, MAX_DRAFT_TOKENS)
+def test_random_schedules_are_exact_in_one_pass_a_decode(model: Model, way: Exactness) -> None:
+    runtime = padded_runtime(model, OPTIONS, way, MAX_DRAFT_TOKENS)
     result = schedules(runtime, count=5)
     assert result.num_rows > 200
     assert result.num_different == 0
@@ -114,39 +117,52 @@ def test_what_is_chosen_is_exact_and_remembered(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     model = Model(write_tiny_model(tmp_path / "model.gguf", dim=256, file_type="BF16"))
-    caplog.set_level("INFO")
-    chosen = choose_on(model, OPTIONS, MAX_DRAFT_TOKENS, "some identity")
-    assert "probed exactness" in caplog.text
+    served = Served(model, OPTIONS, "some digest", "some device")
+    # A probe on a slow machine is told of.
+    monkeypatch.setattr("services.engine.measuring._FIRST_NEWS_S", 0.0)
+    chosen = choose_on(served, MAX_DRAFT_TOKENS, Measuring(Budget(0.0), findings()))
+    assert "a probe whether logits are exact" in caplog.text
     caplog.clear()
-    assert choose_on(model, OPTIONS, MAX_DRAFT_TOKENS, "some identity") == chosen
-    assert "probed exactness" not in caplog.text
+    assert choose_on(served, MAX_DRAFT_TOKENS, Measuring(Budget(0.0), findings())) == chosen
+    assert not caplog.records
     runtime = padded_runtime(model, OPTIONS, chosen, MAX_DRAFT_TOKENS)
     assert schedules(runtime, count=2).num_different == 0
     runtime.close()
 
 
 @pytest.mark.integration
-def test_on_is_refused_where_nothing_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_measures_once_and_takes_what_is_exact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where anything is cheap enough, and there is time."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("services.engine.exactness.is_exact", lambda runtime, max_draft_tokens: False)
+    monkeypatch.setattr(exactness, "_MAX_COST", math.inf)
+    monkeypatch.setattr(exactness, "_CLEARLY_DEAR", math.inf)
     model = Model(write_tiny_model(tmp_path / "model.gguf"))
-    with pytest.raises(ModelLoadError, match="cannot be served exactly"):
-        choose_on(model, OPTIONS, MAX_DRAFT_TOKENS, "some identity")
-    assert choose_auto(model, OPTIONS, MAX_DRAFT_TOKENS, "another identity") is None
+    served = Served(model, OPTIONS, "some digest", "some device")
+    caplog.set_level("INFO")
+    chosen = choose_auto(served, MAX_DRAFT_TOKENS, Measuring(Budget(600.0), findings()))
+    assert chosen == choose_on(served, MAX_DRAFT_TOKENS, Measuring(Budget(0.0), findings()))
+    assert "measured ms by rows of one session: 1: " in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(exactness, "_MAX_COST", 0.0)
+    assert choose_auto(served, MAX_DRAFT_TOKENS, Measuring(Budget(0.0), findings())) == chosen
+    assert not caplog.records
 
 
 @pytest.mark.integration
-def test_what_auto_decided_is_not_measured_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("services.engine.exactness._MAX_COST", 1000.0)
+def test_a_slot_that_is_filled_costs_no_passes_and_leaves_nothing_behind(tmp_path: Path) -> None:
     model = Model(write_tiny_model(tmp_path / "model.gguf"))
-    caplog.set_level("INFO")
-    chosen = choose_auto(model, OPTIONS, MAX_DRAFT_TOKENS, "some identity")
-    assert chosen is not None
-    assert "probed cost" in caplog.text
-    caplog.clear()
-    monkeypatch.setattr("services.engine.exactness._MAX_COST", 0.0)
-    assert choose_auto(model, OPTIONS, MAX_DRAFT_TOKENS, "some identity") == chosen
-    assert "probed" not in caplog.text
+    (tokens,) = fixed_sequences(model.vocabulary.size, [20], seed=5)
+    expected = LlamaRuntime(model, OPTIONS).decode([Segment(1, 0, tokens, 20)])[0].copy()
+    runtime = LlamaRuntime(model, replace(OPTIONS, trace_rows=False, can_fill=True, max_batch_rows=64))
+    runtime.fill(1, 0, 200)
+    runtime.cut(1, 100)
+    runtime.fill(1, 100, 250)
+    assert runtime.num_passes == 0
+    (logits,) = runtime.decode([Segment(1, 250, tokens[:4], 4)])
+    assert (logits.shape, runtime.num_passes) == ((4, model.vocabulary.size), 1)
+    runtime.cut(1, 0)
+    (logits,) = runtime.decode([Segment(1, 0, tokens, 20)])
+    assert (logits == expected).all()
+    runtime.close()

@@ -101,3 +101,10 @@ def test_images_have_versions() -> None:
     images = [service["image"] for service in compose()["services"].values() if "build" not in service]
     assert images
     assert all(re.fullmatch(r"[\w/-]+:v?\d+\.\d+\.\d+", image) for image in images)
+
+
+@pytest.mark.parametrize("service", ["target", "draft"])
+def test_what_a_start_measures_outlives_the_container(service: str) -> None:
+    (folder,) = re.findall(r"XDG_CACHE_HOME=(\S+)", dockerfile(service))
+    assert f"install -d -o 10001 -g 10001 {folder}\n" in dockerfile(service)
+    assert f"cache:{folder}" in compose()["services"][service]["volumes"]

@@ -489,6 +489,7 @@ class ModelInfo(_message.Message):
     HAS_CHAT_TEMPLATE_FIELD_NUMBER: _builtins.int
     MODEL_BYTES_FIELD_NUMBER: _builtins.int
     CACHE_BYTES_FIELD_NUMBER: _builtins.int
+    USES_FLASH_ATTENTION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name from the model file."""
     architecture: _builtins.str
@@ -512,7 +513,7 @@ class ModelInfo(_message.Message):
     exact_width: _builtins.int
     """Row multiple, or total rows, of the exact mode; 0 when it is off."""
     numerics_fingerprint: _builtins.str
-    """Digest of file hash, llama.cpp build, backend, CPU features, threads, exact mode and sampler version."""
+    """Digest of file hash, llama.cpp build, backend, CPU features, threads, exact mode, flash attention and sampler version."""
     max_draft_tokens: _builtins.int
     """Most draft tokens that one request may carry or ask for."""
     sampler_version: _builtins.int
@@ -525,6 +526,8 @@ class ModelInfo(_message.Message):
     """Bytes of the model's weights in memory."""
     cache_bytes: _builtins.int
     """Bytes of the caches of all slots."""
+    uses_flash_attention: _builtins.bool
+    """Whether attention is computed by flash attention."""
     @_builtins.property
     def end_of_generation_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Ids that end a generation."""
@@ -551,10 +554,11 @@ class ModelInfo(_message.Message):
         has_chat_template: _builtins.bool = ...,
         model_bytes: _builtins.int = ...,
         cache_bytes: _builtins.int = ...,
+        uses_flash_attention: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_bos_token", b"_bos_token", "bos_token", b"bos_token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bos_token", b"_bos_token", "architecture", b"architecture", "bos_token", b"bos_token", "cache_bytes", b"cache_bytes", "context_length", b"context_length", "device", b"device", "end_of_generation_tokens", b"end_of_generation_tokens", "exact_mode", b"exact_mode", "exact_width", b"exact_width", "has_chat_template", b"has_chat_template", "max_draft_tokens", b"max_draft_tokens", "model_bytes", b"model_bytes", "name", b"name", "num_parameters", b"num_parameters", "num_slots", b"num_slots", "numerics_fingerprint", b"numerics_fingerprint", "quantization", b"quantization", "sampler_version", b"sampler_version", "tokenizer_fingerprint", b"tokenizer_fingerprint", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bos_token", b"_bos_token", "architecture", b"architecture", "bos_token", b"bos_token", "cache_bytes", b"cache_bytes", "context_length", b"context_length", "device", b"device", "end_of_generation_tokens", b"end_of_generation_tokens", "exact_mode", b"exact_mode", "exact_width", b"exact_width", "has_chat_template", b"has_chat_template", "max_draft_tokens", b"max_draft_tokens", "model_bytes", b"model_bytes", "name", b"name", "num_parameters", b"num_parameters", "num_slots", b"num_slots", "numerics_fingerprint", b"numerics_fingerprint", "quantization", b"quantization", "sampler_version", b"sampler_version", "tokenizer_fingerprint", b"tokenizer_fingerprint", "uses_flash_attention", b"uses_flash_attention", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bos_token: _TypeAlias = _typing.Literal["bos_token"]  # noqa: Y015
     _WhichOneofArgType__bos_token: _TypeAlias = _typing.Literal["_bos_token", b"_bos_token"]  # noqa: Y015

@@ -17,8 +17,6 @@ from outrider.v1 import target_pb2
 from services.engine.engine import Engine
 from services.engine.errors import ModelLoadError
 from services.engine.model import Model
-from services.engine.model_service import Served
-from services.engine.runtime import RuntimeOptions
 from services.engine.vocabulary import Attribute, Vocabulary
 from services.frame.errors import ServiceError
 from services.target.application import TargetApplication
@@ -200,9 +198,8 @@ INVALID = {
 def test_a_broken_template_stops_the_start(tmp_path: Path, name: str) -> None:
     path = llama(tmp_path / "model.gguf", tokenizer=tokenizer(chat_template=INVALID[name]))
     model = Model(path)
-    served = Served(model, RuntimeOptions(num_slots=1, context_length=64, max_batch_rows=64, num_threads=1), "", "CPU")
     with pytest.raises(ModelLoadError) as refused:
-        TargetApplication(TargetSettings(model=path, exact="off")).make_runtime(served)
+        TargetApplication(TargetSettings(model=path, exact="off")).accept(model)
     sentence = str(refused.value)
     assert sentence.startswith(f"cannot serve {path}: the model's chat template is not valid: ")
     assert len(sentence.splitlines()) == 1
