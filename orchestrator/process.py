@@ -15,6 +15,7 @@ from typing import Self
 
 from orchestrator.obstacle import find_obstacle
 from services.frame.channel import ClientTls, open_channel
+from services.frame.printable import printable
 from services.frame.startup import CODE_REFUSED, StartupError
 
 _log = logging.getLogger(__name__)
@@ -92,7 +93,9 @@ class Run:
             self.listening.set_result("")
 
     async def _pass_on(self, stderr: asyncio.StreamReader) -> None:
-        async for line in _lines(stderr):
+        async for said in _lines(stderr):
+            # Not all lines are from loggers of ours: a library may repeat whatever a file holds.
+            line = printable(said)
             self.last_line = line.strip() or self.last_line
             # The process must not wait where nobody reads our own stderr any more.
             with contextlib.suppress(OSError):

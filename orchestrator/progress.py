@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
+from services.frame.output import say
+from services.frame.printable import one_line
 from services.frame.waiting import SAY_AFTER_S, SAY_AGAIN_S, saying
 
 MessageT = TypeVar("MessageT")
@@ -34,7 +36,7 @@ async def waiting(what: str | Callable[[], Awaitable[str]]) -> AsyncIterator[Non
 
         async def show(waited_s: float) -> None:
             nonlocal status
-            line = Text(f"waiting for {await describe()}, {waited_s:.0f} s")
+            line = Text(one_line(f"waiting for {await describe()}, {waited_s:.0f} s"))
             if status is None:
                 # What is written to sys.stderr meanwhile goes above it.
                 status = shown.enter_context(console.status(line))
@@ -74,4 +76,4 @@ async def watched(messages: AsyncIterator[MessageT], what: str) -> AsyncIterator
 
 
 def _say(what: str, waited_s: float) -> None:
-    print(f"outrider: waiting for {what}, for {waited_s:.0f} s so far", file=sys.stderr, flush=True)
+    say("outrider", f"waiting for {what}, for {waited_s:.0f} s so far")

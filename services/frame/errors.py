@@ -23,7 +23,8 @@ REASON_NOT_READY = "NOT_READY"
 # What a service that is still starting is at, in the metadata of NOT_READY.
 METADATA_WAIT = "wait"
 
-# gRPC drops trailers beyond 8 KB, and with them the reason; the message goes out twice, once percent-encoded.
+# gRPC drops trailers beyond 8 KB, and with them the reason; the message goes out twice, once percent-encoded, which
+# makes three bytes of one. In bytes of UTF-8.
 MAX_MESSAGE_LENGTH = 1024
 MAX_METADATA_LENGTH = 128
 
@@ -168,4 +169,5 @@ def _details(error: grpc.aio.AioRpcError) -> status_pb2.Status | None:
 
 
 def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 3] + "..."
+    encoded = text.encode(errors="backslashreplace")
+    return encoded.decode() if len(encoded) <= length else encoded[: length - 3].decode(errors="ignore") + "..."

@@ -57,14 +57,20 @@ def test_an_invalid_argument_names_its_field() -> None:
     assert error.field_violations == (FieldViolation("sampling.top_p", "top_p is 2, but must be at most 1"),)
 
 
-def test_long_texts_are_cut_so_that_trailers_are_not_dropped() -> None:
-    violations = [FieldViolation("text", "y" * 100_000)]
+@pytest.mark.parametrize("letter", ["x", "%", "é", "日", "😀"])
+def test_long_texts_are_cut_so_that_trailers_are_not_dropped(letter: str) -> None:
+    text = letter * 100_000
+    violations = [FieldViolation("text", text)]
     status = ServiceError(
-        grpc.StatusCode.INTERNAL, "X", "x" * 100_000, metadata={"text": "z" * 100_000}, field_violations=violations
+        grpc.StatusCode.INTERNAL, "X", text, metadata={"text": text}, field_violations=violations
     ).to_status()
-    # Once in the details, once percent-encoded as the message: 8 KB is what peers take.
-    assert status.ByteSize() + 3 * len(status.message) < 8192
-    assert status.message.endswith("x...")
+    # Once in the details, in base64, once percent-encoded as the message: 8 KB is what peers take.
+    assert status.ByteSize() * 4 / 3 + 3 * len(status.message.encode()) < 8192
+    assert status.message.endswith(f"{letter}...")
+
+
+def test_a_text_that_is_no_utf_8_is_told_all_the_same() -> None:
+    assert ServiceError(grpc.StatusCode.INTERNAL, "X", "\udcff.gguf").to_status().message == "\\udcff.gguf"
 
 
 def test_an_unexpected_error_is_logged_and_not_told(caplog: pytest.LogCaptureFixture) -> None:

@@ -88,6 +88,16 @@ async def test_an_unexpected_error_is_internal_and_told_to_the_log_only(
     assert "RuntimeError: secret" in caplog.text
 
 
+@pytest.mark.parametrize("letter", ["x", "日", "😀"])
+async def test_a_long_message_arrives_with_its_code_and_reason(serve: Any, connect: Connect, letter: str) -> None:
+    error = ServiceError(grpc.StatusCode.OUT_OF_RANGE, "DRAFT_TOO_LONG", letter * 10_000)
+    channel = connect(await serve(failing_behaviors(error)))
+    with pytest.raises(ServiceError) as failed:
+        await call(channel, "Unary")
+    assert (failed.value.code, failed.value.reason) == (error.code, error.reason)
+    assert failed.value.message.startswith(letter * 100)
+
+
 async def test_a_behavior_may_end_the_call_itself(serve: Any, connect: Connect) -> None:
     async def unary(request: bytes, context: RpcContext) -> bytes:
         await context.abort(grpc.StatusCode.DATA_LOSS, "mine")

@@ -93,6 +93,15 @@ async def test_what_ends_twice_alike_before_it_serves_is_given_up(
         assert sentence.endswith(f"; its last line: {said[-1]}")
 
 
+async def test_what_a_library_says_in_it_is_obeyed_by_no_terminal(
+    program: Program, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(CrashedError) as given_up:
+        await keep(program("print('bad tensor \\x1b[2J\\x9b', file=sys.stderr); sys.exit(1)"))
+    assert capsys.readouterr().err.splitlines() == ["bad tensor \\x1b[2J\\x9b"] * 2
+    assert str(given_up.value).endswith("; its last line: bad tensor \\x1b[2J\\x9b")
+
+
 async def test_what_ends_in_another_way_has_another_chance(program: Program, tmp_path: Path) -> None:
     server = program("if runs < 3: sys.exit(3 + runs)\nserve()\nwait()")
     keeping = asyncio.create_task(keep(server))

@@ -66,6 +66,17 @@ async def test_a_terminal_has_one_line_that_goes_away(errors: Errors, monkeypatc
     assert "\x1b[?25h" in text.rpartition("waiting for")[2], "the cursor is shown again"
 
 
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("is_terminal", [True, False], ids=["terminal", "plain lines"])
+async def test_what_a_peer_says_of_itself_is_one_line_that_no_terminal_obeys(
+    errors: Errors, monkeypatch: pytest.MonkeyPatch, is_terminal: bool
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1" if is_terminal else "")
+    monkeypatch.setenv("TERM", "xterm")
+    async with waiting("the target (\x1b]0;x\x07\x9b\nis away)"):
+        await soon(lambda: "waiting for the target (\\x1b]0;x\\x07\\x9b is away), " in errors.text())
+
+
 async def test_nothing_is_said_of_what_is_quick(errors: Errors) -> None:
     async with waiting("the orchestrator"):
         await asyncio.sleep(0)
