@@ -13,14 +13,17 @@ class Lines:
         self._held = b""
 
     async def next(self) -> str:
-        """Return the next line without its end; at the end of stdin what is left, then nothing."""
+        """Return the next line without its end; at the end of stdin what is left, then nothing.
+
+        Raises UnicodeDecodeError for what is no UTF-8.
+        """
         while b"\n" not in self._held:
             await self._readable()
             if not (part := os.read(self._fd, 1 << 16)):
                 break
             self._held += part
         line, _, self._held = self._held.partition(b"\n")
-        return line.decode(errors="replace")
+        return line.decode()
 
     async def _readable(self) -> None:
         loop = asyncio.get_running_loop()

@@ -110,9 +110,9 @@ async def test_an_answer_that_cannot_be_written(
     ("module", "program"),
     [
         ("orchestrator.cli", "outrider"),
-        ("orchestrator", "python -m orchestrator"),
-        ("services.target", "python -m services.target"),
-        ("services.draft", "python -m services.draft"),
+        ("orchestrator", "outrider-orchestrator"),
+        ("services.target", "outrider-target"),
+        ("services.draft", "outrider-draft"),
         ("services.frame.healthcheck", "python -m services.frame.healthcheck"),
         ("models.expand", "python -m models.expand"),
         ("models.evaluate", "python -m models.evaluate"),
@@ -127,7 +127,7 @@ def test_help_that_cannot_be_written(home: Path, module: str, program: str) -> N
 @needs_full
 def test_a_server_that_cannot_tell_its_address(home: Path) -> None:
     asked = ("--target", "127.0.0.1:1", "--port", "0", "--log-level", "error")
-    expected = "python -m orchestrator: cannot write to stdout: No space left on device\n"
+    expected = "outrider-orchestrator: cannot write to stdout: No space left on device\n"
     assert _redirected(home, ">/dev/full", *asked, module="orchestrator") == (1, expected)
 
 

@@ -167,9 +167,9 @@ async def test_a_long_prompt_never_keeps_others_waiting() -> None:
         assert chain.result().value == true_text([7], 5)
         assert long.result().value == [true_token(prompt)]
         rows = [{segment.slot: len(segment.tokens) for segment in batch} for batch in runtime.batches[1:]]
-        # Every other decode, and as few once the chain is done: its session may come back any moment.
+        # Every other decode, and in large parts once the chain is done.
         assert rows[:5] == [{1: 4, 2: 1}, {2: 1}, {1: 4, 2: 1}, {2: 1}, {1: 4, 2: 1}]
-        assert all(batch == {1: 4} for batch in rows[5:-1])
+        assert rows[5:] == [{1: 16}, {1: 12}]
 
 
 async def test_others_never_keep_a_long_prompt_waiting_for_ever() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from services.engine.costs import DecodeCosts
 from services.engine.measuring import Budget, Finding, Measuring, findings
 from services.engine.model_service import Served
 from services.engine.runtime import Logits, RuntimeOptions, Segment
@@ -30,6 +31,7 @@ class TimedRuntime:
     """Implements `services.engine.runtime.Runtime`, and holds callers to the positions that they have."""
 
     def __init__(self, machine: "Machine", options: RuntimeOptions) -> None:
+        self.costs = DecodeCosts()
         self.num_slots = options.num_slots
         self.context_length = options.context_length + options.reserve
         self.max_batch_rows = options.max_batch_rows
