@@ -145,8 +145,8 @@ def test_a_signal_while_the_models_are_made_ready(
     variables = accidents.cause(tmp_path / "accident", accident)
     process = start(tmp_path, "generate", "--exact", "on", "a", **variables)
     assert until_said(process, said).startswith("outrider: waiting for outrider-target (")
+    eventually(lambda: set(services_of(process.pid)) == set(MODULES))
     services = services_of(process.pid)
-    assert set(services) == set(MODULES)
     process.send_signal(number)
     assert process.wait(PATIENCE_S) == CODES[number]
     eventually(lambda: gone(services))
@@ -168,6 +168,7 @@ def test_an_orchestrator_that_is_lost_while_the_models_load(start: Start, tmp_pa
     variables = accidents.cause(folder, accidents.LOAD_SLOWLY)
     process = start(tmp_path, "generate", "--exact", "off", "--max-tokens", "4", "def main(", **variables)
     until_said(process, "(loading target.gguf (")
+    eventually(lambda: "orchestrator" in services_of(process.pid))
     services_of(process.pid)["orchestrator"].kill()
     until_said(process, "outrider-orchestrator ended with code -9 (Killed), starting it again")
     accidents.open_gate(folder)
