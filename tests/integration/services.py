@@ -16,7 +16,6 @@ from outrider.v1 import common_pb2, generation_pb2, generation_pb2_grpc, model_p
 from services.draft.application import DraftApplication
 from services.draft.settings import DraftSettings
 from services.engine.engine import Engine
-from services.engine.measuring import Measuring
 from services.engine.model_service import Served
 from services.engine.runtime import Logits, Runtime, Segment
 from services.frame.server import FrameServer
@@ -89,13 +88,10 @@ class GatedTarget(TargetApplication):
 
     gate: Gate
 
-    def choose(self, served: Served, measuring: Measuring) -> Served:
+    def make_runtime(self, served: Served) -> Runtime:
         # Rounded keys and values would flip a choice now and then where a target is not exact.
         precise = replace(served, options=replace(served.options, cache_in_f32=True))
-        return super().choose(precise, measuring)
-
-    def make_runtime(self, served: Served) -> Runtime:
-        return GatedRuntime(super().make_runtime(served), self.gate)
+        return GatedRuntime(super().make_runtime(precise), self.gate)
 
 
 class GatedDraft(DraftApplication):
