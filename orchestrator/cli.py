@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import version
 from typing import Annotated
 
 import grpc
@@ -16,6 +15,7 @@ from typer import TyperException
 
 from orchestrator.cli_options import (
     MODEL,
+    AddressOption,
     DrafterOption,
     DraftOption,
     ExactOption,
@@ -23,6 +23,7 @@ from orchestrator.cli_options import (
     TargetOption,
     TemperatureOption,
     own_stack,
+    refuse_empty,
     speculation_of,
     stack_options,
     valid_prompt,
@@ -37,6 +38,7 @@ from services.frame.channel import open_channel
 from services.frame.errors import ServiceError, error_from_rpc
 from services.frame.logging import configure_logging
 from services.frame.startup import CODE_REFUSED, StartupError, refuse
+from services.frame.version import VERSION
 
 CODE_FAILED = 1
 CODE_INTERRUPTED = 130
@@ -53,7 +55,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 def _print_version(is_asked: bool) -> None:
     if is_asked:
-        print(f"outrider {version('outrider')}")
+        print(f"outrider {VERSION}")
         raise typer.Exit
 
 
@@ -71,7 +73,9 @@ def serve(
     target: TargetOption = None,
     draft: DraftOption = None,
     drafter: DrafterOption = None,
-    host: Annotated[str, typer.Option(envvar="OUTRIDER_ORCHESTRATOR_HOST", help="address to listen on")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(callback=refuse_empty, envvar="OUTRIDER_ORCHESTRATOR_HOST", help="address to listen on")
+    ] = "127.0.0.1",
     port: Annotated[
         int,
         typer.Option(
@@ -80,7 +84,10 @@ def serve(
     ] = 50050,
     exact: ExactOption = "auto",
     log_level: Annotated[
-        str | None, typer.Option(help="least severe messages that are logged; as each service is set if absent")
+        str | None,
+        typer.Option(
+            callback=refuse_empty, help="least severe messages that are logged; as each service is set if absent"
+        ),
     ] = None,
 ) -> None:
     """Run target, draft and orchestrator as three processes on loopback, one public port. Ctrl-C stops all."""
@@ -92,7 +99,7 @@ def serve(
 def generate_command(
     context: typer.Context,
     prompt: Annotated[str, typer.Argument(help="text to go on with")],
-    address: Annotated[str, typer.Option(help="a running orchestrator; a stack of our own if absent")] = "",
+    address: AddressOption = "",
     target: TargetOption = None,
     draft: DraftOption = None,
     max_tokens: Annotated[int, typer.Option(min=1, max=_MOST_TOKENS, help="most tokens to generate")] = 128,
@@ -120,7 +127,7 @@ def generate_command(
 @app.command()
 def chat(
     context: typer.Context,
-    address: Annotated[str, typer.Option(help="a running orchestrator; a stack of our own if absent")] = "",
+    address: AddressOption = "",
     target: TargetOption = None,
     draft: DraftOption = None,
     max_tokens: Annotated[int, typer.Option(min=1, max=_MOST_TOKENS, help="most tokens of an answer")] = 512,
@@ -140,7 +147,7 @@ def chat(
 
 @app.command()
 def status(
-    address: Annotated[str, typer.Option(help="the orchestrator")] = "127.0.0.1:50050",
+    address: Annotated[str, typer.Option(callback=refuse_empty, help="the orchestrator")] = "127.0.0.1:50050",
     as_json: JsonOption = False,
 ) -> None:
     """Tell what an orchestrator is connected to and how it is doing."""
@@ -153,8 +160,12 @@ def status(
 
 @app.command()
 def pair(
-    target: Annotated[str, typer.Argument(metavar="TARGET", help=f"GGUF file of the target, {MODEL}")],
-    draft: Annotated[str, typer.Argument(metavar="DRAFT", help=f"GGUF file of the draft, {MODEL}")],
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", callback=refuse_empty, help=f"GGUF file of the target, {MODEL}")
+    ],
+    draft: Annotated[
+        str, typer.Argument(metavar="DRAFT", callback=refuse_empty, help=f"GGUF file of the draft, {MODEL}")
+    ],
     as_json: JsonOption = False,
 ) -> None:
     """Tell whether a draft fits a target, and if not why. Exit code 1 when it does not."""
