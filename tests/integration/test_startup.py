@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import os
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import trustme
 
 from orchestrator import backend
-from services.engine import exactness
+from services.engine import application, exactness
 from services.engine.errors import ModelLoadError
 from services.engine.model import Model
 from services.engine.model_service import Served
@@ -21,6 +22,7 @@ from services.frame.server import FrameServer
 from services.frame.startup import StartupError
 from services.target.application import TargetApplication
 from services.target.settings import TargetSettings
+from tests.control_groups import MIB, make_groups
 from tests.integration.conftest import Pair
 from tests.integration.services import ENGINE_SETTINGS, client_of, draft_server, orchestrator_server, target_server
 from tests.waiting import PATIENCE_S, soon
@@ -64,6 +66,35 @@ async def test_a_corrupt_model(pair: Pair, tmp_path: Path, make: Make, break_off
 async def test_a_model_that_cannot_be_read(tmp_path: Path, name: str) -> None:
     with pytest.raises(StartupError, match="cannot read model"):
         async with target_server(tmp_path / name):
+            pass
+
+
+@pytest.mark.parametrize("make", [target_server, draft_server])
+async def test_a_pipe_in_the_place_of_a_model(tmp_path: Path, make: Make) -> None:
+    """Whoever opened it would wait for ever."""
+    os.mkfifo(tmp_path / "model.gguf")
+    with pytest.raises(StartupError, match=r"cannot read model .*: it is not a file"):
+        async with make(tmp_path / "model.gguf"):
+            pass
+
+
+@pytest.mark.parametrize("make", [target_server, draft_server])
+async def test_a_file_in_the_place_of_the_model_s_folder(pair: Pair, make: Make) -> None:
+    with pytest.raises(StartupError, match=r"cannot read model .*: Not a directory"):
+        async with make(pair.target / "model.gguf"):
+            pass
+
+
+async def test_a_control_group_that_leaves_too_little(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the weights are loaded, which could end the process."""
+    groups = make_groups(tmp_path / "root", monkeypatch)
+    groups.version_2()
+    groups.write("/sys/fs/cgroup", {"memory.max": 64 * MIB, "memory.current": 60 * MIB})
+    monkeypatch.setattr(application, "Model", None)
+    with pytest.raises(StartupError, match="4 MiB are free within the control group's limit of 64 MiB: take a smaller"):
+        async with target_server(pair.target):
             pass
 
 
