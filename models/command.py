@@ -6,8 +6,11 @@ import argparse
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
+
+import platformdirs
 
 BAD_INPUT = 2
 _SIGNAL_BASE = 128  # what shells add to a signal's number
@@ -44,6 +47,14 @@ def run_command(program: str, command: Callable[[], None]) -> NoReturn:
         print(f"{program}: interrupted, nothing was written", file=sys.stderr)
         sys.exit(_SIGNAL_BASE + signal.SIGINT)
     sys.exit(0)
+
+
+def cache_folder() -> Path:
+    """The folder of this user for what can be made again. Raises CommandError where no home folder is known."""
+    try:
+        return platformdirs.user_cache_path("outrider")
+    except RuntimeError as error:
+        raise CommandError(f"there is no folder for what is made ({error})") from error
 
 
 def natural(text: str) -> int:

@@ -91,6 +91,7 @@ def fetch(file: HubFile) -> Path:
         ) from error
     except errors.EntryNotFoundError as error:
         raise StartupError(f"there is no file {file.name} in {where}") from error
-    except (errors.HFValidationError, errors.XetDownloadError, httpx2.HTTPError, OSError) as error:
+    # RuntimeError: a user whose home folder is not known, and with it the cache.
+    except (errors.HFValidationError, errors.XetDownloadError, httpx2.HTTPError, OSError, RuntimeError) as error:
         raise StartupError(f"{file.name} cannot be fetched from {where}: {error}") from error
     return paths[0]

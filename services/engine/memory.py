@@ -1,7 +1,7 @@
 """Whether weights and caches fit into memory, and how much of a model fits onto a GPU."""
 
 import resource
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from services.engine.runtime import RuntimeOptions
 _MEBIBYTE = 1 << 20
 # Of a GPU's free memory; what is left is for graphs.
 _USABLE_SHARE = 0.8
+# Stacks and heaps of threads, and graphs: without room for them threads do not start, long after the check.
+_KEPT_ADDRESSES, _KEPT_DATA = 512 * _MEBIBYTE, 256 * _MEBIBYTE
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,21 @@ def rooms() -> list[Room]:
     found = [Room(psutil.virtual_memory().available)]
     if (group := tightest_memory_limit()) is not None:
         found.append(Room(group.free_bytes, f"the control group's limit of {_mib(group.limit_bytes)}"))
+    return sorted([*found, *_own_rooms()], key=lambda room: room.free_bytes)
+
+
+def _own_rooms() -> Iterator[Room]:
+    """Yield what the limits of the process itself leave, where it has any."""
     held = psutil.Process().memory_info()
-    for flag, kind, held_bytes in (("-v", resource.RLIMIT_AS, held.vms), ("-d", resource.RLIMIT_DATA, held.data)):
+    for flag, kind, held_bytes, kept_bytes in (
+        ("-v", resource.RLIMIT_AS, held.vms, _KEPT_ADDRESSES),
+        ("-d", resource.RLIMIT_DATA, held.data, _KEPT_DATA),
+    ):
         limit_bytes, _ = resource.getrlimit(kind)
         if limit_bytes != resource.RLIM_INFINITY:
-            limit = f"the {_mib(limit_bytes)} of ulimit {flag}"
-            found.append(Room(max(0, limit_bytes - held_bytes), limit, holds_weights=kind == resource.RLIMIT_AS))
-    return sorted(found, key=lambda room: room.free_bytes)
+            limit = f"the {_mib(limit_bytes)} of ulimit {flag}, of which {_mib(kept_bytes)} are kept for threads"
+            free_bytes = max(0, limit_bytes - held_bytes - kept_bytes)
+            yield Room(free_bytes, limit, holds_weights=kind == resource.RLIMIT_AS)
 
 
 def free_ram() -> int:

@@ -29,6 +29,8 @@ from tests.waiting import PATIENCE_S, soon
 
 pytestmark = pytest.mark.integration
 
+# A user id that has no name.
+NOBODY = 2_000_000_000
 Make = Callable[[Path], FrameServer]
 
 
@@ -83,6 +85,18 @@ async def test_a_file_in_the_place_of_the_model_s_folder(pair: Pair, make: Make)
     with pytest.raises(StartupError, match=r"cannot read model .*: Not a directory"):
         async with make(pair.target / "model.gguf"):
             pass
+
+
+@pytest.mark.parametrize("cache", ["/dev/null/cache", ""], ids=["a folder that cannot be made", "no home"])
+async def test_a_user_without_a_cache_folder(pair: Pair, monkeypatch: pytest.MonkeyPatch, cache: str) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", cache)
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: NOBODY)
+    with pytest.raises(StartupError, match=r"cannot be kept \(.*\): set XDG_CACHE_HOME to a folder"):
+        async with target_server(pair.target, exact="on"):
+            pass
+    async with target_server(pair.target, exact="off"):
+        pass
 
 
 async def test_a_control_group_that_leaves_too_little(

@@ -148,22 +148,26 @@ def test_a_group_that_decides_is_named(limited: dict[int, int], path: Path) -> N
 
 
 def test_the_address_space_holds_weights_and_caches(limited: dict[int, int], path: Path) -> None:
-    limited[resource.RLIMIT_AS] = 360 * MIB
+    kept = ", of which 512 MiB are kept for threads"
+    limited[resource.RLIMIT_AS] = (512 + 360) * MIB
     check_ram(path, OPTIONS, rooms(), 0)
-    limited[resource.RLIMIT_AS] = 359 * MIB
-    sentence = "need 10 MiB beside 50 MiB of weights, 59 MiB are free within the 359 MiB of ulimit -v: lower"
+    limited[resource.RLIMIT_AS] = (512 + 359) * MIB
+    sentence = f"need 10 MiB beside 50 MiB of weights, 59 MiB are free within the 871 MiB of ulimit -v{kept}: lower"
     with pytest.raises(ModelLoadError, match=sentence):
         check_ram(path, OPTIONS, rooms(), 0)
     limited[resource.RLIMIT_AS] = 100 * MIB
-    with pytest.raises(ModelLoadError, match="weights, 0 MiB are free within the 100 MiB of ulimit -v"):
+    with pytest.raises(ModelLoadError, match=f"weights, 0 MiB are free within the 100 MiB of ulimit -v{kept}: take"):
         check_ram(path, OPTIONS, rooms(), 0)
 
 
 def test_weights_are_no_data_of_the_process(limited: dict[int, int], path: Path) -> None:
-    limited[resource.RLIMIT_DATA] = 210 * MIB
+    limited[resource.RLIMIT_DATA] = (256 + 210) * MIB
     check_ram(path, OPTIONS, rooms(), 0)
-    limited[resource.RLIMIT_DATA] = 209 * MIB
-    with pytest.raises(ModelLoadError, match="need 10 MiB, 9 MiB are free within the 209 MiB of ulimit -d: lower"):
+    limited[resource.RLIMIT_DATA] = (256 + 209) * MIB
+    sentence = (
+        "need 10 MiB, 9 MiB are free within the 465 MiB of ulimit -d, of which 256 MiB are kept for threads: lower"
+    )
+    with pytest.raises(ModelLoadError, match=sentence):
         check_ram(path, OPTIONS, rooms(), 0)
 
 

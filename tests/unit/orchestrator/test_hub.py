@@ -55,6 +55,14 @@ def test_the_hub_s_variables_without_a_value_are_not_set(stand_in: StandIn, monk
     assert not {"HF_ENDPOINT", "HF_HOME"} & set(os.environ)
 
 
+def test_a_user_without_a_home_folder(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", "~/.cache/huggingface/hub")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 2_000_000_000)
+    with pytest.raises(StartupError, match=r"^model\.gguf cannot be fetched from .*: Could not determine home"):
+        fetch(HubFile(REPO, "model.gguf", None))
+
+
 def test_a_model_in_several_files_lies_together(stand_in: StandIn) -> None:
     """By the name of any of them."""
     path = fetch(HubFile(REPO, "big/model-00002-of-00002.gguf", None))
