@@ -4,7 +4,6 @@ import asyncio
 import json
 import sys
 from collections.abc import Callable, Coroutine
-from importlib.metadata import version
 from typing import Annotated, Any
 
 import grpc
@@ -14,6 +13,7 @@ from typer import TyperException
 
 from orchestrator.cli_options import (
     MODEL,
+    AddressOption,
     DrafterOption,
     DraftOption,
     ExactOption,
@@ -22,6 +22,7 @@ from orchestrator.cli_options import (
     TemperatureOption,
     own_stack,
     peer_tls,
+    refuse_empty,
     speculation_of,
     stack_options,
     valid_prompt,
@@ -40,6 +41,7 @@ from services.frame.logging import configure_logging
 from services.frame.output import CODE_FAILED, announce, guarded_output, say
 from services.frame.printable import one_line
 from services.frame.startup import CODE_REFUSED, StartupError, refuse
+from services.frame.version import VERSION
 
 CODE_INTERRUPTED = 130
 _MOST_TOKENS = 2**31 - 1
@@ -55,7 +57,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 def _print_version(is_asked: bool) -> None:
     if is_asked:
-        print(f"outrider {version('outrider')}")
+        print(f"outrider {VERSION}")
         raise typer.Exit
 
 
@@ -74,7 +76,9 @@ def serve(
     target: TargetOption = None,
     draft: DraftOption = None,
     drafter: DrafterOption = None,
-    host: Annotated[str, typer.Option(envvar="OUTRIDER_ORCHESTRATOR_HOST", help="address to listen on")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(callback=refuse_empty, envvar="OUTRIDER_ORCHESTRATOR_HOST", help="address to listen on")
+    ] = "127.0.0.1",
     port: Annotated[
         int,
         typer.Option(
@@ -83,7 +87,10 @@ def serve(
     ] = 50050,
     exact: ExactOption = "auto",
     log_level: Annotated[
-        str | None, typer.Option(help="least severe messages that are logged; as each service is set if absent")
+        str | None,
+        typer.Option(
+            callback=refuse_empty, help="least severe messages that are logged; as each service is set if absent"
+        ),
     ] = None,
 ) -> None:
     """Run target, draft and orchestrator as three processes on loopback, one public port. Ctrl-C stops all."""
@@ -95,7 +102,7 @@ def serve(
 def generate_command(
     context: typer.Context,
     prompt: Annotated[str, typer.Argument(help="text to go on with")],
-    address: Annotated[str, typer.Option(help="a running orchestrator; a stack of our own if absent")] = "",
+    address: AddressOption = "",
     target: TargetOption = None,
     draft: DraftOption = None,
     max_tokens: Annotated[int, typer.Option(min=1, max=_MOST_TOKENS, help="most tokens to generate")] = 128,
@@ -123,7 +130,7 @@ def generate_command(
 @app.command()
 def chat(
     context: typer.Context,
-    address: Annotated[str, typer.Option(help="a running orchestrator; a stack of our own if absent")] = "",
+    address: AddressOption = "",
     target: TargetOption = None,
     draft: DraftOption = None,
     max_tokens: Annotated[int, typer.Option(min=1, max=_MOST_TOKENS, help="most tokens of an answer")] = 512,
@@ -143,7 +150,7 @@ def chat(
 
 @app.command()
 def status(
-    address: Annotated[str, typer.Option(help="the orchestrator")] = "127.0.0.1:50050",
+    address: Annotated[str, typer.Option(callback=refuse_empty, help="the orchestrator")] = "127.0.0.1:50050",
     as_json: JsonOption = False,
 ) -> None:
     """Tell what an orchestrator is connected to and how it is doing."""
@@ -156,8 +163,12 @@ def status(
 
 @app.command()
 def pair(
-    target: Annotated[str, typer.Argument(metavar="TARGET", help=f"GGUF file of the target, {MODEL}")],
-    draft: Annotated[str, typer.Argument(metavar="DRAFT", help=f"GGUF file of the draft, {MODEL}")],
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", callback=refuse_empty, help=f"GGUF file of the target, {MODEL}")
+    ],
+    draft: Annotated[
+        str, typer.Argument(metavar="DRAFT", callback=refuse_empty, help=f"GGUF file of the draft, {MODEL}")
+    ],
     as_json: JsonOption = False,
 ) -> None:
     """Tell whether a draft fits a target, and if not why. Exit code 1 when it does not."""

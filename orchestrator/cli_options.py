@@ -15,6 +15,15 @@ from services.frame.channel import ClientTls, client_tls
 from services.frame.settings import load_settings
 from services.frame.startup import StartupError
 
+
+def refuse_empty(context: typer.Context, parameter: typer.CallbackParam, value: str | None) -> str | None:
+    """Return the value of a parameter. Raises StartupError for an empty one of the command line."""
+    source = context.get_parameter_source(parameter.name or "")
+    if value == "" and source is not None and source.name == "COMMANDLINE":
+        raise StartupError(f"{parameter.opts[0]} is empty: give it a value")
+    return value
+
+
 MODEL = "PATH|hf:OWNER/REPO/FILE"
 # Other engines' names for a variable come after our own.
 TargetOption = Annotated[
@@ -22,6 +31,7 @@ TargetOption = Annotated[
     typer.Option(
         "--target",
         metavar=MODEL,
+        callback=refuse_empty,
         envvar=["OUTRIDER_TARGET_MODEL", "TARGET_MODEL_PATH"],
         help="GGUF file of the target; the default pair if absent",
     ),
@@ -31,6 +41,7 @@ DraftOption = Annotated[
     typer.Option(
         "--draft",
         metavar=MODEL,
+        callback=refuse_empty,
         envvar=["OUTRIDER_DRAFT_MODEL", "DRAFT_MODEL_PATH"],
         help="GGUF file of the draft; if absent that of the default pair, or none beside a --target",
     ),
@@ -42,6 +53,9 @@ DrafterOption = Annotated[
         help="who drafts: the draft model (remote), lookup in the text itself (ngram), nobody, or auto, the first that "
         "can; as OUTRIDER_ORCHESTRATOR_DRAFTER or ENABLE_SPECULATIVE says if absent, else auto",
     ),
+]
+AddressOption = Annotated[
+    str, typer.Option(callback=refuse_empty, help="a running orchestrator; a stack of our own if absent")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 TemperatureOption = Annotated[float, typer.Option(help="0 takes the most probable token, more is more random")]
@@ -107,7 +121,9 @@ def own_stack(
 
 
 def valid_prompt(text: str) -> str:
-    """Return a prompt that can be sent. Raises StartupError for one that is no text."""
+    """Return a prompt that can be sent. Raises StartupError for one that is empty or no text."""
+    if not text:
+        raise StartupError("the prompt is empty: give a text to go on with")
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.frame.environment import unset_empty
 from services.frame.startup import StartupError
 
 SCHEME = "hf:"
@@ -54,6 +55,7 @@ def fetch(file: HubFile) -> Path:
 
     Without the hub what is cached is good enough. Raises StartupError.
     """
+    unset_empty("HF_")
     try:
         import httpx2
         from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_download, hf_hub_url
@@ -89,6 +91,7 @@ def fetch(file: HubFile) -> Path:
         ) from error
     except errors.EntryNotFoundError as error:
         raise StartupError(f"there is no file {file.name} in {where}") from error
-    except (errors.HFValidationError, errors.XetDownloadError, httpx2.HTTPError, OSError) as error:
+    # RuntimeError: a user whose home folder is not known, and with it the cache.
+    except (errors.HFValidationError, errors.XetDownloadError, httpx2.HTTPError, OSError, RuntimeError) as error:
         raise StartupError(f"{file.name} cannot be fetched from {where}: {error}") from error
     return paths[0]

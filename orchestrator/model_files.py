@@ -1,5 +1,6 @@
 """The model files that a user names, by path or on the Hugging Face hub."""
 
+import stat
 from pathlib import Path
 
 from orchestrator.bundled import bundled_pair
@@ -24,7 +25,7 @@ def find_pair(target: str | None, draft: str | None, *, wants_draft: bool) -> tu
         bundled_target, bundled_draft = bundled_pair()
         return bundled_target, bundled_draft if wants_draft else None
     target_path = find_model(target)
-    if draft is not None and not draft.startswith(SCHEME) and not Path(draft).exists():
+    if draft is not None and not draft.startswith(SCHEME) and not _mode(Path(draft)):
         say("outrider", f"there is no draft model {draft}: going on without one")
         draft = None
     return target_path, None if draft is None else find_model(draft)
@@ -33,6 +34,16 @@ def find_pair(target: str | None, draft: str | None, *, wants_draft: bool) -> tu
 def find_model(name: str) -> Path:
     """Return the file that a path or an `hf:` name stands for, fetched if need be. Raises StartupError."""
     path = fetch(HubFile.parse(name)) if name.startswith(SCHEME) else Path(name)
-    if not path.is_file():
+    if not stat.S_ISREG(_mode(path)):
         raise StartupError(f"there is no model file {path}")
     return path
+
+
+def _mode(path: Path) -> int:
+    """Return the mode of what is at `path`, 0 where nothing is. Raises StartupError where that cannot be seen."""
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+    except OSError as error:
+        raise StartupError(f"cannot read model {path}: {error.strerror}") from error

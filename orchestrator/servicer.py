@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 
 import grpc
 from opentelemetry import trace
@@ -23,6 +22,7 @@ from services.frame.errors import ServiceError, error_from_rpc, invalid_argument
 from services.frame.handlers import RpcContext
 from services.frame.spans import request_span
 from services.frame.telemetry import Telemetry
+from services.frame.version import VERSION
 
 _MAX_STOP_STRINGS = 64
 _MAX_LOG_PROBABILITIES = 20
@@ -100,7 +100,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             draft=self._backend.draft_status(),
             num_active=self._num_active,
             speculation=self._statistics.to_message(),
-            version=version("outrider"),
+            version=VERSION,
             drafter=self._backend.drafter(),
         )
 

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import platformdirs
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from models.command import CommandError, Parser, natural, run_command
+from models.command import CommandError, Parser, cache_folder, natural, run_command
 from models.evaluate.measure import Metrics, OnProgress, measure
 from models.evaluate.pair import Pair, PairError, Settings
 from models.evaluate.report import draw_plot, table, update_card, write_metrics
@@ -104,7 +103,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--work-dir",
         type=Path,
-        default=platformdirs.user_cache_path("outrider") / "train",
+        default=cache_folder() / "train",
         help="where models.train keeps its corpus (default: %(default)s)",
     )
     parser.add_argument("--texts", type=Path, help="measure on the .py files of this folder instead")

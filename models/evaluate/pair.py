@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TypeVar
 
+from services.engine.control_groups import usable_cores
 from services.engine.model import Model
 from services.engine.runtime import LlamaRuntime, RuntimeOptions
 
@@ -51,7 +51,7 @@ class Pair:
     """
 
     def __init__(self, target: Path, draft: Path, *, num_threads: int) -> None:
-        self.num_threads = num_threads or len(os.sched_getaffinity(0))
+        self.num_threads = num_threads or usable_cores()
         with ExitStack() as opened:
             self.target = Model(target)
             opened.callback(self.target.close)

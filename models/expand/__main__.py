@@ -7,7 +7,6 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import platformdirs
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -19,7 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from models.command import CommandError, Parser, natural, positive, run_command
+from models.command import CommandError, Parser, cache_folder, natural, positive, run_command
 from models.expand.expansion import Expansion
 from models.expand.shape import PRESETS, TYPES, ExpansionError, Shape
 from models.llama_gguf import ModelFileError
@@ -55,7 +54,7 @@ def default_output(expansion: Expansion) -> Path:
     sizes = f"{config.dim}x{config.num_layers}x{config.ffn}"
     seed = f"-seed{expansion.seed}" if expansion.seed else ""
     name = f"{source.stem}-{sizes}-{expansion.file_type}-{digest}{seed}.gguf"
-    return platformdirs.user_cache_path("outrider") / "models" / name
+    return cache_folder() / "models" / name
 
 
 def _check_output(options: argparse.Namespace) -> None:

@@ -1,9 +1,9 @@
 """The llama.cpp runtime that both services share, and the only place that imports llama_cpp."""
 
-import os
+from services.frame.environment import set_default
 
 # Before llama.cpp loads OpenMP, which reads them once. Threads that spin for long while they wait starve the other
 # services of the machine; threads that sleep at once cost 8 ms of waking up in a decode of 1 ms. So: a short spin. With
 # the policy "passive" a spin count changed nothing inside a service, so it is "active".
-os.environ.setdefault("OMP_WAIT_POLICY", "active")
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+set_default("OMP_WAIT_POLICY", "active")
+set_default("GOMP_SPINCOUNT", "10000")

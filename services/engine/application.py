@@ -19,7 +19,7 @@ from services.engine.flash_attention import choose_flash_attention
 from services.engine.gguf_file import GgufFile
 from services.engine.instruments import EngineInstruments
 from services.engine.measuring import Measuring, budget_after, findings
-from services.engine.memory import check_memory, free_ram, layers_that_fit
+from services.engine.memory import check_gpus, check_ram, layers_that_fit, rooms
 from services.engine.model import Model
 from services.engine.model_service import ModelServicer, Served, describe, digest_of_files
 from services.engine.padding import Exactness
@@ -117,10 +117,10 @@ class ModelApplication(ABC):
             most_bytes = max((gpu.free_bytes for gpu in gpus), default=0)
             gpu_layers = layers_that_fit(settings.model, options, most_bytes)
         device = ", ".join(gpu.name for gpu in gpus) if gpus and gpu_layers else "CPU"
-        ram_bytes = free_ram()
+        check_ram(settings.model, options, rooms(), gpu_layers)
         model = Model(settings.model, num_gpu_layers=gpu_layers, given_up=self._given_up)
         self.accept(model)
-        check_memory(model, options, ram_bytes, accelerators(), gpu_layers)
+        check_gpus(model, options, accelerators(), gpu_layers)
         max_batch_rows = settings.batch_rows or batch_rows(model.vocabulary.size)
         options = replace(options, max_batch_rows=max_batch_rows)
         served = Served(model, options, digest_of_files(model.parts, self._given_up), f"{device} {gpu_layers}")

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import stat
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -98,6 +99,9 @@ class GgufFile:
 def check_readable(path: Path) -> None:
     """Raise ModelLoadError for a path that is no readable GGUF file."""
     try:
+        # Whoever opens a pipe waits until somebody writes into it.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ModelLoadError(f"cannot read model {path}: it is not a file")
         with path.open("rb") as file:
             magic = file.read(len(_MAGIC))
     except OSError as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 import llama_cpp
 
 from services.engine.complaints import take_complaint
+from services.engine.control_groups import usable_cores
 from services.engine.errors import EngineError
 from services.frame.printable import one_line
 
@@ -25,7 +26,7 @@ def quantize_file(source: Path, target: Path, file_type: int, *, num_threads: in
     """
     parameters = llama_cpp.llama_model_quantize_default_params()
     parameters.ftype = file_type
-    parameters.nthread = num_threads or len(os.sched_getaffinity(0))
+    parameters.nthread = num_threads or usable_cores()
     if llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(parameters)) != 0:
         raise EngineError(f"cannot quantize {source}: {take_complaint()}")
 

@@ -2,7 +2,6 @@
 
 import ctypes
 import hashlib
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.engine.complaints import take_complaint
+from services.engine.control_groups import usable_cores
 from services.engine.costs import DecodeCosts
 from services.engine.errors import DecodeError, ModelLoadError
 from services.engine.model import NO_GENERATION, Model
@@ -94,7 +94,7 @@ class RuntimeOptions:
 
     def threads(self) -> int:
         """Return the number of threads: as set, else the cores this process may use."""
-        return self.num_threads or len(os.sched_getaffinity(0))
+        return self.num_threads or usable_cores()
 
     def num_positions(self) -> int:
         """Return how many positions the caches of all slots have: llama.cpp rounds each slot's up."""

@@ -1,11 +1,10 @@
 """Settings that both services share: the model and how it is run."""
 
-from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from services.frame.settings import ServerSettings
+from services.frame.settings import FileName, ServerSettings
 
 FlashAttention = Literal["auto", "on", "off"]
 _SWITCH = {"true": "on", "1": "on", "yes": "on", "false": "off", "0": "off", "no": "off"}
@@ -16,10 +15,12 @@ _MOST_PADDING = 16
 class EngineSettings(ServerSettings):
     """A server with a model behind it."""
 
-    model: Path = Field(description="GGUF file to serve")
+    model: FileName = Field(description="GGUF file to serve")
     slots: int = Field(8, ge=1, le=256, description="sessions cached at a time")
     context: int = Field(2048, ge=32, le=1 << 20, description="tokens of context of each slot")
-    threads: int = Field(0, ge=0, le=1024, description="threads of a decode; 0 takes the cores this process may use")
+    threads: int = Field(
+        0, ge=0, le=1024, description="threads of a decode; 0 takes the cores that affinity and CPU quota give"
+    )
     gpu_layers: int = Field(
         -1, ge=-1, description="layers on the GPU; -1 takes as many as its free memory holds, none without a GPU"
     )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
 from opentelemetry import trace
 
+from services.frame.environment import set_default
 from services.frame.printable import one_line, printable
 
 # What every record has; anything else was passed as `extra`.
@@ -69,7 +69,7 @@ def configure_logging(level: str, log_format: Literal["text", "json"], service: 
     To be called before the first channel or server is made: gRPC's core reads its verbosity then, and tells of every
     server that says goodbye unless it is kept to errors.
     """
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    set_default("GRPC_VERBOSITY", "ERROR")
     handler = _StderrHandler()
     handler.setFormatter(JsonFormatter(service) if log_format == "json" else TextFormatter(service))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

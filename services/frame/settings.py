@@ -1,6 +1,7 @@
 """Settings from flags and the environment: the command line wins over the environment, which wins over the defaults.
 
 An unknown flag, an unknown variable with the service's prefix or a value out of range is refused with one sentence.
+A variable without a value is not set.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NoReturn, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
+    EnvSettingsSource,
     InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
@@ -32,6 +34,16 @@ TraceDetail = Literal["request", "cycle"]
 
 DEFAULT_MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 _PROXY = re.compile(r"http://(\S+@)?([\w.-]+|\[[\da-fA-F:.]+\]):\d+/?")
+
+
+def _check_name(name: object) -> object:
+    if name == "":
+        raise ValueError("a file must be named")
+    return name
+
+
+FileName = Annotated[Path, BeforeValidator(_check_name)]
+"""The path of a file; an empty one would be the working directory."""
 
 
 class ProgramSettings(BaseSettings):
@@ -66,7 +78,9 @@ class ProgramSettings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Return the sources, first the one that wins."""
         familiar = {field: os.environ[name] for name, field in cls.familiar_names.items() if os.environ.get(name)}
-        return init_settings, env_settings, InitSettingsSource(settings_cls, familiar)
+        # Not by `env_ignore_empty` of the settings, which empty flags would fall under too: those are refused.
+        variables = EnvSettingsSource(settings_cls, env_ignore_empty=True)
+        return init_settings, variables, InitSettingsSource(settings_cls, familiar)
 
 
 class ServerSettings(ProgramSettings):
@@ -74,9 +88,9 @@ class ServerSettings(ProgramSettings):
 
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(0, ge=0, le=65535, description="port to listen on; 0 takes a free one, which is printed")
-    tls_cert: Path | None = Field(None, description="PEM file with the server's certificate chain; turns TLS on")
-    tls_key: Path | None = Field(None, description="PEM file with the private key of --tls-cert")
-    tls_client_ca: Path | None = Field(None, description="PEM file; clients must show a certificate signed by it")
+    tls_cert: FileName | None = Field(None, description="PEM file with the server's certificate chain; turns TLS on")
+    tls_key: FileName | None = Field(None, description="PEM file with the private key of --tls-cert")
+    tls_client_ca: FileName | None = Field(None, description="PEM file; clients must show a certificate signed by it")
     max_message_bytes: int = Field(
         DEFAULT_MAX_MESSAGE_BYTES, ge=64 * 1024, le=2**31 - 1, description="largest message taken or sent, in bytes"
     )
@@ -99,9 +113,11 @@ class PeerSettings(BaseModel):
     """How a program calls servers, and proves itself to them and they to it. A mix-in for ProgramSettings."""
 
     peer_tls: bool = Field(False, description="call servers over TLS")
-    peer_ca: Path | None = Field(None, description="PEM file that signs the servers; the system's where absent")
-    peer_cert: Path | None = Field(None, description="PEM file with the certificate shown to servers that ask for one")
-    peer_key: Path | None = Field(None, description="PEM file with the private key of --peer-cert")
+    peer_ca: FileName | None = Field(None, description="PEM file that signs the servers; the system's where absent")
+    peer_cert: FileName | None = Field(
+        None, description="PEM file with the certificate shown to servers that ask for one"
+    )
+    peer_key: FileName | None = Field(None, description="PEM file with the private key of --peer-cert")
     peer_proxy: str = Field(
         "", description="HTTP proxy through which servers are called, as in http://HOST:PORT; no other is used"
     )
@@ -175,7 +191,7 @@ def _refuse_unknown_variables(cls: type[ProgramSettings]) -> None:
     """Raise StartupError for a variable that has the prefix of `cls` and names no field: most likely a typing error."""
     prefix = _variable(cls, "")
     known = {_variable(cls, name) for name in cls.model_fields}
-    for name in sorted(os.environ):
+    for name in sorted(name for name, value in os.environ.items() if value):
         if name.upper().startswith(prefix) and name.upper() not in known:
             raise StartupError(f"the environment variable {name} names no setting: unset it, or see --help")
 
@@ -197,7 +213,7 @@ def _sentence(cls: type[ProgramSettings], arguments: Sequence[str], error: Valid
         field = str(first["loc"][0])
         flag, variable = _flag(field), _variable(cls, field)
         is_flag = any(argument == flag or argument.startswith(f"{flag}=") for argument in arguments)
-        variables = [variable] if variable in os.environ else []
+        variables = [variable] if os.environ.get(variable) else []
         variables += [name for name, known in cls.familiar_names.items() if known == field and os.environ.get(name)]
         if first["type"] == "missing":
             message = f"{flag} is missing (or {variable} in the environment)"

@@ -28,6 +28,7 @@ from opentelemetry import metrics, trace
 from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, NonRecordingSpan, SpanContext, TraceFlags
 
+from services.frame.environment import unset_empty
 from services.frame.startup import StartupError
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ def configure_telemetry(service_name: str) -> Telemetry:
 
     Raises StartupError for a value that we cannot honour.
     """
+    unset_empty("OTEL_")
     if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return Telemetry.off()
     span_exporters = _exporters("TRACES")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+import stat
 from pathlib import Path
 
 import grpc
@@ -99,6 +100,9 @@ def _no_pass_phrase() -> bytes:
 
 def _read(path: Path, flag: str) -> bytes:
     try:
+        # Whoever opens a pipe waits until somebody writes into it, and OpenSSL reads the file once more.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise StartupError(f"{flag} {path} cannot be read: it is not a file")
         return path.read_bytes()
     except OSError as error:
         raise StartupError(f"{flag} {path} cannot be read: {error.strerror or error}") from error

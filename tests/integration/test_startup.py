@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import os
 import re
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -31,6 +32,7 @@ from services.frame.waiting import saying
 from services.target import application as target_application
 from services.target.application import TargetApplication
 from services.target.settings import TargetSettings
+from tests.control_groups import MIB, make_groups
 from tests.integration.conftest import Pair
 from tests.integration.services import ENGINE_SETTINGS, client_of, draft_server, orchestrator_server, target_server
 from tests.ports import free_port
@@ -38,6 +40,8 @@ from tests.waiting import PATIENCE_S, soon
 
 pytestmark = pytest.mark.integration
 
+# A user id that has no name.
+NOBODY = 2_000_000_000
 Make = Callable[[Path], FrameServer]
 
 
@@ -75,6 +79,47 @@ async def test_a_corrupt_model(pair: Pair, tmp_path: Path, make: Make, break_off
 async def test_a_model_that_cannot_be_read(tmp_path: Path, name: str) -> None:
     with pytest.raises(StartupError, match="cannot read model"):
         async with target_server(tmp_path / name):
+            pass
+
+
+@pytest.mark.parametrize("make", [target_server, draft_server])
+async def test_a_pipe_in_the_place_of_a_model(tmp_path: Path, make: Make) -> None:
+    """Whoever opened it would wait for ever."""
+    os.mkfifo(tmp_path / "model.gguf")
+    with pytest.raises(StartupError, match=r"cannot read model .*: it is not a file"):
+        async with make(tmp_path / "model.gguf"):
+            pass
+
+
+@pytest.mark.parametrize("make", [target_server, draft_server])
+async def test_a_file_in_the_place_of_the_model_s_folder(pair: Pair, make: Make) -> None:
+    with pytest.raises(StartupError, match=r"cannot read model .*: Not a directory"):
+        async with make(pair.target / "model.gguf"):
+            pass
+
+
+@pytest.mark.parametrize("cache", ["/dev/null/cache", ""], ids=["a folder that cannot be made", "no home"])
+async def test_a_user_without_a_cache_folder(pair: Pair, monkeypatch: pytest.MonkeyPatch, cache: str) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", cache)
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: NOBODY)
+    with pytest.raises(StartupError, match=r"cannot be kept \(.*\): set XDG_CACHE_HOME to a folder"):
+        async with target_server(pair.target, exact="on"):
+            pass
+    async with target_server(pair.target, exact="off"):
+        pass
+
+
+async def test_a_control_group_that_leaves_too_little(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the weights are loaded, which could end the process."""
+    groups = make_groups(tmp_path / "root", monkeypatch)
+    groups.version_2()
+    groups.write("/sys/fs/cgroup", {"memory.max": 64 * MIB, "memory.current": 60 * MIB})
+    monkeypatch.setattr(engine_application, "Model", None)
+    with pytest.raises(StartupError, match="4 MiB are free within the control group's limit of 64 MiB: take a smaller"):
+        async with target_server(pair.target):
             pass
 
 

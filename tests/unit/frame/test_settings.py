@@ -5,7 +5,7 @@ from typing import ClassVar
 import pytest
 from pydantic import Field
 
-from services.frame.settings import PeerSettings, ServerSettings, load_settings, parse_settings
+from services.frame.settings import FileName, PeerSettings, ServerSettings, load_settings, parse_settings
 from services.frame.startup import StartupError
 
 
@@ -16,12 +16,12 @@ class EchoSettings(ServerSettings, PeerSettings, env_prefix="OUTRIDER_ECHO_"):
     familiar_names: ClassVar[Mapping[str, str]] = {"ECHO_PORT": "port"}
 
     port: int = Field(50000, ge=0, le=65535, description="port to listen on")
-    model: Path = Field(Path("m.gguf"), description="model file")
+    model: FileName = Field(Path("m.gguf"), description="model file")
     is_loud: bool = Field(False, description="answer in capitals")
 
 
 class NeedySettings(ServerSettings, env_prefix="OUTRIDER_NEEDY_"):
-    model: Path = Field(description="model file")
+    model: FileName = Field(description="model file")
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
@@ -65,6 +65,28 @@ def test_a_familiar_name_without_a_value_says_nothing(monkeypatch: pytest.Monkey
     assert parse_settings(EchoSettings, []).port == 50000
 
 
+def test_no_variable_without_a_value_says_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compose and Kubernetes pass on what is not set like that."""
+    for name in EchoSettings.model_fields:
+        monkeypatch.setenv(f"OUTRIDER_ECHO_{name.upper()}", "")
+    monkeypatch.setenv("OUTRIDER_ECHO_NO_SUCH_SETTING", "")
+    assert parse_settings(EchoSettings, []) == load_settings(EchoSettings) == EchoSettings.model_construct()
+    monkeypatch.setenv("ECHO_PORT", "1234")
+    assert parse_settings(EchoSettings, []).port == 1234
+    assert parse_settings(EchoSettings, ["--port", "0"]).port == 0
+
+
+def test_an_empty_variable_is_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OUTRIDER_NEEDY_MODEL", "")
+    with pytest.raises(StartupError, match=r"^--model is missing \(or OUTRIDER_NEEDY_MODEL in the environment\)$"):
+        load_settings(NeedySettings)
+
+
+def test_an_empty_flag_is_no_default(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("OUTRIDER_ECHO_HOST", "0.0.0.0")
+    assert refusal(capsys, "--host", "").startswith("--host is '': ")
+
+
 def test_a_wrong_value_is_named_by_what_set_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -95,6 +117,11 @@ def test_every_field_has_a_flag_in_kebab_case() -> None:
         (["--log-format", "xml"], "--log-format is 'xml': input should be 'text' or 'json'"),
         (["--drain-timeout-s", "nan"], "--drain-timeout-s is 'nan': input should be a finite number"),
         (["--host", ""], "--host is '': string should have at least 1 character"),
+        (["--model", ""], "--model is '': a file must be named"),
+        (["--tls-cert", ""], "--tls-cert is '': a file must be named"),
+        (["--peer-ca="], "--peer-ca is '': a file must be named"),
+        (["--port", ""], "--port is '': input should be a valid integer, unable to parse string as an integer"),
+        (["--log-level", ""], "--log-level is '': input should be 'debug', 'info', 'warning' or 'error'"),
         (["--tls-cert", "a.pem"], "--tls-cert and --tls-key are needed together"),
         (["--tls-client-ca", "a.pem"], "--tls-client-ca needs --tls-cert and --tls-key"),
         (["--peer-tls", "--peer-key", "a.pem"], "--peer-cert and --peer-key are needed together"),

@@ -1,3 +1,4 @@
+import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,6 +148,7 @@ def test_settings_say_how_peers_are_called(ours: Files) -> None:
         ({"tls_key": "theirs"}, r"^--tls-cert \S+ and --tls-key \S+ are no usable pair: KEY_VALUES_MISMATCH$"),
         ({"tls_key": "locked"}, r"^--tls-cert \S+ and --tls-key \S+ are no usable pair: the key needs a pass phrase"),
         ({"tls_client_ca": "missing"}, r"^--tls-client-ca \S+ cannot be read: No such file or directory$"),
+        ({"tls_key": "pipe"}, r"^--tls-key \S+ cannot be read: it is not a file$"),
         ({"tls_client_ca": "junk"}, r"^--tls-client-ca \S+ holds no certificate: "),
     ],
 )
@@ -161,6 +163,8 @@ async def test_unusable_files_are_one_sentence(
 ) -> None:
     files = {"missing": tmp_path / "none.pem", "junk": tmp_path / "junk.pem", "theirs": theirs.key}
     files["junk"].write_text("junk")
+    files["pipe"] = tmp_path / "pipe.pem"
+    os.mkfifo(files["pipe"])
     files["locked"] = tmp_path / "locked.pem"
     files["locked"].write_bytes(locked_key(ours.key))
     settings = {"tls_cert": ours.cert, "tls_key": ours.key} | {name: files[kind] for name, kind in change.items()}

@@ -251,6 +251,14 @@ def test_an_existing_output_is_replaced_only_by_force(tmp_path: Path, model: Pat
     assert LlamaFile(output).config.dim == 160
 
 
+def test_a_user_without_a_home_folder(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2_000_000_000)
+    with pytest.raises(CommandError, match=r"^there is no folder for what is made "):
+        main([str(model), *SIZES])
+
+
 def test_the_cache_holds_one_file_per_model_shape_and_type(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator import cli
+from orchestrator.settings import OrchestratorSettings
+from orchestrator.stack import StackOptions
 from tests.ports import free_port
 
 
@@ -59,6 +61,19 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         pytest.param(["generate", "a", "--target", "."], "there is no model file", id="a folder"),
         pytest.param(["generate", "a", "--draft", "x.gguf"], "--draft (or DRAFT_MODEL_PATH) needs", id="a draft alone"),
         pytest.param(["generate", "a", "--target", "hf:owner/file.gguf"], "is no hf:owner/repo/", id="no file of hf"),
+        pytest.param(["generate", ""], "the prompt is empty: give a text to go on with", id="empty prompt"),
+        pytest.param(["serve", "--target", ""], "--target is empty: give it a value", id="empty target"),
+        pytest.param(["generate", "a", "--draft="], "--draft is empty: give it a value", id="empty draft"),
+        pytest.param(["serve", "--host", ""], "--host is empty: give it a value", id="empty host"),
+        pytest.param(["serve", "--log-level", ""], "--log-level is empty: give it a value", id="empty log level"),
+        pytest.param(["generate", "a", "--address", ""], "--address is empty: give it a value", id="empty address"),
+        pytest.param(["chat", "--address", ""], "--address is empty: give it a value", id="chat with an empty address"),
+        pytest.param(["status", "--address", ""], "--address is empty: give it a value", id="status of nobody"),
+        pytest.param(["serve", "--drafter", ""], "'' is not one of 'auto'", id="empty drafter"),
+        pytest.param(["pair", "", "draft.gguf"], "target is empty: give it a value", id="pair without a target"),
+        pytest.param(["pair", "target.gguf", ""], "draft is empty: give it a value", id="pair without a draft"),
+        pytest.param(["serve", "--target", "x" * 300], "cannot read model x", id="no name of a file"),
+        pytest.param(["pair", "x" * 300, "y"], "cannot read model x", id="pair with no name of a file"),
         pytest.param(["serve", "--drafter", "me"], "'me' is not one of 'auto'", id="drafter"),
         pytest.param(
             ["serve", "--target", "no/such.gguf"], "there is no model file no/such.gguf", id="serve no target"
@@ -86,6 +101,7 @@ def test_bad_use(
     ("arguments", "expected"),
     [
         pytest.param(["generate", "a", "--draft", "."], "there is no model file .", id="a folder"),
+        pytest.param(["generate", "a", "--draft", "x" * 300], "cannot read model x", id="no name of a file"),
         pytest.param(["generate", "a", "--draft", "hf:"], "hf: is no hf:owner/repo/", id="no draft of hf"),
         pytest.param(["generate", "a", "--exact", "maybe"], "'maybe' is not one of 'auto', 'on', 'off'", id="exact"),
         pytest.param(["serve", "--exact", "maybe"], "'maybe' is not one of 'auto', 'on', 'off'", id="serve exact"),
@@ -153,6 +169,32 @@ def test_tls_of_the_environment_with_which_processes_could_not_call_each_other(
     printed = capsys.readouterr()
     assert printed.err.startswith(f"outrider: {name} is set, ")
     assert printed.err.endswith(f"{expected}\n")
+
+
+EMPTY = (
+    "OUTRIDER_TARGET_MODEL",
+    "OUTRIDER_DRAFT_MODEL",
+    "TARGET_MODEL_PATH",
+    "DRAFT_MODEL_PATH",
+    "ENABLE_SPECULATIVE",
+    "SPECULATION_DEPTH",
+    "OUTRIDER_TARGET_EXACT",
+    *(f"OUTRIDER_ORCHESTRATOR_{name.upper()}" for name in OrchestratorSettings.model_fields),
+)
+
+
+def test_variables_without_a_value_are_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[StackOptions] = []
+
+    async def note(asked: StackOptions) -> None:
+        served.append(asked)
+
+    monkeypatch.setattr(cli, "_serve", note)
+    assert run(monkeypatch, "serve") == 0
+    for name in EMPTY:
+        monkeypatch.setenv(name, "")
+    assert run(monkeypatch, "serve") == 0
+    assert served[0] == served[1]
 
 
 def test_a_port_in_the_environment(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """What goes wrong on the way to a model of the hub: one sentence that says what to change."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +45,22 @@ def test_what_is_there_is_fetched_once(stand_in: StandIn) -> None:
     assert path.read_text() == "model.gguf"
     assert fetch(HubFile(REPO, "model.gguf", "v1")) == path, "another revision, the same commit"
     assert stand_in.fetched == ["model.gguf"]
+
+
+def test_the_hub_s_variables_without_a_value_are_not_set(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library would take an empty HF_ENDPOINT for an address, and an empty HF_HOME for the working directory."""
+    for name in ("HF_ENDPOINT", "HF_HOME"):
+        monkeypatch.setenv(name, "")
+    fetch(HubFile(REPO, "model.gguf", None))
+    assert not {"HF_ENDPOINT", "HF_HOME"} & set(os.environ)
+
+
+def test_a_user_without_a_home_folder(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", "~/.cache/huggingface/hub")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 2_000_000_000)
+    with pytest.raises(StartupError, match=r"^model\.gguf cannot be fetched from .*: Could not determine home"):
+        fetch(HubFile(REPO, "model.gguf", None))
 
 
 def test_a_model_in_several_files_lies_together(stand_in: StandIn) -> None:

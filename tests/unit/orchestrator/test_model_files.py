@@ -1,5 +1,7 @@
 """Which model files are served, by flags, other engines' variables, and what is there."""
 
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -109,6 +111,36 @@ def test_a_draft_that_nobody_asks_may_be_missing(files: dict[str, str], capsys: 
 def test_a_model_that_is_not_there(name: str) -> None:
     with pytest.raises(StartupError, match="there is no model file"):
         find_model(name)
+
+
+def test_a_pipe_is_no_model(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(StartupError, match="there is no model file"):
+        find_model(str(tmp_path / "pipe"))
+
+
+def test_a_file_in_the_place_of_a_folder(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    inside = files["other"] + "/model.gguf"
+    with pytest.raises(StartupError, match="there is no model file"):
+        find_model(inside)
+    assert find_pair(files["target"], inside, wants_draft=True) == (Path(files["target"]), None)
+    assert f"there is no draft model {inside}: going on without one" in capsys.readouterr().err
+
+
+def test_a_folder_that_may_not_be_entered(files: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for the draft: whether it is there cannot be seen."""
+    closed = Path("/closed/model.gguf")
+    stat = Path.stat
+
+    def look(path: Path, **options: Any) -> os.stat_result:
+        if path == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", look)
+    for target, draft in ((str(closed), None), (files["target"], str(closed))):
+        with pytest.raises(StartupError, match=r"^cannot read model /closed/model\.gguf: Permission denied$"):
+            find_pair(target, draft, wants_draft=True)
 
 
 @pytest.mark.parametrize(

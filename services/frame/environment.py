@@ -1,0 +1,16 @@
+"""Variables of the environment. One without a value is not set: compose and Kubernetes pass them on like that."""
+
+import os
+
+
+def set_default(name: str, value: str) -> None:
+    """Set a variable for a library, unless it is set."""
+    if not os.environ.get(name):
+        os.environ[name] = value
+
+
+def unset_empty(prefix: str) -> None:
+    """Take variables without a value away from a library that would read them as one."""
+    for name, value in list(os.environ.items()):
+        if name.startswith(prefix) and not value:
+            del os.environ[name]

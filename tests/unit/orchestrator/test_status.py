@@ -1,0 +1,34 @@
+"""The state of the orchestrator, as GetStatus tells it."""
+
+from importlib.metadata import Distribution, PackageNotFoundError, version
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from orchestrator.servicer import GenerationServicer
+from orchestrator.settings import OrchestratorSettings
+from outrider.v1 import generation_pb2
+from services.frame.telemetry import Telemetry
+
+
+def servicer() -> GenerationServicer:
+    """A servicer without a target or a draft."""
+    backend: Any = SimpleNamespace(
+        target_status=generation_pb2.ServiceStatus,
+        draft_status=lambda: None,
+        drafter=lambda: generation_pb2.DRAFTER_NONE,
+        draft_overhead=lambda: 0.0,
+    )
+    return GenerationServicer(OrchestratorSettings(), backend, Telemetry.off())
+
+
+async def test_an_installation_that_is_gone_fails_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = version("outrider")
+
+    def find(name: str) -> Distribution:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(Distribution, "from_name", find)
+    context: Any = None
+    assert (await servicer().GetStatus(generation_pb2.GetStatusRequest(), context)).version == installed
