@@ -92,3 +92,29 @@ def test_releasing_an_unknown_session_changes_nothing() -> None:
     _take(table, "a")
     table.release("b")
     assert _sessions(table) == {"a"}
+
+
+def test_sessions_at_work_sit_side_by_side() -> None:
+    """Gaps are padded in every decode."""
+    table = SlotTable(8)
+    slots = {name: table.take(name) for name in "abcdefgh"}
+    for name in "bcdefgh":
+        slot = slots[name]
+        assert slot is not None
+        slot.is_busy = False
+    for name in "hcfbeg":
+        table.release(name)
+    _take(table, "d")
+    # "a" works in the first slot, and "d" is idle in the fourth.
+    new = [table.take(name) for name in "xyz"]
+    assert [slot.index for slot in new if slot] == [1, 2, 4]
+
+
+def test_a_gap_between_those_at_work_is_filled_first() -> None:
+    expected = {"a", "e"}
+    table = SlotTable(6, expected.__contains__)
+    _take(table, *"abcdef")
+    for name in "bcdf":
+        table.release(name)
+    new = [table.take(name) for name in "wxyz"]
+    assert [slot.index for slot in new if slot] == [1, 2, 3, 5]
