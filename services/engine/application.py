@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from outrider.v1 import common_pb2, model_pb2_grpc
 from services.engine.capacity import batch_rows, copy_worth, decode_worth, rows_worth
+from services.engine.complaints import ending_refused
 from services.engine.devices import accelerators
 from services.engine.engine import Engine
 from services.engine.errors import EngineError
@@ -16,7 +17,7 @@ from services.engine.exactness import most_reserve, padded_runtime
 from services.engine.instruments import EngineInstruments
 from services.engine.memory import check_memory, free_ram, layers_that_fit
 from services.engine.model import Model
-from services.engine.model_service import ModelServicer, Served, describe, digest_of_files
+from services.engine.model_service import ModelServicer, Served, check_entries, describe, digest_of_files
 from services.engine.padding import Exactness
 from services.engine.runtime import Runtime, RuntimeOptions
 from services.engine.settings import EngineSettings
@@ -47,17 +48,22 @@ class ModelApplication(ABC):
     async def start(self, server: FrameServer) -> None:
         """Load and answer. Raises StartupError when the model cannot be served."""
         loop = asyncio.get_running_loop()
-        self._loading = loop.run_in_executor(None, self._load, server, loop)
+        self._loading = loop.run_in_executor(None, self._load_or_end, server, loop)
         try:
             info, told = await asyncio.shield(self._loading)
         except EngineError as error:
             raise StartupError(str(error)) from error
+        except MemoryError as error:
+            raise StartupError(
+                f"there is not enough memory to serve {self.settings.model}: lower --slots, --context or --batch-rows"
+            ) from error
         _log.info("%s", told)
         assert self.model is not None and self.engine is not None
         if server.telemetry.is_metering:
             instruments = EngineInstruments(server.telemetry, self.engine, info.model_bytes, info.cache_bytes)
             self.engine.observe(instruments.record_decode)
-        server.register(model_pb2_grpc.add_ModelServiceServicer_to_server, ModelServicer(self.model, info))
+        servicer = ModelServicer(self.model, info, self.settings.max_message_bytes)
+        server.register(model_pb2_grpc.add_ModelServiceServicer_to_server, servicer)
         self.register(server, self.model, self.engine, info)
 
     async def stop(self) -> None:
@@ -78,6 +84,11 @@ class ModelApplication(ABC):
         runtime.decode_worth = decode_worth(runtime)
         return runtime
 
+    def _load_or_end(self, server: FrameServer, loop: asyncio.AbstractEventLoop) -> tuple[common_pb2.ModelInfo, str]:
+        """Load; where llama.cpp gives up on the process, that ends like any other that refuses to start."""
+        with ending_refused(f"{self.settings.program}: cannot serve {self.settings.model}"):
+            return self._load(server, loop)
+
     def _load(self, server: FrameServer, loop: asyncio.AbstractEventLoop) -> tuple[common_pb2.ModelInfo, str]:
         """Return the description of what is served, and a line that tells what was measured and chosen."""
         settings = self.settings
@@ -92,10 +103,12 @@ class ModelApplication(ABC):
         gpu_layers = settings.gpu_layers
         if gpu_layers < 0:
             most_bytes = max((gpu.free_bytes for gpu in gpus), default=0)
-            gpu_layers = layers_that_fit(settings.model, options, most_bytes)
+            gpu_layers = layers_that_fit(settings.model, options, most_bytes) if gpus else 0
         device = ", ".join(gpu.name for gpu in gpus) if gpus and gpu_layers else "CPU"
         ram_bytes = free_ram()
         self.model = Model(settings.model, num_gpu_layers=gpu_layers, given_up=self._given_up)
+        self.model.check_positions(options.context_length, options.reserve)
+        check_entries(self.model, settings.max_message_bytes)
         check_memory(self.model, options, ram_bytes, accelerators(), gpu_layers)
         max_batch_rows = settings.batch_rows or batch_rows(self.model.vocabulary.size)
         options = replace(options, max_batch_rows=max_batch_rows)
