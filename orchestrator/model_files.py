@@ -1,5 +1,6 @@
 """The model files that a user names, by path or on the Hugging Face hub."""
 
+import stat
 import sys
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def find_pair(target: str | None, draft: str | None, *, wants_draft: bool) -> tu
         bundled_target, bundled_draft = bundled_pair()
         return bundled_target, bundled_draft if wants_draft else None
     target_path = find_model(target)
-    if draft is not None and not draft.startswith(SCHEME) and not Path(draft).exists():
+    if draft is not None and not draft.startswith(SCHEME) and _mode(Path(draft)) is None:
         print(f"outrider: there is no draft model {draft}: going on without one", file=sys.stderr)
         draft = None
     return target_path, None if draft is None else find_model(draft)
@@ -33,6 +34,18 @@ def find_pair(target: str | None, draft: str | None, *, wants_draft: bool) -> tu
 def find_model(name: str) -> Path:
     """Return the file that a path or an `hf:` name stands for, fetched if need be. Raises StartupError."""
     path = fetch(HubFile.parse(name)) if name.startswith(SCHEME) else Path(name)
-    if not path.is_file():
+    mode = _mode(path)
+    if mode is None or not stat.S_ISREG(mode):
         raise StartupError(f"there is no model file {path}")
     return path
+
+
+def _mode(path: Path) -> int | None:
+    """Return what kind of file a path is, None where there is nothing. Raises StartupError where nobody may know."""
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StartupError(f"the model file {path} cannot be looked at: {reason}") from error
