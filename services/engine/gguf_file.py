@@ -104,9 +104,9 @@ def _checked_tensors(header: Header, paths: Sequence[Path]) -> Sequence[Tensor]:
     for number, path in enumerate(paths[1:], 1):
         with _map(path) as data:
             part = _header(path, data)
+            found, is_short = part.numbers(_SPLIT_NUMBER), part.is_short(_SPLIT_NUMBER)
         # llama.cpp takes a number of two bytes only.
-        if part.integer(_SPLIT_NUMBER, -1) != number or not part.is_short(_SPLIT_NUMBER):
-            found = part.numbers(_SPLIT_NUMBER)
+        if found != [number] or not is_short:
             raise ModelLoadError(f"cannot load model {path}: {_SPLIT_NUMBER} is {found}: it must be {number}")
         tensors += part.tensors
     expected = header.integer(_SPLIT_TENSORS, len(tensors))

@@ -25,7 +25,7 @@ _LEAST_FIELD_BYTES, _LEAST_TENSOR_BYTES = 14, 24
 _MOST_ELEMENTS = 1 << 24
 _MOST_NAME_BYTES, _MOST_DIMENSIONS = 63, 4
 _DEFAULT_ALIGNMENT = 32
-# llama.cpp ends the process for a mapped tensor that lies elsewhere than at a multiple of this.
+# Tensors are mapped from the file, and computed with only where they lie at a multiple of this.
 _MAPPED_ALIGNMENT = 32
 _MOST_NUMBERS = 2**63 - 1
 _MOST_SHOWN = 60

@@ -35,7 +35,7 @@ _NO_WEIGHTS = (9, 15, 24, 25, 26, 27, 28)
 _HOLD_IDS = ("d2t", "ffn_gate_tid2eid.weight")
 # They take a single expert for none.
 _SINGLE_EXPERT = ("hunyuan-dense", "hunyuan_vl")
-# Those whose graphs begin with GGML_ASSERT(n_embd_head == n_rot) in llama.cpp, whose version is pinned.
+# Those that llama.cpp, whose version is pinned, computes with heads that are rotated as a whole, and with no others.
 _ROTATES_WHOLE_HEADS = frozenset(
     """
     apertus arcee arctic baichuan chameleon codeshell cogvlm cohere2moe dbrx deci deepseek dots1 dream ernie4_5

@@ -48,7 +48,7 @@ class Model:
                 raise ModelLoadError(f"cannot load model {path}: {take_complaint()}")
             self.cache_shape = cache_shape(file)
             positions = file.tensors.get(_POSITIONS)
-            # What is learned of positions ends with the last one that was, and llama.cpp ends the process there.
+            # Where something was learned of each position, there are no others.
             self.most_positions = positions.num_rows if positions is not None else None
         self.architecture = self.metadata("general.architecture")
         if problem := self._problem():

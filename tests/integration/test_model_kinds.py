@@ -189,12 +189,6 @@ def _fewer_tokens() -> dict[str, GGUFValue]:
     return tiny_tokenizer() | {"tokenizer.ggml.tokens": fewer}
 
 
-def _twice() -> dict[str, GGUFValue]:
-    tokens = tiny_tokenizer()["tokenizer.ggml.tokens"]
-    twice = GGUFValue([*tokens.value[:-1], tokens.value[2]], tokens.type, tokens.sub_type)
-    return tiny_tokenizer() | {"tokenizer.ggml.tokens": twice}
-
-
 def _projector(path: Path) -> Path:
     return foreign_models.write_model(path, "clip", {"v.patch_embd.weight": (8, 8)})
 
@@ -232,11 +226,6 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "fewer tokens than embeddings": (
         partial(foreign_models.llama, tokenizer=_fewer_tokens()),
         "tokenizer.ggml.tokens has 300 elements: token_embd.weight has 512 rows",
-    ),
-    "a token twice": (partial(foreign_models.llama, tokenizer=_twice()), "twice, as 2 and as 511"),
-    "layers that are not there": (
-        partial(foreign_models.llama, fields={"block_count": 2**32 - 1}),
-        "llama.block_count is 4294967295: it must be a whole number, 1 to 512",
     ),
     "cut off": (_cut_off, "it was cut off"),
 }

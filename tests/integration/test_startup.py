@@ -76,7 +76,6 @@ async def test_caches_that_do_not_fit(pair: Pair) -> None:
 
 
 async def test_no_more_positions_than_were_learned(tmp_path: Path) -> None:
-    """llama.cpp would end the process at the first one that was not."""
     path = learned_positions(tmp_path / "model.gguf", 128)
     with pytest.raises(StartupError, match=r"it knows 128 positions, 32 of them are for padding: .* at most 96"):
         async with target_server(path, context=97):
