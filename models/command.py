@@ -6,11 +6,8 @@ import argparse
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
 from typing import NoReturn
-
-import platformdirs
 
 from services.frame.output import guarded_output, say
 
@@ -50,14 +47,6 @@ def run_command(program: str, command: Callable[[], None]) -> NoReturn:
         say(program, "interrupted, nothing was written")
         sys.exit(_SIGNAL_BASE + signal.SIGINT)
     sys.exit(0)
-
-
-def cache_folder() -> Path:
-    """The folder of this user for what can be made again. Raises CommandError where no home folder is known."""
-    try:
-        return platformdirs.user_cache_path("outrider")
-    except RuntimeError as error:
-        raise CommandError(f"there is no folder for what is made ({error})") from error
 
 
 def natural(text: str) -> int:

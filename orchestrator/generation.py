@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from orchestrator.cycle import Cycle, Target, run_cycles
@@ -24,7 +24,7 @@ class Generation:
 
     def __init__(
         self,
-        prompt: Sequence[int],
+        prompt: TokenSequence,
         target: Target,
         drafter: Drafter,
         text: TextStream,
@@ -34,7 +34,8 @@ class Generation:
         context_length: int,
         telemetry: Telemetry,
     ) -> None:
-        self._sequence = TokenSequence(prompt)
+        """Go on from `prompt`, which grows by what is generated."""
+        self._sequence = prompt
         self._num_prompt_tokens = len(prompt)
         self._target = target
         self._drafter = drafter

@@ -25,7 +25,7 @@ def find_pair(target: str | None, draft: str | None, *, wants_draft: bool) -> tu
         bundled_target, bundled_draft = bundled_pair()
         return bundled_target, bundled_draft if wants_draft else None
     target_path = find_model(target)
-    if draft is not None and not draft.startswith(SCHEME) and not _mode(Path(draft)):
+    if draft is not None and not draft.startswith(SCHEME) and _mode(Path(draft)) is None:
         say("outrider", f"there is no draft model {draft}: going on without one")
         draft = None
     return target_path, None if draft is None else find_model(draft)
@@ -34,16 +34,18 @@ def find_pair(target: str | None, draft: str | None, *, wants_draft: bool) -> tu
 def find_model(name: str) -> Path:
     """Return the file that a path or an `hf:` name stands for, fetched if need be. Raises StartupError."""
     path = fetch(HubFile.parse(name)) if name.startswith(SCHEME) else Path(name)
-    if not stat.S_ISREG(_mode(path)):
+    mode = _mode(path)
+    if mode is None or not stat.S_ISREG(mode):
         raise StartupError(f"there is no model file {path}")
     return path
 
 
-def _mode(path: Path) -> int:
-    """Return the mode of what is at `path`, 0 where nothing is. Raises StartupError where that cannot be seen."""
+def _mode(path: Path) -> int | None:
+    """Return what kind of file a path is, None where there is nothing. Raises StartupError where nobody may know."""
     try:
         return path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
-        return 0
-    except OSError as error:
-        raise StartupError(f"cannot read model {path}: {error.strerror}") from error
+        return None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StartupError(f"cannot read model {path}: {reason}") from error

@@ -1,6 +1,7 @@
 """GenerationService: checks requests, opens a session with each service, streams what is generated."""
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 
 import grpc
@@ -15,11 +16,13 @@ from orchestrator.request_span import RequestSpan, span_name
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.speculation import check_speculation, plan_speculation
 from orchestrator.statistics import Statistics
-from orchestrator.target import target_unavailable
+from orchestrator.target import is_too_large, target_unavailable, too_large
 from orchestrator.text import TextStream
 from outrider.v1 import common_pb2, generation_pb2, generation_pb2_grpc, target_pb2
+from services.frame.digest import TokenSequence
 from services.frame.errors import ServiceError, error_from_rpc, invalid_argument, is_from_server
 from services.frame.handlers import RpcContext
+from services.frame.limits import most_tokens
 from services.frame.spans import request_span
 from services.frame.telemetry import Telemetry
 from services.frame.version import VERSION
@@ -28,6 +31,7 @@ _MAX_STOP_STRINGS = 64
 _MAX_LOG_PROBABILITIES = 20
 # Chunks that a slow client has not taken before the generation waits for it.
 _MAX_CHUNKS_AHEAD = 8
+_LONG_PROMPT = 8192
 
 
 class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
@@ -56,7 +60,8 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             told = RequestSpan(span, is_content_told=self._telemetry.is_content_told)
             told.ask(request, target_model.info, seed)
             _check(request, target_model.info)
-            prompt = await self._prompt(request, target_model.info)
+            most = self._most_tokens(sampling, target_model.info)
+            prompt = await self._prompt(request, most)
             target = self._backend.open_target(
                 sampling,
                 num_log_probabilities=request.num_log_probabilities
@@ -67,13 +72,13 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             plan = plan_speculation(request.speculation, self._settings, target_model.info)
             drafter = self._backend.open_drafter(sampling, plan)
             generation = Generation(
-                prompt,
+                await _sequence(prompt),
                 target,
                 drafter,
                 TextStream(_token_bytes(target_model), request.stop),
                 num_draft_tokens=plan.num_draft_tokens,
                 max_tokens=request.max_tokens,
-                context_length=target_model.info.context_length,
+                context_length=most,
                 telemetry=self._backend.telemetry,
             )
             try:
@@ -112,7 +117,14 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         finally:
             self._num_active -= 1
 
-    async def _prompt(self, request: generation_pb2.GenerateRequest, info: common_pb2.ModelInfo) -> list[int]:
+    def _most_tokens(self, sampling: common_pb2.Sampling, info: common_pb2.ModelInfo) -> int:
+        """Return how long a sequence may get: a slot holds no more, or a message with the whole of it."""
+        num_bytes = self._settings.max_message_bytes - sampling.ByteSize()
+        return min(info.context_length, most_tokens(num_bytes, info.vocabulary_size))
+
+    async def _prompt(self, request: generation_pb2.GenerateRequest, most: int) -> Sequence[int]:
+        if len(request.chat.messages) >= most:
+            raise _prompt_too_long(len(request.chat.messages), most)
         try:
             tokens = await self._tokenize(request)
         except grpc.aio.AioRpcError as error:
@@ -121,27 +133,40 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             is_final = is_from_server(error) or refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED
             if refusal.code is grpc.StatusCode.UNAVAILABLE or not is_final:
                 refusal = target_unavailable(f"the target is away: {refusal.message}")
+            elif is_too_large(refusal):
+                refusal = too_large(refusal)
             raise refusal from error
         if not tokens:
             raise invalid_argument("EMPTY_PROMPT", "prompt", "the prompt has no tokens")
-        if len(tokens) >= info.context_length:
-            raise ServiceError(
-                grpc.StatusCode.OUT_OF_RANGE,
-                "PROMPT_TOO_LONG",
-                f"the prompt has {len(tokens)} tokens, the context of {info.context_length} leaves no room for more",
-            )
+        if len(tokens) >= most:
+            raise _prompt_too_long(len(tokens), most)
         return tokens
 
-    async def _tokenize(self, request: generation_pb2.GenerateRequest) -> list[int]:
+    async def _tokenize(self, request: generation_pb2.GenerateRequest) -> Sequence[int]:
         stub = self._backend.target_stub
         match request.WhichOneof("prompt"):
             case "tokens":
-                return list(request.tokens.tokens)
+                return request.tokens.tokens
             case "chat":
                 chat = target_pb2.ApplyChatTemplateRequest(messages=request.chat.messages, add_generation_prompt=True)
-                return list((await stub.ApplyChatTemplate(chat)).tokens)
+                return (await stub.ApplyChatTemplate(chat)).tokens
             case _:
-                return list((await stub.Tokenize(target_pb2.TokenizeRequest(text=request.text, add_bos=True))).tokens)
+                return (await stub.Tokenize(target_pb2.TokenizeRequest(text=request.text, add_bos=True))).tokens
+
+
+def _prompt_too_long(num_tokens: int, most: int) -> ServiceError:
+    return ServiceError(
+        grpc.StatusCode.OUT_OF_RANGE,
+        "PROMPT_TOO_LONG",
+        f"the prompt has {num_tokens} tokens, the context of {most} leaves no room for more",
+    )
+
+
+async def _sequence(prompt: Sequence[int]) -> TokenSequence:
+    """Take the digests of a prompt, of a long one in a thread: they are a second of work for a million tokens."""
+    if len(prompt) < _LONG_PROMPT:
+        return TokenSequence(prompt)
+    return await asyncio.to_thread(TokenSequence, prompt)
 
 
 def _check(request: generation_pb2.GenerateRequest, info: common_pb2.ModelInfo) -> None:
@@ -159,6 +184,8 @@ def _check(request: generation_pb2.GenerateRequest, info: common_pb2.ModelInfo) 
         raise invalid_argument(
             "INVALID_REQUEST", "num_log_probabilities", f"at most {_MAX_LOG_PROBABILITIES} can be asked for"
         )
+    if len(request.sampling.logit_bias) > info.vocabulary_size:
+        raise invalid_argument("INVALID_SAMPLING", "sampling.logit_bias", "it has more tokens than the vocabulary")
     check_speculation(request.speculation, info)
     if request.require_exact and info.exact_mode == common_pb2.EXACT_MODE_OFF:
         raise ServiceError(

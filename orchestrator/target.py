@@ -93,6 +93,8 @@ class TargetSession:
                 except ServiceError as error:
                     if not self._is_worth_another_try(error):
                         raise
+                    if is_too_large(error):
+                        raise too_large(error) from error
                     # From the first failure on: a connection that has fallen silent is found to be lost much later.
                     until_s = until_s or time.perf_counter() + self._patience_s
                     if time.perf_counter() + retry_s >= until_s:
@@ -153,6 +155,20 @@ class TargetSession:
             num_log_probabilities=self._num_log_probabilities,
         )
         return await self._stream.ask(request_id, target_pb2.VerifyStreamRequest(verify=request), None)
+
+
+def is_too_large(error: ServiceError) -> bool:
+    """Whether gRPC refused a message for its size; it has no reason of its own for that."""
+    return error.code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in error.message
+
+
+def too_large(error: ServiceError) -> ServiceError:
+    """Return the error of a request whose tokens no message to or from the target holds."""
+    return ServiceError(
+        grpc.StatusCode.OUT_OF_RANGE,
+        "PROMPT_TOO_LONG",
+        f"prompt and text do not fit into a message of --max-message-bytes: {error.message}",
+    )
 
 
 def target_unavailable(sentence: str) -> ServiceError:

@@ -15,7 +15,12 @@ REVISIONS = ("main", "v1", COMMIT)
 
 
 class StandIn(ThreadingHTTPServer):
-    """Serves `files`, by name in the repository, and remembers what was fetched."""
+    """Serves `files`, by name in the repository, and remembers what was fetched.
+
+    Attributes:
+        status: what every request is answered instead, with no reason.
+        num_missing: bytes at the end of every file that are not sent.
+    """
 
     daemon_threads = True
 
@@ -23,6 +28,8 @@ class StandIn(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files = files
         self.fetched: list[str] = []
+        self.status: int | None = None
+        self.num_missing = 0
 
     @property
     def url(self) -> str:
@@ -35,7 +42,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         repo, _, rest = self.path.removeprefix("/").partition("/resolve/")
         revision, _, name = rest.partition("/")
-        if repo == GATED:
+        if self.server.status is not None:
+            self._refuse(self.server.status, "")
+        elif repo == GATED:
             self._refuse(403, "GatedRepo")
         elif repo == BROKEN:
             self._refuse(500, "")
@@ -65,7 +74,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "GET":
             self.server.fetched.append(name)
-            self.wfile.write(content)
+            self.wfile.write(content[: len(content) - self.server.num_missing])
 
     def log_message(self, format: str, *arguments: object) -> None:
         pass

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from models.command import CommandError, Parser, cache_folder, natural, run_command
+from models.cache import cache_folder
+from models.command import CommandError, Parser, natural, run_command
 from models.evaluate.measure import Metrics, OnProgress, measure
 from models.evaluate.pair import Pair, PairError, Settings
 from models.evaluate.report import draw_plot, table, update_card, write_metrics
@@ -42,14 +43,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (EngineError, PairError) as error:
         raise CommandError(str(error)) from error
     except OSError as error:
-        raise CommandError(f"cannot write: {error}") from error
+        raise CommandError(f"cannot read or write: {error}") from error
 
 
-def _texts(folder: Path | None, work_dir: Path) -> list[str]:
+def _texts(folder: Path | None, work_dir: Path | None) -> list[str]:
     try:
         if folder is not None:
             texts = [path.read_text(encoding="utf-8") for path in sorted(folder.rglob("*.py"))]
         else:
+            work_dir = work_dir or cache_folder() / "train"
             texts = [text for _, text in read_texts(work_dir, "held_out")]
     except (OSError, UnicodeDecodeError) as error:
         made = "" if folder is not None else ": python -m models.train corpus makes them"
@@ -103,8 +105,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--work-dir",
         type=Path,
-        default=cache_folder() / "train",
-        help="where models.train keeps its corpus (default: %(default)s)",
+        help="where models.train keeps its corpus (default: in the user's cache folder)",
     )
     parser.add_argument("--texts", type=Path, help="measure on the .py files of this folder instead")
     parser.add_argument("--threads", type=natural, default=0, help="threads of a decode (default: all cores)")

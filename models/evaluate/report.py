@@ -19,8 +19,11 @@ def write_metrics(path: Path, metrics: Metrics) -> None:
 
 
 def update_card(path: Path, metrics: Metrics) -> None:
-    """Puts the table between the card's markers. Raises ValueError where it lacks them."""
-    card = path.read_text(encoding="utf-8")
+    """Puts the table between the card's markers. Raises ValueError where it lacks them, or is no text."""
+    try:
+        card = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: {error}") from error
     begin, end = card.find(BEGIN), card.find(END)
     if begin < 0 or end < begin:
         raise ValueError(f"{path} has no lines {BEGIN} and {END} for the table to stand between")

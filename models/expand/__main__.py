@@ -18,10 +18,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from models.command import CommandError, Parser, cache_folder, natural, positive, run_command
+from models.cache import cache_folder
+from models.command import CommandError, Parser, natural, positive, run_command
 from models.expand.expansion import Expansion
 from models.expand.shape import PRESETS, TYPES, ExpansionError, Shape
-from models.llama_gguf import ModelFileError
+from models.llama_gguf import LlamaFile, ModelFileError
 from services.frame.output import say
 
 PROGRAM = "python -m models.expand"
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         expansion = Expansion.plan(options.model, _shape(options), options.type, seed=options.seed)
         output = options.output or default_output(expansion)
-        if options.output is None and output.exists() and not options.force:
+        if options.output is None and not options.force and _is_whole(output):
             say(PROGRAM, f"{output} exists already; --force makes it anew")
         else:
             _check_output(options)
@@ -55,6 +56,18 @@ def default_output(expansion: Expansion) -> Path:
     seed = f"-seed{expansion.seed}" if expansion.seed else ""
     name = f"{source.stem}-{sizes}-{expansion.file_type}-{digest}{seed}.gguf"
     return cache_folder() / "models" / name
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file was made before, and is still what was made: else it is made anew."""
+    if not path.exists():
+        return False
+    try:
+        LlamaFile(path)
+    except ModelFileError as error:
+        say(PROGRAM, f"{error}; making it anew")
+        return False
+    return True
 
 
 def _check_output(options: argparse.Namespace) -> None:

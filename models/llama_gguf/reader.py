@@ -54,7 +54,7 @@ class LlamaFile:
             self.config = self._read_config()
         except ModelFileError:
             raise
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise ModelFileError(f"{path} contradicts itself: {error}") from error
         self._check_tensors()
 
@@ -137,6 +137,12 @@ class LlamaFile:
         return config
 
     def _check_tensors(self) -> None:
+        # Before the names of all their tensors are made.
+        if self.config.num_layers > len(self._tensors):
+            raise ModelFileError(
+                f"{self.path}: {ARCHITECTURE}.block_count is {self.config.num_layers}, "
+                f"the file has {len(self._tensors)} tensors"
+            )
         expected = tensor_shapes(self.config, is_tied=self.is_tied)
         for name, shape in expected.items():
             stored = self._tensors.get(name)

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from platformdirs import user_cache_dir
-
-from models.command import CommandError
+from models.cache import cache_folder
+from models.command import BAD_INPUT, CommandError
 from services.frame.output import guarded_output, say
 
 PROGRAM = "python -m models.train"
 MINUTES = {"target": 54.0, "draft": 63.0, "together": 25.0}
 """Time budgets of the steps that train, for two CPU cores."""
+CODE_INTERRUPTED = 130
 MODELS_DIR = Path(__file__).resolve().parent.parent
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=PROGRAM, description="Make the bundled pair, step by step.")
     steps = parser.add_subparsers(dest="step", required=True)
-    default_dir = Path(user_cache_dir("outrider")) / "train"
     for name, text in (
         ("corpus", "collect permissively licensed Python files and their manifest"),
         ("tokenizer", "learn the tokenizer and write the token files"),
@@ -31,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
         ("export", "write target.gguf and draft.gguf"),
     ):
         step = steps.add_parser(name, help=text, description=text)
-        step.add_argument("--work-dir", type=Path, default=default_dir, help="working files (default: %(default)s)")
+        step.add_argument("--work-dir", type=Path, help="working files (default: in the user's cache folder)")
         if name == "tokenizer" or name in MINUTES:
             step.add_argument("--seed", type=int, default=1, help="seed of every random choice (default: %(default)s)")
         if name in MINUTES:
@@ -55,7 +55,7 @@ def _positive(text: str) -> float:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    work_dir: Path = arguments.work_dir
+    work_dir: Path = arguments.work_dir or cache_folder() / "train"
     work_dir.mkdir(parents=True, exist_ok=True)
     # Imported only now: the first two steps run without PyTorch.
     step = import_module(f"models.train.{arguments.step}")
@@ -82,16 +82,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         _run(arguments)
-    except FileNotFoundError as error:
-        say(PROGRAM, f"{error.filename} is missing: run the earlier steps (or leave out --resume)")
-        return 2
-    except ModuleNotFoundError as error:
-        say(PROGRAM, f"{error.name} is not installed: pip install 'outrider[train]'")
-        return 2
-    except CommandError as error:
-        say(PROGRAM, str(error))
-        return 2
     except KeyboardInterrupt:
         say(PROGRAM, "stopped; --resume goes on from the last checkpoint")
-        return 130
+        return CODE_INTERRUPTED
+    except (CommandError, ModuleNotFoundError, OSError, subprocess.CalledProcessError) as error:
+        say(PROGRAM, _sentence(error))
+        return BAD_INPUT
     return 0
+
+
+def _sentence(error: Exception) -> str:
+    match error:
+        case FileNotFoundError():
+            return f"{error.filename} is missing: run the earlier steps (or leave out --resume)"
+        case ModuleNotFoundError():
+            return f"{error.name} is not installed: pip install 'outrider[train]'"
+        case subprocess.CalledProcessError():
+            return f"pip could not install the packages of the corpus: it ended with {error.returncode}"
+        case OSError():
+            return f"cannot read or write: {error}"
+        case _:
+            return str(error)

@@ -16,6 +16,8 @@ from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import Literal
 
+from models.atomic_file import replacing
+from models.command import CommandError
 from models.train.packages import COPYLEFT, PACKAGES, PERMISSIVE, SKIPPED_FOLDERS, STDLIB_LICENCE
 
 Split = Literal["train", "held_out"]
@@ -148,7 +150,7 @@ def install_packages(packages_dir: Path) -> None:
     """
     done = packages_dir / ".complete"
     wanted = "\n".join(PACKAGES)
-    if done.is_file() and done.read_text() == wanted:
+    if done.is_file() and done.read_bytes() == wanted.encode():
         return
     command = [sys.executable, "-P", "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile"]
     command += ["--only-binary", ":all:"]
@@ -168,17 +170,29 @@ def build_corpus(work_dir: Path) -> list[CorpusFile]:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
         manifest.append(CorpusFile(path, licence, split, len(data), hashlib.sha256(data).hexdigest()))
-    (work_dir / "corpus" / "manifest.json").write_text(json.dumps([asdict(file) for file in manifest], indent=0) + "\n")
+    with replacing(work_dir / "corpus" / "manifest.json") as temporary:
+        temporary.write_text(json.dumps([asdict(file) for file in manifest], indent=0) + "\n")
     return manifest
 
 
 def read_manifest(work_dir: Path) -> list[CorpusFile]:
-    """Read the manifest written by build_corpus. Raises FileNotFoundError where the corpus step has not run."""
-    return [CorpusFile(**entry) for entry in json.loads((work_dir / "corpus" / "manifest.json").read_text())]
+    """Read the manifest written by build_corpus.
+
+    Raises FileNotFoundError where the corpus step has not run, CommandError for something else in its place.
+    """
+    path = work_dir / "corpus" / "manifest.json"
+    try:
+        return [CorpusFile(**entry) for entry in json.loads(path.read_text())]
+    except (ValueError, TypeError) as error:
+        raise CommandError(f"{path} is no manifest ({error}): python -m models.train corpus makes it anew") from error
 
 
 def read_texts(work_dir: Path, split: Split) -> list[tuple[str, str]]:
     """Return (path, text) of every file of a split, in the manifest's order."""
     folder = work_dir / "corpus" / split
     paths = [file.path for file in read_manifest(work_dir) if file.split == split]
-    return [(path, (folder / path).read_text(encoding="utf-8")) for path in paths]
+    try:
+        return [(path, (folder / path).read_text(encoding="utf-8")) for path in paths]
+    except UnicodeDecodeError as error:
+        problem = f"{folder} holds a file that is not UTF-8: python -m models.train corpus makes it anew"
+        raise CommandError(problem) from error

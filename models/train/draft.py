@@ -17,7 +17,7 @@ from models.train.schedule import Stage
 from models.train.stores import Store
 from models.train.teacher import fill_stores, portions, temperature_of
 from models.train.tokenizer import open_token_file
-from models.train.trainer import Trainer, autocast, device, seed_everything
+from models.train.trainer import Trainer, autocast, device, reading, seed_everything
 from models.train.workers import Objective
 
 RATES = Rates(5e-3, 2.5e-3)
@@ -129,9 +129,11 @@ def _projected(embedding: Tensor, dim: int) -> Tensor:
 
 
 def load_trained(work_dir: Path, name: str, shape: ModelShape) -> Decoder:
-    """Load what a training step wrote. Raises FileNotFoundError where it has not run."""
+    """Load what a training step wrote. Raises FileNotFoundError where it has not run, CommandError as `reading`."""
     model = Decoder(shape).to(device())
-    model.load_state_dict(torch.load(work_dir / f"{name}.pt", map_location=device(), weights_only=True)["model"])
+    path = work_dir / f"{name}.pt"
+    with reading(path):
+        model.load_state_dict(torch.load(path, map_location=device(), weights_only=True)["model"])
     return model
 
 

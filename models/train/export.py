@@ -11,11 +11,14 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from models.llama_gguf import Vocabulary, write_llama
+from models.atomic_file import replacing
+from models.command import CommandError
+from models.llama_gguf import ModelFileError, Vocabulary, write_llama
 from models.train.corpus import CorpusFile, read_manifest
 from models.train.llama import llama_config, llama_tensors
 from models.train.model import DRAFT_SHAPE, TARGET_SHAPE, ModelShape
 from models.train.tokenizer import BOS_ID, EOS_ID, load_tokenizer
+from models.train.trainer import reading
 
 FILE_TYPES = {"target": "F16", "draft": "Q8_0"}
 """By measured loss and cost: F16 loses nothing and leaves the draft at most a fifth of the target's time."""
@@ -46,29 +49,35 @@ def compact_manifest(files: list[CorpusFile]) -> dict[str, Any]:
 def write_manifest(files: list[CorpusFile], path: Path) -> None:
     """Write the compact manifest gzipped, the same bytes for the same files."""
     text = json.dumps(compact_manifest(files), indent=None, separators=(",", ":"))
-    path.write_bytes(gzip.compress(text.encode(), mtime=0))
+    with replacing(path) as temporary:
+        temporary.write_bytes(gzip.compress(text.encode(), mtime=0))
 
 
 def export_model(work_dir: Path, name: str, shape: ModelShape, path: Path, file_type: str) -> None:
     """Write one of the two models trained together.
 
-    Raises FileNotFoundError where that has not run, ModelFileError if unwritable.
+    Raises FileNotFoundError where that has not run, CommandError where what is there is something else or unwritable.
     """
-    pair = torch.load(work_dir / "together.pt", map_location="cpu", weights_only=True)["model"]
-    state = {key.removeprefix(f"{name}."): value for key, value in pair.items() if key.startswith(f"{name}.")}
-    write_llama(
-        path,
-        llama_config(shape),
-        llama_tensors(shape, state),
-        vocabulary_of(load_tokenizer(work_dir)),
-        name=f"outrider-{name}",
-        file_type=file_type,
-        metadata=METADATA,
-    )
+    checkpoint = work_dir / "together.pt"
+    with reading(checkpoint):
+        pair = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
+        state = {key.removeprefix(f"{name}."): value for key, value in pair.items() if key.startswith(f"{name}.")}
+    try:
+        write_llama(
+            path,
+            llama_config(shape),
+            llama_tensors(shape, state),
+            vocabulary_of(load_tokenizer(work_dir)),
+            name=f"outrider-{name}",
+            file_type=file_type,
+            metadata=METADATA,
+        )
+    except ModelFileError as error:
+        raise CommandError(f"{checkpoint} cannot be written as {path}: {error}") from error
 
 
 def export_pair(work_dir: Path, folder: Path) -> None:
-    """Write ``target.gguf``, ``draft.gguf`` and ``corpus.json.gz`` into a folder."""
+    """Write ``target.gguf``, ``draft.gguf`` and ``corpus.json.gz`` into a folder. Raises as `export_model` does."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, shape in (("target", TARGET_SHAPE), ("draft", DRAFT_SHAPE)):
         path = folder / f"{name}.gguf"

@@ -64,9 +64,14 @@ def mark_complete(folder: Path, stores: list[Store], target_digest: str) -> None
 
 
 def are_complete(folder: Path, stores: list[Store], target_digest: str) -> bool:
-    """Say whether just these stores are filled, and by the target of this digest."""
-    path = folder / "complete.json"
-    return path.is_file() and json.loads(path.read_text()) == _note(stores, target_digest)
+    """Say whether just these stores are filled, and by the target of this digest; what cannot be read is not."""
+    try:
+        note = json.loads((folder / "complete.json").read_text())
+        for store in stores:
+            store.open(folder)
+    except (OSError, ValueError):
+        return False
+    return bool(note == _note(stores, target_digest))
 
 
 def _note(stores: list[Store], target_digest: str) -> dict[str, Any]:

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from models.atomic_file import replacing
+from models.command import CommandError
 from models.train.corpus import Split, read_texts
 
 VOCABULARY_SIZE = 4096
@@ -36,13 +38,22 @@ def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
 def build_tokenizer(work_dir: Path) -> Tokenizer:
     """Train on the training files and write ``tokenizer.json`` under work_dir."""
     tokenizer = train_tokenizer(text for _, text in read_texts(work_dir, "train"))
-    tokenizer.save(str(work_dir / "tokenizer.json"))
+    with replacing(work_dir / "tokenizer.json") as temporary:
+        tokenizer.save(str(temporary))
     return tokenizer
 
 
 def load_tokenizer(work_dir: Path) -> Tokenizer:
-    """Load ``tokenizer.json``; user text is encoded with special tokens off, so no text can spell a control token."""
-    tokenizer: Tokenizer = Tokenizer.from_file(str(work_dir / "tokenizer.json"))
+    """Load ``tokenizer.json``; user text is encoded with special tokens off, so no text can spell a control token.
+
+    Raises FileNotFoundError where the tokenizer step has not run, CommandError for something else in its place.
+    """
+    path = work_dir / "tokenizer.json"
+    content = path.read_bytes()
+    try:
+        tokenizer: Tokenizer = Tokenizer.from_buffer(content)
+    except Exception as error:  # the library has no narrower one
+        raise CommandError(f"{path} is no tokenizer ({error}): python -m models.train tokenizer makes it") from error
     tokenizer.encode_special_tokens = True
     return tokenizer
 
@@ -61,10 +72,17 @@ def write_token_file(work_dir: Path, split: Split, seed: int) -> int:
     """Write ``<split>.bin`` (uint16, little-endian) under work_dir; return its number of tokens."""
     texts = [text for _, text in read_texts(work_dir, split)]
     stream = encode_documents(load_tokenizer(work_dir), texts, seed)
-    stream.astype("<u2").tofile(work_dir / f"{split}.bin")
+    with replacing(work_dir / f"{split}.bin") as temporary:
+        stream.astype("<u2").tofile(temporary)
     return len(stream)
 
 
 def open_token_file(path: Path) -> npt.NDArray[np.uint16]:
-    """Map a token file into memory, read-only."""
-    return np.memmap(path, dtype="<u2", mode="r")
+    """Map a token file into memory, read-only.
+
+    Raises FileNotFoundError where the tokenizer step has not run, CommandError for something else in its place.
+    """
+    try:
+        return np.memmap(path, dtype="<u2", mode="r")
+    except ValueError as error:
+        raise CommandError(f"{path} holds no tokens ({error}): python -m models.train tokenizer makes it") from error

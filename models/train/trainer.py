@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import sys
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +17,7 @@ import numpy.typing as npt
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from models.command import CommandError
 from models.train.optimizer import Optimizers
 from models.train.schedule import Budget, Stage, lr_factor, momentum_at, stage_at
 from models.train.workers import Inline, Objective, Workers, passes_for
@@ -65,6 +67,16 @@ def save_atomically(state: dict[str, Any], path: Path) -> None:
     os.replace(temporary, path)
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Raise CommandError for a checkpoint that is none, or of another model, where the block finds out."""
+    try:
+        yield
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise CommandError(f"{path} is no checkpoint of this model ({reason}): remove it and train anew") from error
+
+
 class Trainer:
     """Trains one model for a number of minutes; ``name``.pt under work_dir is its checkpoint."""
 
@@ -102,14 +114,18 @@ class Trainer:
         save_atomically(state, self.path)
 
     def resume(self) -> None:
-        """Go on from the checkpoint. Raises FileNotFoundError where there is none."""
-        state = torch.load(self.path, map_location=device(), weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.optimizers.load_state_dict(state["optimizers"])
-        self.windows.load_state_dict(state["windows"])
-        torch.set_rng_state(state["torch_rng"].cpu())
-        self.budget.spent_s = state["spent_s"]
-        self.num_steps, self.num_tokens = state["num_steps"], state["num_tokens"]
+        """Go on from the checkpoint.
+
+        Raises FileNotFoundError where there is none, CommandError for something else in its place.
+        """
+        with reading(self.path):
+            state = torch.load(self.path, map_location=device(), weights_only=True)
+            self.model.load_state_dict(state["model"])
+            self.optimizers.load_state_dict(state["optimizers"])
+            self.windows.load_state_dict(state["windows"])
+            torch.set_rng_state(state["torch_rng"].cpu())
+            self.budget.spent_s = state["spent_s"]
+            self.num_steps, self.num_tokens = state["num_steps"], state["num_tokens"]
 
     def run(self, evaluate: Callable[[bool], str], *, is_compiled: bool, evaluate_every_s: float = 420.0) -> None:
         """Train until the budget is spent. ``evaluate(is_final)`` gives a line for the log; its time is not counted."""

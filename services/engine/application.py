@@ -11,6 +11,7 @@ from pathlib import Path
 
 from outrider.v1 import common_pb2, model_pb2_grpc
 from services.engine.capacity import batch_rows
+from services.engine.complaints import ending_refused
 from services.engine.devices import accelerators
 from services.engine.engine import Engine
 from services.engine.errors import EngineError, ModelLoadError
@@ -21,7 +22,7 @@ from services.engine.instruments import EngineInstruments
 from services.engine.measuring import Measuring, budget_after, findings
 from services.engine.memory import check_gpus, check_ram, layers_that_fit, rooms
 from services.engine.model import Model
-from services.engine.model_service import ModelServicer, Served, describe, digest_of_files
+from services.engine.model_service import ModelServicer, Served, check_entries, describe, digest_of_files
 from services.engine.padding import Exactness
 from services.engine.runtime import Runtime, RuntimeOptions
 from services.engine.settings import EngineSettings
@@ -60,18 +61,23 @@ class ModelApplication(ABC):
         async def say(waited_s: float) -> None:
             _log.info("%s, for %.0f s so far", server.wait, waited_s)
 
-        self._loading = loop.run_in_executor(None, self._load, server, loop)
+        self._loading = loop.run_in_executor(None, self._load_or_end, server, loop)
         try:
             async with saying(say):
                 info, told = await asyncio.shield(self._loading)
         except EngineError as error:
             raise StartupError(str(error)) from error
+        except MemoryError as error:
+            raise StartupError(
+                f"there is not enough memory to serve {self.settings.model}: lower --slots, --context or --batch-rows"
+            ) from error
         _log.info("%s", told)
         assert self.model is not None and self.engine is not None
         if server.telemetry.is_metering:
             instruments = EngineInstruments(server.telemetry, self.engine, info.model_bytes, info.cache_bytes)
             self.engine.observe(instruments.record_decode)
-        server.register(model_pb2_grpc.add_ModelServiceServicer_to_server, ModelServicer(self.model, info))
+        servicer = ModelServicer(self.model, info, self.settings.max_message_bytes)
+        server.register(model_pb2_grpc.add_ModelServiceServicer_to_server, servicer)
         self.register(server, self.model, self.engine, info)
 
     async def stop(self) -> None:
@@ -99,6 +105,11 @@ class ModelApplication(ABC):
         """Make the runtime."""
         return padded_runtime(served.model, served.options, self.exactness, self.settings.max_draft_tokens)
 
+    def _load_or_end(self, server: FrameServer, loop: asyncio.AbstractEventLoop) -> tuple[common_pb2.ModelInfo, str]:
+        """Load; where llama.cpp gives up on the process, that ends like any other that refuses to start."""
+        with ending_refused(f"{self.settings.program}: cannot serve {self.settings.model}"):
+            return self._load(server, loop)
+
     def _load(self, server: FrameServer, loop: asyncio.AbstractEventLoop) -> tuple[common_pb2.ModelInfo, str]:
         """Return the description of what is served, and a line that tells what was measured and chosen."""
         settings = self.settings
@@ -115,10 +126,12 @@ class ModelApplication(ABC):
         gpu_layers = settings.gpu_layers if gpus else 0
         if gpu_layers < 0:
             most_bytes = max((gpu.free_bytes for gpu in gpus), default=0)
-            gpu_layers = layers_that_fit(settings.model, options, most_bytes)
+            gpu_layers = layers_that_fit(settings.model, options, most_bytes) if gpus else 0
         device = ", ".join(gpu.name for gpu in gpus) if gpus and gpu_layers else "CPU"
         check_ram(settings.model, options, rooms(), gpu_layers)
         model = Model(settings.model, num_gpu_layers=gpu_layers, given_up=self._given_up)
+        model.check_positions(options.context_length, options.reserve)
+        check_entries(model, settings.max_message_bytes)
         self.accept(model)
         check_gpus(model, options, accelerators(), gpu_layers)
         max_batch_rows = settings.batch_rows or batch_rows(model.vocabulary.size)

@@ -13,6 +13,14 @@ class DecodeError(EngineError):
     """llama.cpp could not evaluate a batch; every sequence of it was cut back to where it was."""
 
 
+class TooLongError(EngineError):
+    """A text, or its tokens, are more than was asked for at most; the message is how many there are."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(str(count))
+        self.count = count
+
+
 class QueueFullError(EngineError):
     """Too much work is waiting already."""
 

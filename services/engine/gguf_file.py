@@ -1,44 +1,39 @@
-"""What a GGUF file says of itself, read with ggml's own functions: llama.cpp passes on neither lists nor parts."""
+"""A model's files: opened, told apart, and refused where what they say cannot be true."""
 
-import ctypes
-import os
 import stat
+from collections.abc import Sequence
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-import numpy as np
-from llama_cpp._ggml import libggml_base_path
-
-from services.engine.complaints import keep_complaint, take_complaint
 from services.engine.errors import ModelLoadError
+from services.engine.gguf_header import MAGIC, Header, HeaderError, Tensor
+from services.engine.guard import check_model
 
-_MAGIC = b"GGUF"
-# gguf.h's types of values: integers, a text, a list.
-_INTEGERS = {
-    0: np.uint8,
-    1: np.int8,
-    2: np.uint16,
-    3: np.int16,
-    4: np.uint32,
-    5: np.int32,
-    7: np.uint8,  # a bool
-    10: np.uint64,
-    11: np.int64,
-}
-_TEXT, _LIST = 8, 9
+# llama.cpp counts parts with numbers of two bytes, and a name has five digits for them.
+_MOST_PARTS = 2**16 - 1
+_SPLIT_COUNT, _SPLIT_NUMBER, _SPLIT_TENSORS = "split.count", "split.no", "split.tensors.count"
 
 
 class GgufFile:
-    """The metadata of an opened file; tensors stay on disk. Use it in a `with` statement."""
+    """The metadata of a model whose files were checked; tensors stay on disk. Use it in a `with` statement."""
 
     def __init__(self, path: Path) -> None:
-        """Read the metadata of `path`. Raises ModelLoadError when it is missing, unreadable or no GGUF file."""
-        check_readable(path)
+        """Open `path` and look at all files of the model.
+
+        A large model comes as NAME-00001-of-00003.gguf and so on, and is loaded by the name of the first part. Raises
+        ModelLoadError for a file that is missing, unreadable, no GGUF file or cannot be true, and for a later part.
+        """
         self.path = path
-        self._handle = _library.gguf_init_from_file(os.fsencode(path), _InitParameters(no_alloc=True))
-        if not self._handle:
-            raise ModelLoadError(f"cannot load model {path}: {take_complaint()}")
+        self._map = _map(path)
+        try:
+            self.header = _header(path, self._map)
+            self._parts = _part_paths(path, self.header)
+            self.tensors = {tensor.name: tensor for tensor in _checked_tensors(self.header, self._parts)}
+        except ModelLoadError:
+            self._map.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -46,98 +41,81 @@ class GgufFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        _library.gguf_free(self._handle)
+        self._map.close()
 
     def text(self, key: str) -> str:
         """Return a text, empty when absent."""
-        index = _library.gguf_find_key(self._handle, key.encode())
-        if index < 0 or _library.gguf_get_kv_type(self._handle, index) != _TEXT:
-            return ""
-        value: bytes = _library.gguf_get_val_str(self._handle, index)
-        return value.decode(errors="replace")
+        return self.header.text(key)
 
     def integers(self, key: str) -> list[int]:
         """Return a list of integers, with one element for a single number; empty when absent or of another type."""
-        index = _library.gguf_find_key(self._handle, key.encode())
-        if index < 0:
-            return []
-        kind, length, address_of = _library.gguf_get_kv_type(self._handle, index), 1, _library.gguf_get_val_data
-        if kind == _LIST:
-            kind, length = (read(self._handle, index) for read in (_library.gguf_get_arr_type, _library.gguf_get_arr_n))
-            address_of = _library.gguf_get_arr_data
-        if kind not in _INTEGERS or not length:
-            return []
-        dtype = np.dtype(_INTEGERS[kind])
-        values: list[int] = np.frombuffer(
-            ctypes.string_at(address_of(self._handle, index), length * dtype.itemsize), dtype
-        ).tolist()
-        return values
-
-    def integer(self, key: str, default: int) -> int:
-        """Return a single number, of a list the first."""
-        return next(iter(self.integers(key)), default)
+        return self.header.integers(key)
 
     def parts(self) -> list[Path]:
-        """Return the files that the model consists of, this one first.
-
-        A large model comes as NAME-00001-of-00003.gguf and so on, and is loaded by the name of the first part. Raises
-        ModelLoadError for another part, and where one is missing.
-        """
-        num_parts = self.integer("split.count", 1)
-        if num_parts <= 1:
-            return [self.path]
-        first = _part_ending(0, num_parts)
-        if not self.path.name.endswith(first):
-            raise ModelLoadError(f"{self.path} is part of a model: name its first part, which ends in {first}")
-        prefix = str(self.path).removesuffix(first)
-        parts = [Path(prefix + _part_ending(number, num_parts)) for number in range(num_parts)]
-        for part in parts:
-            check_readable(part)
-        return parts
+        """Return the files that the model consists of, this one first."""
+        return self._parts
 
 
-def check_readable(path: Path) -> None:
-    """Raise ModelLoadError for a path that is no readable GGUF file."""
+def _map(path: Path) -> mmap:
+    """Map a file. Raises ModelLoadError for a path that is no readable GGUF file."""
     try:
-        # Whoever opens a pipe waits until somebody writes into it.
+        # Anything else could keep whoever opens it waiting.
         if not stat.S_ISREG(path.stat().st_mode):
             raise ModelLoadError(f"cannot read model {path}: it is not a file")
         with path.open("rb") as file:
-            magic = file.read(len(_MAGIC))
+            if file.read(len(MAGIC)) != MAGIC:
+                raise ModelLoadError(f"{path} is not a GGUF file")
+            return mmap(file.fileno(), 0, access=ACCESS_READ)
     except OSError as error:
         raise ModelLoadError(f"cannot read model {path}: {error.strerror}") from error
-    if magic != _MAGIC:
-        raise ModelLoadError(f"{path} is not a GGUF file")
+
+
+def _header(path: Path, data: mmap) -> Header:
+    try:
+        return Header(data)
+    except HeaderError as error:
+        raise _refusal(path, error) from error
+
+
+def _refusal(path: Path, error: HeaderError) -> ModelLoadError:
+    return ModelLoadError(f"cannot load model {path}: {error}")
+
+
+def _part_paths(path: Path, header: Header) -> list[Path]:
+    num_parts = header.integer(_SPLIT_COUNT, 1)
+    if not 0 <= num_parts <= _MOST_PARTS:
+        raise ModelLoadError(f"cannot load model {path}: {_SPLIT_COUNT} is {num_parts}: it must be 1 to {_MOST_PARTS}")
+    if num_parts <= 1:
+        return [path]
+    first = _part_ending(0, num_parts)
+    if not path.name.endswith(first):
+        raise ModelLoadError(f"{path} is part of a model: name its first part, which ends in {first}")
+    prefix = str(path).removesuffix(first)
+    return [path, *(Path(prefix + _part_ending(number, num_parts)) for number in range(1, num_parts))]
 
 
 def _part_ending(number: int, num_parts: int) -> str:
     return f"-{number + 1:05d}-of-{num_parts:05d}.gguf"
 
 
-class _InitParameters(ctypes.Structure):
-    _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p))
-
-
-def _load_library() -> Any:
-    """Return ggml's base library with the types that ctypes cannot know."""
-    library = ctypes.CDLL(str(libggml_base_path / "libggml-base.so"))
-    key = [ctypes.c_void_p, ctypes.c_int64]
-    for name, result, arguments in (
-        ("gguf_init_from_file", ctypes.c_void_p, [ctypes.c_char_p, _InitParameters]),
-        ("gguf_free", None, [ctypes.c_void_p]),
-        ("gguf_find_key", ctypes.c_int64, [ctypes.c_void_p, ctypes.c_char_p]),
-        ("gguf_get_kv_type", ctypes.c_int, key),
-        ("gguf_get_arr_type", ctypes.c_int, key),
-        ("gguf_get_arr_n", ctypes.c_size_t, key),
-        ("gguf_get_arr_data", ctypes.c_void_p, key),
-        ("gguf_get_val_data", ctypes.c_void_p, key),
-        ("gguf_get_val_str", ctypes.c_char_p, key),
-    ):
-        function = getattr(library, name)
-        function.restype, function.argtypes = result, arguments
-    # An installed package holds copies instead of links: this one is not the one that llama.cpp uses and sets up.
-    library.ggml_log_set(keep_complaint, None)
-    return library
-
-
-_library = _load_library()
+def _checked_tensors(header: Header, paths: Sequence[Path]) -> Sequence[Tensor]:
+    """Return the tensors of all parts. Raises ModelLoadError for a model that cannot be what the first one says."""
+    tensors = list(header.tensors)
+    for number, path in enumerate(paths[1:], 1):
+        with _map(path) as data:
+            part = _header(path, data)
+            found, is_short = part.numbers(_SPLIT_NUMBER), part.is_short(_SPLIT_NUMBER)
+        # llama.cpp takes a number of two bytes only.
+        if found != [number] or not is_short:
+            raise ModelLoadError(f"cannot load model {path}: {_SPLIT_NUMBER} is {found}: it must be {number}")
+        tensors += part.tensors
+    expected = header.integer(_SPLIT_TENSORS, len(tensors))
+    if len(paths) > 1 and expected != len(tensors):
+        raise ModelLoadError(
+            f"cannot load model {paths[0]}: {_SPLIT_TENSORS} is {expected}: the parts have {len(tensors)} tensors"
+        )
+    try:
+        check_model(header, tensors)
+    except HeaderError as error:
+        raise _refusal(paths[0], error) from error
+    return tensors

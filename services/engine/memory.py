@@ -79,7 +79,7 @@ def layers_that_fit(path: Path, options: RuntimeOptions, free_bytes: int) -> int
     shape, weights_bytes = _read_sizes(path)
     # The output counts as a layer: it is about as large.
     num_layers = shape.num_layers + 1
-    layer_bytes = (weights_bytes + sum(_by_layer(shape, options))) // num_layers
+    layer_bytes = max(1, (weights_bytes + sum(_by_layer(shape, options))) // num_layers)
     num_fitting = int(free_bytes * _USABLE_SHARE) // layer_bytes
     return -1 if num_fitting >= num_layers else num_fitting
 

@@ -17,6 +17,8 @@ from services.engine.vocabulary import Vocabulary
 # (ggml-org/llama.cpp#20824, #26954). They come only with the extra buffer types: off, where AMX is built in.
 _CAN_REPACK = b"AMX_INT8 = 1" not in llama_cpp.llama_print_system_info()
 
+_LONGEST_NAME = 128
+_POSITIONS = "position_embd.weight"
 NO_GENERATION = "does not generate one token after the other"
 
 llama_cpp.llama_backend_init()
@@ -45,6 +47,9 @@ class Model:
             if not self.handle:
                 raise ModelLoadError(f"cannot load model {path}: {take_complaint()}")
             self.cache_shape = cache_shape(file)
+            positions = file.tensors.get(_POSITIONS)
+            # Where something was learned of each position, there are no others.
+            self.most_positions = positions.num_rows if positions is not None else None
         self.architecture = self.metadata("general.architecture")
         if problem := self._problem():
             self.close()
@@ -53,13 +58,22 @@ class Model:
         if self.vocabulary.lacks_bytes:
             self.close()
             raise ModelLoadError(f"cannot serve {path}: its tokenizer has no tokens for single bytes")
-        self.name = self.metadata("general.name") or path.stem
+        # On one line, and no longer than a name.
+        self.name = " ".join(self.metadata("general.name").split())[:_LONGEST_NAME] or path.stem
         self.num_parameters: int = llama_cpp.llama_model_n_params(self.handle)
         self.num_bytes: int = llama_cpp.llama_model_size(self.handle)
         self.trained_context: int = llama_cpp.llama_model_n_ctx_train(self.handle)
         self.quantization: str = (
             llama_cpp.llama_ftype_name(llama_cpp.llama_model_ftype(self.handle)).decode().removeprefix("(guessed) ")
         )
+
+    def check_positions(self, context_length: int, reserve: int) -> None:
+        """Raise ModelLoadError where slots of this context, and so much more for padding, have unknown positions."""
+        if self.most_positions is not None and context_length + reserve > self.most_positions:
+            raise ModelLoadError(
+                f"cannot serve {self.path}: it knows {self.most_positions} positions, {reserve} of them are for "
+                f"padding: --context must be at most {self.most_positions - reserve}"
+            )
 
     def metadata(self, key: str) -> str:
         """Return a metadata value as text, empty when absent."""

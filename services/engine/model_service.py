@@ -17,12 +17,17 @@ from services.engine.runtime import RuntimeOptions
 from services.engine.sampling import SAMPLER_VERSION
 from services.engine.vocabulary import Entry
 from services.frame.handlers import RpcContext
+from services.frame.settings import DEFAULT_MAX_MESSAGE_BYTES
 
 # A part of so many takes milliseconds to make, and others are served between two parts.
 _DEFAULT_ENTRIES = 2048
 _MAX_ENTRIES = 4096
 # Of a model file at a time.
 _DIGESTED_BYTES = 4 << 20
+_MOST_PART_BYTES = 256 * 1024
+# Of the tag and the length of an entry.
+_BESIDE_BYTES = 8
+_LONG_BYTES = 1024
 
 
 _EXACT_MODES = {
@@ -81,24 +86,31 @@ def describe(served: Served, exactness: Exactness | None, device: str, max_draft
 def digest_of_files(paths: Sequence[Path], given_up: threading.Event | None = None) -> str:
     """Return the SHA-256 of all files, one after the other, in hexadecimal.
 
-    Raises ModelLoadError once `given_up` is set: the files of a large model take most of a minute.
+    Raises ModelLoadError where one cannot be read, and once `given_up` is set: the files of a large model take most of
+    a minute.
     """
     digest = hashlib.sha256()
     for path in paths:
-        with path.open("rb", buffering=0) as file:
-            while part := file.read(_DIGESTED_BYTES):
-                digest.update(part)
-                if given_up is not None and given_up.is_set():
-                    raise ModelLoadError(f"{path} is not served: the service was stopped meanwhile")
+        try:
+            with path.open("rb", buffering=0) as file:
+                while part := file.read(_DIGESTED_BYTES):
+                    digest.update(part)
+                    if given_up is not None and given_up.is_set():
+                        raise ModelLoadError(f"{path} is not served: the service was stopped meanwhile")
+        except OSError as error:
+            raise ModelLoadError(f"cannot read model {path}: {error.strerror}") from error
     return digest.hexdigest()
 
 
 class ModelServicer(model_pb2_grpc.ModelServiceServicer):
     """Answers from what was read at start-up."""
 
-    def __init__(self, model: Model, info: common_pb2.ModelInfo) -> None:
+    def __init__(
+        self, model: Model, info: common_pb2.ModelInfo, max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
+    ) -> None:
         self._entries = model.vocabulary.entries
         self._info = info
+        self._most_bytes = min(max_message_bytes // 2, _MOST_PART_BYTES)
 
     async def GetModel(self, request: model_pb2.GetModelRequest, context: RpcContext) -> model_pb2.GetModelResponse:
         """Return the description."""
@@ -109,13 +121,42 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
     ) -> AsyncIterator[model_pb2.GetTokenTableResponse]:
         """Stream the vocabulary, ids ascending."""
         num_entries = min(request.max_entries or _DEFAULT_ENTRIES, _MAX_ENTRIES)
-        for first in range(0, len(self._entries), num_entries):
+        first = 0
+        while first < len(self._entries):
+            part = _part(self._entries[first : first + num_entries], self._most_bytes)
             yield model_pb2.GetTokenTableResponse(
                 tokenizer_fingerprint=self._info.tokenizer_fingerprint,
                 vocabulary_size=self._info.vocabulary_size,
                 first_token=first,
-                entries=[_entry(entry) for entry in self._entries[first : first + num_entries]],
+                entries=part,
             )
+            first += len(part)
+
+
+def check_entries(model: Model, max_message_bytes: int) -> None:
+    """Raise ModelLoadError for a token so long that no message holds it."""
+    for token, entry in enumerate(model.vocabulary.entries):
+        # It is not looked at closer unless it could be: there are hundreds of thousands.
+        if len(entry.spelling) + len(entry.output) > _LONG_BYTES:
+            num_bytes = _entry(entry).ByteSize()
+            if num_bytes > max_message_bytes // 2:
+                raise ModelLoadError(
+                    f"cannot serve {model.path}: its token {token} takes {num_bytes} bytes: "
+                    f"--max-message-bytes must be at least {2 * num_bytes}"
+                )
+
+
+def _part(entries: Sequence[Entry], most_bytes: int) -> list[common_pb2.TokenEntry]:
+    """Return as many of the first entries as a part may have bytes, one at least."""
+    part: list[common_pb2.TokenEntry] = []
+    num_bytes = 0
+    for entry in entries:
+        message = _entry(entry)
+        num_bytes += message.ByteSize() + _BESIDE_BYTES
+        if part and num_bytes > most_bytes:
+            break
+        part.append(message)
+    return part
 
 
 def _entry(entry: Entry) -> common_pb2.TokenEntry:

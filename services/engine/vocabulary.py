@@ -9,6 +9,8 @@ from functools import cache, cached_property
 
 import llama_cpp
 
+from services.engine.errors import TooLongError
+
 
 class Attribute(IntEnum):
     """What kind of token an id is; the values of `outrider.v1.TokenAttribute`."""
@@ -29,6 +31,8 @@ _ATTRIBUTE_BITS = (
     (llama_cpp.LLAMA_TOKEN_ATTR_UNUSED, Attribute.UNUSED),
 )
 _USUAL_OUTPUT_BYTES = 128
+# llama.cpp counts them with numbers of four bytes.
+_MOST_IDS = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,12 @@ class Vocabulary:
         spellings = {entry.spelling for entry in self.entries}
         return any(b"<0x%02X>" % byte not in spellings for byte in range(256))
 
-    def tokenize(self, text: str, *, add_bos: bool, parse_special: bool) -> list[int]:
-        """Turn text into ids; `add_bos` puts the first token in front where the model wants one."""
+    def tokenize(self, text: str, *, add_bos: bool, parse_special: bool, most: int = _MOST_IDS) -> list[int]:
+        """Turn text into ids; `add_bos` puts the first token in front where the model wants one.
+
+        Raises:
+            TooLongError: there are more than `most` of them.
+        """
         data = text.encode()
         capacity = len(data) + 2
         ids = (llama_cpp.llama_token * capacity)()
@@ -91,11 +99,20 @@ class Vocabulary:
             ids = (llama_cpp.llama_token * capacity)()
             count = llama_cpp.llama_tokenize(self._handle, data, len(data), ids, capacity, False, parse_special)
         first = [self.bos] if add_bos and self.adds_bos and self.bos is not None else []
+        if len(first) + count > most:
+            raise TooLongError(len(first) + count)
         return first + ids[:count]
 
-    def detokenize(self, tokens: Sequence[int]) -> bytes:
-        """Return the bytes that the tokens stand for; control tokens stand for none."""
-        return b"".join(self.entries[token].output for token in tokens)
+    def detokenize(self, tokens: Sequence[int], *, most: int | None = None) -> bytes:
+        """Return the bytes that the tokens stand for; control tokens stand for none.
+
+        Raises:
+            TooLongError: there are more than `most` of them.
+        """
+        outputs = [self.entries[token].output for token in tokens]
+        if most is not None and (count := sum(map(len, outputs))) > most:
+            raise TooLongError(count)
+        return b"".join(outputs)
 
     def _entry(self, token: int, buffer: ctypes.Array[ctypes.c_char]) -> Entry:
         return Entry(

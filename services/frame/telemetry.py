@@ -22,6 +22,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opentelemetry import metrics, trace
@@ -197,7 +198,20 @@ def _exporters(signal: str) -> list[str]:
         for protocol in (f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
             if os.environ.get(protocol, "grpc") != "grpc":
                 raise StartupError(f"{protocol} is {os.environ[protocol]!r}: only grpc is supported")
+        _check_files(signal)
     return [name for name in names if name != "none"]
+
+
+def _check_files(signal: str) -> None:
+    """Raise StartupError for a file of the exporter that cannot be read: the SDK would go on without it."""
+    for kind in ("CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE"):
+        for variable in (f"OTEL_EXPORTER_OTLP_{signal}_{kind}", f"OTEL_EXPORTER_OTLP_{kind}"):
+            path = os.environ.get(variable)
+            try:
+                if path:
+                    Path(path).read_bytes()
+            except OSError as error:
+                raise StartupError(f"{variable} {path} cannot be read: {error.strerror or error}") from error
 
 
 def _recorder(resource: Resource, exporters: list[str]) -> Recorder:

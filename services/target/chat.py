@@ -22,6 +22,8 @@ _NO_TOOLS: dict[str, object] = {"tools": None, "documents": None}
 _EMPTY_TOOLS: dict[str, object] = {"tools": [], "documents": [], "functions": ""}
 
 
+# Characters, of which the slowest take milliseconds.
+_SEARCHED = 4096
 # A regular expression that matches nowhere.
 _NOTHING = r"(?!)"
 
@@ -62,12 +64,16 @@ class ChatTemplate:
             if entry.attribute in (Attribute.CONTROL, Attribute.UNKNOWN) and len(entry.spelling) > 1
         }
         self._control = re.compile("|".join(map(re.escape, sorted(spellings))) or _NOTHING)
+        self._longest_control = max(map(len, spellings), default=0)
 
-    def render(self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool) -> tuple[str, list[int]]:
+    def render(
+        self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool, most: int = 2**31 - 1
+    ) -> tuple[str, list[int]]:
         """Return the prompt as text and as token ids.
 
         Raises:
             ChatError: the template refuses the chat, for example a role that it does not know.
+            TooLongError: a part of it has more than `most` ids.
         """
         broken = [{key: self._break(value) for key, value in message.items()} for message in messages]
         try:
@@ -79,7 +85,7 @@ class ChatTemplate:
             raise ChatError(f"the model's chat template refuses this chat: {_one_line(error)}") from error
         tokens: list[int] = []
         for part in rendered.split(_BREAK):
-            tokens += self._vocabulary.tokenize(part, add_bos=False, parse_special=True)
+            tokens += self._vocabulary.tokenize(part, add_bos=False, parse_special=True, most=most)
         bos = self._vocabulary.bos
         if self._vocabulary.adds_bos and bos is not None and tokens[:1] != [bos]:
             tokens.insert(0, bos)
@@ -101,10 +107,19 @@ class ChatTemplate:
         text = text.replace(_BREAK, "\ufffd")
         parts = []
         done = 0
-        while match := self._control.search(text, done):
-            parts.append(text[done : match.start() + 1])
-            done = match.start() + 1
+        while (start := self._find_control(text, done)) is not None:
+            parts.append(text[done : start + 1])
+            done = start + 1
         return _BREAK.join([*parts, text[done:]])
+
+    def _find_control(self, text: str, done: int) -> int | None:
+        """Return where the next spelling begins. Python lets nobody else run while it searches: little at a time."""
+        for first in range(done, len(text), _SEARCHED):
+            match = self._control.search(text, first, first + _SEARCHED + self._longest_control)
+            # What begins later may be cut off there: another one may begin before it.
+            if match is not None and match.start() < first + _SEARCHED:
+                return match.start()
+        return None
 
     def _spelling(self, token: int | None) -> str:
         return "" if token is None else self._vocabulary.entries[token].spelling.decode(errors="replace")

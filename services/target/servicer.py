@@ -5,6 +5,7 @@ from google.rpc import status_pb2
 
 from outrider.v1 import common_pb2, target_pb2, target_pb2_grpc
 from services.engine.engine import Engine
+from services.engine.errors import TooLongError
 from services.engine.vocabulary import Vocabulary
 from services.engine.wire import (
     check_room,
@@ -19,13 +20,18 @@ from services.engine.wire import (
 from services.frame.errors import ServiceError, invalid_argument
 from services.frame.exchange import Exchange
 from services.frame.handlers import RpcContext
+from services.frame.limits import most_tokens
 from services.frame.server import FrameServer
 from services.frame.spans import server_span
 from services.target.chat import ChatError, ChatTemplate
-from services.target.texts import TextThread
+from services.target.texts import TextThread, check_text
 from services.target.verification import LogProbabilities, Verification, Verified
 
 _MAX_LOG_PROBABILITIES = 20
+# No slot holds more, and making a message of so many keeps others waiting for a tenth of a second.
+_MOST_TOKENS = 1 << 20
+# What a message has beside the bytes that it is about.
+_BESIDE_BYTES = 16
 
 
 class TargetServicer(target_pb2_grpc.TargetServiceServicer):
@@ -45,6 +51,8 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
         self._engine = engine
         self._info = info
         self._texts = TextThread()
+        self._most_bytes = server.settings.max_message_bytes
+        self._most_tokens = min(most_tokens(self._most_bytes, vocabulary.size), _MOST_TOKENS)
         self._exchange = Exchange(self._answer, _refuse, engine.release)
 
     async def VerifyBatch(
@@ -62,18 +70,34 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
     async def Tokenize(self, request: target_pb2.TokenizeRequest, context: RpcContext) -> target_pb2.TokenizeResponse:
         """Turn text into ids."""
 
-        def tokenize() -> list[int]:
-            return self._vocabulary.tokenize(request.text, add_bos=request.add_bos, parse_special=request.parse_special)
+        def tokenize() -> target_pb2.TokenizeResponse:
+            check_text(request.text)
+            tokens = self._vocabulary.tokenize(
+                request.text, add_bos=request.add_bos, parse_special=request.parse_special, most=self._most_tokens
+            )
+            return target_pb2.TokenizeResponse(tokens=tokens)
 
-        tokens = await self._texts.run(request.text, tokenize)
-        return target_pb2.TokenizeResponse(tokens=tokens)
+        try:
+            return await self._texts.run(len(request.text), tokenize)
+        except TooLongError as error:
+            raise self._too_long(error.count) from error
 
     async def Detokenize(
         self, request: target_pb2.DetokenizeRequest, context: RpcContext
     ) -> target_pb2.DetokenizeResponse:
         """Turn ids into bytes."""
-        tokens = checked_tokens(request.tokens, "tokens", self._vocabulary.size)
-        return target_pb2.DetokenizeResponse(text=self._vocabulary.detokenize(tokens))
+        if len(request.tokens) > _MOST_TOKENS:
+            raise _in_parts(f"{len(request.tokens)} tokens are more than {_MOST_TOKENS}")
+
+        def detokenize() -> target_pb2.DetokenizeResponse:
+            tokens = checked_tokens(request.tokens, "tokens", self._vocabulary.size)
+            text = self._vocabulary.detokenize(tokens, most=self._most_bytes - _BESIDE_BYTES)
+            return target_pb2.DetokenizeResponse(text=text)
+
+        try:
+            return await self._texts.run(len(request.tokens), detokenize)
+        except TooLongError as error:
+            raise _in_parts(f"{error.count} bytes of text are more than a message of {self._most_bytes}") from error
 
     async def ApplyChatTemplate(
         self, request: target_pb2.ApplyChatTemplateRequest, context: RpcContext
@@ -84,15 +108,34 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
             raise ServiceError(
                 grpc.StatusCode.FAILED_PRECONDITION, "CHAT_TEMPLATE", "the model has no chat template: send plain text"
             )
-        messages = [{"role": message.role, "content": message.content} for message in request.messages]
-        every_text = "".join(part for message in messages for part in message.values())
-        try:
-            text, tokens = await self._texts.run(
-                every_text, lambda: template.render(messages, add_generation_prompt=request.add_generation_prompt)
+        if len(request.messages) > self._most_tokens:
+            raise self._too_long(len(request.messages))
+
+        def render() -> target_pb2.ApplyChatTemplateResponse:
+            messages = [{"role": message.role, "content": message.content} for message in request.messages]
+            check_text("".join(part for message in messages for part in message.values()))
+            text, tokens = template.render(
+                messages, add_generation_prompt=request.add_generation_prompt, most=self._most_tokens
             )
+            reply = target_pb2.ApplyChatTemplateResponse(text=text, tokens=tokens)
+            if reply.ByteSize() > self._most_bytes:
+                raise TooLongError(len(tokens))
+            return reply
+
+        try:
+            return await self._texts.run(request.ByteSize(), render)
         except ChatError as error:
             raise ServiceError(grpc.StatusCode.FAILED_PRECONDITION, "CHAT_TEMPLATE", str(error)) from error
-        return target_pb2.ApplyChatTemplateResponse(text=text, tokens=tokens)
+        except TooLongError as error:
+            raise self._too_long(error.count) from error
+
+    def _too_long(self, num_tokens: int) -> ServiceError:
+        return ServiceError(
+            grpc.StatusCode.OUT_OF_RANGE,
+            "PROMPT_TOO_LONG",
+            f"the prompt has {num_tokens} tokens or more: a slot holds {self._info.context_length}, and a message of "
+            f"{self._most_bytes} bytes at most {self._most_tokens}",
+        )
 
     async def _answer(self, request: target_pb2.VerifyBatchRequest) -> target_pb2.VerifyBatchResponse:
         reply = target_pb2.VerifyBatchResponse()
@@ -132,6 +175,10 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
             num_log_probabilities=num_log_probabilities,
             deadline_s=deadline_s(request.timeout_ms),
         )
+
+
+def _in_parts(what: str) -> ServiceError:
+    return invalid_argument("INVALID_REQUEST", "tokens", f"{what}: send the tokens in parts")
 
 
 def _fill_result(result: target_pb2.VerifyBatchResult, verified: Verified) -> None:

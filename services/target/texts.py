@@ -12,7 +12,7 @@ from services.frame.errors import invalid_argument
 
 T = TypeVar("T")
 
-# Characters that take about a millisecond.
+# Characters, or ids, that take about a millisecond.
 _SHORT_TEXT = 4096
 # For many vocabularies llama.cpp splits text with a recursive regular expression, some 300 bytes of stack a character
 # of a word or a space. The stack takes three times the longest run that is let through; memory is used when it is.
@@ -32,16 +32,15 @@ class TextThread:
         finally:
             threading.stack_size(usual)
 
-    async def run(self, text: str, work: Callable[[], T]) -> T:
-        """Return what `work` makes of `text`: at once where it is short, else from the thread.
+    async def run(self, size: int, work: Callable[[], T]) -> T:
+        """Return what `work` makes of so many characters or ids: at once where they are few, else from the thread.
 
         Raises:
-            ServiceError: the text has too many bytes without white space, or of nothing else.
             Exception: whatever `work` raised.
         """
-        if len(text) <= _SHORT_TEXT:
+        if size <= _SHORT_TEXT:
             return work()
-        return await asyncio.get_running_loop().run_in_executor(self._executor, _checked, text, work)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
 
 def longest_run(text: str) -> int:
@@ -53,12 +52,13 @@ def longest_run(text: str) -> int:
     return int(np.diff(last_of_runs, prepend=-1, append=len(is_space) - 1).max())
 
 
-def _checked(text: str, work: Callable[[], T]) -> T:
-    longest = longest_run(text)
+def check_text(text: str) -> None:
+    """Raise ServiceError for too many bytes without white space, or of nothing else."""
+    # A character has at most four bytes.
+    longest = longest_run(text) if 4 * len(text) > _LONGEST_RUN else 0
     if longest > _LONGEST_RUN:
         raise invalid_argument(
             "INVALID_REQUEST",
             "text",
             f"a text has {longest} bytes without, or of nothing but, white space: at most {_LONGEST_RUN} are taken",
         )
-    return work()

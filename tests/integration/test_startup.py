@@ -20,6 +20,7 @@ import trustme
 from orchestrator import backend, draft_peer
 from orchestrator.obstacle import Obstacle, find_obstacle
 from orchestrator.pair import ServedModel
+from outrider.v1 import generation_pb2
 from services.engine import application as engine_application
 from services.engine import exactness
 from services.engine.errors import ModelLoadError
@@ -35,6 +36,7 @@ from services.target.settings import TargetSettings
 from tests.control_groups import MIB, make_groups
 from tests.integration.conftest import Pair
 from tests.integration.services import ENGINE_SETTINGS, client_of, draft_server, orchestrator_server, target_server
+from tests.integration.unusual_models import learned_positions
 from tests.ports import free_port
 from tests.waiting import PATIENCE_S, soon
 
@@ -127,6 +129,19 @@ async def test_caches_that_do_not_fit(pair: Pair) -> None:
     with pytest.raises(StartupError, match=r"256 slots of 1048576 tokens at \d+ bytes a token need \d+ MiB"):
         async with target_server(pair.target, slots=256, context=1 << 20):
             pass
+
+
+async def test_no_more_positions_than_were_learned(tmp_path: Path) -> None:
+    path = learned_positions(tmp_path / "model.gguf", 128)
+    with pytest.raises(StartupError, match=r"it knows 128 positions, 32 of them are for padding: .* at most 96"):
+        async with target_server(path, context=97):
+            pass
+    async with target_server(path, context=96) as target:
+        orchestrator = orchestrator_server(target.address)
+        async with orchestrator, client_of(orchestrator) as client:
+            generated = await client.generate("7" * 80, max_tokens=200)
+    assert generated.summary.finish_reason == generation_pb2.FINISH_REASON_CONTEXT_FULL
+    assert generated.summary.usage.num_prompt_tokens + len(generated.ids) == 96
 
 
 class SlowTarget(TargetApplication):

@@ -21,6 +21,7 @@ from jinja2 import TemplateError
 from models.tiny import tiny_vocabulary, write_tiny_model
 from orchestrator.pair import ServedModel, check_pair, fetch_model
 from outrider.v1 import common_pb2, model_pb2, model_pb2_grpc
+from services.engine.gguf_file import GgufFile
 from services.engine.model import Model
 from services.engine.model_service import ModelServicer
 from services.engine.vocabulary import Attribute, Vocabulary
@@ -140,6 +141,13 @@ async def _served(vocabulary: Vocabulary) -> ServedModel:
     servicer = ModelServicer(cast(Any, SimpleNamespace(vocabulary=vocabulary)), info)
     parts = servicer.GetTokenTable(model_pb2.GetTokenTableRequest(), cast(Any, None))
     return ServedModel(info, [entry async for part in parts for entry in part.entries])
+
+
+@needs_source
+def test_every_vocabulary_passes_the_guard(source: Path, subtests: pytest.Subtests) -> None:
+    for path in sorted(source.glob("ggml-vocab-*.gguf")):
+        with subtests.test(path.name), GgufFile(path) as file:
+            assert file.text("general.architecture")
 
 
 @needs_source

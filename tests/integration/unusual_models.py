@@ -117,6 +117,18 @@ def latent(path: Path) -> Path:
     return write_model(path, "deepseek2", EMBEDDING | _layers(layer, layer), fields)
 
 
+def learned_positions(path: Path, num_positions: int) -> Path:
+    """GPT-2, which learned something of every position and knows no others."""
+    fields: dict[str, Field] = {"context_length": num_positions}
+    block: Shapes = {f"{name}.weight": (DIM,) for name in ("attn_norm", "ffn_norm")}
+    matrices = {"attn_qkv": (3 * DIM, DIM), "attn_output": (DIM, DIM), "ffn_up": (FFN, DIM), "ffn_down": (DIM, FFN)}
+    block |= {f"{name}.weight": shape for name, shape in matrices.items()}
+    block |= {f"{name}.bias": (matrices[name][0],) for name in matrices}
+    block |= {f"{name}.bias": (DIM,) for name in ("attn_norm", "ffn_norm")}
+    shapes = EMBEDDING | {"position_embd.weight": (num_positions, DIM), "output_norm.bias": (DIM,)}
+    return write_model(path, "gpt2", shapes | _layers(block, block), fields)
+
+
 def chunked(path: Path) -> Path:
     """Llama 4: every fourth layer sees all positions, the others those of their chunk; every second has experts."""
     fields: dict[str, Field] = {

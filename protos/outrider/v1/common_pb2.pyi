@@ -134,7 +134,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_EMPTY_PROMPT: _ErrorReason.ValueType  # 21
     """The prompt has no tokens (INVALID_ARGUMENT)."""
     ERROR_REASON_PROMPT_TOO_LONG: _ErrorReason.ValueType  # 22
-    """The prompt leaves no room for a single token (OUT_OF_RANGE)."""
+    """The prompt leaves no room for a single token, or it and its tokens fit into no message (OUT_OF_RANGE)."""
     ERROR_REASON_INVALID_UTF8: _ErrorReason.ValueType  # 23
     """Text is not valid UTF-8 (INVALID_ARGUMENT)."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 24
@@ -190,7 +190,7 @@ ERROR_REASON_CHAT_TEMPLATE: ErrorReason.ValueType  # 20
 ERROR_REASON_EMPTY_PROMPT: ErrorReason.ValueType  # 21
 """The prompt has no tokens (INVALID_ARGUMENT)."""
 ERROR_REASON_PROMPT_TOO_LONG: ErrorReason.ValueType  # 22
-"""The prompt leaves no room for a single token (OUT_OF_RANGE)."""
+"""The prompt leaves no room for a single token, or it and its tokens fit into no message (OUT_OF_RANGE)."""
 ERROR_REASON_INVALID_UTF8: ErrorReason.ValueType  # 23
 """Text is not valid UTF-8 (INVALID_ARGUMENT)."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 24

@@ -89,6 +89,16 @@ def test_the_standard_variables_switch_it_on(
             "http/protobuf",
             "OTEL_EXPORTER_OTLP_PROTOCOL is 'http/protobuf': only grpc is supported",
         ),
+        (
+            "OTEL_EXPORTER_OTLP_CERTIFICATE",
+            "no/such.pem",
+            "OTEL_EXPORTER_OTLP_CERTIFICATE no/such.pem cannot be read: No such file or directory",
+        ),
+        (
+            "OTEL_EXPORTER_OTLP_METRICS_CLIENT_KEY",
+            ".",
+            "OTEL_EXPORTER_OTLP_METRICS_CLIENT_KEY . cannot be read: Is a directory",
+        ),
     ],
 )
 def test_what_is_not_supported_is_one_sentence(

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import namedtuple
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -272,6 +272,33 @@ def test_the_cache_holds_one_file_per_model_shape_and_type(
     assert set(paths) == set((tmp_path / "outrider" / "models").iterdir())
     assert len(set(paths)) == 3
     assert printed.err.count("exists already") == 1
+
+
+@pytest.mark.parametrize("damage", [lambda whole: b"", lambda whole: whole[:-40], lambda whole: b"text" * 100])
+def test_a_damaged_file_in_the_cache_is_made_anew(
+    tmp_path: Path,
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    damage: Callable[[bytes], bytes],
+) -> None:
+    monkeypatch.setattr(platformdirs, "user_cache_path", lambda application: tmp_path / application)
+    main([str(model), *SIZES])
+    path = Path(capsys.readouterr().out.strip())
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    main([str(model), *SIZES])
+    warning, *others = capsys.readouterr().err.splitlines()
+    assert str(path) in warning and warning.endswith("making it anew")
+    assert not others
+    assert path.read_bytes() == whole
+
+
+def test_without_a_home_a_place_is_asked_for(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platformdirs, "user_cache_path", lambda application: Path("~/.cache") / application)
+    with pytest.raises(CommandError, match="there is no home folder to keep files in: set XDG_CACHE_HOME"):
+        main([str(model), *SIZES])
+    assert not Path("~").exists()
 
 
 BAD_ARGUMENTS = {

@@ -138,6 +138,36 @@ def test_flipped_header_bytes_are_read_or_refused(tmp_path: Path) -> None:
     assert refused > 20
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("block_count", 2**32 - 1, "block_count is 4294967295, the file has"),
+        ("attention.head_count", 0, "num_heads must be at least 1"),
+        ("attention.layer_norm_rms_epsilon", float("inf"), None),
+    ],
+)
+def test_a_file_that_lies_is_refused(tmp_path: Path, key: str, value: float, expected: str | None) -> None:
+    """At once, whatever it says."""
+    path = tmp_path / "model.gguf"
+    lies = GGUFWriter(path, "llama")
+    read = LlamaFile(write(tmp_path / "true.gguf"))
+    for name, field in read.fields.items():
+        if name not in ("general.architecture", f"llama.{key}"):
+            lies.add_key_value(name, field.value, field.type, field.sub_type)
+    lies.add_key_value(f"llama.{key}", value, read.fields[f"llama.{key}"].type)
+    for name in tensor_shapes(CONFIG):
+        lies.add_tensor(name, read.tensor(name))
+    lies.write_header_to_file()
+    lies.write_kv_data_to_file()
+    lies.write_tensors_to_file()
+    lies.close()
+    if expected is None:
+        LlamaFile(path)
+        return
+    with pytest.raises(ModelFileError, match=expected):
+        LlamaFile(path)
+
+
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="No such file"):
         read_llama(tmp_path / "absent.gguf")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
+import platformdirs
 import pytest
 
 from models.train import cli
@@ -22,6 +24,39 @@ def test_a_missing_earlier_step_is_named(tmp_path: Path, capsys: pytest.CaptureF
     message = capsys.readouterr().err
     assert "manifest.json is missing" in message
     assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", ["", "[{", '{"a": 1}', '[{"path": 1}]', "[1]"])
+def test_a_manifest_that_is_none_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str) -> None:
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "manifest.json").write_text(content)
+    assert cli.main(["tokenizer", "--work-dir", str(tmp_path)]) == 2
+    message = capsys.readouterr().err
+    assert "manifest.json is no manifest" in message and "python -m models.train corpus" in message
+    assert message.count("\n") == 1
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert cli.main(["tokenizer", "--work-dir", str(tmp_path / "file" / "work")]) == 2
+    assert capsys.readouterr().err.startswith("cannot read or write: ")
+
+
+def test_packages_that_pip_does_not_get(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(command: list[str], **_: object) -> None:
+        raise subprocess.CalledProcessError(1, command)
+
+    monkeypatch.setattr(subprocess, "run", fail)
+    assert cli.main(["corpus", "--work-dir", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "pip could not install the packages of the corpus: it ended with 1\n"
+
+
+def test_without_a_home(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platformdirs, "user_cache_path", lambda application: Path("~/.cache") / application)
+    assert cli.main(["tokenizer"]) == 2
+    assert "set XDG_CACHE_HOME" in capsys.readouterr().err
 
 
 def test_a_missing_extra_is_named(

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from models.train.tokenizer import BOS_ID, EOS_ID, EOS_TOKEN, VOCABULARY_SIZE, encode_documents, train_tokenizer
+from models.command import CommandError
+from models.train.stores import Store, are_complete, mark_complete
+from models.train.tokenizer import (
+    BOS_ID,
+    EOS_ID,
+    EOS_TOKEN,
+    VOCABULARY_SIZE,
+    encode_documents,
+    load_tokenizer,
+    open_token_file,
+    train_tokenizer,
+)
 from models.train.windows import Windows
 
 TEXT = "def f(values):\n    return sum(values) / len(values)\n"
@@ -43,6 +55,31 @@ def test_documents_are_framed_and_shuffled_by_the_seed(tokenizer: Tokenizer) -> 
     starts, ends = np.flatnonzero(stream == BOS_ID), np.flatnonzero(stream == EOS_ID)
     found = {tokenizer.decode(stream[a + 1 : b].tolist()) for a, b in zip(starts, ends, strict=True)}
     assert found == set(texts)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe"])
+def test_files_that_are_something_else_are_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    with pytest.raises(CommandError, match=r"tokenizer.json is no tokenizer .*: python -m models.train tokenizer"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "train.bin").write_bytes(content[:1])
+    with pytest.raises(CommandError, match=r"train.bin holds no tokens .*: python -m models.train tokenizer"):
+        open_token_file(tmp_path / "train.bin")
+    with pytest.raises(FileNotFoundError):
+        load_tokenizer(tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[1]", b"\xff"])
+def test_a_note_that_cannot_be_read_says_nothing(tmp_path: Path, content: bytes | None) -> None:
+    stores = [Store("read", 2, 3, 4)]
+    stores[0].create(tmp_path)
+    mark_complete(tmp_path, stores, "digest")
+    assert are_complete(tmp_path, stores, "digest")
+    if content is None:
+        (tmp_path / "read.states").write_bytes(b"half")
+    else:
+        (tmp_path / "complete.json").write_bytes(content)
+    assert not are_complete(tmp_path, stores, "digest")
 
 
 def consecutive(count: int) -> np.ndarray[tuple[int], np.dtype[np.uint16]]:

@@ -5,6 +5,7 @@ import pytest
 from orchestrator.generation import Generation, draw_seed
 from orchestrator.text import TextStream
 from outrider.v1 import generation_pb2
+from services.frame.digest import TokenSequence
 from services.frame.telemetry import Telemetry
 from tests.unit.orchestrator.fakes import (
     END,
@@ -41,7 +42,7 @@ async def generate(
     is_same_target: bool = True,
 ) -> tuple[list[generation_pb2.GenerateChunk], generation_pb2.GenerateSummary]:
     generation = Generation(
-        PROMPT,
+        TokenSequence(PROMPT),
         target or FakeTarget(),
         drafter or FakeDrafter(strategy),
         TextStream(token_bytes or TOKEN_BYTES, stop),

@@ -1,5 +1,6 @@
 """What goes wrong on the way to a model of the hub: one sentence that says what to change."""
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import close_session, constants
 
+from orchestrator import download
 from orchestrator.hub import HubFile, fetch
 from services.frame.startup import StartupError
 from tests.hub import BROKEN, GATED, REPO, StandIn, hub
@@ -77,6 +79,43 @@ def test_what_is_cached_needs_no_hub(stand_in: StandIn, monkeypatch: pytest.Monk
     assert fetch(file) == path
 
 
+@pytest.mark.parametrize("status", [429, 500, 502, 503])
+def test_what_is_cached_needs_no_answer(stand_in: StandIn, status: int) -> None:
+    files = (HubFile(REPO, "model.gguf", None), HubFile(REPO, "big/model-00001-of-00002.gguf", "v1"))
+    paths = [fetch(file) for file in files]
+    stand_in.status = status
+    assert [fetch(file) for file in files] == paths
+    with pytest.raises(StartupError) as info:
+        fetch(HubFile(REPO, "none.gguf", None))
+    assert str(info.value).startswith(f"none.gguf is not cached and {stand_in.url} does not answer: {status} ")
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("is_cached", [True, False])
+def test_a_hub_that_wants_to_know_who_asks(stand_in: StandIn, status: int, is_cached: bool) -> None:
+    """What is cached may be what somebody else is not to have: it is used where the user says so."""
+    file = HubFile(REPO, "model.gguf", None)
+    if is_cached:
+        fetch(file)
+    stand_in.status = status
+    with pytest.raises(StartupError) as info:
+        fetch(file)
+    for expected in ("model.gguf", stand_in.url, "HF_TOKEN", "HF_HUB_OFFLINE=1"):
+        assert expected in str(info.value)
+    assert len(str(info.value).splitlines()) == 1
+
+
+def test_offline(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = HubFile(REPO, "model.gguf", None)
+    path = fetch(file)
+    stand_in.status = 401
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    close_session()
+    assert fetch(file) == path
+    with pytest.raises(StartupError, match=f"none.gguf is not cached and {stand_in.url} does not answer: .*offline"):
+        fetch(HubFile(REPO, "none.gguf", None))
+
+
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
@@ -103,11 +142,60 @@ def test_no_network(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_cache_that_cannot_be_written(stand_in: StandIn, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where a folder is wanted")
+    with pytest.raises(StartupError) as info:
+        fetch(HubFile(REPO, "model.gguf", None))
+    assert str(info.value).startswith(f"model.gguf cannot be fetched from {REPO} of {stand_in.url}: ")
+    assert f"({tmp_path / 'cache'}" in str(info.value)
+    assert str(info.value).endswith("set HF_HOME to a folder that can be written and has room")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device ({cache}): set HF_HOME to"),
+        (PermissionError(errno.EACCES, "Permission denied", "/a/b"), "Permission denied (/a/b): set HF_HOME to"),
+        (OSError("Consistency check failed: 10 bytes.\nPlease retry."), ": Consistency check failed: 10 bytes"),
+        (UnicodeEncodeError("ascii", "é", 0, 1, "ordinal not in range"), "cannot be fetched from"),
+    ],
+    ids=["disk full", "not ours", "wrong size", "a token that is none"],
+)
+def test_what_can_go_wrong_on_the_disk(
+    stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, expected: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(download, "hf_hub_download", fail)
+    with pytest.raises(StartupError) as info:
+        fetch(HubFile(REPO, "model.gguf", None))
+    assert expected.format(cache=tmp_path / "cache") in str(info.value)
+    assert len(str(info.value).splitlines()) == 1
+
+
+def test_a_download_that_breaks_off_leaves_nothing_that_is_used(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Between tries to go on where it broke off.
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)
+    file = HubFile(REPO, "model.gguf", None)
+    stand_in.num_missing = 3
     with pytest.raises(StartupError, match=f"model.gguf cannot be fetched from {REPO} of "):
+        fetch(file)
+    stand_in.status = 503
+    with pytest.raises(StartupError, match="is not cached"):
+        fetch(file)
+    stand_in.status, stand_in.num_missing = None, 0
+    assert fetch(file).read_text() == "model.gguf"
+
+
+def test_without_a_home(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", "~/.cache/huggingface/hub")
+    with pytest.raises(StartupError, match="there is no home folder to keep models in: set HF_HOME"):
         fetch(HubFile(REPO, "model.gguf", None))
 
 
 def test_without_huggingface_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "orchestrator.download")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(StartupError, match=r"pip install 'outrider\[hub\]'"):
         fetch(HubFile(REPO, "model.gguf", None))

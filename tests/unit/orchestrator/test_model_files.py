@@ -143,6 +143,15 @@ def test_a_folder_that_may_not_be_entered(files: dict[str, str], monkeypatch: py
             find_pair(target, draft, wants_draft=True)
 
 
+def test_a_model_that_cannot_be_looked_at(files: dict[str, str]) -> None:
+    """Its name is longer than names can be, as its folder may be somebody else's."""
+    name = "x" * 5000
+    with pytest.raises(StartupError, match=r"cannot read model x+: File name too long"):
+        find_model(name)
+    with pytest.raises(StartupError, match="cannot read model"):
+        find_pair(files["target"], name, wants_draft=True)
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -179,7 +188,8 @@ def test_what_is_no_name_on_the_hub(name: str) -> None:
 def test_a_model_in_several_files() -> None:
     file = HubFile("owner/repo", "big/model-00002-of-00003.gguf", None)
     assert file.parts() == [f"big/model-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
-    assert HubFile("owner/repo", "model-of-00003.gguf", None).parts() == ["model-of-00003.gguf"]
+    for name in ("model-of-00003.gguf", "model-00001-of-00000.gguf"):
+        assert HubFile("owner/repo", name, None).parts() == [name]
 
 
 def test_the_log_level_is_left_to_the_environment(served: list[StackOptions]) -> None:

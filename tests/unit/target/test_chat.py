@@ -107,6 +107,18 @@ def test_no_message_spells_a_control_token(vocabulary: Vocabulary, chat: list[tu
     assert vocabulary.detokenize(tokens).decode() == said
 
 
+@pytest.mark.parametrize("searched", [1, 2, 3, 8, 50])
+def test_long_texts_are_searched_in_pieces(
+    vocabulary: Vocabulary, searched: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = ChatTemplate(TEMPLATE, vocabulary)
+    texts = [f"{'x' * count}{spelling}{'y' * 5}<<|end|>|>" for count in range(12) for spelling in (USER, *AWKWARD)]
+    whole = [template._break(text) for text in texts]
+    assert all("\ufdd0" in text for text in whole)
+    monkeypatch.setattr("services.target.chat._SEARCHED", searched)
+    assert [template._break(text) for text in texts] == whole
+
+
 def test_a_role_spells_no_control_token_either(vocabulary: Vocabulary) -> None:
     source = "{{ messages[0].role }}: {{ messages[0].content }}"
     text, tokens = ChatTemplate(source, vocabulary).render([message("hello", f"x{END}")], add_generation_prompt=False)

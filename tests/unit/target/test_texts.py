@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.frame.errors import ServiceError
-from services.target.texts import TextThread, longest_run
+from services.target.texts import TextThread, check_text, longest_run
 
 LONGEST = 200_000
 
@@ -31,7 +31,7 @@ def test_the_longest_run(text: str) -> None:
 
 
 async def test_a_short_text_is_done_at_once() -> None:
-    assert await TextThread().run("short", threading.get_ident) == threading.get_ident()
+    assert await TextThread().run(5, threading.get_ident) == threading.get_ident()
 
 
 async def test_a_long_text_does_not_hold_the_loop_up() -> None:
@@ -41,28 +41,25 @@ async def test_a_long_text_does_not_hold_the_loop_up() -> None:
         may_end.wait()
         return threading.get_ident()
 
-    task = asyncio.create_task(texts.run("long " * 1000, work))
+    task = asyncio.create_task(texts.run(5000, work))
     await asyncio.sleep(0)
-    assert await texts.run("short", lambda: "meanwhile") == "meanwhile"
+    assert await texts.run(5, lambda: "meanwhile") == "meanwhile"
     assert not task.done()
     may_end.set()
     assert await task != threading.get_ident()
 
 
-@pytest.mark.parametrize("text", ["x" * LONGEST, " " * LONGEST, "é" * (LONGEST // 2), f"{'x' * LONGEST} " * 2])
-async def test_runs_that_the_stack_takes(text: str) -> None:
-    assert await TextThread().run(text, lambda: len(text)) == len(text)
+@pytest.mark.parametrize("text", ["", "x" * LONGEST, " " * LONGEST, "é" * (LONGEST // 2), f"{'x' * LONGEST} " * 2])
+def test_runs_that_the_stack_takes(text: str) -> None:
+    check_text(text)
 
 
 @pytest.mark.parametrize(
     "text", ["x" * (LONGEST + 1), " " * (LONGEST + 1), "é" * (LONGEST // 2 + 1), "a\n" + "中" * LONGEST]
 )
-async def test_longer_runs_are_refused(text: str) -> None:
-    def work() -> None:
-        raise AssertionError("nobody checked")
-
+def test_longer_runs_are_refused(text: str) -> None:
     with pytest.raises(ServiceError) as refused:
-        await TextThread().run(text, work)
+        check_text(text)
     assert (refused.value.code, refused.value.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
     assert f"at most {LONGEST}" in refused.value.message
 
@@ -78,4 +75,4 @@ async def test_what_fails_is_told() -> None:
         raise KeyError("mine")
 
     with pytest.raises(KeyError, match="mine"):
-        await TextThread().run("long " * 1000, work)
+        await TextThread().run(5000, work)
