@@ -255,7 +255,7 @@ def test_a_user_without_a_home_folder(model: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv("HOME")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(os, "getuid", lambda: 2_000_000_000)
-    with pytest.raises(CommandError, match=r"^there is no folder for what is made "):
+    with pytest.raises(CommandError, match=r"^there is no home folder to keep files in: "):
         main([str(model), *SIZES])
 
 

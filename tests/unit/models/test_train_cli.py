@@ -39,7 +39,7 @@ def test_a_manifest_that_is_none_is_named(tmp_path: Path, capsys: pytest.Capture
 def test_a_folder_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
     assert cli.main(["tokenizer", "--work-dir", str(tmp_path / "file" / "work")]) == 2
-    assert capsys.readouterr().err.startswith("cannot read or write: ")
+    assert capsys.readouterr().err.startswith("python -m models.train: cannot read or write: ")
 
 
 def test_packages_that_pip_does_not_get(
@@ -50,7 +50,10 @@ def test_packages_that_pip_does_not_get(
 
     monkeypatch.setattr(subprocess, "run", fail)
     assert cli.main(["corpus", "--work-dir", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == "pip could not install the packages of the corpus: it ended with 1\n"
+    assert (
+        capsys.readouterr().err
+        == "python -m models.train: pip could not install the packages of the corpus: it ended with 1\n"
+    )
 
 
 def test_without_a_home(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
