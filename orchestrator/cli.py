@@ -254,9 +254,10 @@ async def _chat(address: str, options: StackOptions | None, template: generation
 async def _ask(console: Console, lines: Lines) -> str:
     console.print("[bold]> [/bold]", end="")
     try:
-        return valid_prompt((await lines.next()).strip())
+        line = (await lines.next()).strip()
     except UnicodeDecodeError as error:
         raise StartupError("the prompt is not valid UTF-8") from error
+    return valid_prompt(line) if line else ""
 
 
 async def _run(address: str, options: StackOptions | None, use: Callable[[str], Coroutine[Any, Any, None]]) -> None:
