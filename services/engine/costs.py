@@ -44,15 +44,19 @@ class DecodeCosts:
         return _estimate_s(self._least, num_rows)
 
     def rows_within(self, limit_s: float, start_rows: int, most_rows: int) -> int:
-        """Return how many rows, a power of two from 8 on and at most `most_rows`, one decode evaluates in `limit_s`.
+        """Return how many rows, at least 8 and at most `most_rows`, one decode evaluates in `limit_s`.
 
         While nothing is known it is `start_rows`.
         """
         if not self._least:
             return min(start_rows, most_rows)
-        rows = 8
-        while 2 * rows <= most_rows and self.decode_s(2 * rows) <= limit_s:
-            rows *= 2
+        rows = step = 8
+        while rows + step <= most_rows and self.decode_s(rows + step) <= limit_s:
+            rows, step = rows + step, 2 * step
+        while step > 1:
+            step //= 2
+            if rows + step <= most_rows and self.decode_s(rows + step) <= limit_s:
+                rows += step
         return min(rows, most_rows)
 
     def usual_s(self, num_rows: int) -> float:

@@ -40,11 +40,11 @@ def test_the_least_of_recent_times_counts_and_old_ones_are_forgotten() -> None:
     assert costs.decode_s(1) == 4.0
 
 
-def test_rows_within_a_time_are_a_power_of_two() -> None:
-    costs = seen({1: 1.0, 33: 17.0})
-    assert costs.rows_within(10.0, start_rows=64, most_rows=1024) == 16
+def test_rows_within_a_time() -> None:
+    costs = seen({1: 1.0, 32: 32.0})
+    assert costs.rows_within(19.5, start_rows=64, most_rows=1024) == 19
     assert costs.rows_within(0.5, start_rows=64, most_rows=1024) == 8
-    assert costs.rows_within(1e9, start_rows=64, most_rows=100) == 64
+    assert costs.rows_within(1e9, start_rows=64, most_rows=100) == 100
 
 
 def test_until_costs_are_known_few_rows_go_and_little_is_copied() -> None:
