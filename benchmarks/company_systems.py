@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import grpc
 from company_measure import Chunk, Stream, run_together
+from rig import until_serving
 from tracing import environment
 
 from orchestrator.client import fetch_status, generate
 from orchestrator.stack import ServerProcess
 from outrider.v1 import generation_pb2
-from services.frame.channel import open_channel
-from services.frame.health import watch_health
 
 ROOT = Path(__file__).resolve().parents[1]
 _PAUSE_S = 0.01
@@ -142,7 +140,7 @@ class Services:
         processes.append(ServerProcess("orchestrator", (*_ORCHESTRATOR_FLAGS, *peers)))
         address = await self._start(running, processes[-1])
         for server in (*peers[1::2], address):
-            await _until_serving(server)
+            await until_serving(server)
         return address
 
     def _service(self, kind: str, flags: Sequence[str]) -> ServerProcess:
@@ -186,13 +184,3 @@ async def _speculation(address: str) -> generation_pb2.SpeculationStatistics:
     while (status := await fetch_status(address)).num_active:
         await asyncio.sleep(_PAUSE_S)
     return status.speculation
-
-
-async def _until_serving(address: str) -> None:
-    async with open_channel(address) as channel:
-        try:
-            async for is_serving in watch_health(channel, ""):
-                if is_serving:
-                    return
-        except grpc.aio.AioRpcError as error:
-            raise RuntimeError(f"what was started at {address} has ended") from error

@@ -59,8 +59,8 @@ class Rig:
             starting.push_async_callback(self._drafts[1].stop)
             peers = ("--target", self._target_address, "--draft", draft)
             self._address = await _start(starting, ServerProcess("orchestrator", (*_ORCHESTRATOR_FLAGS, *peers)))
-            await _until_serving(self._target_address)
-            await _until_serving(self._address)
+            await until_serving(self._target_address)
+            await until_serving(self._address)
             self._running = starting.pop_all()
         return self
 
@@ -106,7 +106,7 @@ class Rig:
         """Kill the target and start it again; return when it serves."""
         await _kill(self._target)
         await self._target.start()
-        await _until_serving(self._target_address)
+        await until_serving(self._target_address)
 
     async def mend(self) -> None:
         """Start the draft where there is none, and return when it is used."""
@@ -152,7 +152,8 @@ def _paused(process: ServerProcess) -> Iterator[None]:
         os.kill(process.pid, signal.SIGCONT)
 
 
-async def _until_serving(address: str) -> None:
+async def until_serving(address: str) -> None:
+    """Return once a server serves. Raises RuntimeError where it has ended."""
     async with open_channel(address) as channel:
         try:
             async for is_serving in watch_health(channel, ""):

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from services.engine.comparison import Comparison
 from services.engine.costs import DecodeCosts
 
-# Shares of the longest wait: where waiting pays, and where it does not.
-_LONG_SHARE, _SHORT_SHARE = 1.0, 0.1
+# Share of the longest wait that is left where waiting does not pay.
+_SHORT_SHARE = 0.1
 # A session that was answered is expected for so many of its usual return times, but for no less than this. One that is
 # new is taken for what new ones were lately: those that lost their slot and did not come back count as quickest.
 _RETURNS, _LEAST_EXPECTED_S = 2.0, 0.25
@@ -153,12 +153,11 @@ class Gathering:
         num_missing_rows = self._num_missing_rows()
         if not num_missing_rows:
             return self._ready_s
-        share = _LONG_SHARE if self._comparison.waits(self.num_present) else _SHORT_SHARE
         patience_s = self._worth_s(num_ready_rows, num_missing_rows)
         if any(session.num_doubts for session in self._away() if not session.is_late):
             # One decode of all was not seen lately, and may be quicker than it is thought to be.
             patience_s = max(patience_s, self._costs.usual_s(min(num_ready_rows, num_missing_rows)))
-        return self._ready_s + share * patience_s
+        return self._ready_s + (patience_s if self._comparison.waits(self.num_present) else _SHORT_SHARE * patience_s)
 
     def begin(self, num_ready_rows: int) -> None:
         """The decode of what is ready begins: who is still away is late."""

@@ -141,6 +141,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A defect of the service; its log tells more (INTERNAL)."""
     ERROR_REASON_TARGET_REPLACED: _ErrorReason.ValueType  # 25
     """The target came back with another tokenizer while a generation was under way (ABORTED)."""
+    ERROR_REASON_SLOTS_TAKEN: _ErrorReason.ValueType  # 26
+    """Every slot is needed by another session, and the request has a time limit; details carry RetryInfo
+    (RESOURCE_EXHAUSTED).
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Stable reasons, carried without the prefix in `google.rpc.ErrorInfo.reason` with domain "outrider".
@@ -197,6 +201,10 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 24
 """A defect of the service; its log tells more (INTERNAL)."""
 ERROR_REASON_TARGET_REPLACED: ErrorReason.ValueType  # 25
 """The target came back with another tokenizer while a generation was under way (ABORTED)."""
+ERROR_REASON_SLOTS_TAKEN: ErrorReason.ValueType  # 26
+"""Every slot is needed by another session, and the request has a time limit; details carry RetryInfo
+(RESOURCE_EXHAUSTED).
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
