@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,17 @@ class Stream:
 
     chunks: list[Chunk] = field(default_factory=list)
     has_ended: bool = False
+    on_chunk: Callable[[], object] = field(default=lambda: None, compare=False)
+
+    def add(self, num_tokens: int) -> None:
+        """So many tokens have arrived."""
+        self.chunks.append(Chunk(time.perf_counter(), num_tokens))
+        self.on_chunk()
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that arrived so far."""
+        return sum(chunk.num_tokens for chunk in self.chunks)
 
 
 class Window(NamedTuple):
@@ -45,19 +57,32 @@ class Decode(NamedTuple):
     is_verification: bool
 
 
-async def run_together(asks: Sequence[Callable[[Stream], Awaitable[None]]]) -> list[Stream]:
-    """Run all, and cut off the others when the first one ends. Raises what the first one raised."""
+async def run_together(asks: Sequence[Callable[[Stream], Awaitable[None]]], num_tokens: int) -> list[Stream]:
+    """Run all until the first one has had so many tokens since all have begun, or has ended; then cut off the others.
 
-    async def run(ask: Callable[[Stream], Awaitable[None]], stream: Stream) -> None:
-        await ask(stream)
-        stream.has_ended = True
+    Each begins when the one before it has its first token: prompts are evaluated in order, and each stream finds the
+    slot again that it had last time. Raises what the first one to end raised.
+    """
+    has_news = asyncio.Event()
+    streams = [Stream(on_chunk=has_news.set) for _ in asks]
+    tasks: list[asyncio.Future[None]] = []
 
-    streams = [Stream() for _ in asks]
-    tasks = [asyncio.ensure_future(run(ask, stream)) for ask, stream in zip(asks, streams, strict=True)]
+    async def until(is_so: Callable[[], bool]) -> None:
+        while not is_so() and not any(task.done() for task in tasks):
+            has_news.clear()
+            await has_news.wait()
+
     try:
-        ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in ended:
-            task.result()
+        for ask, stream in zip(asks, streams, strict=True):
+            tasks.append(asyncio.ensure_future(ask(stream)))
+            tasks[-1].add_done_callback(lambda _: has_news.set())
+            await until(lambda stream=stream: bool(stream.chunks))  # type: ignore[misc]
+        ends = [stream.num_tokens + num_tokens for stream in streams]
+        await until(lambda: any(stream.num_tokens >= end for stream, end in zip(streams, ends, strict=True)))
+        for task, stream, end in zip(tasks, streams, ends, strict=True):
+            if task.done():
+                task.result()
+            stream.has_ended = task.done() or stream.num_tokens >= end
     finally:
         for task in tasks:
             task.cancel()

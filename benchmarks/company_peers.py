@@ -6,13 +6,12 @@ import json
 import os
 import socket
 import sys
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 from company_measure import Chunk, Stream, run_together
-from company_systems import ROOT, Answer, Models, Setting
+from company_systems import HEAD_START, ROOT, Answer, Models, Setting
 from tracing import environment
 
 _PAUSE_S = 0.1
@@ -83,7 +82,8 @@ class LlamaServer:
     async def ask(self, prompts: Sequence[str], setting: Setting, num_tokens: int) -> Answer:
         """Go on with all prompts at once; see `System.ask`."""
         port = self._ports[setting]
-        return Answer(await run_together([_completing(port, text, num_tokens) for text in prompts]), {})
+        asks = [_completing(port, text, num_tokens + HEAD_START) for text in prompts]
+        return Answer(await run_together(asks, num_tokens), {})
 
     def pids(self, setting: Setting) -> list[int]:
         """Return the id of the process that serves this setting; see `System.pids`."""
@@ -114,7 +114,7 @@ def _completing(port: int, text: str, num_tokens: int) -> Callable[[Stream], Awa
             *lines, rest = (rest + data).split(b"\n")
             events = [json.loads(line.removeprefix(b"data: ")) for line in lines if line.startswith(b"data: ")]
             if num_arrived := sum(len(event["tokens"]) for event in events if not event["stop"]):
-                stream.chunks.append(Chunk(time.perf_counter(), num_arrived))
+                stream.add(num_arrived)
 
     return ask
 

@@ -2,14 +2,13 @@
 
 import asyncio
 import os
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from company_measure import Chunk, Stream, run_together
+from company_measure import Stream, run_together
 from rig import until_serving
 from tracing import environment
 
@@ -19,6 +18,8 @@ from outrider.v1 import generation_pb2
 
 ROOT = Path(__file__).resolve().parents[1]
 _PAUSE_S = 0.01
+# Tokens that the first stream may have had before the last one begins.
+HEAD_START = 320
 # A target that loads is waited for; a draft is given its time, since the benchmark is about who waits for whom.
 _ORCHESTRATOR_FLAGS = ("--log-level", "error", "--target-patience-s", "300")
 _COUNTS = ("num_cycles", "num_drafts", "num_draft_tokens", "num_accepted_tokens", "num_resyncs", "num_fallbacks")
@@ -82,7 +83,7 @@ class System(Protocol):
         """Return when it can be asked."""
 
     async def ask(self, prompts: Sequence[str], setting: Setting, num_tokens: int) -> Answer:
-        """Go on with all prompts at once, greedily, until the first one has so many tokens."""
+        """Go on with all prompts, greedily, until the first one has had so many tokens since all have begun."""
 
     def pids(self, setting: Setting) -> list[int]:
         """Return the ids of the processes that serve this setting; the others idle."""
@@ -119,8 +120,8 @@ class Services:
         """Go on with all prompts at once; see `System.ask`."""
         address = self._addresses[setting.has_draft]
         before = await _speculation(address)
-        requests = [_request(text, setting, num_tokens) for text in prompts]
-        streams = await run_together([_streaming(address, request) for request in requests])
+        requests = [_request(text, setting, num_tokens + HEAD_START) for text in prompts]
+        streams = await run_together([_streaming(address, request) for request in requests], num_tokens)
         after = await _speculation(address)
         return Answer(streams, {name: getattr(after, name) - getattr(before, name) for name in _COUNTS})
 
@@ -174,7 +175,7 @@ def _streaming(address: str, request: generation_pb2.GenerateRequest) -> Callabl
     async def ask(stream: Stream) -> None:
         async for message in generate(address, request):
             if num_tokens := len(message.chunk.tokens):
-                stream.chunks.append(Chunk(time.perf_counter(), num_tokens))
+                stream.add(num_tokens)
 
     return ask
 

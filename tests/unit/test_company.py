@@ -3,6 +3,7 @@
 import asyncio
 import importlib.util
 import json
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -57,20 +58,50 @@ async def test_streams_are_cut_off_when_the_first_one_ends() -> None:
     is_cut_off = False
 
     async def short(stream: Stream) -> None:
-        stream.chunks.append(Chunk(1.0, 1))
+        stream.add(1)
 
     async def endless(stream: Stream) -> None:
         nonlocal is_cut_off
-        stream.chunks.append(Chunk(1.0, 1))
+        stream.add(1)
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
             is_cut_off = True
             raise
 
-    streams = await run_together([endless, short])
+    streams = await run_together([endless, short], 10)
     assert is_cut_off
-    assert streams == [stream((1.0, 1)), stream((1.0, 1), has_ended=True)]
+    assert [(stream.num_tokens, stream.has_ended) for stream in streams] == [(1, False), (1, True)]
+
+
+async def test_streams_begin_one_by_one_and_are_cut_off_after_so_many_tokens_together() -> None:
+    num_begun = 0
+    begun_before: list[int] = []
+    num_had = []
+
+    async def counting(stream: Stream) -> None:
+        nonlocal num_begun
+        begun_before.append(num_begun)
+        while True:
+            await asyncio.sleep(0)
+            stream.add(2)
+            if len(stream.chunks) == 1:
+                num_begun += 1
+                num_had.append([each.num_tokens for each in seen])
+
+    seen: list[Stream] = []
+
+    def asking(stream: Stream) -> Awaitable[None]:
+        seen.append(stream)
+        return counting(stream)
+
+    streams = await run_together([asking] * 3, 6)
+    assert begun_before == [0, 1, 2]
+    ahead = num_had[-1]
+    assert any(stream.has_ended for stream in streams)
+    for stream, before in zip(streams, ahead, strict=True):
+        assert stream.has_ended == (stream.num_tokens - before >= 6)
+        assert stream.num_tokens - before <= 8
 
 
 async def test_what_goes_wrong_with_a_stream_is_raised() -> None:
@@ -78,10 +109,11 @@ async def test_what_goes_wrong_with_a_stream_is_raised() -> None:
         raise ConnectionError("gone")
 
     async def endless(stream: Stream) -> None:
+        stream.add(1)
         await asyncio.Event().wait()
 
     with pytest.raises(ConnectionError, match="gone"):
-        await run_together([endless, failing])
+        await run_together([endless, failing], 1)
 
 
 def test_tokens_are_counted_in_the_steady_state_only() -> None:
