@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+# Between the beginnings of two streams, in seconds.
+_BETWEEN_S = 0.02
+
 
 class NoSteadyStateError(ValueError):
     """There was no time when all streams ran."""
@@ -60,8 +63,8 @@ class Decode(NamedTuple):
 async def run_together(asks: Sequence[Callable[[Stream], Awaitable[None]]], num_tokens: int) -> list[Stream]:
     """Run all until the first one has had so many tokens since all have begun, or has ended; then cut off the others.
 
-    Each begins when the one before it has its first token: prompts are evaluated in order, and each stream finds the
-    slot again that it had last time. Raises what the first one to end raised.
+    They begin in order, so that each finds the slot again that it had last time, and its prompt there. Raises what the
+    first one to end raised.
     """
     has_news = asyncio.Event()
     streams = [Stream(on_chunk=has_news.set) for _ in asks]
@@ -76,7 +79,8 @@ async def run_together(asks: Sequence[Callable[[Stream], Awaitable[None]]], num_
         for ask, stream in zip(asks, streams, strict=True):
             tasks.append(asyncio.ensure_future(ask(stream)))
             tasks[-1].add_done_callback(lambda _: has_news.set())
-            await until(lambda stream=stream: bool(stream.chunks))  # type: ignore[misc]
+            await asyncio.sleep(_BETWEEN_S)
+        await until(lambda: all(stream.chunks for stream in streams))
         ends = [stream.num_tokens + num_tokens for stream in streams]
         await until(lambda: any(stream.num_tokens >= end for stream, end in zip(streams, ends, strict=True)))
         for task, stream, end in zip(tasks, streams, ends, strict=True):
