@@ -72,7 +72,9 @@ def _file(arguments: argparse.Namespace, ending: str) -> Path:
 
 
 def _about(arguments: argparse.Namespace) -> dict[str, Any]:
-    return {name: str(value) for name, value in vars(arguments).items()} | {"cores": len(os.sched_getaffinity(0))}
+    """Return what was asked for, files by name, and on how many cores."""
+    values = {name: value.name if isinstance(value, Path) else str(value) for name, value in vars(arguments).items()}
+    return values | {"cores": len(os.sched_getaffinity(0))}
 
 
 async def measure_quickly(models: Models, num_tokens: dict[int, int], num_draft_tokens: int) -> str:

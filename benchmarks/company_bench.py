@@ -74,17 +74,14 @@ class Bench:
         for system in self._systems:
             tell(f"starting {system.name}")
             await system.start(running)
-            for setting in system.settings:
+            for setting in sorted(system.settings, key=lambda setting: setting.num_draft_tokens, reverse=True):
                 await self._warm_up(system, setting)
 
     async def _warm_up(self, system: System, setting: Setting) -> None:
-        prompts = PROMPTS[: max(self._num_tokens)]
+        """Let these processes evaluate all prompts, so that they are in their caches; with drafts where they draft."""
         if not self._is_warm.issuperset(pids := system.pids(setting)):
-            # One by one, as the first that ends cuts the others off: all are to be in the cache.
-            for prompt in prompts:
-                await system.ask([prompt], setting, _WARM_UP_TOKENS)
+            await system.ask(PROMPTS[: max(self._num_tokens)], setting, _WARM_UP_TOKENS)
             self._is_warm.update(pids)
-        await system.ask(prompts, setting, _WARM_UP_TOKENS)
 
     async def run(self, system: System, setting: Setting, num_streams: int, number: int) -> dict[str, Any] | None:
         """Measure once, in round `number`; return what is kept of it, None where all streams never ran together."""
@@ -112,10 +109,6 @@ class Bench:
             "cpu_shares": shares,
             "counts": answer.counts,
             "window": window,
-            "chunks": [
-                [(round(chunk.at_s - began_s, 5), chunk.num_tokens) for chunk in stream.chunks]
-                for stream in answer.streams
-            ],
         }
         tell(
             f"{case}: {run['tokens_per_s']:.1f} tokens/s, {took_s:.1f} s; of a core took "

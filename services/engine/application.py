@@ -26,6 +26,7 @@ from services.engine.model_service import ModelServicer, Served, check_entries, 
 from services.engine.padding import Exactness
 from services.engine.runtime import Runtime, RuntimeOptions
 from services.engine.settings import EngineSettings
+from services.engine.turns import turns_of
 from services.frame.server import FrameServer
 from services.frame.startup import StartupError
 from services.frame.waiting import saying
@@ -147,6 +148,7 @@ class ModelApplication(ABC):
             runtime,
             max_queued=settings.max_queued,
             prompt_rows=settings.prefill_rows,
+            turns=turns_of("off" if gpu_layers else settings.core_lock, options.threads()),
             on_failure=lambda sentence: loop.call_soon_threadsafe(server.fail, sentence),
         )
         self.engine.start()

@@ -12,6 +12,7 @@ from queue import Empty, Queue
 from services.engine.errors import EngineStoppedError, QueueFullError
 from services.engine.runtime import Runtime
 from services.engine.scheduler import Decode, Scheduler
+from services.engine.turns import Turns
 from services.engine.work import Outcome, Work
 
 _log = logging.getLogger(__name__)
@@ -26,14 +27,15 @@ class Engine:
         *,
         max_queued: int = 256,
         prompt_rows: int = 0,
+        turns: Turns | None = None,
         on_failure: Callable[[str], object] = _log.critical,
     ) -> None:
-        """Serve `runtime`: at most `max_queued` waiting works, and `prompt_rows` as the scheduler takes them.
+        """Serve `runtime`: at most `max_queued` waiting works, `prompt_rows` and `turns` as the scheduler takes them.
 
         `on_failure` is called from the engine's thread, with one sentence, when the engine cannot go on.
         """
         self._runtime = runtime
-        self._scheduler = Scheduler(runtime, prompt_rows)
+        self._scheduler = Scheduler(runtime, prompt_rows, turns)
         self._max_queued = max_queued
         self._on_failure = on_failure
         # No SimpleQueue: its `get` waits for ever where its time is over before it begins to wait (CPython 3.11).
@@ -113,7 +115,9 @@ class Engine:
     def _serve(self) -> None:
         try:
             while not self._is_stopping:
-                self._receive()
+                self._receive(self._scheduler.due_s)
+                self._scheduler.take_turn()
+                self._receive(lambda: 0.0)
                 self._scheduler.step()
         except Exception as error:
             _log.exception("the engine failed")
@@ -124,11 +128,11 @@ class Engine:
             self._take(self._inbox.get())
         self._scheduler.end(_stopped())
 
-    def _receive(self) -> None:
-        """Take what comes in until the scheduler's next step is due."""
+    def _receive(self, until_s: Callable[[], float]) -> None:
+        """Take what comes in until then, in seconds of `time.perf_counter`; asked again whenever something came."""
         with contextlib.suppress(Empty):
             while not self._is_stopping:
-                wait_s = self._scheduler.due_s() - time.perf_counter()
+                wait_s = until_s() - time.perf_counter()
                 self._take(self._inbox.get(timeout=None if wait_s == math.inf else max(0.0, wait_s)))
 
     def _take(self, item: Work | str | None) -> None:

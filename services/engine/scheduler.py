@@ -13,6 +13,7 @@ from services.engine.gathering import Gathering
 from services.engine.plan import Pending, plan_rows
 from services.engine.runtime import Logits, Runtime, Segment
 from services.engine.slots import Slot, SlotTable
+from services.engine.turns import Turns
 from services.engine.work import Finished, Miss, Outcome, Work
 
 _log = logging.getLogger(__name__)
@@ -64,10 +65,14 @@ class _Active:
 class Scheduler:
     """Gives slots to work, and rows of work to decodes of the runtime."""
 
-    def __init__(self, runtime: Runtime, prompt_rows: int = 0) -> None:
-        """Serve `runtime`, with at most `prompt_rows` prompt rows where others wait; 0 takes what four tokens take."""
+    def __init__(self, runtime: Runtime, prompt_rows: int = 0, turns: Turns | None = None) -> None:
+        """Serve `runtime`, with at most `prompt_rows` prompt rows where others wait; 0 takes what four tokens take.
+
+        It decodes when `turns` says that it is its turn, and goes on until no work goes on from token to token.
+        """
         self.on_decode: Callable[[Decode], object] = lambda decode: None
         self._runtime = runtime
+        self._turns = turns or Turns()
         self._gathering = Gathering(runtime.costs)
         self.slots = SlotTable(runtime.num_slots, self._gathering.is_expected, self._gathering.evicted)
         self._prompt_rows = prompt_rows
@@ -108,6 +113,11 @@ class Scheduler:
             return 0.0
         return self._gathering.until_s(self._num_short_rows())
 
+    def take_turn(self) -> None:
+        """Wait for the cores, if a step decodes. To be called before a step, as what comes meanwhile can be added."""
+        if self._active or self._waiting:
+            self._turns.take(0.0)
+
     def step(self) -> None:
         """Give slots to waiting work, and evaluate what is due: one decode, or as many as the runtime needs.
 
@@ -123,11 +133,15 @@ class Scheduler:
                 num_outputs = active.num_outputs if num_rows == len(active.pending) else 0
                 tokens = active.pending[:num_rows]
                 segments.append(Segment(active.slot.index, len(active.slot.held), tokens, num_outputs))
-        for group in self._runtime.group(segments) if segments else ():
-            # Work that failed in an earlier group has no business in a later one.
-            batch = [(by_slot[segment.slot], segment) for segment in group if by_slot[segment.slot] in self._active]
-            if batch:
-                self._decode(batch)
+        try:
+            for group in self._runtime.group(segments) if segments else ():
+                # Work that failed in an earlier group has no business in a later one.
+                batch = [(by_slot[segment.slot], segment) for segment in group if by_slot[segment.slot] in self._active]
+                if batch:
+                    self._decode(batch)
+        finally:
+            if not any(active.goes_on for active in self._active):
+                self._turns.give()
 
     def end(self, error: EngineError) -> None:
         """Answer everything that is left with `error`."""
@@ -137,6 +151,7 @@ class Scheduler:
             self._deliver(work, error, 0)
         self._active.clear()
         self._waiting.clear()
+        self._turns.close()
 
     def _drop_given_up(self) -> None:
         for active in list(self._active):
@@ -226,6 +241,7 @@ class Scheduler:
         return self._prompt_rows or costs.rows_within(_PROMPT_DECODES * costs.decode_s(1), _START_ROWS, most)
 
     def _decode(self, batch: Sequence[tuple[_Active, Segment]]) -> None:
+        self._turns.take(self._runtime.costs.usual_s(sum(len(segment.tokens) for _, segment in batch)))
         started_s = time.perf_counter()
         for active, _ in batch:
             active.work.timings.started_s = active.work.timings.started_s or started_s

@@ -21,6 +21,12 @@ class EngineSettings(ServerSettings):
     threads: int = Field(
         0, ge=0, le=1024, description="threads of a decode; 0 takes the cores that affinity and CPU quota give"
     )
+    core_lock: str = Field(
+        "auto",
+        min_length=1,
+        description="file that is locked during decodes, so that processes on the same cores take turns; auto: one for "
+        "this user and these cores, where decodes take more than half of them; off: none",
+    )
     gpu_layers: int = Field(
         -1, ge=-1, description="layers on the GPU; -1 takes as many as its free memory holds, none without a GPU"
     )
