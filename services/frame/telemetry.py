@@ -31,6 +31,7 @@ from opentelemetry.trace import INVALID_SPAN_CONTEXT, NonRecordingSpan, SpanCont
 
 from services.frame.environment import unset_empty
 from services.frame.startup import StartupError
+from services.frame.tls import read_file
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics import MeterProvider
@@ -206,12 +207,8 @@ def _check_files(signal: str) -> None:
     """Raise StartupError for a file of the exporter that cannot be read: the SDK would go on without it."""
     for kind in ("CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE"):
         for variable in (f"OTEL_EXPORTER_OTLP_{signal}_{kind}", f"OTEL_EXPORTER_OTLP_{kind}"):
-            path = os.environ.get(variable)
-            try:
-                if path:
-                    Path(path).read_bytes()
-            except OSError as error:
-                raise StartupError(f"{variable} {path} cannot be read: {error.strerror or error}") from error
+            if path := os.environ.get(variable):
+                read_file(Path(path), variable)
 
 
 def _recorder(resource: Resource, exporters: list[str]) -> Recorder:

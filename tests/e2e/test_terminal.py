@@ -156,3 +156,8 @@ async def test_a_chat_with_a_line_that_is_no_text(wild: str, home: Path) -> None
         )
     )
     assert (finished.returncode, finished.stderr) == (2, b"outrider: the prompt is not valid UTF-8\n")
+
+
+async def test_a_chat_whose_stdin_is_a_folder(wild: str, home: Path, tmp_path: Path) -> None:
+    returncode, errors = await asyncio.to_thread(_redirected, home, f"<{tmp_path}", "chat", "--address", wild)
+    assert (returncode, errors) == (2, "outrider: cannot read stdin: Is a directory\n")

@@ -55,6 +55,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         ),
         pytest.param(["chat", "--address", "127.0.0.1:1", "--exact", "on"], "--exact is for a stack", id="exact there"),
         pytest.param(["generate", "\udcff"], "UTF-8", id="a prompt that is no text"),
+        pytest.param(["status", "--address", "\udcff:1"], "UTF-8", id="an address that is no text"),
         pytest.param(
             ["generate", "a", "--target", "no/such.gguf"], "there is no model file no/such.gguf", id="no target"
         ),
