@@ -63,6 +63,15 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
         super().emit(record)
 
 
+def _spare_traceback(record: logging.LogRecord) -> bool:
+    """Tell what OpenTelemetry stumbled over, a variable say, in one line: its own code is nobody's business."""
+    if record.exc_info and record.exc_info[0] and record.name.startswith("opentelemetry."):
+        kind, error, _ = record.exc_info
+        record.msg, record.args = f"{record.getMessage()} ({kind.__name__}: {error})", ()
+        record.exc_info = None
+    return True
+
+
 def configure_logging(level: str, log_format: Literal["text", "json"], service: str) -> None:
     """Make the root logger write to stderr from `level` on. Calling it again replaces the earlier setting.
 
@@ -71,6 +80,7 @@ def configure_logging(level: str, log_format: Literal["text", "json"], service: 
     """
     set_default("GRPC_VERBOSITY", "ERROR")
     handler = _StderrHandler()
+    handler.addFilter(_spare_traceback)
     handler.setFormatter(JsonFormatter(service) if log_format == "json" else TextFormatter(service))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)

@@ -128,11 +128,13 @@ def configure_telemetry(service_name: str) -> Telemetry:
     # A collector that is away is told of when an export is given up, not with every try.
     logging.getLogger("opentelemetry.exporter").setLevel(logging.ERROR)
     name = os.environ.get("OTEL_SERVICE_NAME") or service_name
-    resource = Resource.create({SERVICE_NAME: name})
     try:
+        resource = Resource.create({SERVICE_NAME: name})
         recorder = _recorder(resource, span_exporters) if span_exporters else None
         meter_provider = _meter_provider(resource, metric_exporters) if metric_exporters else None
-    except ValueError as error:
+    except StartupError:
+        raise
+    except Exception as error:  # nearly every variable has one of its own
         raise StartupError(f"an OTEL_ variable has a value that OpenTelemetry refuses: {error}") from error
     is_content_told = os.environ.get(_CONTENT_VARIABLE, "").strip().lower() in ("true", "span_only", "span_and_event")
     return Telemetry(recorder, meter_provider, is_content_told=is_content_told)

@@ -113,6 +113,23 @@ def test_what_is_not_supported_is_one_sentence(
     assert str(refused.value) == sentence
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "zip"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "long"),
+        ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "many"),
+        ("OTEL_PYTHON_EXPORTER_OTLP_GRPC_TRACES_CREDENTIAL_PROVIDER", "nobody"),
+    ],
+)
+def test_what_opentelemetry_refuses_is_one_sentence(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "https://127.0.0.1:1")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(StartupError, match=r"^an OTEL_ variable has a value that OpenTelemetry refuses: .*") as refused:
+        configure_telemetry("outrider-target")
+    assert value in str(refused.value)
+
+
 def test_a_pipe_in_the_place_of_a_certificate_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
