@@ -119,7 +119,6 @@ def test_what_is_not_supported_is_one_sentence(
         ("OTEL_EXPORTER_OTLP_COMPRESSION", "zip"),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "long"),
         ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "many"),
-        ("OTEL_PYTHON_EXPORTER_OTLP_GRPC_TRACES_CREDENTIAL_PROVIDER", "nobody"),
     ],
 )
 def test_what_opentelemetry_refuses_is_one_sentence(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
