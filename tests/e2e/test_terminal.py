@@ -16,8 +16,6 @@ from tests.waiting import PATIENCE_S
 pytestmark = pytest.mark.e2e
 
 FULL = "/dev/full"
-# Whoever reads it at its beginning gets an error.
-UNREADABLE = "/proc/self/mem"
 needs_full = pytest.mark.skipif(not Path(FULL).exists(), reason="there is no /dev/full")
 
 STYLE = re.compile(r"\x1b\[[\d;]*m")
@@ -158,9 +156,3 @@ async def test_a_chat_with_a_line_that_is_no_text(wild: str, home: Path) -> None
         )
     )
     assert (finished.returncode, finished.stderr) == (2, b"outrider: the prompt is not valid UTF-8\n")
-
-
-@pytest.mark.skipif(not Path(UNREADABLE).exists(), reason=f"there is no {UNREADABLE}")
-async def test_a_chat_whose_stdin_cannot_be_read(wild: str, home: Path) -> None:
-    returncode, errors = await asyncio.to_thread(_redirected, home, f"<{UNREADABLE}", "chat", "--address", wild)
-    assert (returncode, errors) == (2, "outrider: cannot read stdin: Input/output error\n")
