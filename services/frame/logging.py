@@ -10,7 +10,6 @@ from typing import Any, Literal, TextIO
 
 from opentelemetry import trace
 
-from services.frame.environment import set_default
 from services.frame.printable import one_line, printable
 
 # What every record has; anything else was passed as `extra`.
@@ -73,12 +72,7 @@ def _spare_traceback(record: logging.LogRecord) -> bool:
 
 
 def configure_logging(level: str, log_format: Literal["text", "json"], service: str) -> None:
-    """Make the root logger write to stderr from `level` on. Calling it again replaces the earlier setting.
-
-    To be called before the first channel or server is made: gRPC's core reads its verbosity then, and tells of every
-    server that says goodbye unless it is kept to errors.
-    """
-    set_default("GRPC_VERBOSITY", "ERROR")
+    """Make the root logger write to stderr from `level` on. Calling it again replaces the earlier setting."""
     handler = _StderrHandler()
     handler.addFilter(_spare_traceback)
     handler.setFormatter(JsonFormatter(service) if log_format == "json" else TextFormatter(service))
