@@ -1,5 +1,6 @@
 """The command line: serve, generate, chat, status, pair."""
 
+import services.frame.ctrl_c  # noqa: F401, I001  before what takes its time
 import asyncio
 import json
 import sys
@@ -38,12 +39,11 @@ from orchestrator.stdin import Lines
 from outrider.v1 import common_pb2, generation_pb2, target_pb2
 from services.frame.errors import ServiceError
 from services.frame.logging import configure_logging
-from services.frame.output import CODE_FAILED, announce, guarded_output, say
+from services.frame.output import CODE_FAILED, CODE_INTERRUPTED, announce, guarded_output, say
 from services.frame.printable import one_line
 from services.frame.startup import CODE_REFUSED, StartupError, refuse
 from services.frame.version import VERSION
 
-CODE_INTERRUPTED = 130
 _MOST_TOKENS = 2**31 - 1
 _REFUSALS = (
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -257,6 +257,8 @@ async def _ask(console: Console, lines: Lines) -> str:
         line = (await lines.next()).strip()
     except UnicodeDecodeError as error:
         raise StartupError("the prompt is not valid UTF-8") from error
+    except OSError as error:
+        raise StartupError(f"cannot read stdin: {error.strerror}") from error
     return valid_prompt(line) if line else ""
 
 

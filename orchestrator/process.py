@@ -115,7 +115,6 @@ class ServerProcess:
         self._arguments = arguments
         self._host = host
         self._port = port
-        self._address = ""
         self._run: Run | None = None
         self._has_served = False
         # With which codes it ended before it served.
@@ -142,7 +141,7 @@ class ServerProcess:
             self.serving.clear()
             self._run = await Run.start(self.module, arguments, self.serving)
             if address := await self._run.listening:
-                self._address, self._port = address, int(address.rpartition(":")[2])
+                self._port = int(address.rpartition(":")[2])
                 return address
             await self._pause_after(self._run)
 
@@ -183,9 +182,11 @@ class ServerProcess:
 
     async def doing(self, tls: ClientTls | None) -> str:
         """Return what it is at before it serves, in a few words."""
-        if self._run is None or self.pid is None or not self._run.listening.done():
+        listening = self._run.listening if self._run is not None and self.pid is not None else None
+        # Empty where it has ended before it listened.
+        if listening is None or not listening.done() or not (address := listening.result()):
             return "starting"
-        async with open_channel(self._address, tls=tls) as channel:
+        async with open_channel(address, tls=tls) as channel:
             obstacle = await find_obstacle(channel, _ANSWER_S)
         return "starting" if obstacle is None else obstacle.text
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 
 from services.frame.settings import DEFAULT_MAX_MESSAGE_BYTES, PeerSettings
+from services.frame.startup import StartupError
 from services.frame.tls import read_authority, read_key_pair
 
 ChannelOption = tuple[str, str | int]
@@ -106,8 +107,13 @@ def open_channel(
     """Return a channel to `address`, a gRPC name: HOST:PORT, dns:///NAME:PORT or ipv4:A:PORT,B:PORT.
 
     It connects with the first call, through the HTTP proxy http://HOST:PORT where `proxy` names one: what `no_proxy` in
-    the environment lists is called directly. `options` are added to ours. Raises StartupError for unusable TLS files.
+    the environment lists is called directly. `options` are added to ours. Raises StartupError for unusable TLS files,
+    and for an address that is no text.
     """
+    try:
+        address.encode()
+    except UnicodeEncodeError as error:
+        raise StartupError(f"the address {address} is not valid UTF-8") from error
     every_option = [*channel_options(max_message_bytes, config, proxy), *options]
     if tls is None:
         return grpc.aio.insecure_channel(address, options=every_option)

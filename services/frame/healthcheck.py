@@ -1,5 +1,6 @@
 """`python -m services.frame.healthcheck`: whether a server is healthy, as an exit code for container engines."""
 
+import services.frame.ctrl_c  # noqa: F401, I001  before what takes its time
 import asyncio
 import sys
 from collections.abc import Sequence

@@ -10,7 +10,6 @@ from typing import Any, Literal, TextIO
 
 from opentelemetry import trace
 
-from services.frame.environment import set_default
 from services.frame.printable import one_line, printable
 
 # What every record has; anything else was passed as `extra`.
@@ -63,14 +62,19 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
         super().emit(record)
 
 
-def configure_logging(level: str, log_format: Literal["text", "json"], service: str) -> None:
-    """Make the root logger write to stderr from `level` on. Calling it again replaces the earlier setting.
+def _spare_traceback(record: logging.LogRecord) -> bool:
+    """Tell what OpenTelemetry stumbled over, a variable say, in one line: its own code is nobody's business."""
+    if record.exc_info and record.exc_info[0] and record.name.startswith("opentelemetry."):
+        kind, error, _ = record.exc_info
+        record.msg, record.args = f"{record.getMessage()} ({kind.__name__}: {error})", ()
+        record.exc_info = None
+    return True
 
-    To be called before the first channel or server is made: gRPC's core reads its verbosity then, and tells of every
-    server that says goodbye unless it is kept to errors.
-    """
-    set_default("GRPC_VERBOSITY", "ERROR")
+
+def configure_logging(level: str, log_format: Literal["text", "json"], service: str) -> None:
+    """Make the root logger write to stderr from `level` on. Calling it again replaces the earlier setting."""
     handler = _StderrHandler()
+    handler.addFilter(_spare_traceback)
     handler.setFormatter(JsonFormatter(service) if log_format == "json" else TextFormatter(service))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)

@@ -12,6 +12,7 @@ from typing import TextIO
 from services.frame.printable import one_line
 
 CODE_FAILED = 1
+CODE_INTERRUPTED = 130
 
 
 class OutputError(Exception):
@@ -35,7 +36,7 @@ def guarded_output(program: str) -> Iterator[None]:
     """Around the whole life of a program, or as a decorator of its `main`.
 
     Ends the process with exit code 1 where stdout cannot be written to, with a sentence on stderr; without one where
-    whoever read it has seen enough.
+    whoever read it has seen enough. Ctrl-C ends it without a word and with 130.
     """
     _open_streams()
     try:
@@ -45,6 +46,8 @@ def guarded_output(program: str) -> Iterator[None]:
             # At exit it would be too late to say what is wrong.
             _flush_stderr()
             sys.stdout.flush()
+    except KeyboardInterrupt:  # before or after the time in which signals are handled
+        sys.exit(CODE_INTERRUPTED)
     except BrokenPipeError:
         _abandon(sys.stdout)
         sys.exit(CODE_FAILED)

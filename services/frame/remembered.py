@@ -8,12 +8,13 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import os
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import IO, Any, Generic, TypeVar, cast
 
 from platformdirs import user_cache_path
 
@@ -76,7 +77,8 @@ class Remembered(Generic[ValueT]):
     def _read(self, path: Path) -> dict[str, ValueT]:
         """Return what the file holds, but for what is not of our making. Raises OSError where it cannot be read."""
         try:
-            content = path.read_bytes()
+            with _open(path, "rb") as file:
+                content = file.read()
         except FileNotFoundError:
             return {}
         found: Any = None
@@ -110,7 +112,7 @@ class Remembered(Generic[ValueT]):
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Keep other programs out. Raises OSError where there are no locks, or somebody does not let go of this one."""
-    with path.open("a") as file:
+    with _open(path, "ab") as file:
         give_up_s = time.monotonic() + _LOCK_PATIENCE_S
         while True:
             try:
@@ -121,6 +123,11 @@ def _locked(path: Path) -> Iterator[None]:
                     raise TimeoutError(f"{path} is locked") from error
                 time.sleep(_LOCK_PAUSE_S)
         yield
+
+
+def _open(path: Path, mode: str) -> IO[bytes]:
+    """Open a file; a pipe in its place is not waited for. Raises OSError."""
+    return cast(IO[bytes], open(path, mode, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK, 0o666)))
 
 
 def _replace(path: Path, values: Mapping[str, object]) -> None:

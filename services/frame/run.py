@@ -113,4 +113,9 @@ def _end_with_stdin(server: FrameServer) -> None:
             loop.remove_reader(sys.stdin)
             server.ended.set()
 
-    loop.add_reader(sys.stdin, read)
+    try:
+        loop.add_reader(sys.stdin, read)
+    except PermissionError as error:
+        raise StartupError(
+            "--stop-with-stdin waits for the end of stdin, which is a file or /dev/null: give it a pipe or a terminal"
+        ) from error

@@ -31,6 +31,7 @@ from opentelemetry.trace import INVALID_SPAN_CONTEXT, NonRecordingSpan, SpanCont
 
 from services.frame.environment import unset_empty
 from services.frame.startup import StartupError
+from services.frame.tls import read_file
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics import MeterProvider
@@ -127,11 +128,13 @@ def configure_telemetry(service_name: str) -> Telemetry:
     # A collector that is away is told of when an export is given up, not with every try.
     logging.getLogger("opentelemetry.exporter").setLevel(logging.ERROR)
     name = os.environ.get("OTEL_SERVICE_NAME") or service_name
-    resource = Resource.create({SERVICE_NAME: name})
     try:
+        resource = Resource.create({SERVICE_NAME: name})
         recorder = _recorder(resource, span_exporters) if span_exporters else None
         meter_provider = _meter_provider(resource, metric_exporters) if metric_exporters else None
-    except ValueError as error:
+    except StartupError:
+        raise
+    except Exception as error:  # nearly every variable has one of its own
         raise StartupError(f"an OTEL_ variable has a value that OpenTelemetry refuses: {error}") from error
     is_content_told = os.environ.get(_CONTENT_VARIABLE, "").strip().lower() in ("true", "span_only", "span_and_event")
     return Telemetry(recorder, meter_provider, is_content_told=is_content_told)
@@ -206,12 +209,8 @@ def _check_files(signal: str) -> None:
     """Raise StartupError for a file of the exporter that cannot be read: the SDK would go on without it."""
     for kind in ("CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE"):
         for variable in (f"OTEL_EXPORTER_OTLP_{signal}_{kind}", f"OTEL_EXPORTER_OTLP_{kind}"):
-            path = os.environ.get(variable)
-            try:
-                if path:
-                    Path(path).read_bytes()
-            except OSError as error:
-                raise StartupError(f"{variable} {path} cannot be read: {error.strerror or error}") from error
+            if path := os.environ.get(variable):
+                read_file(Path(path), variable)
 
 
 def _recorder(resource: Resource, exporters: list[str]) -> Recorder:

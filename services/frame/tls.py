@@ -64,7 +64,7 @@ def read_key_pair(cert: Path, key: Path, flags: tuple[str, str]) -> tuple[bytes,
     `flags` are the settings that named certificate and key. Raises StartupError for a file that cannot be read, is no
     PEM, needs a pass phrase, or does not belong to the other.
     """
-    contents = (_read(key, flags[1]), _read(cert, flags[0]))
+    contents = (read_file(key, flags[1]), read_file(cert, flags[0]))
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password=_no_pass_phrase)
     except (ssl.SSLError, ValueError) as error:
@@ -77,12 +77,23 @@ def read_authority(path: Path, flag: str) -> bytes:
 
     `flag` is the setting that named it. Raises StartupError for a file that cannot be read or holds no certificate.
     """
-    content = _read(path, flag)
+    content = read_file(path, flag)
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
     except ssl.SSLError as error:
         raise StartupError(f"{flag} {path} holds no certificate: {_reason(error)}") from error
     return content
+
+
+def read_file(path: Path, name: str) -> bytes:
+    """Return the contents of a file that the setting `name` names. Raises StartupError where it cannot be read."""
+    try:
+        # Whoever opens a pipe waits until somebody writes into it, and OpenSSL reads the file once more.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise StartupError(f"{name} {path} cannot be read: it is not a file")
+        return path.read_bytes()
+    except OSError as error:
+        raise StartupError(f"{name} {path} cannot be read: {error.strerror or error}") from error
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:
@@ -96,16 +107,6 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
 def _no_pass_phrase() -> bytes:
     """Answer OpenSSL, which would ask the terminal otherwise."""
     raise ValueError("the key needs a pass phrase, which is not supported")
-
-
-def _read(path: Path, flag: str) -> bytes:
-    try:
-        # Whoever opens a pipe waits until somebody writes into it, and OpenSSL reads the file once more.
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise StartupError(f"{flag} {path} cannot be read: it is not a file")
-        return path.read_bytes()
-    except OSError as error:
-        raise StartupError(f"{flag} {path} cannot be read: {error.strerror or error}") from error
 
 
 def _reason(error: Exception) -> str:

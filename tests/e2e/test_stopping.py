@@ -221,3 +221,24 @@ def test_as_process_1_of_a_container(
     (first,) = psutil.Process(process.pid).children()
     first.send_signal(number)
     assert process.wait(PATIENCE_S) == CODES[number]
+
+
+# Ctrl-C as soon as gRPC is imported.
+INTERRUPTED = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "grpc":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+"""
+
+
+@pytest.mark.parametrize("module", ["orchestrator.cli", *MODULES.values(), "services.frame.healthcheck"])
+def test_ctrl_c_before_a_program_has_begun(tmp_path: Path, module: str) -> None:
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTED)
+    path = os.pathsep.join((str(tmp_path), environment(tmp_path)["PYTHONPATH"]))
+    finished = run(tmp_path, "--help", module=module, PYTHONPATH=path)
+    assert (finished.returncode, finished.stdout, finished.stderr) == (-signal.SIGINT, "", "")

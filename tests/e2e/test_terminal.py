@@ -4,11 +4,14 @@ import asyncio
 import json
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+import grpc
 import pytest
 
+from outrider.v1 import generation_pb2, generation_pb2_grpc
+from services.frame.handlers import RpcContext
 from tests.e2e.programs import command, environment, run, run_in_terminal
 from tests.e2e.wild import ACTING, HARMLESS, NAME_SHOWN, SHOWN, TOKENS
 from tests.waiting import PATIENCE_S
@@ -156,3 +159,32 @@ async def test_a_chat_with_a_line_that_is_no_text(wild: str, home: Path) -> None
         )
     )
     assert (finished.returncode, finished.stderr) == (2, b"outrider: the prompt is not valid UTF-8\n")
+
+
+class Lost(generation_pb2_grpc.GenerationServiceServicer):
+    """Begins an answer and never ends it."""
+
+    def __init__(self) -> None:
+        self.has_begun = asyncio.Event()
+
+    async def Generate(
+        self, request: generation_pb2.GenerateRequest, context: RpcContext
+    ) -> AsyncIterator[generation_pb2.GenerateResponse]:
+        yield generation_pb2.GenerateResponse(chunk=generation_pb2.GenerateChunk(text="text"))
+        self.has_begun.set()
+        await asyncio.Event().wait()
+
+
+async def test_an_orchestrator_that_is_lost_is_one_sentence(home: Path) -> None:
+    """As whoever sets no variable of gRPC's sees it."""
+    servicer, server = Lost(), grpc.aio.server()
+    generation_pb2_grpc.add_GenerationServiceServicer_to_server(servicer, server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    asked = ("generate", "--address", address, "p")
+    running = asyncio.create_task(asyncio.to_thread(lambda: run(home, *asked, GRPC_VERBOSITY="")))
+    await servicer.has_begun.wait()
+    await server.stop(None)
+    finished = await running
+    assert finished.returncode == 1
+    assert finished.stderr == f"outrider: the orchestrator at {address} was lost (Cancelling all calls): ask again\n"

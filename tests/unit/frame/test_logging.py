@@ -4,6 +4,7 @@ import logging
 import sys
 import warnings
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from opentelemetry.sdk.resources import Resource
@@ -11,7 +12,7 @@ from opentelemetry.sdk.resources import Resource
 from services.frame.logging import configure_logging
 from services.frame.recording import Recorder
 from services.frame.spans import server_span
-from services.frame.telemetry import Telemetry
+from services.frame.telemetry import Telemetry, configure_telemetry
 
 
 def test_text_has_level_service_logger_and_extras(capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,6 +59,19 @@ def test_a_traceback_has_its_lines_and_no_terminal_obeys_it(capsys: pytest.Captu
     lines = capsys.readouterr().err.splitlines()
     assert lines[1] == "Traceback (most recent call last):"
     assert lines[-1] == "ValueError: \\x1b[2J\\x9b"
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_what_opentelemetry_stumbles_over_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, log_format: Literal["text", "json"]
+) -> None:
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "soon")
+    configure_logging("info", log_format, "outrider")
+    configure_telemetry("outrider").shutdown()
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "OTEL_BSP_SCHEDULE_DELAY" in line]
+    assert "(ValueError: invalid literal" in line
+    assert "Traceback" not in line
 
 
 def test_json_is_ascii_that_every_reader_takes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -133,3 +133,8 @@ def test_other_errors_stay_what_they_are() -> None:
     code, _, errors = run('open("/no/such/file")')
     assert code == 1
     assert "FileNotFoundError" in errors
+
+
+@pytest.mark.parametrize("body", ["raise KeyboardInterrupt", "import os, signal; os.kill(os.getpid(), signal.SIGINT)"])
+def test_ctrl_c_is_no_traceback(body: str) -> None:
+    assert run(body) == (130, b"", "")

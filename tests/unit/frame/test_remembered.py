@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import json
+import os
 import pwd
 import threading
 from collections.abc import Callable
@@ -73,6 +74,16 @@ def test_content_that_is_not_ours_is_replaced(folder: Path, content: bytes, capl
     (sentence,) = works(caplog)
     assert str(folder / NAME) in sentence
     assert json.loads((folder / NAME).read_bytes()) == {"first": True, "second": None, "third": False}
+
+
+@pytest.mark.parametrize("name", [NAME, "found.lock"])
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(
+    folder: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / name)
+    (sentence,) = works(caplog)
+    assert str(folder / NAME) in sentence
 
 
 def test_entries_that_are_right_outlive_wrong_ones(folder: Path) -> None:

@@ -120,6 +120,24 @@ async def test_a_busy_port_is_one_sentence_and_code_2(start: Start, serve: Calla
     assert (code, output, errors) == (2, "", f"outrider: {sentence}\n")
 
 
+@pytest.mark.parametrize("stdin", [os.devnull, __file__])
+def test_a_stdin_that_cannot_be_waited_for_is_one_sentence_and_code_2(stdin: str) -> None:
+    with open(stdin, "rb") as file:
+        finished = subprocess.run(
+            [sys.executable, "-c", PROGRAM, "serving", "--stop-with-stdin"],
+            stdin=file,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert finished.stderr == (
+        "outrider: --stop-with-stdin waits for the end of stdin, which is a file or /dev/null: "
+        "give it a pipe or a terminal\n"
+    )
+
+
 def test_a_wrong_flag_is_one_sentence_and_code_2(start: Start) -> None:
     code, output, errors = end(start("serving", "--prot", "1"))
     assert (code, output) == (2, "")

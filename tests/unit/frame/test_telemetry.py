@@ -1,7 +1,9 @@
+import os
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from opentelemetry import trace
@@ -97,7 +99,7 @@ def test_the_standard_variables_switch_it_on(
         (
             "OTEL_EXPORTER_OTLP_METRICS_CLIENT_KEY",
             ".",
-            "OTEL_EXPORTER_OTLP_METRICS_CLIENT_KEY . cannot be read: Is a directory",
+            "OTEL_EXPORTER_OTLP_METRICS_CLIENT_KEY . cannot be read: it is not a file",
         ),
     ],
 )
@@ -109,6 +111,33 @@ def test_what_is_not_supported_is_one_sentence(
     with pytest.raises(StartupError) as refused:
         configure_telemetry("outrider-target")
     assert str(refused.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "zip"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "long"),
+        ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "many"),
+    ],
+)
+def test_what_opentelemetry_refuses_is_one_sentence(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "https://127.0.0.1:1")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(StartupError, match=r"^an OTEL_ variable has a value that OpenTelemetry refuses: .*") as refused:
+        configure_telemetry("outrider-target")
+    assert value in str(refused.value)
+
+
+def test_a_pipe_in_the_place_of_a_certificate_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", str(path))
+    with pytest.raises(StartupError, match=r"^OTEL_EXPORTER_OTLP_CERTIFICATE \S+ cannot be read: it is not a file$"):
+        configure_telemetry("outrider-target")
 
 
 def test_a_value_that_the_sdk_refuses_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,14 +1,19 @@
 """Bad use of the command line: one sentence, exit code 2, no traceback. Nothing here gets as far as a process."""
 
+import errno
+import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from orchestrator import cli
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.stack import StackOptions
+from orchestrator.stdin import Lines
+from services.frame.startup import StartupError
 from tests.ports import free_port
 
 
@@ -55,6 +60,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         ),
         pytest.param(["chat", "--address", "127.0.0.1:1", "--exact", "on"], "--exact is for a stack", id="exact there"),
         pytest.param(["generate", "\udcff"], "UTF-8", id="a prompt that is no text"),
+        pytest.param(["status", "--address", "\udcff:1"], "UTF-8", id="an address that is no text"),
         pytest.param(
             ["generate", "a", "--target", "no/such.gguf"], "there is no model file no/such.gguf", id="no target"
         ),
@@ -236,3 +242,17 @@ def test_the_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
 def test_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     assert run(monkeypatch, *arguments) == 0
     assert "Usage: outrider" in capsys.readouterr().out
+
+
+class Broken(Lines):
+    """A stdin that cannot be read, as a terminal that is gone."""
+
+    async def next(self) -> str:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+async def test_a_stdin_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Path(os.devnull).open() as null:
+        monkeypatch.setattr(sys, "stdin", null)
+        with pytest.raises(StartupError, match="cannot read stdin: Input/output error"):
+            await cli._ask(Console(), Broken())

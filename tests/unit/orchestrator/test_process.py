@@ -235,3 +235,12 @@ async def test_signals_of_a_terminal_do_not_reach_it(program: Program) -> None:
     await server.start()
     assert server.pid is not None
     assert os.getsid(server.pid) == server.pid
+
+
+async def test_what_a_server_is_at_that_has_not_told_its_address(program: Program) -> None:
+    """As between its line and our taking note of it."""
+    server = program("os.close(1); wait()")
+    starting = asyncio.create_task(server.start())
+    await soon(lambda: server._run is not None and server._run.listening.done())
+    assert await server.doing(None) == "starting"
+    starting.cancel()
