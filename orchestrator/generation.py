@@ -95,6 +95,7 @@ class Generation:
             exact=self._is_exact and is_same_target,
             seed=seed,
             trace_id=trace_id,
+            draft_problem=self._drafter.problem,
         )
 
     def _chunk(self, cycle: Cycle) -> generation_pb2.GenerateChunk:

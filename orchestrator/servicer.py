@@ -11,7 +11,6 @@ from orchestrator.ahead import running_ahead
 from orchestrator.backend import Backend
 from orchestrator.generation import Generation, draw_seed
 from orchestrator.instruments import GenerationInstruments
-from orchestrator.pair import ServedModel
 from orchestrator.request_span import RequestSpan, span_name
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.speculation import check_speculation, plan_speculation
@@ -75,7 +74,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                 await _sequence(prompt),
                 target,
                 drafter,
-                TextStream(_token_bytes(target_model), request.stop),
+                TextStream(target_model.token_bytes, request.stop),
                 num_draft_tokens=plan.num_draft_tokens,
                 max_tokens=request.max_tokens,
                 context_length=most,
@@ -93,6 +92,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                 yield generation_pb2.GenerateResponse(summary=summary)
             finally:
                 self._statistics.add(generation.statistics)
+                self._backend.note_draft_problem(drafter.problem)
                 await target.close()
                 await drafter.close()
 
@@ -191,10 +191,6 @@ def _check(request: generation_pb2.GenerateRequest, info: common_pb2.ModelInfo) 
         raise ServiceError(
             grpc.StatusCode.FAILED_PRECONDITION, "EXACT_UNAVAILABLE", "the target does not run in an exact mode"
         )
-
-
-def _token_bytes(model: ServedModel) -> list[bytes]:
-    return [entry.bytes for entry in model.entries]
 
 
 def _trace_id(span: trace.Span) -> str:

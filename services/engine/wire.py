@@ -85,6 +85,7 @@ def check_room(context: common_pb2.Context, num_draft_tokens: int, context_lengt
             grpc.StatusCode.OUT_OF_RANGE,
             "CONTEXT_TOO_LONG",
             f"context and draft tokens are {num_tokens} tokens, a slot holds {context_length}",
+            metadata={"most": str(context_length)},
         )
 
 
