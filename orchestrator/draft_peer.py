@@ -106,7 +106,7 @@ class DraftPeer:
 
     def _told_differences(self) -> list[str]:
         told, num_left = self._differences[:_MOST_TOLD], len(self._differences) - _MOST_TOLD
-        return told + ([f"{num_left} differences more: `outrider pair` lists them"] if num_left > 0 else [])
+        return told + ([f"{num_left} more: `outrider pair` lists them"] if num_left > 0 else [])
 
     def _notes(self) -> list[str]:
         problem = self._last_problem

@@ -8,6 +8,7 @@ from services.frame.digest import TokenSequence
 
 # Tokens whose digests are taken in a thread: they are some milliseconds of work.
 _MANY = 8192
+_MOST_SUPPRESSED = 4096
 
 
 class DraftView:
@@ -61,5 +62,6 @@ class DraftView:
         for token in [token for token in known.logit_bias if token >= size]:
             del known.logit_bias[token]
         suppressed = self._suppressed.union(known.suppressed_tokens).difference(self._model.suppressed_tokens)
-        known.suppressed_tokens[:] = sorted(token for token in suppressed if token < size)
+        # More of them are refused. A draft of one that it is not told of is a draft in vain.
+        known.suppressed_tokens[:] = sorted(token for token in suppressed if token < size)[:_MOST_SUPPRESSED]
         return known

@@ -105,14 +105,12 @@ def differences(target: ServedModel, draft: ServedModel) -> Iterator[Difference]
     num_common = min(len(target.entries), len(draft.entries))
     for name, longer in (("target", target), ("draft", draft)):
         if surplus := longer.entries[num_common:]:
-            last = f" to {len(longer.entries) - 1} {surplus[-1].text!r}" if len(surplus) > 1 else ""
-            are = "are" if last else "is"
-            yield Difference(f"token {num_common} {surplus[0].text!r}{last} {are} known to the {name} only")
+            first, last = (f"{token} {longer.entries[token].text!r}" for token in (num_common, len(longer.entries) - 1))
+            which = f"token {first} is" if len(surplus) == 1 else f"tokens {first} to {last} are"
+            yield Difference(f"{which} known to the {name} only")
 
 
-def _entry_differences(
-    token: int, ours: common_pb2.TokenEntry, theirs: common_pb2.TokenEntry
-) -> Iterator[Difference]:
+def _entry_differences(token: int, ours: common_pb2.TokenEntry, theirs: common_pb2.TokenEntry) -> Iterator[Difference]:
     if ours.text != theirs.text:
         # The same bytes, spelled in another way, are the same text. What is never produced stands for none.
         is_harmful = ours.bytes != theirs.bytes and _UNUSED not in (ours.attribute, theirs.attribute)

@@ -79,6 +79,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                 max_tokens=request.max_tokens,
                 context_length=most,
                 telemetry=self._backend.telemetry,
+                stop_tokens=request.stop_tokens,
             )
             try:
                 # The next cycle does not wait for a chunk to be written.
@@ -177,6 +178,14 @@ def _check(request: generation_pb2.GenerateRequest, info: common_pb2.ModelInfo) 
     if len(request.stop) > _MAX_STOP_STRINGS or not all(request.stop):
         raise invalid_argument(
             "INVALID_REQUEST", "stop", f"at most {_MAX_STOP_STRINGS} stop strings are taken, none of them empty"
+        )
+    if len(request.stop_tokens) > _MAX_STOP_STRINGS:
+        raise invalid_argument("INVALID_REQUEST", "stop_tokens", f"at most {_MAX_STOP_STRINGS} stop tokens are taken")
+    if max(request.stop_tokens, default=0) >= info.vocabulary_size:
+        raise invalid_argument(
+            "TOKEN_OUT_OF_RANGE",
+            "stop_tokens",
+            f"token {max(request.stop_tokens)} is outside the vocabulary of {info.vocabulary_size} ids",
         )
     if request.max_tokens < 1:
         raise invalid_argument("INVALID_REQUEST", "max_tokens", "ask for at least one token")

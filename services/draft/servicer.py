@@ -77,7 +77,7 @@ class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
         return Proposal(
             checked_prefix(request.context, size),
             request.num_draft_tokens,
-            checked_sampling(request.sampling, size),
+            checked_sampling(request.sampling, size, self._vocabulary.suppressed),
             self._vocabulary.end_of_generation,
             min_joint_confidence=request.min_joint_confidence,
             deadline_s=deadline_s(request.timeout_ms),

@@ -171,7 +171,7 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
         return Verification(
             prefix,
             draft_tokens,
-            checked_sampling(request.sampling, size),
+            checked_sampling(request.sampling, size, self._vocabulary.suppressed),
             self._vocabulary.end_of_generation,
             num_log_probabilities=num_log_probabilities,
             deadline_s=deadline_s(request.timeout_ms),
