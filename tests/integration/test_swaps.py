@@ -127,6 +127,32 @@ async def test_a_request_goes_on_with_what_a_smaller_target_takes(
         assert generated.summary.finish_reason == generation_pb2.FINISH_REASON_CONTEXT_FULL
 
 
+async def test_a_request_goes_on_with_what_the_next_target_of_a_list_takes(pair: Pair) -> None:
+    gate = Gate()
+    async with AsyncExitStack() as stack:
+        first = target_server(pair.target, gate)
+        await first.start()
+        second = await stack.enter_async_context(target_server(pair.target, max_draft_tokens=1, context=44))
+        draft = await stack.enter_async_context(draft_server(pair.draft))
+        addresses = f"ipv4:{first.address},{second.address}"
+        server = await stack.enter_async_context(orchestrator_server(addresses, draft.address))
+        client = await stack.enter_async_context(client_of(server))
+        await client.until_draft(is_available=True)
+        expected = await client.generate(speculation=OFF)
+        gate.hold_after(4)
+        task = asyncio.create_task(client.generate(speculation=fixed(4)))
+        await gate.reached()
+        stopping = asyncio.create_task(first.stop(0))
+        gate.open()
+        await stopping
+        generated = await task
+    assert generated.ids == expected.ids[: 44 - generated.summary.usage.num_prompt_tokens]
+    assert generated.summary.finish_reason == generation_pb2.FINISH_REASON_CONTEXT_FULL
+    # The first one took more at a time.
+    assert [len(chunk.tokens) for chunk in generated.chunks if len(chunk.tokens) > 2]
+    assert all(len(chunk.tokens) <= 2 for chunk in generated.chunks[-4:])
+
+
 def _with_chat_tokens(source: Path, path: Path) -> Path:
     """Write a model with three tokens more than it had."""
     config, tensors, vocabulary = read_llama(source)
