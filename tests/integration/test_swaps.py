@@ -16,9 +16,11 @@ from models.llama_gguf import read_llama, write_llama
 from models.tiny import write_tiny_model
 from outrider.v1 import common_pb2, draft_pb2, draft_pb2_grpc, generation_pb2
 from services.frame.errors import error_from_rpc
+from services.frame.server import FrameServer
 from tests.integration.conftest import VOCABULARY, Pair, System
 from tests.integration.services import (
     OFF,
+    Client,
     Gate,
     client_of,
     draft_server,
@@ -92,6 +94,16 @@ async def test_a_draft_of_other_tokens_that_takes_its_place_under_load_is_never_
         assert told.summary.draft_problem
 
 
+async def _stopped(target: FrameServer, gate: Gate, client: Client) -> None:
+    """Stop a target that holds a decode back, so that what was asked is not answered."""
+    stopping = asyncio.create_task(target.stop(0))
+    async with asyncio.timeout(PATIENCE_S):
+        while (await client.status()).target.is_available:
+            await asyncio.sleep(0.005)
+    gate.open()
+    await stopping
+
+
 @pytest.mark.parametrize("asked", [{}, SAMPLED], ids=["greedy", "sampled"])
 @pytest.mark.parametrize(
     ("smaller", "length"), [({"max_draft_tokens": 2}, None), ({"context": 44}, 44)], ids=["drafts", "context"]
@@ -110,12 +122,7 @@ async def test_a_request_goes_on_with_what_a_smaller_target_takes(
         gate.hold_after(4)
         task = asyncio.create_task(client.generate(**asked, speculation=fixed(4)))
         await gate.reached()
-        stopping = asyncio.create_task(target.stop(0))
-        async with asyncio.timeout(PATIENCE_S):
-            while (await client.status()).target.is_available:
-                await asyncio.sleep(0.005)
-        gate.open()
-        await stopping
+        await _stopped(target, gate, client)
         await stack.enter_async_context(target_server(pair.target, port=port, **smaller))
         generated = await task
     if length is None:
@@ -142,9 +149,7 @@ async def test_a_request_goes_on_with_what_the_next_target_of_a_list_takes(pair:
         gate.hold_after(4)
         task = asyncio.create_task(client.generate(speculation=fixed(4)))
         await gate.reached()
-        stopping = asyncio.create_task(first.stop(0))
-        gate.open()
-        await stopping
+        await _stopped(first, gate, client)
         generated = await task
     assert generated.ids == expected.ids[: 44 - generated.summary.usage.num_prompt_tokens]
     assert generated.summary.finish_reason == generation_pb2.FINISH_REASON_CONTEXT_FULL
