@@ -81,6 +81,7 @@ class RemoteDrafter:
         self._is_attached = False
         self._is_refused = False
         self._num_missed = 0
+        self._is_missing = False
         self._limit_s = self._patience.most_s
 
     @property
@@ -181,12 +182,15 @@ class RemoteDrafter:
 
     def _miss(self, span: Span, error: ServiceError) -> None:
         """Do without a draft in this cycle; where that was no accident, without the service."""
-        self.problem = error.message
         is_unwilling = error.code is grpc.StatusCode.RESOURCE_EXHAUSTED and self._stream.is_open
         if is_unwilling or self._limits.learn(error) or self._is_chance(error):
             span.add_event("outrider.draft_missed", {"outrider.reason": error.message})
         else:
             self._fall_back(span, error)
+        # A single draft that is missing among others is no news.
+        if self._is_missing or not self._is_attached:
+            self.problem = error.message
+        self._is_missing = True
 
     def _is_chance(self, error: ServiceError) -> bool:
         """Whether a draft is missing that the next one need not follow: it was late, or a proxy has cut the stream."""
@@ -221,6 +225,7 @@ class RemoteDrafter:
         if self._breaker.succeed():
             _log.info("the draft service is back")
         self._num_missed = 0
+        self._is_missing = False
         self.problem = ""
         if not self._is_attached:
             self._is_attached = True

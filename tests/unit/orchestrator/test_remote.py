@@ -354,6 +354,7 @@ async def test_a_service_that_is_too_busy_is_asked_again_in_the_next_cycle(caplo
         drafts = [await drafter.propose(TokenSequence(PROMPT), 1) for _ in range(7)]
         assert [list(draft.tokens) for draft in drafts] == [[7], [], [], [], [], [], [8]]
         assert {draft.drafter for draft in drafts} == {"remote"}
+        assert drafter.problem == ""
         assert not breaker.is_open
         assert drafter.num_fallbacks == drafter.num_resyncs == 0
     assert caplog.messages == []
@@ -489,3 +490,14 @@ async def test_what_a_service_refuses_is_told() -> None:
         await drafter.propose(TokenSequence(PROMPT), 1)
         await drafter.propose(TokenSequence(PROMPT), 1)
         assert drafter.problem == "a message"
+
+
+async def test_a_single_draft_that_is_missing_is_no_news() -> None:
+    busy = error(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")
+    script = Script([busy, proposal(7), busy, busy, proposal(8)])
+    async with attached(script) as drafter:
+        told = []
+        for _ in range(5):
+            await drafter.propose(TokenSequence(PROMPT), 1)
+            told.append(drafter.problem)
+    assert told == ["a message", "", "", "a message", ""]
