@@ -328,7 +328,7 @@ class Sampling(_message.Message):
 
     @_builtins.property
     def suppressed_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Never chosen, whatever their logits and biases, beside those that the model's file names."""
+        """Never chosen, whatever their logits and biases, beside those that the model's file names. At most 4096."""
 
     def __init__(
         self,
