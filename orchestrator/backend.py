@@ -8,7 +8,8 @@ from collections.abc import Callable
 import grpc
 
 from orchestrator.draft_peer import DRAFT_SERVICE, DraftPeer
-from orchestrator.drafter import Drafter, FirstDrafter
+from orchestrator.draft_view import DraftView
+from orchestrator.drafter import Drafter, FirstDrafter, NoDrafter
 from orchestrator.ngram import NgramDrafter
 from orchestrator.obstacle import find_obstacle
 from orchestrator.pair import ServedModel, fetch_loading_model
@@ -123,9 +124,18 @@ class Backend:
         drafters: list[Drafter] = []
         if plan.drafter in _REMOTE and self._draft is not None:
             drafters.append(self._remote_drafter(self._draft, sampling, plan.min_joint_confidence))
+        elif plan.drafter == generation_pb2.DRAFTER_REMOTE:
+            drafters.append(NoDrafter("the orchestrator has no draft service"))
         if plan.drafter in _NGRAM:
-            drafters.append(self._ngram_drafter())
+            drafters.append(self._ngram_drafter(sampling))
+        if drafters and not self.target.info.max_draft_tokens:
+            drafters = [NoDrafter("the target is set to take no draft tokens")]
         return FirstDrafter(*drafters)
+
+    def note_draft_problem(self, problem: str) -> None:
+        """Take note of what kept a request that ends from using the draft, if anything did."""
+        if self._draft is not None:
+            self._draft.note_problem(problem)
 
     def target_status(self) -> generation_pb2.ServiceStatus:
         """Return the target's state."""
@@ -156,22 +166,20 @@ class Backend:
         return 100 * (draft.model_bytes + draft.cache_bytes) / (target.model_bytes + target.cache_bytes)
 
     def _remote_drafter(self, draft: DraftPeer, sampling: common_pb2.Sampling, min_joint_confidence: float) -> Drafter:
+        target = self.target
         return RemoteDrafter(
-            draft.stub,
+            draft,
             uuid.uuid4().hex,
-            sampling,
+            DraftView(sampling, target.info.suppressed_tokens, target.stand_in),
             self.telemetry,
-            draft.breaker,
-            vocabulary_size=self.target.info.vocabulary_size,
-            patience=draft.patience,
-            most_draft_tokens=lambda: draft.max_draft_tokens,
+            vocabulary_size=target.info.vocabulary_size,
             min_joint_confidence=min_joint_confidence,
         )
 
-    def _ngram_drafter(self) -> Drafter:
-        return NgramDrafter(
-            self._settings.ngram_min, self._settings.ngram_max, self.target.info.end_of_generation_tokens
-        )
+    def _ngram_drafter(self, sampling: common_pb2.Sampling) -> Drafter:
+        info = self.target.info
+        never = {*info.end_of_generation_tokens, *info.suppressed_tokens, *sampling.suppressed_tokens}
+        return NgramDrafter(self._settings.ngram_min, self._settings.ngram_max, never)
 
     def _open(self, address: str, service: str) -> grpc.aio.Channel:
         return open_channel(

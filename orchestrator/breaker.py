@@ -17,6 +17,11 @@ class Breaker:
         self.reason = ""
 
     @property
+    def is_disabled(self) -> bool:
+        """Whether the service is of no use, whatever it answers yet."""
+        return self._is_disabled
+
+    @property
     def is_open(self) -> bool:
         """Whether the last try failed."""
         return bool(self.reason)

@@ -5,6 +5,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Callable, Coroutine
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import grpc
@@ -29,8 +30,8 @@ from orchestrator.cli_options import (
     valid_prompt,
     valid_temperature,
 )
-from orchestrator.cli_stack import pair_problem, run_beside
-from orchestrator.client import collect, fetch_status, generate, show, status_table, to_json
+from orchestrator.cli_stack import pair_differences, run_beside
+from orchestrator.client import collect, fetch_status, generate, pair_lines, show, status_table, to_json
 from orchestrator.interrupts import Interrupted, interruptible, run
 from orchestrator.process import CrashedError, RefusedError
 from orchestrator.progress import waiting, watched
@@ -40,7 +41,6 @@ from outrider.v1 import common_pb2, generation_pb2, target_pb2
 from services.frame.errors import ServiceError
 from services.frame.logging import configure_logging
 from services.frame.output import CODE_FAILED, CODE_INTERRUPTED, announce, guarded_output, say
-from services.frame.printable import one_line
 from services.frame.startup import CODE_REFUSED, StartupError, refuse
 from services.frame.version import VERSION
 
@@ -171,12 +171,13 @@ def pair(
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """Tell whether a draft fits a target, and if not why. Exit code 1 when it does not."""
-    problem = run(pair_problem(target, draft, peer_tls()))
+    """Tell whether a draft fits a target, and all in which they differ. Exit code 1 when it does not."""
+    found = run(pair_differences(target, draft, peer_tls()))
+    problem = next((difference.sentence for difference in found if difference.is_harmful), "")
     if as_json:
-        print(json.dumps({"fits": not problem, "reason": problem}))
+        print(json.dumps({"fits": not problem, "reason": problem, "differences": [asdict(each) for each in found]}))
     else:
-        print(one_line(problem) or "the draft fits the target")
+        print("\n".join(pair_lines(found)))
     sys.exit(CODE_FAILED if problem else 0)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 
 from orchestrator.model_files import find_model
-from orchestrator.pair import PairError, ServedModel, check_pair, fetch_model
+from orchestrator.pair import Difference, ServedModel, differences, fetch_model
 from orchestrator.process import ServerProcess
 from orchestrator.progress import waiting
 from orchestrator.stack import Processes, Stack, while_kept
@@ -28,8 +28,8 @@ async def run_beside(stack: Stack, use: Callable[[str], Coroutine[Any, Any, None
             await stack.stop()
 
 
-async def pair_problem(target: str, draft: str, tls: ClientTls | None) -> str:
-    """Return why the draft does not fit, empty when it does. Both are served for a moment, to read their tokens.
+async def pair_differences(target: str, draft: str, tls: ClientTls | None) -> list[Difference]:
+    """Return in what the draft differs from the target. Both are served for a moment, to read their tokens.
 
     Raises RefusedError and CrashedError, and ServiceError where they cannot be called, by `tls` if that is given.
     """
@@ -43,13 +43,11 @@ async def pair_problem(target: str, draft: str, tls: ClientTls | None) -> str:
         async with waiting(processes.obstacles):
             addresses = [await service.start() for service in services]
             await while_kept(_until_serving(services), processes.keep())
-            check_pair(*[await _fetch(address, tls) for address in addresses])
-    except PairError as error:
-        return str(error)
+            served = [await _fetch(address, tls) for address in addresses]
     finally:
         async with waiting(processes.survivor):
             await processes.stop()
-    return ""
+    return list(differences(*served))
 
 
 async def _until_serving(services: list[ServerProcess]) -> None:

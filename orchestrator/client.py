@@ -1,6 +1,6 @@
 """A client of GenerationService for the command line, and how a generation looks in a terminal."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import grpc
@@ -12,6 +12,7 @@ from rich.style import Style
 from rich.table import Column, Table
 from rich.text import Text
 
+from orchestrator.pair import Difference
 from outrider.v1 import generation_pb2, generation_pb2_grpc
 from services.frame.channel import open_channel
 from services.frame.errors import ServiceError, error_from_rpc, is_from_server
@@ -143,6 +144,8 @@ def status_table(reply: generation_pb2.GetStatusResponse) -> Table:
             cells = (name, service.address, model, state if service.is_available else service.reason)
             # Texts, as rich looks for markup in strings.
             table.add_row(*(Text(one_line(cell)) for cell in cells))
+            for note in service.notes:
+                table.add_row("", "", "", Text(one_line(note)))
     counts = reply.speculation
     table.add_row("drafter", "", "", DRAFTERS.get(reply.drafter, ""))
     table.add_row("generations", "", "", f"{reply.num_active} under way")
@@ -152,6 +155,16 @@ def status_table(reply: generation_pb2.GetStatusResponse) -> Table:
         table.add_row(DRAFTERS.get(drafter.drafter, ""), "", "", state)
     table.add_row("fallbacks, resyncs", "", "", f"{counts.num_fallbacks}, {counts.num_resyncs}")
     return table
+
+
+def pair_lines(found: Sequence[Difference]) -> list[str]:
+    """Return whether a draft fits, and every difference, those that do harm first."""
+    harmful = [difference for difference in found if difference.is_harmful]
+    verdict = "the draft does not fit the target" if harmful else "the draft fits the target"
+    harmless = [difference for difference in found if not difference.is_harmful]
+    told = [f"  {one_line(difference.sentence)}" for difference in harmful]
+    told += [f"  no harm: {one_line(difference.sentence)}" for difference in harmless]
+    return [f"{verdict}:" if told else verdict, *told]
 
 
 def summary_line(summary: generation_pb2.GenerateSummary, *, with_legend: bool = True) -> Text:
@@ -170,6 +183,8 @@ def summary_line(summary: generation_pb2.GenerateSummary, *, with_legend: bool =
         ]
     else:
         parts.append("plain decoding, no draft")
+    if summary.draft_problem:
+        parts.append(f"without the draft service ({one_line(summary.draft_problem)})")
     parts += ["exact" if summary.exact else "not exact", f"seed {summary.seed}"]
     line = Text("\n")
     if counts.num_draft_tokens and with_legend:

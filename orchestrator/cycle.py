@@ -4,11 +4,12 @@ A cycle with an empty draft is plain decoding, so there is no other loop to fall
 """
 
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from orchestrator.drafter import Draft, Drafter
-from orchestrator.target import Verification
+from orchestrator.limits import Limits
+from orchestrator.target import ContextFullError, Verification
 from services.frame.digest import TokenSequence
 from services.frame.spans import child_span
 from services.frame.telemetry import Telemetry
@@ -18,16 +19,20 @@ class Target(Protocol):
     """Decides every token."""
 
     @property
+    def limits(self) -> Limits:
+        """What it takes, as far as is known: another one may take its place at any time, and take less."""
+
+    @property
     def num_resyncs(self) -> int:
         """Times that the target had to be brought back to the sequence."""
 
     async def verify(self, sequence: TokenSequence, draft_tokens: Sequence[int]) -> Verification:
-        """Verify draft tokens after the sequence; none is plain decoding."""
+        """Verify draft tokens after the sequence; none is plain decoding. Raises ContextFullError."""
 
 
 @dataclass(frozen=True)
 class Cycle:
-    """One proposal, possibly empty, and one verification. `tokens` are what it committed."""
+    """One proposal, possibly empty, of which `draft` is what was verified. `tokens` are what the cycle committed."""
 
     index: int
     draft: Draft
@@ -44,14 +49,24 @@ async def run_cycles(
     max_length: int,
     telemetry: Telemetry,
 ) -> AsyncGenerator[Cycle, None]:
-    """Extend the sequence cycle by cycle, until the model ends the generation or `max_length` tokens are reached."""
+    """Extend the sequence cycle by cycle, until the model ends the generation or no more tokens are taken.
+
+    That is at `max_length`, or at what the context of the target holds. Raises ServiceError.
+    """
     index = 0
-    while len(sequence) < max_length:
+    while len(sequence) < min(max_length, target.limits.context_length):
         with child_span(telemetry, "cycle") as span:
             # A cycle commits at most one token more than it drafts.
-            num_draft_tokens = min(choose_num_draft_tokens(), max_length - len(sequence) - 1)
+            room = min(max_length, target.limits.context_length) - len(sequence) - 1
+            num_draft_tokens = min(choose_num_draft_tokens(), target.limits.max_draft_tokens, room)
             draft = await drafter.propose(sequence, num_draft_tokens)
-            verification = await target.verify(sequence, draft.tokens)
+            try:
+                verification = await target.verify(sequence, draft.tokens)
+            except ContextFullError:
+                if index:
+                    return
+                raise
+            draft = replace(draft, tokens=verification.draft_tokens)
             verdict = verification.result
             tokens = [*draft.tokens[: verdict.num_accepted], verdict.next_token]
             sequence.extend(tokens)

@@ -12,14 +12,17 @@ from orchestrator.pair import PairError, ServedModel, check_pair, fetch_loading_
 from orchestrator.patience import DraftPatience
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.watch import describe_silence, until_away, words_of
-from outrider.v1 import draft_pb2_grpc, generation_pb2
+from outrider.v1 import common_pb2, draft_pb2_grpc, generation_pb2
 from services.frame.errors import REASON_NOT_READY
 
 _log = logging.getLogger(__name__)
 DRAFT_SERVICE = "outrider.v1.DraftService"
+_UNKNOWN = common_pb2.ModelInfo()
 # A draft that does not answer for so long is told about, and again as often as this.
 _SILENCE_S = 5.0
 _REMINDER_S = 30.0
+# Differences without harm that are told; `outrider pair` lists all.
+_MOST_TOLD = 3
 
 
 class DraftPeer:
@@ -39,11 +42,15 @@ class DraftPeer:
         self._channel = channel
         self._target = target
         self._told = ""
+        self._differences: list[str] = []
+        self._last_problem = ""
+        # Set once another draft has answered than the one that is served.
+        self._is_suspect = asyncio.Event()
 
     @property
-    def max_draft_tokens(self) -> int:
-        """Most draft tokens that it proposes at a time, 0 while that is not known."""
-        return self.served.info.max_draft_tokens if self.served else 0
+    def model(self) -> common_pb2.ModelInfo:
+        """What it serves, or served when it was last there; empty while that is not known."""
+        return self.served.info if self.served else _UNKNOWN
 
     def status(self) -> generation_pb2.ServiceStatus:
         """Return its state."""
@@ -52,7 +59,19 @@ class DraftPeer:
             is_available=not self.breaker.is_open,
             reason=self.breaker.reason,
             model=self.served.info if self.served else None,
+            notes=self._notes(),
         )
+
+    def suspect(self, model: common_pb2.ModelInfo, reason: str) -> None:
+        """Use it no more until it has been found and compared again: whoever answers does not serve `model`."""
+        # A late word of somebody who asked for another draft than the one that was compared since proves nothing.
+        if model is self.model:
+            self._do_without(f"the draft at {self._address} is another one now: {reason}")
+            self._is_suspect.set()
+
+    def note_problem(self, problem: str) -> None:
+        """Take note of what kept a request that ends from using it, if anything did."""
+        self._last_problem = problem
 
     async def follow(self) -> None:
         """Use the draft while it is there and fits; find out again whenever it was away, as it may be another one."""
@@ -62,9 +81,10 @@ class DraftPeer:
             except grpc.aio.AioRpcError as error:
                 self._do_without(f"what answers at {self._address} is no draft service: {words_of(error)}")
             else:
+                self._is_suspect.clear()
                 self.compare()
-                reason = await until_away(self._channel, DRAFT_SERVICE, self.served.info)
-                self._do_without(f"the draft service at {self._address} is away: {reason}")
+                if reason := await self._until_away(self.served):
+                    self._do_without(f"the draft service at {self._address} is away: {reason}")
             await asyncio.sleep(self._retry_s)
 
     def compare(self) -> None:
@@ -72,14 +92,36 @@ class DraftPeer:
         if self.served is None:
             return
         try:
-            check_pair(self._target(), self.served)
+            self._differences = check_pair(self._target(), self.served)
         except PairError as error:
+            self._differences = []
             self._do_without(f"the draft does not fit the target: {error}")
             return
         info = self.served.info
         _log.info("draft %s at %s, at most %d draft tokens a cycle", info.name, self._address, info.max_draft_tokens)
+        for note in self._told_differences():
+            _log.info("%s", note)
         self._told = ""
         self.breaker.enable()
+
+    def _told_differences(self) -> list[str]:
+        told, num_left = self._differences[:_MOST_TOLD], len(self._differences) - _MOST_TOLD
+        return told + ([f"{num_left} more: `outrider pair` lists them"] if num_left > 0 else [])
+
+    def _notes(self) -> list[str]:
+        problem = self._last_problem
+        return self._told_differences() + ([f"the last request went on without it: {problem}"] if problem else [])
+
+    async def _until_away(self, served: ServedModel) -> str:
+        """Return why the draft is away, once it is; nothing where another one is suspected in its place."""
+        suspicion = asyncio.create_task(self._is_suspect.wait())
+        watch = asyncio.create_task(until_away(self._channel, DRAFT_SERVICE, served.info))
+        try:
+            await asyncio.wait((suspicion, watch), return_when=asyncio.FIRST_COMPLETED)
+            return watch.result() if watch.done() else ""
+        finally:
+            suspicion.cancel()
+            watch.cancel()
 
     def _do_without(self, reason: str) -> None:
         """Ask the draft nothing until it is found again."""

@@ -34,11 +34,32 @@ class Drafter(Protocol):
     def num_fallbacks(self) -> int:
         """Times that a service that worked was lost."""
 
+    @property
+    def problem(self) -> str:
+        """What keeps a service from being used, in one sentence; empty where nothing does."""
+
     async def propose(self, sequence: TokenSequence, num_draft_tokens: int) -> Draft:
         """Return at most so many tokens that may follow the sequence. One that does not try answers `Draft()`."""
 
     async def close(self) -> None:
         """The generation is over."""
+
+
+class NoDrafter:
+    """Proposes nothing, and says why."""
+
+    num_resyncs = 0
+    num_fallbacks = 0
+
+    def __init__(self, problem: str) -> None:
+        self.problem = problem
+
+    async def propose(self, sequence: TokenSequence, num_draft_tokens: int) -> Draft:
+        """Return the draft of nobody."""
+        return Draft()
+
+    async def close(self) -> None:
+        """Do nothing."""
 
 
 class FirstDrafter:
@@ -56,6 +77,11 @@ class FirstDrafter:
     def num_fallbacks(self) -> int:
         """The sum of theirs."""
         return sum(drafter.num_fallbacks for drafter in self._drafters)
+
+    @property
+    def problem(self) -> str:
+        """The first of theirs."""
+        return next((drafter.problem for drafter in self._drafters if drafter.problem), "")
 
     async def propose(self, sequence: TokenSequence, num_draft_tokens: int) -> Draft:
         """Return the first draft that somebody made."""

@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
 
 from orchestrator.cycle import Cycle, Target, run_cycles
@@ -33,8 +33,9 @@ class Generation:
         max_tokens: int,
         context_length: int,
         telemetry: Telemetry,
+        stop_tokens: Collection[int] = (),
     ) -> None:
-        """Go on from `prompt`, which grows by what is generated."""
+        """Go on from `prompt`, which grows by what is generated, up to the first of `stop_tokens`."""
         self._sequence = prompt
         self._num_prompt_tokens = len(prompt)
         self._target = target
@@ -43,10 +44,12 @@ class Generation:
         self._num_generated_tokens = 0
         self._num_draft_tokens = num_draft_tokens
         self._telemetry = telemetry
-        self._is_limited_by_context = context_length < len(prompt) + max_tokens
+        self._max_tokens = max_tokens
         self._max_length = min(context_length, len(prompt) + max_tokens)
         self._started_s = time.perf_counter()
         self._first_token_s = 0.0
+        self._stop_tokens = frozenset(stop_tokens)
+        self._is_stopped = False
         self._ended = False
         self._is_exact = True
         self.statistics = Statistics()
@@ -68,8 +71,8 @@ class Generation:
                 self._ended = cycle.verification.result.is_end_of_generation
                 self._is_exact = self._is_exact and cycle.verification.result.exact
                 yield self._chunk(cycle)
-                if self._text.is_stopped:
-                    return
+                if self._text.is_stopped or self._is_stopped:
+                    break
         if rest := self._text.finish():
             yield generation_pb2.GenerateChunk(text=rest)
 
@@ -95,27 +98,32 @@ class Generation:
             exact=self._is_exact and is_same_target,
             seed=seed,
             trace_id=trace_id,
+            draft_problem=self._drafter.problem,
         )
 
     def _chunk(self, cycle: Cycle) -> generation_pb2.GenerateChunk:
         chunk = generation_pb2.GenerateChunk()
         log_probabilities = cycle.verification.result.log_probabilities
+        end = cycle.tokens[-1] if self._ended else None
         for index, (token, origin) in enumerate(zip(cycle.tokens, origins(cycle), strict=True)):
-            told = chunk.tokens.add(token=token, origin=origin, text=self._text.feed(token))
+            self._is_stopped = token in self._stop_tokens
+            # Whatever ends a generation is no part of its text, though some such tokens have one.
+            text = "" if self._is_stopped or token == end else self._text.feed(token)
+            told = chunk.tokens.add(token=token, origin=origin, text=text)
             if log_probabilities:
                 told.log_probabilities.CopyFrom(log_probabilities[index])
             chunk.text += told.text
             self._num_generated_tokens += 1
-            if self._text.is_stopped:
+            if self._text.is_stopped or self._is_stopped:
                 break
         return chunk
 
     def _finish_reason(self) -> generation_pb2.FinishReason.ValueType:
-        if self._text.is_stopped:
+        if self._text.is_stopped or self._is_stopped:
             return generation_pb2.FINISH_REASON_STOP
         if self._ended:
             return generation_pb2.FINISH_REASON_END_OF_GENERATION
-        if self._is_limited_by_context:
+        if self._num_generated_tokens < self._max_tokens:
             return generation_pb2.FINISH_REASON_CONTEXT_FULL
         return generation_pb2.FINISH_REASON_MAX_TOKENS
 

@@ -70,11 +70,12 @@ class NgramDrafter:
 
     num_resyncs = 0
     num_fallbacks = 0
+    problem = ""
 
-    def __init__(self, shortest: int, longest: int, end_of_generation: Collection[int]) -> None:
-        """Look for matches of `shortest` to `longest` tokens; never propose an id that ends the generation."""
+    def __init__(self, shortest: int, longest: int, never: Collection[int]) -> None:
+        """Look for matches of `shortest` to `longest` tokens; propose none of the ids in `never`, nor what follows."""
         self._index = NgramIndex(shortest, longest)
-        self._end_of_generation = frozenset(end_of_generation)
+        self._never = frozenset(never)
 
     async def propose(self, sequence: TokenSequence, num_draft_tokens: int) -> Draft:
         """Return a draft that is `_CAUTION` tokens shorter than the match, or none."""
@@ -86,8 +87,8 @@ class NgramDrafter:
         for place in range(end, end + min(num_draft_tokens, length - _CAUTION)):
             # A text that repeats itself goes on with its own continuation.
             token = tokens[place] if place < len(tokens) else draft_tokens[place - len(tokens)]
-            # The target never accepts one of these: it says so itself.
-            if token in self._end_of_generation:
+            # The target never accepts one of these: it says itself that a generation ends, or may not say it at all.
+            if token in self._never:
                 break
             draft_tokens.append(token)
         return Draft(draft_tokens, drafter="ngram") if draft_tokens else Draft()

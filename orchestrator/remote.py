@@ -3,13 +3,15 @@
 import logging
 import math
 import time
-from collections.abc import Callable
+from typing import Protocol
 
 import grpc
 from opentelemetry.trace import Span, SpanKind, get_current_span
 
 from orchestrator.breaker import Breaker
+from orchestrator.draft_view import DraftView
 from orchestrator.drafter import Draft
+from orchestrator.limits import Limits
 from orchestrator.patience import DraftPatience
 from orchestrator.session import RemoteCache
 from orchestrator.stream import SessionStream
@@ -21,7 +23,8 @@ from services.frame.telemetry import Telemetry
 
 _log = logging.getLogger(__name__)
 _REASON_TIMEOUT = "TIMEOUT"
-# The context is full, the message too long, or the target refuses the request as well.
+_REASON_CHANGED = "TOKENIZER_CHANGED"
+# The message is too long, or the target refuses the request as well.
 _REFUSALS = (
     grpc.StatusCode.OUT_OF_RANGE,
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -31,42 +34,55 @@ _REFUSALS = (
 _MOST_MISSED = 3
 
 
+class DraftService(Protocol):
+    """What all sessions of a draft service share."""
+
+    stub: draft_pb2_grpc.DraftServiceStub
+    breaker: Breaker
+    patience: DraftPatience
+
+    @property
+    def model(self) -> common_pb2.ModelInfo:
+        """What it served when its tokens were compared; another one may take its place at any time."""
+
+    def suspect(self, model: common_pb2.ModelInfo, reason: str) -> None:
+        """Whoever answers does not serve `model`: use it for no session until its tokens have been compared."""
+
+
 class RemoteDrafter:
     """One session of the draft service. While the service is away, late or unwilling, its drafts are empty."""
 
     def __init__(
         self,
-        stub: draft_pb2_grpc.DraftServiceStub,
+        service: DraftService,
         session_id: str,
-        sampling: common_pb2.Sampling,
+        view: DraftView,
         telemetry: Telemetry,
-        breaker: Breaker,
         *,
         vocabulary_size: int,
-        patience: DraftPatience,
-        most_draft_tokens: Callable[[], int],
         min_joint_confidence: float = 0.0,
     ) -> None:
-        """`breaker` and `patience` are shared by all sessions of a service; `vocabulary_size` is the target's.
-
-        `most_draft_tokens` tells how many the service proposes at a time: another one may take its place.
-        """
+        """`view` is the request as the draft may see it; `vocabulary_size` is the target's."""
         self.num_fallbacks = 0
+        self.problem = ""
+        self._service = service
+        self._breaker = service.breaker
+        self._patience = service.patience
         self._cache = RemoteCache(session_id)
         self._stream: SessionStream[draft_pb2.ProposeStreamRequest, draft_pb2.ProposeResponse] = SessionStream(
-            lambda: stub.ProposeStream(metadata=(("x-session-id", session_id),))
+            lambda: service.stub.ProposeStream(metadata=(("x-session-id", session_id),))
         )
-        self._sampling = sampling
+        self._view = view
         self._telemetry = telemetry
-        self._breaker = breaker
         self._vocabulary_size = vocabulary_size
-        self._patience = patience
-        self._most_draft_tokens = most_draft_tokens
         self._min_joint_confidence = min_joint_confidence
+        self._model = common_pb2.ModelInfo()
+        self._limits = Limits()
         self._is_attached = False
         self._is_refused = False
         self._num_missed = 0
-        self._limit_s = patience.most_s
+        self._is_missing = False
+        self._limit_s = self._patience.most_s
 
     @property
     def num_resyncs(self) -> int:
@@ -75,7 +91,10 @@ class RemoteDrafter:
 
     async def propose(self, sequence: TokenSequence, num_draft_tokens: int) -> Draft:
         """Return the service's draft, or an empty one."""
-        num_draft_tokens = min(num_draft_tokens, self._most_draft_tokens())
+        if num_draft_tokens < 1:
+            return Draft()
+        self._recognize()
+        num_draft_tokens = min(num_draft_tokens, self._room(len(sequence)))
         if num_draft_tokens < 1 or self._is_refused:
             return Draft()
         if not self._breaker.may_try():
@@ -85,15 +104,18 @@ class RemoteDrafter:
         started_s = time.perf_counter()
         with child_span(self._telemetry, "propose", SpanKind.CLIENT) as span:
             try:
+                seen = await self._view.sequence(sequence)
                 reply = await self._cache.ask(
-                    sequence, span, lambda context, request_id: self._send(context, request_id, num_draft_tokens)
+                    seen, span, lambda context, request_id: self._send(context, request_id, num_draft_tokens)
                 )
+                if self._breaker.is_disabled:
+                    raise ServiceError(grpc.StatusCode.UNAVAILABLE, "NOT_READY", self._breaker.reason)
             except ServiceError as error:
                 self._miss(span, error)
                 return Draft(waited_s=time.perf_counter() - started_s, drafter="remote")
             self._attach(span)
             tokens = self._known(reply)
-            self._cache.learn(sequence, reply.held_length, tokens)
+            self._cache.learn(seen, reply.held_length, tokens)
         return Draft(tokens, time.perf_counter() - started_s, reply.timings.computed_ms / 1e3, "remote")
 
     async def close(self) -> None:
@@ -113,7 +135,8 @@ class RemoteDrafter:
             context=context,
             num_draft_tokens=num_draft_tokens,
             min_joint_confidence=self._min_joint_confidence,
-            sampling=self._sampling,
+            sampling=self._view.sampling,
+            tokenizer_fingerprint=self._model.tokenizer_fingerprint,
         )
         asked_s = time.perf_counter()
         try:
@@ -128,6 +151,26 @@ class RemoteDrafter:
             self._patience.note_proposal(num_draft_tokens, num_read_tokens, time.perf_counter() - asked_s)
         return reply
 
+    def _recognize(self) -> None:
+        """Find out whether another draft has taken the place of the one that was asked before."""
+        self._model = self._service.model
+        if self._view.look_from(self._model):
+            self._limits = Limits.of(self._model)
+            self._is_refused = False
+            self._cache.forget()
+
+    def _room(self, length: int) -> int:
+        """Return how many draft tokens the service proposes after so many tokens. None is a problem."""
+        # The last one is never evaluated there.
+        room = self._limits.context_length + 1 - length
+        if room < 1:
+            self.problem = f"the context of the draft is full: it holds {self._limits.context_length} tokens"
+        if not self._limits.max_draft_tokens:
+            self.problem = "the draft service is set to propose no tokens"
+        if self._breaker.is_open:
+            self.problem = self._breaker.reason
+        return min(self._limits.max_draft_tokens, room)
+
     def _known(self, reply: draft_pb2.ProposeResponse) -> list[int]:
         """Return the draft tokens up to the first that the target does not have."""
         tokens: list[int] = []
@@ -140,10 +183,14 @@ class RemoteDrafter:
     def _miss(self, span: Span, error: ServiceError) -> None:
         """Do without a draft in this cycle; where that was no accident, without the service."""
         is_unwilling = error.code is grpc.StatusCode.RESOURCE_EXHAUSTED and self._stream.is_open
-        if is_unwilling or self._is_chance(error):
+        if is_unwilling or self._limits.learn(error) or self._is_chance(error):
             span.add_event("outrider.draft_missed", {"outrider.reason": error.message})
         else:
             self._fall_back(span, error)
+        # A single draft that is missing among others is no news.
+        if self._is_missing or not self._is_attached:
+            self.problem = error.message
+        self._is_missing = True
 
     def _is_chance(self, error: ServiceError) -> bool:
         """Whether a draft is missing that the next one need not follow: it was late, or a proxy has cut the stream."""
@@ -158,7 +205,9 @@ class RemoteDrafter:
         # A service that refuses what it is asked is well: other sessions may go on with it. One that takes shorter
         # drafts than it told is another service, which will be asked what it takes.
         self._is_refused = error.code in _REFUSALS and error.reason != "DRAFT_TOO_LONG"
-        if not self._is_refused:
+        if error.reason == _REASON_CHANGED:
+            self._service.suspect(self._model, error.message)
+        elif not self._is_refused:
             if not self._breaker.is_open:
                 _log.warning("the draft service is lost, decoding goes on without it: %s", error.message)
             self._breaker.fail(error.message)
@@ -176,6 +225,8 @@ class RemoteDrafter:
         if self._breaker.succeed():
             _log.info("the draft service is back")
         self._num_missed = 0
+        self._is_missing = False
+        self.problem = ""
         if not self._is_attached:
             self._is_attached = True
             span.add_event("outrider.attach")

@@ -80,6 +80,8 @@ class RequestSpan:
                 "outrider.first_token_ms": summary.timings.first_token_ms,
             }
         )
+        if summary.draft_problem:
+            span.set_attribute("outrider.draft_problem", summary.draft_problem)
         counts = summary.speculation
         span.set_attributes(
             {

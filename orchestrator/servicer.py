@@ -11,7 +11,6 @@ from orchestrator.ahead import running_ahead
 from orchestrator.backend import Backend
 from orchestrator.generation import Generation, draw_seed
 from orchestrator.instruments import GenerationInstruments
-from orchestrator.pair import ServedModel
 from orchestrator.request_span import RequestSpan, span_name
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.speculation import check_speculation, plan_speculation
@@ -75,11 +74,12 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                 await _sequence(prompt),
                 target,
                 drafter,
-                TextStream(_token_bytes(target_model), request.stop),
+                TextStream(target_model.token_bytes, request.stop),
                 num_draft_tokens=plan.num_draft_tokens,
                 max_tokens=request.max_tokens,
                 context_length=most,
                 telemetry=self._backend.telemetry,
+                stop_tokens=request.stop_tokens,
             )
             try:
                 # The next cycle does not wait for a chunk to be written.
@@ -93,6 +93,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                 yield generation_pb2.GenerateResponse(summary=summary)
             finally:
                 self._statistics.add(generation.statistics)
+                self._backend.note_draft_problem(drafter.problem)
                 await target.close()
                 await drafter.close()
 
@@ -178,6 +179,14 @@ def _check(request: generation_pb2.GenerateRequest, info: common_pb2.ModelInfo) 
         raise invalid_argument(
             "INVALID_REQUEST", "stop", f"at most {_MAX_STOP_STRINGS} stop strings are taken, none of them empty"
         )
+    if len(request.stop_tokens) > _MAX_STOP_STRINGS:
+        raise invalid_argument("INVALID_REQUEST", "stop_tokens", f"at most {_MAX_STOP_STRINGS} stop tokens are taken")
+    if max(request.stop_tokens, default=0) >= info.vocabulary_size:
+        raise invalid_argument(
+            "TOKEN_OUT_OF_RANGE",
+            "stop_tokens",
+            f"token {max(request.stop_tokens)} is outside the vocabulary of {info.vocabulary_size} ids",
+        )
     if request.max_tokens < 1:
         raise invalid_argument("INVALID_REQUEST", "max_tokens", "ask for at least one token")
     if request.num_log_probabilities > _MAX_LOG_PROBABILITIES:
@@ -191,10 +200,6 @@ def _check(request: generation_pb2.GenerateRequest, info: common_pb2.ModelInfo) 
         raise ServiceError(
             grpc.StatusCode.FAILED_PRECONDITION, "EXACT_UNAVAILABLE", "the target does not run in an exact mode"
         )
-
-
-def _token_bytes(model: ServedModel) -> list[bytes]:
-    return [entry.bytes for entry in model.entries]
 
 
 def _trace_id(span: trace.Span) -> str:

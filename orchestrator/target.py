@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import grpc
 from opentelemetry.trace import Span, SpanKind
 
+from orchestrator.limits import Limits
 from orchestrator.session import RemoteCache
 from orchestrator.stream import SessionStream
 from outrider.v1 import common_pb2, target_pb2, target_pb2_grpc
@@ -23,11 +24,22 @@ _RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 @dataclass(frozen=True)
 class Verification:
-    """The target's verdict on one draft, and the time it took: waited for, and computed by the service's account."""
+    """The target's verdict on one draft, and the time it took: waited for, and computed by the service's account.
+
+    `draft_tokens` are those that were verified: a target that has taken another's place may take fewer.
+    """
 
     result: target_pb2.VerifyBatchResult
+    draft_tokens: Sequence[int]
     waited_s: float
     computed_s: float
+
+
+class ContextFullError(ServiceError):
+    """The target that answers takes no longer sequence: the end of a generation, an error where it has not begun."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(grpc.StatusCode.OUT_OF_RANGE, "PROMPT_TOO_LONG", message)
 
 
 class TargetSession:
@@ -53,6 +65,7 @@ class TargetSession:
         away is waited for, in each verification. `on_verified` is told the seconds that each one took.
         """
         self.is_same_model = True
+        self.limits = Limits.of(model)
         self._model = model
         self._describe = describe
         self._require_exact = require_exact
@@ -75,8 +88,11 @@ class TargetSession:
     async def verify(self, sequence: TokenSequence, draft_tokens: Sequence[int]) -> Verification:
         """Verify draft tokens after the sequence; none is plain decoding.
 
+        Of a draft that is longer than the target takes, only the beginning is verified.
+
         Raises:
             ServiceError: the target refused, or was away for longer than the patience lasts.
+            ContextFullError: the sequence is as long as the target's context, or a message to it.
         """
         started_s = time.perf_counter()
         with child_span(self._telemetry, "verify", SpanKind.CLIENT) as span:
@@ -84,17 +100,15 @@ class TargetSession:
             until_s: float | None = None
             while True:
                 try:
-                    if self._was_away or self._stream.has_broken:
-                        await self._recognize(span)
-                    reply = await self.cache.ask(
-                        sequence, span, lambda context, request_id: self._send(context, request_id, draft_tokens)
-                    )
+                    reply, taken = await self._attempt(sequence, draft_tokens, span)
                     break
                 except ServiceError as error:
+                    if self.limits.learn(error):
+                        continue
                     if not self._is_worth_another_try(error):
                         raise
                     if is_too_large(error):
-                        raise too_large(error) from error
+                        raise ContextFullError(too_large(error).message) from error
                     # From the first failure on: a connection that has fallen silent is found to be lost much later.
                     until_s = until_s or time.perf_counter() + self._patience_s
                     if time.perf_counter() + retry_s >= until_s:
@@ -104,15 +118,33 @@ class TargetSession:
                 self.cache.forget()
                 await asyncio.sleep(retry_s)
                 retry_s = min(2 * retry_s, _LAST_RETRY_S)
-            self.cache.learn(sequence, reply.held_length, draft_tokens[: reply.result.num_accepted])
+            self.cache.learn(sequence, reply.held_length, taken[: reply.result.num_accepted])
         waited_s = time.perf_counter() - started_s
         self._on_verified(waited_s)
-        return Verification(reply.result, waited_s, reply.timings.computed_ms / 1e3)
+        return Verification(reply.result, taken, waited_s, reply.timings.computed_ms / 1e3)
 
     async def close(self) -> None:
         """Release the session and end its stream."""
         await self._stream.send(target_pb2.VerifyStreamRequest(release=common_pb2.ReleaseMessage()))
         await self._stream.close()
+
+    async def _attempt(
+        self, sequence: TokenSequence, draft_tokens: Sequence[int], span: Span
+    ) -> tuple[target_pb2.VerifyBatchResponse, Sequence[int]]:
+        """Ask whoever is the target now; return its reply, and the draft tokens that it takes. Raises ServiceError."""
+        if self._was_away or self._stream.has_broken:
+            await self._recognize(span)
+        taken = draft_tokens[: self._room(len(sequence))]
+        reply = await self.cache.ask(sequence, span, lambda context, request_id: self._send(context, request_id, taken))
+        return reply, taken
+
+    def _room(self, length: int) -> int:
+        """Return how many draft tokens the target takes after so many tokens. Raises ContextFullError."""
+        # The target's own token follows them.
+        room = self.limits.context_length - length - 1
+        if room < 0:
+            raise ContextFullError(f"the prompt has {length} tokens, the target holds {self.limits.context_length} now")
+        return min(self.limits.max_draft_tokens, room)
 
     async def _recognize(self, span: Span) -> None:
         """Find out whether the target that is back is the one that was away. Raises ServiceError where it is no use."""
@@ -121,6 +153,7 @@ class TargetSession:
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error) from error
         self._was_away = self._stream.has_broken = False
+        self.limits = Limits.of(model)
         if model.tokenizer_fingerprint != self._model.tokenizer_fingerprint:
             raise ServiceError(
                 grpc.StatusCode.ABORTED, "TARGET_REPLACED", "the target came back with another tokenizer: start again"

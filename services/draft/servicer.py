@@ -55,6 +55,12 @@ class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
 
     def _work(self, request: draft_pb2.ProposeRequest) -> Proposal:
         size = self._vocabulary.size
+        if request.tokenizer_fingerprint not in ("", self._info.tokenizer_fingerprint):
+            raise ServiceError(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "TOKENIZER_CHANGED",
+                "this draft has other tokens than the one that was compared with the target",
+            )
         if request.num_draft_tokens < 1:
             raise invalid_argument("INVALID_REQUEST", "num_draft_tokens", "ask for at least one draft token")
         if request.num_draft_tokens > self._info.max_draft_tokens:
@@ -62,6 +68,7 @@ class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
                 grpc.StatusCode.OUT_OF_RANGE,
                 "DRAFT_TOO_LONG",
                 f"{request.num_draft_tokens} draft tokens, at most {self._info.max_draft_tokens} are proposed",
+                metadata={"most": str(self._info.max_draft_tokens)},
             )
         if not 0 <= request.min_joint_confidence <= 1:
             raise invalid_argument("INVALID_REQUEST", "min_joint_confidence", "a confidence is between 0 and 1")
@@ -70,7 +77,7 @@ class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
         return Proposal(
             checked_prefix(request.context, size),
             request.num_draft_tokens,
-            checked_sampling(request.sampling, size),
+            checked_sampling(request.sampling, size, self._vocabulary.suppressed),
             self._vocabulary.end_of_generation,
             min_joint_confidence=request.min_joint_confidence,
             deadline_s=deadline_s(request.timeout_ms),

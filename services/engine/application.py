@@ -130,8 +130,20 @@ class ModelApplication(ABC):
             gpu_layers = layers_that_fit(settings.model, options, most_bytes) if gpus else 0
         device = ", ".join(gpu.name for gpu in gpus) if gpus and gpu_layers else "CPU"
         check_ram(settings.model, options, rooms(), gpu_layers)
-        model = Model(settings.model, num_gpu_layers=gpu_layers, given_up=self._given_up)
+        model = Model(
+            settings.model,
+            num_gpu_layers=gpu_layers,
+            given_up=self._given_up,
+            end_tokens=settings.end_token_ids,
+        )
         model.check_positions(options.context_length, options.reserve)
+        if 0 < model.trained_context < options.context_length:
+            _log.warning(
+                "--context is %d, but %s was trained with %d: text beyond that may be worse",
+                options.context_length,
+                settings.model.name,
+                model.trained_context,
+            )
         check_entries(model, settings.max_message_bytes)
         self.accept(model)
         check_gpus(model, options, accelerators(), gpu_layers)

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import threading
+from collections.abc import Collection
 from pathlib import Path
 
 import llama_cpp
@@ -27,11 +28,21 @@ llama_cpp.llama_backend_init()
 class Model:
     """A loaded model file: weights, vocabulary and metadata. Free it with `close`."""
 
-    def __init__(self, path: Path, *, num_gpu_layers: int = 0, given_up: threading.Event | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        num_gpu_layers: int = 0,
+        given_up: threading.Event | None = None,
+        end_tokens: Collection[int] = (),
+    ) -> None:
         """Load `path`. Once `given_up` is set, loading fails, and so does every decode.
 
+        `end_tokens` end a generation beside those that do by the file.
+
         Raises:
-            ModelLoadError: the file is missing, unreadable, no GGUF, corrupt, or of an architecture not served.
+            ModelLoadError: the file is missing, unreadable, no GGUF, corrupt, or of an architecture not served, or an
+                end token is none of its ids.
         """
         parameters = llama_cpp.llama_model_default_params()
         parameters.n_gpu_layers = num_gpu_layers
@@ -54,7 +65,11 @@ class Model:
         if problem := self._problem():
             self.close()
             raise ModelLoadError(f"cannot serve {path}: {self.architecture} {problem}")
-        self.vocabulary = Vocabulary(llama_cpp.llama_model_get_vocab(self.handle))
+        try:
+            self.vocabulary = Vocabulary(llama_cpp.llama_model_get_vocab(self.handle), end_tokens)
+        except ValueError as error:
+            self.close()
+            raise ModelLoadError(f"cannot serve {path}: --end-tokens: {error}") from error
         if self.vocabulary.lacks_bytes:
             self.close()
             raise ModelLoadError(f"cannot serve {path}: its tokenizer has no tokens for single bytes")

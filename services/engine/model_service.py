@@ -56,9 +56,10 @@ class Served:
 
 
 def describe(served: Served, exactness: Exactness | None, device: str, max_draft_tokens: int) -> common_pb2.ModelInfo:
-    """Return the description of a model as it is run."""
+    """Return the description of a model as it is run. Equal numerics say the same text."""
     model, options = served.model, served.options
-    numerics = (served.identity, exactness, options.flash_attention, SAMPLER_VERSION)
+    suppressed, ends = sorted(model.vocabulary.suppressed), sorted(model.vocabulary.end_of_generation)
+    numerics = (served.identity, exactness, options.flash_attention, SAMPLER_VERSION, suppressed, ends)
     return common_pb2.ModelInfo(
         name=model.name,
         architecture=model.architecture,
@@ -75,7 +76,8 @@ def describe(served: Served, exactness: Exactness | None, device: str, max_draft
         max_draft_tokens=max_draft_tokens,
         sampler_version=SAMPLER_VERSION,
         bos_token=model.vocabulary.bos if model.vocabulary.adds_bos else None,
-        end_of_generation_tokens=sorted(model.vocabulary.end_of_generation),
+        end_of_generation_tokens=ends,
+        suppressed_tokens=suppressed,
         has_chat_template=bool(model.metadata("tokenizer.chat_template")),
         model_bytes=model.num_bytes,
         cache_bytes=cache_bytes(model, options),

@@ -1,5 +1,6 @@
 """Settings that both services share: the model and how it is run."""
 
+import re
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -8,6 +9,7 @@ from services.frame.settings import FileName, ServerSettings
 
 FlashAttention = Literal["auto", "on", "off"]
 _SWITCH = {"true": "on", "1": "on", "yes": "on", "false": "off", "0": "off", "no": "off"}
+_IDS = re.compile(r"[0-9]{1,9}(,[0-9]{1,9})*")
 # Most rows that exact mode adds to a draft.
 _MOST_PADDING = 16
 
@@ -41,6 +43,7 @@ class EngineSettings(ServerSettings):
         0, ge=0, description="most prompt rows in a decode that others wait for; 0 takes what four one-row decodes take"
     )
     max_queued: int = Field(256, ge=1, description="requests that may wait before more are refused")
+    end_tokens: str = Field("", description="ids that end a generation beside the model's own, with commas between")
     max_draft_tokens: int = Field(16, ge=0, le=64, description="most draft tokens of one request")
 
     @field_validator("flash_attention", mode="before")
@@ -48,6 +51,18 @@ class EngineSettings(ServerSettings):
     def _understand_switch(cls, value: object) -> object:
         """Take what switches take in the environment, as this was one."""
         return _SWITCH.get(str(value).lower(), value)
+
+    @field_validator("end_tokens")
+    @classmethod
+    def _check_end_tokens(cls, ids: str) -> str:
+        if ids and not _IDS.fullmatch(ids):
+            raise ValueError("ids of tokens are whole numbers with commas between, as in 2,32007")
+        return ids
+
+    @property
+    def end_token_ids(self) -> frozenset[int]:
+        """The ids of --end-tokens."""
+        return frozenset(map(int, self.end_tokens.split(","))) if self.end_tokens else frozenset()
 
     @model_validator(mode="after")
     def _check_batch_rows(self) -> Self:

@@ -2,12 +2,13 @@
 
 import ctypes
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache, cached_property
 
 import llama_cpp
+from llama_cpp.llama_cpp import _lib as _LIBRARY
 
 from services.engine.errors import TooLongError
 
@@ -48,7 +49,12 @@ class Entry:
 class Vocabulary:
     """The vocabulary of a loaded model. Safe to use from any thread: llama.cpp only reads it."""
 
-    def __init__(self, handle: llama_cpp.llama_vocab_p) -> None:
+    def __init__(self, handle: llama_cpp.llama_vocab_p, further_ends: Collection[int] = ()) -> None:
+        """Read it. `further_ends` end a generation beside the ids that do by the file.
+
+        Raises:
+            ValueError: one of them is outside the vocabulary.
+        """
         self._handle = handle
         self.size: int = llama_cpp.llama_vocab_n_tokens(handle)
         self.adds_bos: bool = llama_cpp.llama_vocab_get_add_bos(handle)
@@ -56,9 +62,12 @@ class Vocabulary:
         self.bos: int | None = bos if bos >= 0 else None
         eos = llama_cpp.llama_vocab_eos(handle)
         self.eos: int | None = eos if eos >= 0 else None
-        self.end_of_generation = frozenset(
-            token for token in range(self.size) if llama_cpp.llama_vocab_is_eog(handle, token)
-        )
+        self._own_ends = frozenset(token for token in range(self.size) if llama_cpp.llama_vocab_is_eog(handle, token))
+        if further_ends and max(further_ends) >= self.size:
+            raise ValueError(f"token {max(further_ends)} is outside the vocabulary of {self.size} ids")
+        self.end_of_generation = self._own_ends.union(further_ends)
+        # Never chosen, as the file says.
+        self.suppressed = frozenset(token for token in _suppressed(handle) if 0 <= token < self.size)
 
     @cached_property
     def entries(self) -> list[Entry]:
@@ -68,8 +77,8 @@ class Vocabulary:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hexadecimal digest of all entries and of the first token."""
-        digest = hashlib.sha256(f"{self.bos if self.adds_bos else None} {sorted(self.end_of_generation)}".encode())
+        """Hexadecimal digest of all entries, of the first token, and of those that end a generation by the file."""
+        digest = hashlib.sha256(f"{self.bos if self.adds_bos else None} {sorted(self._own_ends)}".encode())
         for entry in self.entries:
             lengths = b"%d:%d:%d:" % (len(entry.spelling), len(entry.output), entry.attribute)
             digest.update(lengths + entry.spelling + entry.output)
@@ -132,3 +141,13 @@ class Vocabulary:
 @cache
 def _attribute(bits: int) -> Attribute:
     return next((attribute for bit, attribute in _ATTRIBUTE_BITS if bits & bit), Attribute.NORMAL)
+
+
+def _suppressed(handle: llama_cpp.llama_vocab_p) -> list[int]:
+    """Return llama.cpp's list of suppressed ids, whose function llama-cpp-python does not declare."""
+    function = _LIBRARY.llama_vocab_get_suppress_tokens
+    function.restype = ctypes.POINTER(llama_cpp.llama_token)
+    function.argtypes = [ctypes.c_void_p, ctypes.POINTER(ctypes.c_int32)]
+    count = ctypes.c_int32()
+    tokens = function(handle, ctypes.byref(count))
+    return tokens[: count.value] if tokens else []

@@ -20,6 +20,7 @@ from services.engine.errors import (
     WorkTimeoutError,
 )
 from services.engine.sampling import SamplingError, SamplingParams
+from services.engine.sampling.params import check_num_suppressed
 from services.engine.work import Miss, Outcome, Prefix, Work
 from services.frame.digest import DIGEST_SIZE
 from services.frame.errors import ServiceError, invalid_argument
@@ -85,18 +86,24 @@ def check_room(context: common_pb2.Context, num_draft_tokens: int, context_lengt
             grpc.StatusCode.OUT_OF_RANGE,
             "CONTEXT_TOO_LONG",
             f"context and draft tokens are {num_tokens} tokens, a slot holds {context_length}",
+            metadata={"most": str(context_length)},
         )
 
 
-def checked_sampling(sampling: common_pb2.Sampling, vocabulary_size: int) -> SamplingParams:
-    """Return sampling parameters. Raises ServiceError when one is not a number or outside its range."""
+def checked_sampling(
+    sampling: common_pb2.Sampling, vocabulary_size: int, suppressed: frozenset[int] = frozenset()
+) -> SamplingParams:
+    """Return sampling parameters, under which the ids `suppressed` by the model are never chosen either.
+
+    Raises ServiceError when one is not a number or outside its range.
+    """
     data = sampling.SerializeToString()
     if len(data) > _MOST_REMEMBERED_BYTES:
-        return _read_sampling(data, vocabulary_size)
-    return _remembered_sampling(data, vocabulary_size)
+        return _read_sampling(data, vocabulary_size, suppressed)
+    return _remembered_sampling(data, vocabulary_size, suppressed)
 
 
-def _read_sampling(data: bytes, vocabulary_size: int) -> SamplingParams:
+def _read_sampling(data: bytes, vocabulary_size: int, suppressed: frozenset[int]) -> SamplingParams:
     sampling = common_pb2.Sampling.FromString(data)
     params = SamplingParams(
         temperature=sampling.temperature,
@@ -108,9 +115,11 @@ def _read_sampling(data: bytes, vocabulary_size: int) -> SamplingParams:
         frequency_penalty=sampling.frequency_penalty,
         penalty_last_n=sampling.penalty_last_n if sampling.HasField("penalty_last_n") else 64,
         logit_bias=dict(sampling.logit_bias),
+        suppressed_tokens=suppressed.union(sampling.suppressed_tokens) if sampling.suppressed_tokens else suppressed,
         seed=sampling.seed,
     )
     try:
+        check_num_suppressed(len(sampling.suppressed_tokens))
         params.validate(vocabulary_size)
     except SamplingError as error:
         raise invalid_argument("INVALID_SAMPLING", "sampling", str(error)) from error

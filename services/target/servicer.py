@@ -156,6 +156,7 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
                 grpc.StatusCode.OUT_OF_RANGE,
                 "DRAFT_TOO_LONG",
                 f"{num_draft_tokens} draft tokens, at most {self._info.max_draft_tokens} are taken",
+                metadata={"most": str(self._info.max_draft_tokens)},
             )
         check_room(request.context, num_draft_tokens, self._info.context_length)
         prefix = checked_prefix(request.context, size)
@@ -170,7 +171,7 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
         return Verification(
             prefix,
             draft_tokens,
-            checked_sampling(request.sampling, size),
+            checked_sampling(request.sampling, size, self._vocabulary.suppressed),
             self._vocabulary.end_of_generation,
             num_log_probabilities=num_log_probabilities,
             deadline_s=deadline_s(request.timeout_ms),

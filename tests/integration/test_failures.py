@@ -163,7 +163,7 @@ async def test_a_draft_that_does_not_fit_is_not_used(pair: Pair, tmp_path_factor
         client = await stack.enter_async_context(orchestrated(target.address, draft.address))
         expected = await client.generate(speculation=OFF)
         async with asyncio.timeout(30):
-            while "token 1 is" not in (status := await client.status()).draft.reason:
+            while "does not fit the target: token " not in (status := await client.status()).draft.reason:
                 await asyncio.sleep(0.005)
         generated = await client.generate(speculation=fixed(4))
     assert not status.draft.is_available

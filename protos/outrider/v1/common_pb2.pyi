@@ -108,9 +108,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_INVALID_SAMPLING: _ErrorReason.ValueType  # 6
     """A sampling parameter is not a number or outside its range (INVALID_ARGUMENT)."""
     ERROR_REASON_CONTEXT_TOO_LONG: _ErrorReason.ValueType  # 7
-    """Context and draft tokens do not fit into a slot (OUT_OF_RANGE)."""
+    """Context and draft tokens do not fit into a slot; `most` in the metadata is how many do (OUT_OF_RANGE)."""
     ERROR_REASON_DRAFT_TOO_LONG: _ErrorReason.ValueType  # 8
-    """More draft tokens than `max_draft_tokens` (OUT_OF_RANGE)."""
+    """More draft tokens than `max_draft_tokens`, which is `most` in the metadata (OUT_OF_RANGE)."""
     ERROR_REASON_QUEUE_FULL: _ErrorReason.ValueType  # 9
     """The queue is full; details carry RetryInfo (RESOURCE_EXHAUSTED)."""
     ERROR_REASON_SUPERSEDED: _ErrorReason.ValueType  # 12
@@ -145,6 +145,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Every slot is needed by another session, and the request has a time limit; details carry RetryInfo
     (RESOURCE_EXHAUSTED).
     """
+    ERROR_REASON_TOKENIZER_CHANGED: _ErrorReason.ValueType  # 27
+    """The service has other tokens than the `tokenizer_fingerprint` of the request: read its model and table again
+    (FAILED_PRECONDITION).
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Stable reasons, carried without the prefix in `google.rpc.ErrorInfo.reason` with domain "outrider".
@@ -168,9 +172,9 @@ ERROR_REASON_TOKEN_OUT_OF_RANGE: ErrorReason.ValueType  # 5
 ERROR_REASON_INVALID_SAMPLING: ErrorReason.ValueType  # 6
 """A sampling parameter is not a number or outside its range (INVALID_ARGUMENT)."""
 ERROR_REASON_CONTEXT_TOO_LONG: ErrorReason.ValueType  # 7
-"""Context and draft tokens do not fit into a slot (OUT_OF_RANGE)."""
+"""Context and draft tokens do not fit into a slot; `most` in the metadata is how many do (OUT_OF_RANGE)."""
 ERROR_REASON_DRAFT_TOO_LONG: ErrorReason.ValueType  # 8
-"""More draft tokens than `max_draft_tokens` (OUT_OF_RANGE)."""
+"""More draft tokens than `max_draft_tokens`, which is `most` in the metadata (OUT_OF_RANGE)."""
 ERROR_REASON_QUEUE_FULL: ErrorReason.ValueType  # 9
 """The queue is full; details carry RetryInfo (RESOURCE_EXHAUSTED)."""
 ERROR_REASON_SUPERSEDED: ErrorReason.ValueType  # 12
@@ -204,6 +208,10 @@ ERROR_REASON_TARGET_REPLACED: ErrorReason.ValueType  # 25
 ERROR_REASON_SLOTS_TAKEN: ErrorReason.ValueType  # 26
 """Every slot is needed by another session, and the request has a time limit; details carry RetryInfo
 (RESOURCE_EXHAUSTED).
+"""
+ERROR_REASON_TOKENIZER_CHANGED: ErrorReason.ValueType  # 27
+"""The service has other tokens than the `tokenizer_fingerprint` of the request: read its model and table again
+(FAILED_PRECONDITION).
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
@@ -295,6 +303,7 @@ class Sampling(_message.Message):
     PENALTY_LAST_N_FIELD_NUMBER: _builtins.int
     LOGIT_BIAS_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    SUPPRESSED_TOKENS_FIELD_NUMBER: _builtins.int
     temperature: _builtins.float
     """0 takes the largest logit, ties to the lowest id. At most 100."""
     top_k: _builtins.int
@@ -317,6 +326,10 @@ class Sampling(_message.Message):
     def logit_bias(self) -> _containers.ScalarMap[_builtins.int, _builtins.float]:
         """Added to the logits of single tokens, each in [-100, 100]."""
 
+    @_builtins.property
+    def suppressed_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Never chosen, whatever their logits and biases, beside those that the model's file names. At most 4096."""
+
     def __init__(
         self,
         *,
@@ -330,10 +343,11 @@ class Sampling(_message.Message):
         penalty_last_n: _builtins.int | None = ...,
         logit_bias: _abc.Mapping[_builtins.int, _builtins.float] | None = ...,
         seed: _builtins.int = ...,
+        suppressed_tokens: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_penalty_last_n", b"_penalty_last_n", "_repetition_penalty", b"_repetition_penalty", "_top_p", b"_top_p", "penalty_last_n", b"penalty_last_n", "repetition_penalty", b"repetition_penalty", "top_p", b"top_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_penalty_last_n", b"_penalty_last_n", "_repetition_penalty", b"_repetition_penalty", "_top_p", b"_top_p", "frequency_penalty", b"frequency_penalty", "logit_bias", b"logit_bias", "min_p", b"min_p", "penalty_last_n", b"penalty_last_n", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_penalty_last_n", b"_penalty_last_n", "_repetition_penalty", b"_repetition_penalty", "_top_p", b"_top_p", "frequency_penalty", b"frequency_penalty", "logit_bias", b"logit_bias", "min_p", b"min_p", "penalty_last_n", b"penalty_last_n", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "suppressed_tokens", b"suppressed_tokens", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__penalty_last_n: _TypeAlias = _typing.Literal["penalty_last_n"]  # noqa: Y015
     _WhichOneofArgType__penalty_last_n: _TypeAlias = _typing.Literal["_penalty_last_n", b"_penalty_last_n"]  # noqa: Y015
@@ -498,6 +512,7 @@ class ModelInfo(_message.Message):
     MODEL_BYTES_FIELD_NUMBER: _builtins.int
     CACHE_BYTES_FIELD_NUMBER: _builtins.int
     USES_FLASH_ATTENTION_FIELD_NUMBER: _builtins.int
+    SUPPRESSED_TOKENS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name from the model file."""
     architecture: _builtins.str
@@ -521,7 +536,9 @@ class ModelInfo(_message.Message):
     exact_width: _builtins.int
     """Row multiple, or total rows, of the exact mode; 0 when it is off."""
     numerics_fingerprint: _builtins.str
-    """Digest of file hash, llama.cpp build, backend, CPU features, threads, exact mode, flash attention and sampler version."""
+    """Digest of file hash, llama.cpp build, backend, CPU features, threads, exact mode, flash attention, sampler version,
+    suppressed tokens and ids that end a generation.
+    """
     max_draft_tokens: _builtins.int
     """Most draft tokens that one request may carry or ask for."""
     sampler_version: _builtins.int
@@ -539,6 +556,10 @@ class ModelInfo(_message.Message):
     @_builtins.property
     def end_of_generation_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Ids that end a generation."""
+
+    @_builtins.property
+    def suppressed_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Ids that are never chosen, as the model's file names them."""
 
     def __init__(
         self,
@@ -563,10 +584,11 @@ class ModelInfo(_message.Message):
         model_bytes: _builtins.int = ...,
         cache_bytes: _builtins.int = ...,
         uses_flash_attention: _builtins.bool = ...,
+        suppressed_tokens: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_bos_token", b"_bos_token", "bos_token", b"bos_token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bos_token", b"_bos_token", "architecture", b"architecture", "bos_token", b"bos_token", "cache_bytes", b"cache_bytes", "context_length", b"context_length", "device", b"device", "end_of_generation_tokens", b"end_of_generation_tokens", "exact_mode", b"exact_mode", "exact_width", b"exact_width", "has_chat_template", b"has_chat_template", "max_draft_tokens", b"max_draft_tokens", "model_bytes", b"model_bytes", "name", b"name", "num_parameters", b"num_parameters", "num_slots", b"num_slots", "numerics_fingerprint", b"numerics_fingerprint", "quantization", b"quantization", "sampler_version", b"sampler_version", "tokenizer_fingerprint", b"tokenizer_fingerprint", "uses_flash_attention", b"uses_flash_attention", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bos_token", b"_bos_token", "architecture", b"architecture", "bos_token", b"bos_token", "cache_bytes", b"cache_bytes", "context_length", b"context_length", "device", b"device", "end_of_generation_tokens", b"end_of_generation_tokens", "exact_mode", b"exact_mode", "exact_width", b"exact_width", "has_chat_template", b"has_chat_template", "max_draft_tokens", b"max_draft_tokens", "model_bytes", b"model_bytes", "name", b"name", "num_parameters", b"num_parameters", "num_slots", b"num_slots", "numerics_fingerprint", b"numerics_fingerprint", "quantization", b"quantization", "sampler_version", b"sampler_version", "suppressed_tokens", b"suppressed_tokens", "tokenizer_fingerprint", b"tokenizer_fingerprint", "uses_flash_attention", b"uses_flash_attention", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bos_token: _TypeAlias = _typing.Literal["bos_token"]  # noqa: Y015
     _WhichOneofArgType__bos_token: _TypeAlias = _typing.Literal["_bos_token", b"_bos_token"]  # noqa: Y015

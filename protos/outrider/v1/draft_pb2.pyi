@@ -32,6 +32,7 @@ class ProposeRequest(_message.Message):
     NUM_DRAFT_TOKENS_FIELD_NUMBER: _builtins.int
     MIN_JOINT_CONFIDENCE_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
+    TOKENIZER_FINGERPRINT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.int
     """Rises within a session. The same id again is a retry and gets the same answer, a higher one supersedes what is
     under way, a lower one is answered SUPERSEDED.
@@ -42,6 +43,10 @@ class ProposeRequest(_message.Message):
     """Most tokens to propose, at least 1."""
     min_joint_confidence: _builtins.float
     """Stop before a token whose running product of estimated acceptance falls below this, in [0, 1]. 0 never stops."""
+    tokenizer_fingerprint: _builtins.str
+    """As GetModel told it when the caller compared the tokens of draft and target. A draft with other tokens, which may
+    have taken its place, refuses (TOKENIZER_CHANGED). Empty asks whoever answers.
+    """
     @_builtins.property
     def context(self) -> _common_pb2.Context:
         """The committed sequence."""
@@ -59,10 +64,11 @@ class ProposeRequest(_message.Message):
         num_draft_tokens: _builtins.int = ...,
         min_joint_confidence: _builtins.float = ...,
         sampling: _common_pb2.Sampling | None = ...,
+        tokenizer_fingerprint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "min_joint_confidence", b"min_joint_confidence", "num_draft_tokens", b"num_draft_tokens", "request_id", b"request_id", "sampling", b"sampling", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "min_joint_confidence", b"min_joint_confidence", "num_draft_tokens", b"num_draft_tokens", "request_id", b"request_id", "sampling", b"sampling", "timeout_ms", b"timeout_ms", "tokenizer_fingerprint", b"tokenizer_fingerprint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -122,9 +122,9 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     FINISH_REASON_END_OF_GENERATION: _FinishReason.ValueType  # 2
     """The model ended it."""
     FINISH_REASON_STOP: _FinishReason.ValueType  # 3
-    """A stop string appeared."""
+    """A stop string or a stop token appeared."""
     FINISH_REASON_CONTEXT_FULL: _FinishReason.ValueType  # 4
-    """The context is full."""
+    """The context is full: that of the target that answers now, which may take less than the one before it."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
     """Why a generation ended."""
@@ -136,9 +136,9 @@ FINISH_REASON_MAX_TOKENS: FinishReason.ValueType  # 1
 FINISH_REASON_END_OF_GENERATION: FinishReason.ValueType  # 2
 """The model ended it."""
 FINISH_REASON_STOP: FinishReason.ValueType  # 3
-"""A stop string appeared."""
+"""A stop string or a stop token appeared."""
 FINISH_REASON_CONTEXT_FULL: FinishReason.ValueType  # 4
-"""The context is full."""
+"""The context is full: that of the target that answers now, which may take less than the one before it."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 @_typing.final
@@ -247,6 +247,7 @@ class GenerateRequest(_message.Message):
     SPECULATION_FIELD_NUMBER: _builtins.int
     NUM_LOG_PROBABILITIES_FIELD_NUMBER: _builtins.int
     REQUIRE_EXACT_FIELD_NUMBER: _builtins.int
+    STOP_TOKENS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Plain text; the model's first token is added where it wants one."""
     max_tokens: _builtins.int
@@ -277,6 +278,10 @@ class GenerateRequest(_message.Message):
     def speculation(self) -> Global___Speculation:
         """Speculation."""
 
+    @_builtins.property
+    def stop_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Generation ends with the first of these ids, which adds no text; at most 64. Those of the model need not be named."""
+
     def __init__(
         self,
         *,
@@ -290,10 +295,11 @@ class GenerateRequest(_message.Message):
         speculation: Global___Speculation | None = ...,
         num_log_probabilities: _builtins.int | None = ...,
         require_exact: _builtins.bool = ...,
+        stop_tokens: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_num_log_probabilities", b"_num_log_probabilities", "_seed", b"_seed", "chat", b"chat", "num_log_probabilities", b"num_log_probabilities", "prompt", b"prompt", "sampling", b"sampling", "seed", b"seed", "speculation", b"speculation", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_log_probabilities", b"_num_log_probabilities", "_seed", b"_seed", "chat", b"chat", "max_tokens", b"max_tokens", "num_log_probabilities", b"num_log_probabilities", "prompt", b"prompt", "require_exact", b"require_exact", "sampling", b"sampling", "seed", b"seed", "speculation", b"speculation", "stop", b"stop", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_log_probabilities", b"_num_log_probabilities", "_seed", b"_seed", "chat", b"chat", "max_tokens", b"max_tokens", "num_log_probabilities", b"num_log_probabilities", "prompt", b"prompt", "require_exact", b"require_exact", "sampling", b"sampling", "seed", b"seed", "speculation", b"speculation", "stop", b"stop", "stop_tokens", b"stop_tokens", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__num_log_probabilities: _TypeAlias = _typing.Literal["num_log_probabilities"]  # noqa: Y015
     _WhichOneofArgType__num_log_probabilities: _TypeAlias = _typing.Literal["_num_log_probabilities", b"_num_log_probabilities"]  # noqa: Y015
@@ -501,7 +507,7 @@ class SpeculationStatistics(_message.Message):
     num_resyncs: _builtins.int
     """Times that a service had to be brought back to the committed sequence."""
     num_fallbacks: _builtins.int
-    """Times that a working draft was lost."""
+    """Times that a working draft was lost. One whose context is full is not."""
     @_builtins.property
     def num_accepted_per_position(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Accepted tokens by position in the draft, first position first."""
@@ -543,6 +549,7 @@ class GenerateSummary(_message.Message):
     EXACT_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     TRACE_ID_FIELD_NUMBER: _builtins.int
+    DRAFT_PROBLEM_FIELD_NUMBER: _builtins.int
     finish_reason: Global___FinishReason.ValueType
     """Why it ended."""
     exact: _builtins.bool
@@ -551,6 +558,8 @@ class GenerateSummary(_message.Message):
     """The seed that was used."""
     trace_id: _builtins.str
     """Trace id in hexadecimal; empty when tracing is off."""
+    draft_problem: _builtins.str
+    """What kept the draft service from being used, at the end of the generation, in one sentence; empty where nothing did."""
     @_builtins.property
     def usage(self) -> Global___Usage:
         """Token counts."""
@@ -573,10 +582,11 @@ class GenerateSummary(_message.Message):
         exact: _builtins.bool = ...,
         seed: _builtins.int = ...,
         trace_id: _builtins.str = ...,
+        draft_problem: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["speculation", b"speculation", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exact", b"exact", "finish_reason", b"finish_reason", "seed", b"seed", "speculation", b"speculation", "timings", b"timings", "trace_id", b"trace_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft_problem", b"draft_problem", "exact", b"exact", "finish_reason", b"finish_reason", "seed", b"seed", "speculation", b"speculation", "timings", b"timings", "trace_id", b"trace_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -641,6 +651,7 @@ class ServiceStatus(_message.Message):
     IS_AVAILABLE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     """Where it is."""
     is_available: _builtins.bool
@@ -651,6 +662,12 @@ class ServiceStatus(_message.Message):
     def model(self) -> _common_pb2.ModelInfo:
         """Its model, where known."""
 
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What else is to be known, one sentence each: how the tokens of a draft differ from the target's without harm, and what
+        kept the last request that went on without it from using it.
+        """
+
     def __init__(
         self,
         *,
@@ -658,10 +675,11 @@ class ServiceStatus(_message.Message):
         is_available: _builtins.bool = ...,
         reason: _builtins.str = ...,
         model: _common_pb2.ModelInfo | None = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "is_available", b"is_available", "model", b"model", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "is_available", b"is_available", "model", b"model", "notes", b"notes", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

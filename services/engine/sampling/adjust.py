@@ -10,6 +10,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -86,12 +87,16 @@ def adjusted(
     counts: Mapping[int, int],
     allowed: NDArray[np.bool_] | None,
 ) -> Row:
-    """Applies mask, bias and penalties to logits [vocabulary]; counts are those of the penalty window.
+    """Applies masks, bias and penalties to logits [vocabulary]; counts are those of the penalty window.
 
     Ids beyond the row, which the other model of a pair may have, are passed over.
     """
+    is_own = allowed is not None or bool(params.suppressed_tokens)
     if allowed is not None:
         logits = np.where(allowed, logits, _MINUS_INFINITY)
+    if params.suppressed_tokens:
+        logits = logits.copy()
+        logits[_array(params.suppressed_tokens, logits.size)] = _MINUS_INFINITY
     if not counts and not params.logit_bias:
         return Row(logits, _NO_IDS, _NO_VALUES)
     ids = _sorted_ids({*counts, *params.logit_bias}, logits.size)
@@ -100,9 +105,15 @@ def adjusted(
         values += [params.logit_bias.get(token, 0.0) for token in ids.tolist()]
     if counts:
         values = _penalised(values, np.array([counts.get(token, 0) for token in ids.tolist()], np.int64), params)
-    dense = logits.copy() if allowed is None else logits
+    dense = logits if is_own else logits.copy()
     dense[ids] = _MINUS_INFINITY
     return Row(dense, ids, values)
+
+
+@lru_cache(maxsize=16)
+def _array(tokens: frozenset[int], vocabulary_size: int) -> NDArray[np.int64]:
+    """The same for every row of a request, and of most requests to a model. Sets remember their hash."""
+    return _sorted_ids(tokens, vocabulary_size)
 
 
 def _sorted_ids(ids: Iterable[int], vocabulary_size: int) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ MAX_TEMPERATURE: Final = 100.0
 MAX_PENALTY: Final = 100.0
 MAX_BIAS: Final = 100.0
 MAX_NUM_BIASES: Final = 4096  # a millisecond of each row at that
-MAX_LOGPROBS: Final = 20
+MAX_NUM_SUPPRESSED: Final = 4096  # of one request
 
 
 class SamplingError(ValueError):
@@ -42,10 +42,10 @@ class SamplingParams:
     """Number of tokens before the sampled position that the penalties look at; 0 switches them off."""
     logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
     """Addend per token id."""
+    suppressed_tokens: frozenset[int] = frozenset()
+    """Ids that are never chosen."""
     seed: int = 0
     """Key of the noise, an unsigned 64-bit integer."""
-    num_logprobs: int = 0
-    """Number of most probable tokens to report per position; choosing tokens never looks at it."""
 
     @property
     def has_penalties(self) -> bool:
@@ -70,8 +70,14 @@ class SamplingParams:
         _check_range("frequency_penalty", self.frequency_penalty, -MAX_PENALTY, MAX_PENALTY)
         _check_count("penalty_last_n", self.penalty_last_n)
         _check_bias(self.logit_bias, vocabulary_size)
+        _check_suppressed(self.suppressed_tokens, vocabulary_size)
         _check_count("seed", self.seed, 2**64 - 1)
-        _check_count("num_logprobs", self.num_logprobs, min(MAX_LOGPROBS, vocabulary_size))
+
+
+def check_num_suppressed(count: int) -> None:
+    """Raises SamplingError where one request suppresses too many tokens, as those are remembered."""
+    if count > MAX_NUM_SUPPRESSED:
+        raise SamplingError(f"suppressed_tokens names {count} tokens, but at most {MAX_NUM_SUPPRESSED} are taken")
 
 
 def _check_range(name: str, value: float, low: float, high: float, also: str = "") -> None:
@@ -97,3 +103,12 @@ def _check_bias(logit_bias: Mapping[int, float], vocabulary_size: int) -> None:
         if math.isinf(bias):
             raise SamplingError(f"logit_bias of token {token} must be finite; {-MAX_BIAS:g} bans a token in practice")
         _check_range(f"logit_bias of token {token}", bias, -MAX_BIAS, MAX_BIAS)
+
+
+def _check_suppressed(tokens: frozenset[int], vocabulary_size: int) -> None:
+    if not tokens:
+        return
+    if not 0 <= min(tokens) <= max(tokens) < vocabulary_size:
+        raise SamplingError(f"suppressed_tokens names token {max(tokens)}, but ids go from 0 to {vocabulary_size - 1}")
+    if len(tokens) == vocabulary_size:
+        raise SamplingError("suppressed_tokens leaves no token to choose")

@@ -16,7 +16,7 @@ from services.engine.sampling.params import SamplingParams
 def adjusted_logits(
     logits: Sequence[float], params: SamplingParams, history: Sequence[int], allowed: Sequence[bool] | None = None
 ) -> list[float]:
-    """Step 1: mask, bias and penalties. `history` holds every token before the position."""
+    """Step 1: masks, bias and penalties. `history` holds every token before the position."""
     window = history[-params.penalty_last_n :] if params.penalty_last_n else []
     counts: Mapping[int, int] = Counter(window)
     values = []
@@ -26,7 +26,8 @@ def adjusted_logits(
             repetition = params.repetition_penalty
             value = value * repetition if value <= 0 else value / repetition
             value -= counts[token] * params.frequency_penalty + params.presence_penalty
-        values.append(value if allowed is None or allowed[token] else -math.inf)
+        is_allowed = token not in params.suppressed_tokens and (allowed is None or allowed[token])
+        values.append(value if is_allowed else -math.inf)
     return values
 
 

@@ -20,7 +20,8 @@ VOCABULARY_SIZE = 100
         SamplingParams(temperature=1e-6, top_k=10**9),
         SamplingParams(repetition_penalty=0.5, presence_penalty=-100.0, frequency_penalty=100.0, penalty_last_n=0),
         SamplingParams(logit_bias={0: -100.0, VOCABULARY_SIZE - 1: 100.0}),
-        SamplingParams(seed=2**64 - 1, num_logprobs=20, penalty_last_n=2**32 - 1),
+        SamplingParams(seed=2**64 - 1, penalty_last_n=2**32 - 1),
+        SamplingParams(suppressed_tokens=frozenset(range(1, VOCABULARY_SIZE))),
     ],
 )
 def test_accepts_what_can_be_honoured(params: SamplingParams) -> None:
@@ -48,7 +49,8 @@ def test_accepts_what_can_be_honoured(params: SamplingParams) -> None:
         ("penalty_last_n", -1),
         ("seed", -1),
         ("seed", 2**64),
-        ("num_logprobs", 21),
+        ("suppressed_tokens", frozenset({3, VOCABULARY_SIZE})),
+        ("suppressed_tokens", frozenset({-1})),
         ("logit_bias", {VOCABULARY_SIZE: 0.0}),
         ("logit_bias", {-1: 0.0}),
         ("logit_bias", {3: math.nan}),
@@ -62,9 +64,9 @@ def test_refuses_with_a_sentence_that_names_the_field(field: str, value: object)
         params.validate(VOCABULARY_SIZE)
 
 
-def test_more_logprobs_than_tokens_are_refused() -> None:
-    with pytest.raises(SamplingError, match="num_logprobs must be between 0 and 5"):
-        SamplingParams(num_logprobs=6).validate(5)
+def test_something_must_be_left_to_choose() -> None:
+    with pytest.raises(SamplingError, match="suppressed_tokens leaves no token"):
+        SamplingParams(suppressed_tokens=frozenset(range(5))).validate(5)
 
 
 def test_is_frozen_and_hashable() -> None:

@@ -43,6 +43,18 @@ REQUESTS: list[tuple[str, dict[str, Any], int, SamplingParams]] = [
         7,
         SamplingParams(0.9, 9, 0.95, 0.02, 1.2, 0.3, -0.2, 3, {1: 4.0, 9: -1.5}, seed=9),
     ),
+    (
+        "greedy, suppressed tokens, one with a bias",
+        {"row": SHORT},
+        7,
+        SamplingParams(logit_bias={3: 100.0}, suppressed_tokens=frozenset({0, 3})),
+    ),
+    (
+        "suppressed tokens, top-k, penalties",
+        {"row": SHORT},
+        7,
+        SamplingParams(1.5, top_k=3, presence_penalty=0.5, suppressed_tokens=frozenset({0, 9}), seed=12),
+    ),
     ("large vocabulary", {"size": 151_936, "state": 1}, 1000, SamplingParams(0.8, seed=10)),
     ("large vocabulary, top-p", {"size": 151_936, "state": 2}, 1000, SamplingParams(0.5, top_p=0.9, seed=11)),
 ]
@@ -58,14 +70,15 @@ def logits_of(description: dict[str, Any]) -> NDArray[np.float32]:
 
 def fields_of(params: SamplingParams) -> dict[str, Any]:
     fields = asdict(params)
-    del fields["num_logprobs"]
     # As text: a 64-bit integer does not survive every JSON reader, and an object's keys are text anyway.
-    return fields | {"seed": str(params.seed), "logit_bias": {str(t): b for t, b in params.logit_bias.items()}}
+    fields |= {"seed": str(params.seed), "logit_bias": {str(t): b for t, b in params.logit_bias.items()}}
+    return fields | {"suppressed_tokens": sorted(params.suppressed_tokens)}
 
 
 def params_of(fields: dict[str, Any]) -> SamplingParams:
     bias = {int(token): bias for token, bias in fields["logit_bias"].items()}
-    return SamplingParams(**fields | {"seed": int(fields["seed"]), "logit_bias": bias})
+    suppressed = frozenset(fields["suppressed_tokens"])
+    return SamplingParams(**fields | {"seed": int(fields["seed"]), "logit_bias": bias, "suppressed_tokens": suppressed})
 
 
 def noise_vectors() -> list[dict[str, Any]]:

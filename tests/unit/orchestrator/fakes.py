@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 
 from orchestrator.drafter import Draft
+from orchestrator.limits import Limits
 from orchestrator.target import Verification
 from outrider.v1 import common_pb2, target_pb2
 from services.frame.digest import TokenSequence
@@ -38,6 +39,7 @@ class FakeTarget:
         next_token: Callable[[Sequence[int]], int] = next_token,
     ) -> None:
         self.num_resyncs = 0
+        self.limits = Limits(max_draft_tokens=1000, context_length=10_000)
         self.drafts: list[Sequence[int]] = []
         self._end_at = end_at
         self._is_exact = is_exact
@@ -59,7 +61,7 @@ class FakeTarget:
             result.num_accepted += 1
             held.append(token)
         result.next_token, result.is_end_of_generation = token, token == END
-        return Verification(result, waited_s=0.5, computed_s=0.25)
+        return Verification(result, draft_tokens, waited_s=0.5, computed_s=0.25)
 
 
 Strategy = Callable[[list[int], int], Sequence[int]]
@@ -71,6 +73,7 @@ class FakeDrafter:
     def __init__(self, strategy: Strategy, name: str = "remote") -> None:
         self.num_resyncs = 0
         self.num_fallbacks = 0
+        self.problem = ""
         self.asked: list[int] = []
         self.is_closed = False
         self._strategy = strategy

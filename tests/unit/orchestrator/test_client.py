@@ -9,7 +9,8 @@ import grpc
 import pytest
 from rich.console import Console
 
-from orchestrator.client import collect, fetch_status, generate, show, status_table, summary_line
+from orchestrator.client import collect, fetch_status, generate, pair_lines, show, status_table, summary_line
+from orchestrator.pair import Difference
 from orchestrator.target import target_unavailable
 from outrider.v1 import common_pb2, generation_pb2, generation_pb2_grpc
 from services.frame.errors import ServiceError, abort
@@ -293,3 +294,30 @@ async def test_a_proxy_that_cuts_a_generation(code: str, num_chunks: int) -> Non
         if num_chunks
         else f"no orchestrator answers at {address} (it was cut): "
     )
+
+
+def test_a_summary_says_what_kept_the_draft_from_being_used() -> None:
+    told = summary(num_cycles=10)
+    assert "draft service" not in str(summary_line(told))
+    told.draft_problem = "its context\nis full"
+    assert "plain decoding, no draft, without the draft service (its context is full), " in str(summary_line(told))
+
+
+def test_status_has_the_notes_of_a_service() -> None:
+    notes = ["token 1 '</s>' ends a generation in the target only", "the last request went on without it: it is full"]
+    reply = generation_pb2.GetStatusResponse(draft=generation_pb2.ServiceStatus(is_available=True, notes=notes))
+    out = io.StringIO()
+    Console(file=out, width=200).print(status_table(reply))
+    for note in notes:
+        assert note in out.getvalue()
+
+
+def test_a_pair_is_told_with_all_differences() -> None:
+    harmless, harmful = Difference("an end"), Difference("another text", is_harmful=True)
+    assert pair_lines([]) == ["the draft fits the target"]
+    assert pair_lines([harmless]) == ["the draft fits the target:", "  no harm: an end"]
+    assert pair_lines([harmless, harmful]) == [
+        "the draft does not fit the target:",
+        "  another text",
+        "  no harm: an end",
+    ]

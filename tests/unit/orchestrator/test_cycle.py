@@ -1,6 +1,6 @@
 """The cycle, with a target and drafters that are pure functions of the sequence."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given
@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from orchestrator.cycle import Cycle, run_cycles
 from orchestrator.generation import origins
+from orchestrator.limits import Limits
+from orchestrator.target import ContextFullError, Verification
 from outrider.v1 import generation_pb2
 from services.frame.digest import TokenSequence
 from services.frame.telemetry import Telemetry
@@ -155,3 +157,47 @@ async def test_any_drafter_gives_the_same_text(
     if end_at is not None and end_at < len(PROMPT) + num_tokens:
         expected = [*expected[: end_at - len(PROMPT)], END]
     assert text == expected
+
+
+async def test_a_target_that_takes_less_gets_less() -> None:
+    target = FakeTarget()
+    target.limits = Limits(max_draft_tokens=2, context_length=len(PROMPT) + 8)
+    cycles, text = await _cycles(target, FakeDrafter(perfect), 5, 40)
+    assert text == plain_text(PROMPT, 8)
+    assert [len(cycle.draft.tokens) for cycle in cycles] == [2, 2, 1]
+
+
+class Shrinking(FakeTarget):
+    """Is restarted with a smaller context and shorter drafts before its third verification."""
+
+    def __init__(self, context_length: int) -> None:
+        super().__init__()
+        self._smaller = Limits(max_draft_tokens=1, context_length=context_length)
+
+    async def verify(self, sequence: TokenSequence, draft_tokens: Sequence[int]) -> Verification:
+        if len(self.drafts) == 2:
+            self.limits = self._smaller
+            if len(sequence) >= self.limits.context_length:
+                raise ContextFullError("no room")
+            draft_tokens = draft_tokens[:1]
+        return await super().verify(sequence, draft_tokens)
+
+
+async def test_only_what_was_verified_of_a_draft_counts() -> None:
+    cycles, text = await _cycles(Shrinking(context_length=1000), FakeDrafter(perfect), 3, 12)
+    assert text == plain_text(PROMPT, 12)
+    assert [origins(cycle) for cycle in cycles] == [[A, A, A, B], [A, A, A, B], [A, B], [A, B]]
+
+
+async def test_a_text_ends_at_a_smaller_context() -> None:
+    _, text = await _cycles(Shrinking(context_length=len(PROMPT) + 7), FakeDrafter(perfect), 3, 40)
+    assert text == plain_text(PROMPT, 8)
+
+
+async def test_a_prompt_that_fits_no_more_is_an_error() -> None:
+    class Full(FakeTarget):
+        async def verify(self, sequence: TokenSequence, draft_tokens: Sequence[int]) -> Verification:
+            raise ContextFullError("no room")
+
+    with pytest.raises(ContextFullError):
+        await _cycles(Full(), FakeDrafter(perfect), 3, 12)

@@ -1,6 +1,6 @@
 """Several drafters as one: the first that tries drafts, and the others take over where it does not."""
 
-from orchestrator.drafter import NOBODY, Draft, FirstDrafter
+from orchestrator.drafter import NOBODY, Draft, FirstDrafter, NoDrafter
 from services.frame.digest import TokenSequence
 from tests.unit.orchestrator.fakes import FakeDrafter, Strategy, empty, perfect, plain_text
 
@@ -49,3 +49,12 @@ async def test_it_sums_up_and_closes_all() -> None:
     assert (drafter.num_resyncs, drafter.num_fallbacks) == (4, 6)
     await drafter.close()
     assert first.is_closed and second.is_closed
+
+
+async def test_the_first_problem_is_told() -> None:
+    fine = FakeDrafter(perfect)
+    assert FirstDrafter(fine).problem == ""
+    both = FirstDrafter(fine, NoDrafter("there is none"))
+    assert both.problem == "there is none"
+    assert (await both.propose(TokenSequence([1]), 2)).tokens
+    assert await NoDrafter("there is none").propose(TokenSequence([1]), 2) == Draft()

@@ -3,6 +3,7 @@
 import pytest
 
 from orchestrator.generation import Generation, draw_seed
+from orchestrator.limits import Limits
 from orchestrator.text import TextStream
 from outrider.v1 import generation_pb2
 from services.frame.digest import TokenSequence
@@ -40,6 +41,7 @@ async def generate(
     max_tokens: int = 8,
     context_length: int = 1000,
     is_same_target: bool = True,
+    stop_tokens: tuple[int, ...] = (),
 ) -> tuple[list[generation_pb2.GenerateChunk], generation_pb2.GenerateSummary]:
     generation = Generation(
         TokenSequence(PROMPT),
@@ -50,6 +52,7 @@ async def generate(
         max_tokens=max_tokens,
         context_length=context_length,
         telemetry=Telemetry.off(),
+        stop_tokens=stop_tokens,
     )
     chunks = [chunk async for chunk in generation.chunks()]
     return chunks, generation.summary(17, "a trace", is_same_target=is_same_target)
@@ -181,3 +184,41 @@ def test_drawn_seeds_use_all_64_bits() -> None:
     assert len(seeds) == 64
     assert all(0 <= seed < 2**64 for seed in seeds)
     assert max(seeds) >= 2**63
+
+
+@pytest.mark.parametrize("strategy", [empty, perfect])
+async def test_a_stop_token_ends_the_text_and_adds_none(strategy: Strategy) -> None:
+    """Also in the middle of a draft, and while text is held back that might begin a stop string."""
+    text = plain_text(PROMPT, 20)
+    num_before = next(index for index in range(2, 20) if text[index] not in text[:index])
+    before = text_of(text[:num_before])
+    chunks, summary = await generate(
+        strategy, max_tokens=20, stop_tokens=(text[num_before],), stop=(before[-1] + "beyond",)
+    )
+    assert tokens_of(chunks) == text[: num_before + 1]
+    assert "".join(chunk.text for chunk in chunks) == before
+    assert summary.finish_reason == generation_pb2.FINISH_REASON_STOP
+    assert summary.usage.num_generated_tokens == num_before + 1
+
+
+async def test_the_token_that_ends_a_generation_adds_no_text() -> None:
+    """Some have one, and one that was named at start may be any."""
+    spelled = [*TOKEN_BYTES[:-1], b"<|end|>"]
+    chunks, summary = await generate(perfect, target=FakeTarget(end_at=len(PROMPT) + 5), token_bytes=spelled)
+    assert tokens_of(chunks)[-1] == END
+    assert "".join(chunk.text for chunk in chunks) == text_of(plain_text(PROMPT, 5))
+    assert summary.finish_reason == generation_pb2.FINISH_REASON_END_OF_GENERATION
+
+
+async def test_a_smaller_target_ends_a_text_with_a_full_context() -> None:
+    target = FakeTarget()
+    target.limits = Limits(max_draft_tokens=3, context_length=len(PROMPT) + 5)
+    chunks, summary = await generate(perfect, target=target, max_tokens=20)
+    assert tokens_of(chunks) == plain_text(PROMPT, 5)
+    assert summary.finish_reason == generation_pb2.FINISH_REASON_CONTEXT_FULL
+
+
+async def test_what_kept_the_draft_from_being_used_is_told() -> None:
+    drafter = FakeDrafter(empty)
+    drafter.problem = "it is away"
+    assert (await generate(drafter=drafter))[1].draft_problem == "it is away"

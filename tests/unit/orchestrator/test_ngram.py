@@ -145,3 +145,9 @@ async def test_the_text_is_the_targets_own(
         assert len(cycle.draft.tokens) <= num_draft_tokens
     # Of 144 pairs of tokens one comes again before long, and everything after it is known.
     assert next_token is not forgetful or num_draft_tokens == 0 or len(cycles) < 300
+
+
+async def test_an_id_that_may_not_be_said_is_not_proposed_nor_what_follows() -> None:
+    sequence = TokenSequence([1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5])
+    for never, expected in (([], [6, 7, 8]), ([7], [6]), ([6], [])):
+        assert list((await NgramDrafter(3, 8, never).propose(sequence, 4)).tokens) == expected

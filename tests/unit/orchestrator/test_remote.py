@@ -1,7 +1,7 @@
 """The remote drafter: whatever goes wrong, it answers, and the service is left alone for a while."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +11,7 @@ import pytest
 
 from orchestrator import breaker as breaker_module
 from orchestrator.breaker import Breaker
+from orchestrator.draft_view import DraftView
 from orchestrator.drafter import Draft
 from orchestrator.patience import DraftPatience
 from orchestrator.remote import RemoteDrafter
@@ -24,6 +25,7 @@ from tests.waiting import PATIENCE_S, soon
 PROMPT = [1, 2, 3]
 SAMPLING = common_pb2.Sampling(temperature=0.5, seed=9)
 VOCABULARY_SIZE = 100
+STAND_IN = 5
 
 
 def pass_time(monkeypatch: pytest.MonkeyPatch, duration_s: float) -> None:
@@ -41,31 +43,66 @@ def error(code: grpc.StatusCode, reason: str = "SOME_REASON") -> ServiceError:
     return ServiceError(code, reason, "a message")
 
 
+def described(**fields: Any) -> common_pb2.ModelInfo:
+    """What a draft service says that it serves."""
+    values: dict[str, Any] = {"tokenizer_fingerprint": "one", "vocabulary_size": VOCABULARY_SIZE}
+    return common_pb2.ModelInfo(**{**values, "max_draft_tokens": 16, "context_length": 10_000, **fields})
+
+
+class Service:
+    """What the sessions of a draft service share."""
+
+    def __init__(self, channel: grpc.aio.Channel, breaker: Breaker, patience: DraftPatience) -> None:
+        self.stub = draft_pb2_grpc.DraftServiceStub(channel)
+        self.breaker = breaker
+        self.patience = patience
+        self.model = described()
+        self.suspicions: list[tuple[common_pb2.ModelInfo, str]] = []
+
+    def suspect(self, model: common_pb2.ModelInfo, reason: str) -> None:
+        self.suspicions.append((model, reason))
+
+
+def drafter_of(service: Service, min_joint_confidence: float = 0.0, **sampling: Any) -> RemoteDrafter:
+    """A session of it."""
+    params = common_pb2.Sampling(**sampling) if sampling else SAMPLING
+    return RemoteDrafter(
+        service,
+        "the session",
+        DraftView(params, [], STAND_IN),
+        Telemetry.off(),
+        vocabulary_size=VOCABULARY_SIZE,
+        min_joint_confidence=min_joint_confidence,
+    )
+
+
+@asynccontextmanager
+async def serviced(
+    script: Script,
+    *,
+    breaker: Breaker | None = None,
+    patience: DraftPatience | None = None,
+    options: Sequence[tuple[str, Any]] = (),
+) -> AsyncIterator[Service]:
+    """A service that follows the script."""
+    add = draft_pb2_grpc.add_DraftServiceServicer_to_server
+    async with serving(add, ScriptedDraft(script), options) as channel:
+        # Tries again at once.
+        yield Service(channel, breaker or Breaker(retry_s=0.0), patience or DraftPatience(PATIENCE_S))
+
+
 @asynccontextmanager
 async def attached(
     script: Script,
     *,
     breaker: Breaker | None = None,
     patience: DraftPatience | None = None,
-    most_draft_tokens: Callable[[], int] = lambda: 16,
     min_joint_confidence: float = 0.0,
     options: Sequence[tuple[str, Any]] = (),
 ) -> AsyncIterator[RemoteDrafter]:
     """A drafter whose service follows the script."""
-    add = draft_pb2_grpc.add_DraftServiceServicer_to_server
-    async with serving(add, ScriptedDraft(script), options) as channel:
-        drafter = RemoteDrafter(
-            draft_pb2_grpc.DraftServiceStub(channel),
-            "the session",
-            SAMPLING,
-            Telemetry.off(),
-            # Tries again at once.
-            breaker or Breaker(retry_s=0.0),
-            vocabulary_size=VOCABULARY_SIZE,
-            patience=patience or DraftPatience(PATIENCE_S),
-            most_draft_tokens=most_draft_tokens,
-            min_joint_confidence=min_joint_confidence,
-        )
+    async with serviced(script, breaker=breaker, patience=patience, options=options) as service:
+        drafter = drafter_of(service, min_joint_confidence)
         yield drafter
         await drafter.close()
 
@@ -96,22 +133,30 @@ async def test_nothing_is_asked_where_nothing_is_wanted() -> None:
 async def test_it_asks_for_no_more_than_the_service_proposes() -> None:
     """Another service with another limit may take its place at any time, or one that proposes nothing."""
     script = Script([proposal(7), proposal(8)])
-    limits = iter([3, 0, 5])
-    async with attached(script, most_draft_tokens=lambda: next(limits)) as drafter:
+    async with serviced(script) as service:
+        drafter = drafter_of(service)
+        service.model = described(max_draft_tokens=3)
         assert list((await drafter.propose(TokenSequence(PROMPT), 4)).tokens) == [7]
+        service.model = described(max_draft_tokens=0)
         assert await drafter.propose(TokenSequence(PROMPT), 4) == Draft()
+        assert drafter.problem == "the draft service is set to propose no tokens"
+        service.model = described(max_draft_tokens=5)
         assert list((await drafter.propose(TokenSequence(PROMPT), 4)).tokens) == [8]
+        assert drafter.problem == ""
+        await drafter.close()
     assert [request.num_draft_tokens for request in script.requests] == [3, 4]
 
 
-async def test_a_service_that_takes_less_than_it_told_is_asked_again() -> None:
-    """It has just been replaced: what it takes will be known when it is tried again."""
-    limits = iter([8, 8, 2])
-    script = Script([proposal(7), error(grpc.StatusCode.OUT_OF_RANGE, "DRAFT_TOO_LONG"), proposal(8)])
-    async with attached(script, most_draft_tokens=lambda: next(limits)) as drafter:
+@pytest.mark.parametrize(("most", "num_asked"), [("2", 2), ("", 8)])
+async def test_a_service_that_takes_less_than_it_told_is_asked_again(most: str, num_asked: int) -> None:
+    """It has just been replaced, and may say itself what it takes."""
+    refusal = ServiceError(grpc.StatusCode.OUT_OF_RANGE, "DRAFT_TOO_LONG", "a message", metadata={"most": most})
+    script = Script([proposal(7), refusal, proposal(8)])
+    async with attached(script) as drafter:
         drafts = [await drafter.propose(TokenSequence(PROMPT), 8) for _ in range(3)]
+        assert drafter.num_fallbacks == (not most)
     assert [list(draft.tokens) for draft in drafts] == [[7], [], [8]]
-    assert [request.num_draft_tokens for request in script.requests] == [8, 8, 2]
+    assert [request.num_draft_tokens for request in script.requests] == [8, 8, num_asked]
 
 
 async def test_an_empty_draft_is_the_services_answer_too() -> None:
@@ -309,6 +354,7 @@ async def test_a_service_that_is_too_busy_is_asked_again_in_the_next_cycle(caplo
         drafts = [await drafter.propose(TokenSequence(PROMPT), 1) for _ in range(7)]
         assert [list(draft.tokens) for draft in drafts] == [[7], [], [], [], [], [], [8]]
         assert {draft.drafter for draft in drafts} == {"remote"}
+        assert drafter.problem == ""
         assert not breaker.is_open
         assert drafter.num_fallbacks == drafter.num_resyncs == 0
     assert caplog.messages == []
@@ -354,16 +400,104 @@ async def test_a_stream_that_somebody_cuts_on_the_way_costs_this_cycle_and_no_mo
 async def test_a_service_that_is_not_there() -> None:
     breaker = Breaker(retry_s=1000.0)
     async with grpc.aio.insecure_channel("127.0.0.1:1") as channel:
-        drafter = RemoteDrafter(
-            draft_pb2_grpc.DraftServiceStub(channel),
-            "the session",
-            SAMPLING,
-            Telemetry.off(),
-            breaker,
-            vocabulary_size=VOCABULARY_SIZE,
-            patience=DraftPatience(PATIENCE_S),
-            most_draft_tokens=lambda: 16,
-        )
+        drafter = drafter_of(Service(channel, breaker, DraftPatience(PATIENCE_S)))
         assert (await drafter.propose(TokenSequence(PROMPT), 2)).tokens == ()
         assert breaker.is_open
         await drafter.close()
+        assert drafter.problem
+
+
+async def test_an_answer_after_the_verdict_that_the_draft_does_not_fit_is_not_used() -> None:
+    breaker = Breaker(retry_s=0.0)
+
+    def find_unfit(request: draft_pb2.ProposeRequest) -> Answer:
+        breaker.disable("it does not fit")
+        return proposal(8)
+
+    script = Script([proposal(7), find_unfit, proposal(9)])
+    async with attached(script, breaker=breaker) as drafter:
+        drafts = [await drafter.propose(TokenSequence(PROMPT), 1) for _ in range(3)]
+        assert [list(draft.tokens) for draft in drafts] == [[7], [], []]
+        assert breaker.is_disabled
+        assert breaker.reason == drafter.problem == "it does not fit"
+        assert len(script.requests) == 2
+
+
+async def test_a_draft_with_other_tokens_than_were_compared_is_suspected_and_not_used() -> None:
+    changed = error(grpc.StatusCode.FAILED_PRECONDITION, "TOKENIZER_CHANGED")
+    script = Script([proposal(7), changed, proposal(8)])
+    async with serviced(script) as service:
+        drafter, compared = drafter_of(service), service.model
+        for expected in ([7], []):
+            assert list((await drafter.propose(TokenSequence(PROMPT), 1)).tokens) == expected
+        assert service.suspicions == [(compared, "a message")]
+        assert service.suspicions[0][0] is compared
+        # It was compared, and fits: it gets the whole sequence.
+        service.model = described(tokenizer_fingerprint="two")
+        assert list((await drafter.propose(TokenSequence(PROMPT), 1)).tokens) == [8]
+        await drafter.close()
+    assert [request.tokenizer_fingerprint for request in script.requests] == ["one", "one", "two"]
+    assert [request.context.cached_length for request in script.requests] == [0, 2, 0]
+
+
+async def test_a_draft_whose_context_is_full_was_not_lost() -> None:
+    script = Script([proposal(7), proposal(8)])
+    sequence = TokenSequence(PROMPT)
+    breaker = Breaker(retry_s=1000.0)
+    async with serviced(script, breaker=breaker) as service:
+        service.model = described(context_length=4)
+        drafter = drafter_of(service)
+        for expected in ([7], [8], []):
+            assert list((await drafter.propose(sequence, 4)).tokens) == expected
+            sequence.extend([4])
+        assert drafter.problem == "the context of the draft is full: it holds 4 tokens"
+        assert drafter.num_fallbacks == 0
+        assert not breaker.is_open
+        await drafter.close()
+    # Up to the last position: the last draft token is never evaluated there.
+    assert [request.num_draft_tokens for request in script.requests] == [2, 1]
+
+
+async def test_a_draft_that_holds_less_than_it_told_was_not_lost() -> None:
+    refusal = ServiceError(grpc.StatusCode.OUT_OF_RANGE, "CONTEXT_TOO_LONG", "a message", metadata={"most": "3"})
+    script = Script([refusal, proposal(7)])
+    async with attached(script) as drafter:
+        assert (await drafter.propose(TokenSequence(PROMPT), 4)).tokens == ()
+        assert list((await drafter.propose(TokenSequence(PROMPT), 4)).tokens) == [7]
+        assert (await drafter.propose(TokenSequence([*PROMPT, 4]), 4)) == Draft()
+        assert drafter.problem == "the context of the draft is full: it holds 3 tokens"
+        assert drafter.num_fallbacks == 0
+
+
+async def test_a_draft_is_asked_with_stand_ins_for_what_it_lacks() -> None:
+    script = Script([proposal(7), proposal(8)])
+    async with serviced(script) as service:
+        service.model = described(vocabulary_size=50)
+        drafter = drafter_of(service, logit_bias={3: 1.0, 60: 1.0})
+        sequence = TokenSequence([60, 1, 99])
+        await drafter.propose(sequence, 1)
+        await drafter.propose(sequence.extend([7, 50]), 1)
+        await drafter.close()
+    first, second = script.requests
+    assert list(first.context.tokens) == [STAND_IN, 1, STAND_IN]
+    assert second.context.cached_length == 3
+    assert list(second.context.tokens) == [7, STAND_IN]
+    assert dict(first.sampling.logit_bias) == {3: 1.0}
+
+
+async def test_what_a_service_refuses_is_told() -> None:
+    async with attached(Script([error(grpc.StatusCode.INVALID_ARGUMENT)])) as drafter:
+        await drafter.propose(TokenSequence(PROMPT), 1)
+        await drafter.propose(TokenSequence(PROMPT), 1)
+        assert drafter.problem == "a message"
+
+
+async def test_a_single_draft_that_is_missing_is_no_news() -> None:
+    busy = error(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")
+    script = Script([busy, proposal(7), busy, busy, proposal(8)])
+    async with attached(script) as drafter:
+        told = []
+        for _ in range(5):
+            await drafter.propose(TokenSequence(PROMPT), 1)
+            told.append(drafter.problem)
+    assert told == ["a message", "", "", "a message", ""]

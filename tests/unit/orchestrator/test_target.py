@@ -3,12 +3,13 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
+from typing import Any
 
 import grpc
 import pytest
 
 from orchestrator import target as target_module
-from orchestrator.target import TargetSession
+from orchestrator.target import ContextFullError, TargetSession
 from outrider.v1 import common_pb2, target_pb2, target_pb2_grpc
 from services.frame.digest import TokenSequence
 from services.frame.errors import ServiceError
@@ -18,7 +19,8 @@ from tests.waiting import PATIENCE_S, soon
 
 PROMPT = [1, 2, 3]
 SAMPLING = common_pb2.Sampling(temperature=0.5, seed=9)
-MODEL = common_pb2.ModelInfo(name="target", tokenizer_fingerprint="one", numerics_fingerprint="one")
+LIMITS: dict[str, Any] = {"max_draft_tokens": 16, "context_length": 100}
+MODEL = common_pb2.ModelInfo(name="target", tokenizer_fingerprint="one", numerics_fingerprint="one", **LIMITS)
 UNAVAILABLE = ServiceError(grpc.StatusCode.UNAVAILABLE, "NOT_READY", "it is stopping")
 
 
@@ -113,7 +115,7 @@ async def test_a_target_that_is_away_is_waited_for(accident: ServiceError) -> No
 
 
 async def test_whoever_answers_after_a_stream_has_ended_is_asked_who_it_is() -> None:
-    other = common_pb2.ModelInfo(tokenizer_fingerprint="one", numerics_fingerprint="two")
+    other = common_pb2.ModelInfo(tokenizer_fingerprint="one", numerics_fingerprint="two", **LIMITS)
     script = Script([verdict(0, 4), verdict(0, 5), verdict(0, 6), verdict(0, 7)], ends_after=(1, 2))
     sequence = TokenSequence(PROMPT)
     async with attached(script, [MODEL, other]) as session:
@@ -192,7 +194,7 @@ async def test_a_refusal_is_passed_on(code: grpc.StatusCode, reason: str) -> Non
 
 
 async def test_another_tokenizer_ends_the_generation() -> None:
-    other = common_pb2.ModelInfo(tokenizer_fingerprint="two", numerics_fingerprint="one")
+    other = common_pb2.ModelInfo(tokenizer_fingerprint="two", numerics_fingerprint="one", **LIMITS)
     script = Script([UNAVAILABLE])
     async with attached(script, [other]) as session:
         error = await _refused(session)
@@ -201,7 +203,7 @@ async def test_another_tokenizer_ends_the_generation() -> None:
 
 
 async def test_other_numerics_are_told() -> None:
-    other = common_pb2.ModelInfo(tokenizer_fingerprint="one", numerics_fingerprint="two")
+    other = common_pb2.ModelInfo(tokenizer_fingerprint="one", numerics_fingerprint="two", **LIMITS)
     script = Script([UNAVAILABLE, verdict(0, 4)])
     async with attached(script, [other]) as session:
         await session.verify(TokenSequence(PROMPT), [])
@@ -209,8 +211,56 @@ async def test_other_numerics_are_told() -> None:
 
 
 async def test_other_numerics_are_refused_where_exactness_is_demanded() -> None:
-    other = common_pb2.ModelInfo(tokenizer_fingerprint="one", numerics_fingerprint="two")
+    other = common_pb2.ModelInfo(tokenizer_fingerprint="one", numerics_fingerprint="two", **LIMITS)
     script = Script([UNAVAILABLE])
     async with attached(script, [other], require_exact=True) as session:
         error = await _refused(session)
     assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "EXACT_UNAVAILABLE")
+
+
+def too_long(reason: str, most: int) -> ServiceError:
+    """As a service refuses what is longer than it takes."""
+    return ServiceError(grpc.StatusCode.OUT_OF_RANGE, reason, "a message", metadata={"most": str(most)})
+
+
+async def test_a_target_that_takes_shorter_drafts_gets_the_beginning() -> None:
+    """It has taken another's place, in a failover perhaps, and tells by itself what it takes."""
+    script = Script([verdict(0, 4), too_long("DRAFT_TOO_LONG", 2), verdict(2, 7), verdict(0, 8)])
+    sequence = TokenSequence(PROMPT)
+    async with attached(script) as session:
+        assert list((await session.verify(sequence, [4, 5, 6])).draft_tokens) == [4, 5, 6]
+        assert list((await session.verify(sequence.extend([4]), [5, 6, 9, 9])).draft_tokens) == [5, 6]
+        assert session.limits.max_draft_tokens == 2
+        await session.verify(sequence.extend([5, 6, 7]), [])
+    assert [list(request.draft_tokens) for request in script.requests] == [[4, 5, 6], [5, 6, 9, 9], [5, 6], []]
+
+
+async def test_a_target_that_comes_back_smaller_is_asked_for_no_more_than_it_takes() -> None:
+    smaller = common_pb2.ModelInfo()
+    smaller.CopyFrom(MODEL)
+    smaller.max_draft_tokens, smaller.context_length = 3, 6
+    script = Script([UNAVAILABLE, verdict(0, 4)])
+    async with attached(script, [smaller]) as session:
+        # Of six tokens, three are there, and the target's own comes last.
+        assert list((await session.verify(TokenSequence(PROMPT), [5, 6, 7, 8])).draft_tokens) == [5, 6]
+
+
+@pytest.mark.parametrize(("most", "draft_tokens"), [(5, [7]), (4, [])])
+async def test_a_target_that_holds_less_gets_what_still_fits(most: int, draft_tokens: list[int]) -> None:
+    script = Script([too_long("CONTEXT_TOO_LONG", most), verdict(0, 4)])
+    async with attached(script) as session:
+        assert list((await session.verify(TokenSequence(PROMPT), [7, 8, 9])).draft_tokens) == draft_tokens
+
+
+async def test_a_sequence_as_long_as_a_context_is_at_its_end() -> None:
+    script = Script([too_long("CONTEXT_TOO_LONG", 3)])
+    async with attached(script) as session:
+        with pytest.raises(ContextFullError, match="the prompt has 3 tokens, the target holds 3 now"):
+            await session.verify(TokenSequence(PROMPT), [7])
+
+
+@pytest.mark.parametrize("most", ["", "many", "100"])
+async def test_a_refusal_that_names_no_lower_limit_is_passed_on(most: str) -> None:
+    error = ServiceError(grpc.StatusCode.OUT_OF_RANGE, "CONTEXT_TOO_LONG", "a message", metadata={"most": most})
+    async with attached(Script([error])) as session:
+        assert (await _refused(session)).message == "a message"

@@ -18,6 +18,8 @@ def fake_target(engine: Engine, runtime: Runtime) -> TargetServicer:
     """A servicer whose model ends a generation with token END."""
     settings = SimpleNamespace(max_message_bytes=1 << 24)
     server = SimpleNamespace(cycle_telemetry=Telemetry.off(), draining=asyncio.Event(), settings=settings)
-    vocabulary = SimpleNamespace(size=runtime.vocabulary_size, end_of_generation=frozenset({END}))
+    vocabulary = SimpleNamespace(
+        size=runtime.vocabulary_size, end_of_generation=frozenset({END}), suppressed=frozenset()
+    )
     info = common_pb2.ModelInfo(context_length=runtime.context_length, max_draft_tokens=MAX_DRAFT_TOKENS)
     return TargetServicer(cast(Any, server), cast(Any, vocabulary), engine, info, None)
