@@ -312,7 +312,7 @@ class Sampling(_message.Message):
     penalty_last_n: _builtins.int
     """Length of the penalty window in tokens, prompt and draft tokens included. Unset is 64."""
     seed: _builtins.int
-    """Key of the noise. The same seed gives the same text."""
+    """Key of the noise, all 64 bits of it. The same seed gives the same text."""
     @_builtins.property
     def logit_bias(self) -> _containers.ScalarMap[_builtins.int, _builtins.float]:
         """Added to the logits of single tokens, each in [-100, 100]."""
