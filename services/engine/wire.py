@@ -113,7 +113,7 @@ def _read_sampling(data: bytes, vocabulary_size: int) -> SamplingParams:
     try:
         params.validate(vocabulary_size)
     except SamplingError as error:
-        raise invalid_argument("INVALID_SAMPLING", "sampling", str(error)) from error
+        raise invalid_argument("INVALID_SAMPLING", f"sampling.{error.field}", str(error)) from error
     return params
 
 

@@ -49,6 +49,11 @@ class HealthService(health_pb2_grpc.HealthServicer):
             await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no service {request.service!r} here")
         return health_pb2.HealthCheckResponse(status=status)
 
+    async def List(self, request: health_pb2.HealthListRequest, context: RpcContext) -> health_pb2.HealthListResponse:
+        """Answer with the health of everything, by name."""
+        statuses = {name: health_pb2.HealthCheckResponse(status=status) for name, status in self._statuses.items()}
+        return health_pb2.HealthListResponse(statuses=statuses)
+
     async def Watch(
         self, request: health_pb2.HealthCheckRequest, context: RpcContext
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
