@@ -224,7 +224,7 @@ def _check(request: generation_pb2.GenerateRequest, info: common_pb2.ModelInfo) 
 
 
 def _token_bytes(model: ServedModel) -> list[bytes]:
-    return [entry.bytes for entry in model.entries]
+    return [entry.output for entry in model.entries]
 
 
 def _trace_id(span: trace.Span) -> str:
