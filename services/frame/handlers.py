@@ -114,10 +114,7 @@ class HandlerRegistry(grpc.GenericRpcHandler):
         async def framed(request: Any, context: RpcContext) -> Any:
             self._count(context)
             try:
-                self._check_open()
-                _check_readable(request)
-                if is_duplex:
-                    await context.send_initial_metadata(())
+                await self._begin(request, context, is_duplex=is_duplex)
                 return await behavior(request, context)
             except grpc.aio.AbortError:
                 raise
@@ -130,10 +127,7 @@ class HandlerRegistry(grpc.GenericRpcHandler):
         async def framed(request: Any, context: RpcContext) -> AsyncGenerator[Any, None]:
             self._count(context)
             try:
-                self._check_open()
-                _check_readable(request)
-                if is_duplex:
-                    await context.send_initial_metadata(())
+                await self._begin(request, context, is_duplex=is_duplex)
                 # Closed here and now when the caller vanishes between two replies, not when garbage is collected.
                 async with aclosing(behavior(request, context)) as replies:
                     async for reply in replies:
@@ -145,13 +139,18 @@ class HandlerRegistry(grpc.GenericRpcHandler):
 
         return framed
 
-    def _check_open(self) -> None:
-        """Raise ServiceError for a call that came before the end began, and whose request came after it.
+    async def _begin(self, request: Any, context: RpcContext, *, is_duplex: bool) -> None:
+        """Let a call begin.
 
-        Nobody waits for it any more: it would be cut off in the middle.
+        Raises ServiceError for what `_deserializer` gave in place of a request, and for a call that came before the end
+        began and whose request came after it: nobody waits for it any more, it would be cut off in the middle.
         """
         if self.is_draining:
             raise self._not_ready()
+        if isinstance(request, ServiceError):
+            raise request
+        if is_duplex:
+            await context.send_initial_metadata(())
 
     def _count(self, context: RpcContext) -> None:
         """Count a call until its status is sent, which is after its behaviour has returned."""
@@ -194,9 +193,3 @@ def _unreadable(error: DecodeError) -> ServiceError:
     return ServiceError(
         grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "the request is not a message of this method"
     )
-
-
-def _check_readable(request: Any) -> None:
-    """Raise what `_deserializer` gave in place of a request."""
-    if isinstance(request, ServiceError):
-        raise request

@@ -89,7 +89,7 @@ def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     # Where Go looks for a package `outrider` that is no module.
     folder = root / "src" / "outrider"
     shutil.copytree(ROOT / "examples" / request.param, folder)
-    variables = {"GO111MODULE": "off", "GOPATH": f"{root}:{gopath}", "GOCACHE": str(root / "cache")}
+    variables = {"GO111MODULE": "off", "GOPATH": f"{root}:{gopath}", "GOCACHE": str(root / "cache"), "GOFLAGS": ""}
     made = subprocess.run(
         ["make", "-C", str(folder), f"PROTOS={ROOT / 'protos'}"],
         env=os.environ | variables,
