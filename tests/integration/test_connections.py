@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -156,8 +157,9 @@ async def test_a_client_that_is_stopped_gives_its_place_up(pair: Pair) -> None:
         with running(client_program, "--address", orchestrator.address, "def main(") as process:
             await gate.reached()
             async with stopped(process):
-                while (await client.status()).num_active:
-                    await asyncio.sleep(0.005)
+                async with asyncio.timeout(PATIENCE_S):
+                    while (await client.status()).num_active:
+                        await asyncio.sleep(0.005)
                 gate.open()
                 await until_idle(target)
                 assert (await client.generate(max_tokens=4)).tokens
@@ -188,6 +190,8 @@ def running(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
     """A Python program."""
     process = subprocess.Popen(
         [sys.executable, *arguments],
+        # An example finds what lies beside it.
+        env={name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

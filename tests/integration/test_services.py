@@ -63,7 +63,8 @@ async def test_reflection(shared_system: System, name: str) -> None:
             return found
 
     found = await asyncio.to_thread(reflect)
-    assert set(found) == SERVICES[name] | {"grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
+    reflections = {f"grpc.reflection.{version}.ServerReflection" for version in ("v1", "v1alpha")}
+    assert set(found) == SERVICES[name] | reflections | {"grpc.health.v1.Health"}
     if name == "target":
         assert {"VerifyBatch", "VerifyStream", "Tokenize"} <= found["outrider.v1.TargetService"]
 

@@ -79,7 +79,7 @@ async def test_health_of_everything(serve: Any, connect: Connect) -> None:
     stub = health_pb2_grpc.HealthStub(connect(server))
     for is_serving in (True, False):
         server.set_serving(is_serving)
-        listed = await stub.List(health_pb2.HealthListRequest())
+        listed = await stub.List(health_pb2.HealthListRequest())  # type: ignore[attr-defined]
         assert {name: reply.status == SERVING for name, reply in listed.statuses.items()} == {
             "": is_serving,
             "test.Echo": is_serving,
