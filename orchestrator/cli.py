@@ -20,8 +20,13 @@ from orchestrator.cli_options import (
     DraftOption,
     ExactOption,
     JsonOption,
+    PeerCaOption,
+    PeerCertOption,
+    PeerKeyOption,
+    PeerTlsOption,
     TargetOption,
     TemperatureOption,
+    orchestrator_tls,
     own_stack,
     peer_tls,
     refuse_empty,
@@ -38,6 +43,7 @@ from orchestrator.progress import waiting, watched
 from orchestrator.stack import Stack, StackOptions
 from orchestrator.stdin import Lines
 from outrider.v1 import common_pb2, generation_pb2, target_pb2
+from services.frame.channel import ClientTls
 from services.frame.errors import ServiceError
 from services.frame.logging import configure_logging
 from services.frame.output import CODE_FAILED, CODE_INTERRUPTED, announce, guarded_output, say
@@ -77,7 +83,12 @@ def serve(
     draft: DraftOption = None,
     drafter: DrafterOption = None,
     host: Annotated[
-        str, typer.Option(callback=refuse_empty, envvar="OUTRIDER_ORCHESTRATOR_HOST", help="address to listen on")
+        str,
+        typer.Option(
+            callback=refuse_empty,
+            envvar="OUTRIDER_ORCHESTRATOR_HOST",
+            help="address to listen on, or unix:/path, a socket without a port",
+        ),
     ] = "127.0.0.1",
     port: Annotated[
         int,
@@ -113,6 +124,10 @@ def generate_command(
     exact: ExactOption = "auto",
     speculation: Annotated[str, typer.Option(help="auto, off, or a fixed number of draft tokens")] = "auto",
     drafter: DrafterOption = None,
+    over_tls: PeerTlsOption = False,
+    peer_ca: PeerCaOption = None,
+    peer_cert: PeerCertOption = None,
+    peer_key: PeerKeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Stream a generation; accepted, recovered and bonus tokens each have a colour."""
@@ -124,7 +139,8 @@ def generate_command(
         speculation=speculation_of(speculation, drafter),
     )
     options = own_stack(context, address, target, draft, drafter, exact)
-    run(_generate(address, options, request, as_json))
+    tls = orchestrator_tls(address, over_tls, peer_ca, peer_cert, peer_key)
+    run(_generate(address, tls, options, request, as_json))
 
 
 @app.command()
@@ -137,6 +153,10 @@ def chat(
     temperature: TemperatureOption = 0.8,
     exact: ExactOption = "auto",
     drafter: DrafterOption = None,
+    over_tls: PeerTlsOption = False,
+    peer_ca: PeerCaOption = None,
+    peer_cert: PeerCertOption = None,
+    peer_key: PeerKeyOption = None,
 ) -> None:
     """Talk with a model that has a chat template; an empty line or Ctrl-D ends it."""
     options = own_stack(context, address, target, draft, drafter, exact)
@@ -145,16 +165,21 @@ def chat(
         sampling=common_pb2.Sampling(temperature=valid_temperature(temperature)),
         speculation=speculation_of("auto", drafter),
     )
-    run(_chat(address, options, template))
+    tls = orchestrator_tls(address, over_tls, peer_ca, peer_cert, peer_key)
+    run(_chat(address, tls, options, template))
 
 
 @app.command()
 def status(
     address: Annotated[str, typer.Option(callback=refuse_empty, help="the orchestrator")] = "127.0.0.1:50050",
+    over_tls: PeerTlsOption = False,
+    peer_ca: PeerCaOption = None,
+    peer_cert: PeerCertOption = None,
+    peer_key: PeerKeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Tell what an orchestrator is connected to and how it is doing."""
-    reply = run(_status(address))
+    reply = run(_status(address, orchestrator_tls(address, over_tls, peer_ca, peer_cert, peer_key)))
     if as_json:
         print(json.dumps(to_json(reply)))
     else:
@@ -207,9 +232,9 @@ def main() -> None:
         sys.exit(error.code if isinstance(error, Interrupted) else CODE_INTERRUPTED)
 
 
-async def _status(address: str) -> generation_pb2.GetStatusResponse:
+async def _status(address: str, tls: ClientTls | None) -> generation_pb2.GetStatusResponse:
     async with waiting(f"the orchestrator at {address}"):
-        return await fetch_status(address)
+        return await fetch_status(address, tls)
 
 
 async def _serve(options: StackOptions) -> None:
@@ -221,10 +246,14 @@ async def _serve(options: StackOptions) -> None:
 
 
 async def _generate(
-    address: str, options: StackOptions | None, request: generation_pb2.GenerateRequest, as_json: bool
+    address: str,
+    tls: ClientTls | None,
+    options: StackOptions | None,
+    request: generation_pb2.GenerateRequest,
+    as_json: bool,
 ) -> None:
     async def use(address: str) -> None:
-        messages = generate(address, request)
+        messages = generate(address, request, tls)
         if as_json:
             async with waiting("the end of the text"):
                 answer = await collect(messages)
@@ -235,18 +264,20 @@ async def _generate(
     await _run(address, options, use)
 
 
-async def _chat(address: str, options: StackOptions | None, template: generation_pb2.GenerateRequest) -> None:
+async def _chat(
+    address: str, tls: ClientTls | None, options: StackOptions | None, template: generation_pb2.GenerateRequest
+) -> None:
     messages: list[target_pb2.ChatMessage] = []
     console, lines = Console(highlight=False), Lines()
 
     async def use(address: str) -> None:
-        if not (await _status(address)).target.model.has_chat_template:
+        if not (await _status(address, tls)).target.model.has_chat_template:
             raise StartupError("the model has no chat template: use `outrider generate`")
         while said := await _ask(console, lines):
             messages.append(target_pb2.ChatMessage(role="user", content=said))
             request = generation_pb2.GenerateRequest(chat=generation_pb2.ChatPrompt(messages=messages))
             request.MergeFrom(template)
-            answer = await show(watched(generate(address, request), f"the orchestrator at {address}"), "", console)
+            answer = await show(watched(generate(address, request, tls), f"the orchestrator at {address}"), "", console)
             messages.append(target_pb2.ChatMessage(role="assistant", content=answer))
 
     await _run(address, options, use)

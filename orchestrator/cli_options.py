@@ -5,6 +5,7 @@ import os
 from typing import Annotated, Literal
 
 import typer
+from pydantic import ValidationError
 
 from orchestrator.model_files import find_pair
 from orchestrator.settings import OrchestratorSettings
@@ -12,7 +13,7 @@ from orchestrator.speculation import DRAFTERS
 from orchestrator.stack import StackOptions
 from outrider.v1 import generation_pb2
 from services.frame.channel import ClientTls, client_tls
-from services.frame.settings import load_settings
+from services.frame.settings import PeerSettings, load_settings
 from services.frame.startup import StartupError
 
 
@@ -57,6 +58,24 @@ DrafterOption = Annotated[
 AddressOption = Annotated[
     str, typer.Option(callback=refuse_empty, help="a running orchestrator; a stack of our own if absent")
 ]
+PeerTlsOption = Annotated[bool, typer.Option("--peer-tls", help="call the orchestrator at --address over TLS")]
+PeerCaOption = Annotated[
+    str | None,
+    typer.Option(
+        "--peer-ca", callback=refuse_empty, help="PEM file that signs the orchestrator; the system's where absent"
+    ),
+]
+PeerCertOption = Annotated[
+    str | None,
+    typer.Option(
+        "--peer-cert",
+        callback=refuse_empty,
+        help="PEM file with the certificate shown to an orchestrator that asks for one",
+    ),
+]
+PeerKeyOption = Annotated[
+    str | None, typer.Option("--peer-key", callback=refuse_empty, help="PEM file with the private key of --peer-cert")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 TemperatureOption = Annotated[float, typer.Option(help="0 takes the most probable token, more is more random")]
 ExactOption = Annotated[
@@ -99,6 +118,17 @@ def peer_tls() -> ClientTls | None:
     for name in ("OUTRIDER_TARGET_TLS_CERT", "OUTRIDER_DRAFT_TLS_CERT"):
         if os.environ.get(name) and not settings.peer_tls:
             raise StartupError(f"{name} is set, so OUTRIDER_ORCHESTRATOR_PEER_TLS and _PEER_CA must be set too")
+    return client_tls(settings)
+
+
+def orchestrator_tls(address: str, is_tls: bool, ca: str | None, cert: str | None, key: str | None) -> ClientTls | None:
+    """Return how the orchestrator at `address` is called; None is without TLS. Raises StartupError."""
+    if is_tls and not address:
+        raise StartupError("--peer-tls is for a running orchestrator: name its --address")
+    try:
+        settings = PeerSettings.model_validate({"peer_tls": is_tls, "peer_ca": ca, "peer_cert": cert, "peer_key": key})
+    except ValidationError as error:
+        raise StartupError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
     return client_tls(settings)
 
 

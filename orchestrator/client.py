@@ -14,7 +14,7 @@ from rich.text import Text
 
 from orchestrator.pair import Difference
 from outrider.v1 import generation_pb2, generation_pb2_grpc
-from services.frame.channel import open_channel
+from services.frame.channel import ClientTls, open_channel
 from services.frame.errors import ServiceError, error_from_rpc, is_from_server
 from services.frame.printable import one_line, printable
 
@@ -44,10 +44,10 @@ _NAMES = {
 
 
 async def generate(
-    address: str, request: generation_pb2.GenerateRequest
+    address: str, request: generation_pb2.GenerateRequest, tls: ClientTls | None = None
 ) -> AsyncIterator[generation_pb2.GenerateResponse]:
-    """Stream the answer of a running orchestrator. Raises ServiceError."""
-    async with open_channel(address) as channel:
+    """Stream the answer of a running orchestrator. Raises ServiceError, and StartupError for unusable TLS files."""
+    async with open_channel(address, tls=tls) as channel:
         has_begun = False
         try:
             async for message in generation_pb2_grpc.GenerationServiceStub(channel).Generate(request):
@@ -57,9 +57,9 @@ async def generate(
             raise _told(error, address, has_begun=has_begun) from error
 
 
-async def fetch_status(address: str) -> generation_pb2.GetStatusResponse:
-    """Ask a running orchestrator how it is doing. Raises ServiceError."""
-    async with open_channel(address) as channel:
+async def fetch_status(address: str, tls: ClientTls | None = None) -> generation_pb2.GetStatusResponse:
+    """Ask a running orchestrator how it is doing. Raises as `generate` does."""
+    async with open_channel(address, tls=tls) as channel:
         try:
             return await generation_pb2_grpc.GenerationServiceStub(channel).GetStatus(generation_pb2.GetStatusRequest())
         except grpc.aio.AioRpcError as error:

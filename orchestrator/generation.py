@@ -13,10 +13,13 @@ from outrider.v1 import generation_pb2
 from services.frame.digest import TokenSequence
 from services.frame.telemetry import Telemetry
 
+# JavaScript's numbers hold whole numbers up to this many bits, and its gRPC libraries fail above it, or round.
+_DRAWN_BITS = 53
+
 
 def draw_seed() -> int:
-    """Return a random seed for a request that names none."""
-    return secrets.randbits(64)
+    """Return a random seed for a request that names none, one that clients of every language can hold."""
+    return secrets.randbits(_DRAWN_BITS)
 
 
 class Generation:

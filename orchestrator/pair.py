@@ -29,7 +29,7 @@ class ServedModel:
     @cached_property
     def token_bytes(self) -> list[bytes]:
         """What each token adds to the text."""
-        return [entry.bytes for entry in self.entries]
+        return [entry.output for entry in self.entries]
 
     @cached_property
     def stand_in(self) -> int:
@@ -113,11 +113,11 @@ def differences(target: ServedModel, draft: ServedModel) -> Iterator[Difference]
 def _entry_differences(token: int, ours: common_pb2.TokenEntry, theirs: common_pb2.TokenEntry) -> Iterator[Difference]:
     if ours.text != theirs.text:
         # The same bytes, spelled in another way, are the same text. What is never produced stands for none.
-        is_harmful = ours.bytes != theirs.bytes and _UNUSED not in (ours.attribute, theirs.attribute)
+        is_harmful = ours.output != theirs.output and _UNUSED not in (ours.attribute, theirs.attribute)
         sentence = f"token {token} is {ours.text!r} in the target and {theirs.text!r} in the draft"
         yield Difference(sentence, is_harmful=is_harmful)
-    elif ours.bytes != theirs.bytes and ours.bytes and theirs.bytes:
-        sentence = f"token {token} {ours.text!r} adds {ours.bytes!r} in the target and {theirs.bytes!r} in the draft"
+    elif ours.output != theirs.output and ours.output and theirs.output:
+        sentence = f"token {token} {ours.text!r} adds {ours.output!r} in the target and {theirs.output!r} in the draft"
         yield Difference(sentence, is_harmful=True)
     if ours.attribute != theirs.attribute:
         kinds = f"{_kind(ours)} in the target and {_kind(theirs)} in the draft"

@@ -17,10 +17,11 @@ from orchestrator.obstacle import find_obstacle
 from services.frame.channel import ClientTls, open_channel
 from services.frame.printable import printable
 from services.frame.startup import CODE_REFUSED, StartupError
+from services.frame.unix_socket import is_unix_address
 
 _log = logging.getLogger(__name__)
-_LISTENING = re.compile(r"listening on (\S+)")
-_SERVING = re.compile(r"serving on \S+")
+_LISTENING = re.compile(r"listening on (.+)")
+_SERVING = re.compile(r"serving on .+")
 _STOPPING = re.compile(r"stopping, at most (\S+) s for calls under way")
 _CHUNK_BYTES = 1 << 16
 _FIRST_RESTART_S = 0.5
@@ -141,7 +142,8 @@ class ServerProcess:
             self.serving.clear()
             self._run = await Run.start(self.module, arguments, self.serving)
             if address := await self._run.listening:
-                self._port = int(address.rpartition(":")[2])
+                if not is_unix_address(address):
+                    self._port = int(address.rpartition(":")[2])
                 return address
             await self._pause_after(self._run)
 

@@ -1,8 +1,9 @@
 """GenerationService: checks requests, opens a session with each service, streams what is generated."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import grpc
 from opentelemetry import trace
@@ -44,9 +45,9 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self._statistics = Statistics()
         self._instruments = GenerationInstruments(telemetry, lambda: self._num_active, backend.draft_overhead)
 
-    async def Generate(
+    async def Generate(  # type: ignore[override]  # replies are written to the context
         self, request: generation_pb2.GenerateRequest, context: RpcContext
-    ) -> AsyncIterator[generation_pb2.GenerateResponse]:
+    ) -> None:
         """Stream text, then a summary."""
         target_model = await self._backend.ready_target()
         seed = request.seed if request.HasField("seed") else draw_seed()
@@ -86,11 +87,11 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                 async with running_ahead(generation.chunks(), _MAX_CHUNKS_AHEAD) as chunks:
                     async for chunk in chunks:
                         told.answer(chunk.text)
-                        yield generation_pb2.GenerateResponse(chunk=chunk)
+                        await self._send(context, generation_pb2.GenerateResponse(chunk=chunk))
                 summary = generation.summary(seed, _trace_id(span), is_same_target=target.is_same_model)
                 told.end(summary)
                 self._instruments.record(generation.statistics, summary)
-                yield generation_pb2.GenerateResponse(summary=summary)
+                await self._send(context, generation_pb2.GenerateResponse(summary=summary))
             finally:
                 self._statistics.add(generation.statistics)
                 self._backend.note_draft_problem(drafter.problem)
@@ -109,6 +110,16 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             version=VERSION,
             drafter=self._backend.drafter(),
         )
+
+    async def _send(self, context: RpcContext, message: generation_pb2.GenerateResponse) -> None:
+        """Send a message. Raises ServiceError where the client leaves too much unread for too long."""
+        limit_s = self._settings.unread_timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                await context.write(message)
+        except TimeoutError as error:
+            sentence = f"nothing was read for {limit_s:g} s, so the rest was not generated: read as the text comes"
+            raise ServiceError(grpc.StatusCode.DEADLINE_EXCEEDED, "UNREAD", sentence) from error
 
     @contextmanager
     def _active(self) -> Iterator[None]:
@@ -136,9 +147,9 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                 refusal = target_unavailable(f"the target is away: {refusal.message}")
             elif is_too_large(refusal):
                 refusal = too_large(refusal)
-            raise refusal from error
+            raise _of_prompt(refusal, request) from error
         if not tokens:
-            raise invalid_argument("EMPTY_PROMPT", "prompt", "the prompt has no tokens")
+            raise invalid_argument("EMPTY_PROMPT", _prompt_field(request), "the prompt has no tokens")
         if len(tokens) >= most:
             raise _prompt_too_long(len(tokens), most)
         return tokens
@@ -153,6 +164,20 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                 return (await stub.ApplyChatTemplate(chat)).tokens
             case _:
                 return (await stub.Tokenize(target_pb2.TokenizeRequest(text=request.text, add_bos=True))).tokens
+
+
+def _prompt_field(request: generation_pb2.GenerateRequest) -> str:
+    """Return the path of the field that holds the prompt, or that of the choice among them where there is none."""
+    paths = {"text": "text", "chat": "chat.messages", "tokens": "tokens.tokens"}
+    return paths.get(request.WhichOneof("prompt") or "", "prompt")
+
+
+def _of_prompt(refusal: ServiceError, request: generation_pb2.GenerateRequest) -> ServiceError:
+    """Return what the target refused of a prompt, with the paths that its fields have in the request."""
+    if request.HasField("chat"):
+        violations = refusal.field_violations
+        refusal.field_violations = tuple(replace(each, field=f"chat.{each.field}") for each in violations)
+    return refusal
 
 
 def _prompt_too_long(num_tokens: int, most: int) -> ServiceError:
@@ -172,9 +197,14 @@ async def _sequence(prompt: Sequence[int]) -> TokenSequence:
 
 def _check(request: generation_pb2.GenerateRequest, info: common_pb2.ModelInfo) -> None:
     """Raise ServiceError for a request that cannot be served."""
-    kind = request.WhichOneof("prompt")
-    if kind is None or (kind == "text" and not request.text) or (kind == "chat" and not request.chat.messages):
-        raise invalid_argument("EMPTY_PROMPT", "prompt", "a prompt is needed")
+    if not (request.text or request.chat.messages or request.tokens.tokens):
+        raise invalid_argument("EMPTY_PROMPT", _prompt_field(request), "a prompt is needed")
+    if (most := max(request.tokens.tokens, default=0)) >= info.vocabulary_size:
+        raise invalid_argument(
+            "TOKEN_OUT_OF_RANGE",
+            "tokens.tokens",
+            f"token {most} is outside the vocabulary of {info.vocabulary_size} ids",
+        )
     if len(request.stop) > _MAX_STOP_STRINGS or not all(request.stop):
         raise invalid_argument(
             "INVALID_REQUEST", "stop", f"at most {_MAX_STOP_STRINGS} stop strings are taken, none of them empty"

@@ -47,6 +47,9 @@ class OrchestratorSettings(ServerSettings, PeerSettings, env_prefix="OUTRIDER_OR
     draft_timeout_s: float = Field(1.0, gt=0, le=60, description="seconds that a draft is waited for")
     draft_retry_s: float = Field(1.0, gt=0, le=60, description="seconds between tries to reach a draft that failed")
     target_patience_s: float = Field(10.0, ge=0, le=600, description="seconds that a target that is away is waited for")
+    unread_timeout_s: float = Field(
+        60.0, gt=0, le=3600, description="seconds that a client may leave text unread before its generation is ended"
+    )
 
     @model_validator(mode="after")
     def _check_ngrams(self) -> Self:

@@ -8,8 +8,7 @@ import protoLoader from '@grpc/proto-loader';
 const definition = protoLoader.loadSync(
   ['outrider/v1/generation.proto', 'google/rpc/status.proto', 'google/rpc/error_details.proto'],
   {
-    // Google's two files are copied here: no small npm package carries them.
-    includeDirs: ['../../protos', 'protos'].map((folder) => fileURLToPath(new URL(folder, import.meta.url))),
+    includeDirs: [fileURLToPath(new URL('../../protos', import.meta.url))],
     keepCase: true,
     // A seed has 64 bits, more than a number holds.
     longs: String,

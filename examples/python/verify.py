@@ -125,7 +125,7 @@ async def run(settings: argparse.Namespace) -> None:
         about = model_pb2_grpc.ModelServiceStub(channel)
         model = (await about.GetModel(model_pb2.GetModelRequest())).model
         table = about.GetTokenTable(model_pb2.GetTokenTableRequest())
-        token_bytes = [entry.bytes async for part in table for entry in part.entries]
+        token_bytes = [entry.output async for part in table for entry in part.entries]
         prompt = await target.Tokenize(target_pb2.TokenizeRequest(text=settings.prompt, add_bos=True))
 
         session = Session(target, common_pb2.Sampling(temperature=settings.temperature, seed=settings.seed))

@@ -164,7 +164,7 @@ def _part(entries: Sequence[Entry], most_bytes: int) -> list[common_pb2.TokenEnt
 def _entry(entry: Entry) -> common_pb2.TokenEntry:
     return common_pb2.TokenEntry(
         text=entry.spelling.decode(errors="replace"),
-        bytes=entry.output,
+        output=entry.output,
         attribute=common_pb2.TokenAttribute.ValueType(entry.attribute),
         is_end_of_generation=entry.is_end_of_generation,
     )

@@ -122,7 +122,7 @@ def _read_sampling(data: bytes, vocabulary_size: int, suppressed: frozenset[int]
         check_num_suppressed(len(sampling.suppressed_tokens))
         params.validate(vocabulary_size)
     except SamplingError as error:
-        raise invalid_argument("INVALID_SAMPLING", "sampling", str(error)) from error
+        raise invalid_argument("INVALID_SAMPLING", f"sampling.{error.field}", str(error)) from error
     return params
 
 

@@ -104,7 +104,7 @@ def open_channel(
     config: str | None = None,
     options: Sequence[ChannelOption] = (),
 ) -> grpc.aio.Channel:
-    """Return a channel to `address`, a gRPC name: HOST:PORT, dns:///NAME:PORT or ipv4:A:PORT,B:PORT.
+    """Return a channel to `address`, a gRPC name: HOST:PORT, dns:///NAME:PORT, ipv4:A:PORT,B:PORT or unix:/path.
 
     It connects with the first call, through the HTTP proxy http://HOST:PORT where `proxy` names one: what `no_proxy` in
     the environment lists is called directly. `options` are added to ours. Raises StartupError for unusable TLS files,

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -36,6 +36,8 @@ class HandlerRegistry(grpc.GenericRpcHandler):
     Until `is_open`, and again while draining, every method is answered UNAVAILABLE with reason NOT_READY; before the
     start is over message and metadata tell what takes so long, where `wait` is set, as in "loading a.gguf (30 MiB)".
     Behaviours are coroutines or asynchronous generators; what they raise becomes the call's status, see `errors.abort`.
+    Where requests and answers are streams, the headers go out before the first request is read: a client may wait for
+    them before it sends one.
     """
 
     def __init__(self) -> None:
@@ -64,6 +66,10 @@ class HandlerRegistry(grpc.GenericRpcHandler):
             return self._refusal
         return self._handlers.get(handler_call_details.method)
 
+    def as_server(self) -> grpc.aio.Server:
+        """Return it as what generated `add_..._to_server` functions take."""
+        return cast(grpc.aio.Server, self)
+
     def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Handler]) -> None:
         """Take the handlers of one service; generated `add_..._to_server` functions call this."""
         for method, handler in method_handlers.items():
@@ -91,24 +97,24 @@ class HandlerRegistry(grpc.GenericRpcHandler):
         """Return `handler` with its behaviour wrapped. Raises TypeError for a behaviour that would block the loop."""
         attribute, make = _KINDS[handler.request_streaming, handler.response_streaming]
         behavior = getattr(handler, attribute)
+        is_duplex = handler.request_streaming and handler.response_streaming
         framed: UnaryBehavior | StreamBehavior
         if inspect.iscoroutinefunction(behavior):
-            framed = self._framed_coroutine(behavior)
+            framed = self._framed_coroutine(behavior, is_duplex=is_duplex)
         elif handler.response_streaming and inspect.isasyncgenfunction(behavior):
-            framed = self._framed_generator(behavior)
+            framed = self._framed_generator(behavior, is_duplex=is_duplex)
         else:
             raise TypeError(f"{path} must be a coroutine function, or an asynchronous generator function if it streams")
         wrapped: Handler = make(framed, _deserializer(handler), handler.response_serializer)
         return wrapped
 
-    def _framed_coroutine(self, behavior: UnaryBehavior) -> UnaryBehavior:
+    def _framed_coroutine(self, behavior: UnaryBehavior, *, is_duplex: bool) -> UnaryBehavior:
         """Wrap a coroutine: one that returns its answer, or one that writes its answers to the context."""
 
         async def framed(request: Any, context: RpcContext) -> Any:
             self._count(context)
             try:
-                self._check_open()
-                _check_readable(request)
+                await self._begin(request, context, is_duplex=is_duplex)
                 return await behavior(request, context)
             except grpc.aio.AbortError:
                 raise
@@ -117,12 +123,11 @@ class HandlerRegistry(grpc.GenericRpcHandler):
 
         return framed
 
-    def _framed_generator(self, behavior: StreamBehavior) -> StreamBehavior:
+    def _framed_generator(self, behavior: StreamBehavior, *, is_duplex: bool) -> StreamBehavior:
         async def framed(request: Any, context: RpcContext) -> AsyncGenerator[Any, None]:
             self._count(context)
             try:
-                self._check_open()
-                _check_readable(request)
+                await self._begin(request, context, is_duplex=is_duplex)
                 # Closed here and now when the caller vanishes between two replies, not when garbage is collected.
                 async with aclosing(behavior(request, context)) as replies:
                     async for reply in replies:
@@ -134,13 +139,18 @@ class HandlerRegistry(grpc.GenericRpcHandler):
 
         return framed
 
-    def _check_open(self) -> None:
-        """Raise ServiceError for a call that came before the end began, and whose request came after it.
+    async def _begin(self, request: Any, context: RpcContext, *, is_duplex: bool) -> None:
+        """Let a call begin.
 
-        Nobody waits for it any more: it would be cut off in the middle.
+        Raises ServiceError for what `_deserializer` gave in place of a request, and for a call that came before the end
+        began and whose request came after it: nobody waits for it any more, it would be cut off in the middle.
         """
         if self.is_draining:
             raise self._not_ready()
+        if isinstance(request, ServiceError):
+            raise request
+        if is_duplex:
+            await context.send_initial_metadata(())
 
     def _count(self, context: RpcContext) -> None:
         """Count a call until its status is sent, which is after its behaviour has returned."""
@@ -183,9 +193,3 @@ def _unreadable(error: DecodeError) -> ServiceError:
     return ServiceError(
         grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "the request is not a message of this method"
     )
-
-
-def _check_readable(request: Any) -> None:
-    """Raise what `_deserializer` gave in place of a request."""
-    if isinstance(request, ServiceError):
-        raise request

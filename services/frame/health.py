@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -48,6 +49,11 @@ class HealthService(health_pb2_grpc.HealthServicer):
         if status is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no service {request.service!r} here")
         return health_pb2.HealthCheckResponse(status=status)
+
+    async def List(self, request: object, context: RpcContext) -> Any:
+        """Answer with the health of everything, by name."""
+        statuses = {name: health_pb2.HealthCheckResponse(status=status) for name, status in self._statuses.items()}
+        return health_pb2.HealthListResponse(statuses=statuses)  # type: ignore[attr-defined]  # the stubs are older
 
     async def Watch(
         self, request: health_pb2.HealthCheckRequest, context: RpcContext

@@ -26,8 +26,8 @@ _logger = logging.getLogger(__name__)
 def run_server(settings: ServerSettings, application: Application, service_name: str) -> int:
     """Serve until SIGTERM, SIGINT or SIGHUP and return the exit code of the process.
 
-    Prints `listening on HOST:PORT` to stdout once bound, `serving on HOST:PORT` once the application serves, as health
-    tells too, and `stopping, at most N s for calls under way` when it stops.
+    Prints `listening on HOST:PORT` to stdout once bound, or `listening on unix:/path`, `serving on` the same once the
+    application serves, as health tells too, and `stopping, at most N s for calls under way` when it stops.
 
     Returns 0 after a graceful end, 1 where the application gave up (its sentence is the last line on stderr), 2 where
     something kept the server from starting (one sentence on stderr). A second signal ends the process at once.

@@ -9,18 +9,19 @@ import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Protocol, Self, cast
+from typing import Any, Protocol, Self
 
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from services.frame.handlers import HandlerRegistry
 from services.frame.health import HealthService
+from services.frame.reflection import add_reflection
 from services.frame.settings import ServerSettings
 from services.frame.startup import StartupError
 from services.frame.telemetry import Telemetry
 from services.frame.tls import ServerCertificates
+from services.frame.unix_socket import check_socket_free, is_unix_address
 
 # A client may ping every ten seconds even between calls; we find out within 25 that one has vanished, see
 # `channel.KEEPALIVE_OPTIONS`.
@@ -77,18 +78,21 @@ class FrameServer:
         self.port = 0
         self._application = application
         self._registry = HandlerRegistry()
+        # Health and reflection, which answer from the first moment to the last.
+        self._stock = HandlerRegistry()
+        self._stock.is_open = True
         self._health = HealthService()
         self._server: grpc.aio.Server | None = None
         self._has_application_begun = False
 
     @property
     def address(self) -> str:
-        """HOST:PORT as bound."""
+        """HOST:PORT as bound, or unix:/path."""
         return _join_address(self.settings.host, self.port)
 
     def register(self, add_servicer: Callable[[Any, grpc.aio.Server], None], servicer: object) -> None:
         """Add a servicer, as in `register(add_TargetServiceServicer_to_server, servicer)`."""
-        add_servicer(servicer, cast(grpc.aio.Server, self._registry))
+        add_servicer(servicer, self._registry.as_server())
 
     def announce_wait(self, what: str) -> None:
         """Tell callers, until the application has started, what takes so long, as in "loading a.gguf (30 MiB)"."""
@@ -120,7 +124,7 @@ class FrameServer:
         """
         settings = self.settings
         server = grpc.aio.server(
-            handlers=[self._registry],
+            handlers=[self._stock, self._registry],
             options=[
                 # Without this two servers share a busy port and each gets half of the calls.
                 ("grpc.so_reuseport", 0),
@@ -129,9 +133,8 @@ class FrameServer:
                 *KEEPALIVE_OPTIONS,
             ],
         )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = [*self._application.service_names, health.SERVICE_NAME, reflection.SERVICE_NAME]
-        reflection.enable_server_reflection(names, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._stock.as_server())
+        add_reflection([*self._application.service_names, health.SERVICE_NAME], self._stock)
         credentials = _server_credentials(settings)
         self.port = _bind(server, settings.host, settings.port, credentials)
         self.set_serving(False)
@@ -185,6 +188,8 @@ class FrameServer:
 
 
 def _join_address(host: str, port: int) -> str:
+    if is_unix_address(host):
+        return host
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
@@ -200,11 +205,17 @@ def _bind(server: grpc.aio.Server, host: str, port: int, credentials: grpc.Serve
 
 
 def check_free(host: str, port: int) -> None:
-    """Raise StartupError where `host` and `port` cannot be bound.
+    """Raise StartupError where `host` and `port`, or the Unix socket that `host` names, cannot be bound.
 
     gRPC finds out as well, but it tells no reason and writes several lines of its own to stderr.
     """
     address = _join_address(host, port)
+    if is_unix_address(host):
+        try:
+            check_socket_free(host)
+        except OSError as error:
+            raise _cannot_listen(address, error) from error
+        return
     try:
         places = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
@@ -226,7 +237,8 @@ def check_free(host: str, port: int) -> None:
 
 def _cannot_listen(address: str, error: Exception) -> StartupError:
     reason = getattr(error, "strerror", None) or str(error)
-    return StartupError(f"cannot listen on {address} ({reason}): choose another --host or --port")
+    choice = "--host" if is_unix_address(address) else "--host or --port"
+    return StartupError(f"cannot listen on {address} ({reason}): choose another {choice}")
 
 
 def _server_credentials(settings: ServerSettings) -> grpc.ServerCredentials | None:

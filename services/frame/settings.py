@@ -86,7 +86,9 @@ class ProgramSettings(BaseSettings):
 class ServerSettings(ProgramSettings):
     """Settings that every server has."""
 
-    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
+    host: str = Field(
+        "127.0.0.1", min_length=1, description="address to listen on, or unix:/path, a socket without a port"
+    )
     port: int = Field(0, ge=0, le=65535, description="port to listen on; 0 takes a free one, which is printed")
     tls_cert: FileName | None = Field(None, description="PEM file with the server's certificate chain; turns TLS on")
     tls_key: FileName | None = Field(None, description="PEM file with the private key of --tls-cert")

@@ -71,7 +71,7 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
         """Turn text into ids."""
 
         def tokenize() -> target_pb2.TokenizeResponse:
-            check_text(request.text)
+            check_text(request.text, "text")
             tokens = self._vocabulary.tokenize(
                 request.text, add_bos=request.add_bos, parse_special=request.parse_special, most=self._most_tokens
             )
@@ -113,7 +113,7 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
 
         def render() -> target_pb2.ApplyChatTemplateResponse:
             messages = [{"role": message.role, "content": message.content} for message in request.messages]
-            check_text("".join(part for message in messages for part in message.values()))
+            check_text("".join(part for message in messages for part in message.values()), "messages")
             text, tokens = template.render(
                 messages, add_generation_prompt=request.add_generation_prompt, most=self._most_tokens
             )

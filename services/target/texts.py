@@ -52,13 +52,13 @@ def longest_run(text: str) -> int:
     return int(np.diff(last_of_runs, prepend=-1, append=len(is_space) - 1).max())
 
 
-def check_text(text: str) -> None:
-    """Raise ServiceError for too many bytes without white space, or of nothing else."""
+def check_text(text: str, field: str) -> None:
+    """Raise ServiceError, about a field, for too many bytes without white space, or of nothing else."""
     # A character has at most four bytes.
     longest = longest_run(text) if 4 * len(text) > _LONGEST_RUN else 0
     if longest > _LONGEST_RUN:
         raise invalid_argument(
             "INVALID_REQUEST",
-            "text",
+            field,
             f"a text has {longest} bytes without, or of nothing but, white space: at most {_LONGEST_RUN} are taken",
         )

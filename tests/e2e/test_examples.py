@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import shutil
 import signal
@@ -19,7 +20,7 @@ from outrider.v1 import generation_pb2, generation_pb2_grpc
 from services.frame.errors import ServiceError, abort
 from services.frame.handlers import RpcContext
 from tests.e2e.programs import ROOT, Finished, Serving, environment, run, run_in_terminal
-from tests.e2e.wild import HARMLESS, NAME_SHOWN, SHOWN, TOKENS
+from tests.e2e.wild import ACTING, HARMLESS, NAME_SHOWN, SHOWN, TOKENS
 from tests.ports import free_port
 from tests.proxy import VARIABLES, proxying
 from tests.waiting import PATIENCE_S, eventually
@@ -71,6 +72,35 @@ def client(request: pytest.FixtureRequest) -> Sequence[str]:
     return command
 
 
+@pytest.fixture(scope="session", params=["cpp", "go"])
+def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Sequence[str]:
+    """The command line of each client that is compiled, made with the machine's tools in a copy of its folder."""
+    needed = {"cpp": ("make", "g++", "pkg-config", "protoc", "grpc_cpp_plugin")}
+    needed["go"] = ("make", "go", "protoc", "protoc-gen-go", "protoc-gen-go-grpc")
+    for program in needed[request.param]:
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
+    if request.param == "cpp" and subprocess.run(["pkg-config", "--exists", "grpc++"], check=False).returncode:
+        pytest.skip("the headers of gRPC are not installed")
+    gopath = Path("/usr/share/gocode")
+    if request.param == "go" and not (gopath / "src/google.golang.org/grpc").exists():
+        pytest.skip("gRPC for Go is not installed")
+    root = tmp_path_factory.mktemp("compiled")
+    # Where Go looks for a package `outrider` that is no module.
+    folder = root / "src" / "outrider"
+    shutil.copytree(ROOT / "examples" / request.param, folder)
+    variables = {"GO111MODULE": "off", "GOPATH": f"{root}:{gopath}", "GOCACHE": str(root / "cache"), "GOFLAGS": ""}
+    made = subprocess.run(
+        ["make", "-C", str(folder), f"PROTOS={ROOT / 'protos'}"],
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr
+    return (str(folder / "generate"),)
+
+
 def _start(home: Path, command: Sequence[str], **variables: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
         command,
@@ -120,6 +150,29 @@ def test_the_text_is_the_one_of_our_own_client(system: Serving, client: Sequence
 def test_a_seed_of_64_bits_comes_back_whole(system: Serving, client: Sequence[str], home: Path) -> None:
     asked = ("--address", system.address, "--max-tokens", "4", "--seed", str(2**64 - 1), PROMPT)
     assert _example(home, client, *asked).stderr.endswith(f"seed {2**64 - 1}\n")
+
+
+def test_a_compiled_client(system: Serving, compiled: Sequence[str], home: Path) -> None:
+    asked = ("--address", system.address, "--max-tokens", "64", "--temperature", "0.8")
+    expected = _expected(home, system, *asked[2:], "--seed", str(2**64 - 1), PROMPT)
+    finished = _example(home, compiled, *asked, "--seed", str(2**64 - 1), PROMPT)
+    assert (finished.returncode, finished.stdout) == (0, expected["text"])
+    assert re.fullmatch(rf"\n64 tokens, \d+\.\d tokens/s, seed {2**64 - 1}\n", finished.stderr), finished.stderr
+    drawn = _example(home, compiled, *asked, PROMPT)
+    assert 0 <= int(drawn.stderr.rpartition(" ")[2]) < 2**53
+    refused = _example(home, compiled, "--address", system.address, "--max-tokens", "0", PROMPT)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert re.fullmatch(r".*INVALID_REQUEST.*: ask for at least one token\n", refused.stderr)
+    misused = _example(home, compiled, "--max-tokens", "many", PROMPT)
+    assert (misused.returncode, misused.stdout) == (2, "")
+
+
+async def test_a_compiled_client_in_a_terminal(wild: str, compiled: Sequence[str], home: Path) -> None:
+    finished = await asyncio.to_thread(run_in_terminal, home, [*compiled, "--address", wild, PROMPT])
+    assert finished.returncode == 0
+    assert not set(finished.stdout) & set(ACTING) - {"\r"}
+    piped = await asyncio.to_thread(_example, home, compiled, "--address", wild, PROMPT)
+    assert piped.stdout == "".join(TOKENS)
 
 
 def test_a_proxy_in_the_environment_is_not_asked(system: Serving, client: Sequence[str], home: Path) -> None:

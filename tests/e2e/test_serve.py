@@ -100,6 +100,23 @@ async def test_tls_on_the_public_port(pair: Pair, home: Path, tmp_path: Path) ->
     with serving(home, *pair.flags, **variables) as system:
         async with grpc.aio.secure_channel(system.address, credentials) as channel:
             assert len((await Client(channel).generate(max_tokens=4)).ids) == 4
+        told = ("--address", system.address, "--peer-tls", "--peer-ca", str(tmp_path / "ca.pem"))
+        authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+        generated = await asyncio.to_thread(run, home, "generate", "def main(", "--max-tokens", "4", *told)
+        assert (generated.returncode, bool(generated.stdout)) == (0, True)
+        status = await asyncio.to_thread(run, home, "status", "--json", *told)
+        assert json.loads(status.stdout)["target"]["is_available"]
+        # Which has not been told whom to trust.
+        strange = await asyncio.to_thread(run, home, "status", *told[:3])
+        assert (strange.returncode, strange.stdout) == (1, "")
+
+
+def test_a_unix_socket_as_public_address(pair: Pair, home: Path, tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/socket"
+    with serving(home, *pair.flags, "--host", address) as system:
+        assert system.address == address
+        generated = run(home, "generate", "def main(", "--max-tokens", "4", "--address", address)
+        assert (generated.returncode, bool(generated.stdout)) == (0, True)
 
 
 REPEATED = "def main(a):\n    return a\n\n\n" * 2 + "def main(a"

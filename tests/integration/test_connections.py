@@ -2,14 +2,22 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from orchestrator import watch
+from outrider.v1 import generation_pb2
 from services.frame import channel, server
+from services.frame.errors import error_from_rpc
 from services.frame.health import HealthService
 from tests.integration.conftest import Pair
 from tests.integration.services import (
@@ -18,12 +26,14 @@ from tests.integration.services import (
     client_of,
     draft_server,
     fixed,
+    generate_request,
     orchestrator_server,
     target_server,
+    until_idle,
 )
 from tests.proxy import proxying
 from tests.relay import Relay, relaying, scaled
-from tests.waiting import soon
+from tests.waiting import PATIENCE_S, soon
 
 pytestmark = pytest.mark.integration
 
@@ -102,3 +112,95 @@ async def test_services_are_called_through_the_proxy_that_a_setting_names(pair: 
             await client.until_draft(is_available=True)
             assert (await client.generate(speculation=fixed(4))).counts.num_accepted_tokens > 0
         assert set(proxy.requests) == {f"CONNECT {server.address} HTTP/1.1" for server in (target, draft)}
+
+
+async def test_a_generation_that_nobody_reads_gives_its_place_up(pair: Pair) -> None:
+    unread = [("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0)]
+    async with AsyncExitStack() as stack:
+        target = await stack.enter_async_context(target_server(pair.target, context=1024))
+        orchestrator = await stack.enter_async_context(orchestrator_server(target.address, unread_timeout_s=0.2))
+        client = await stack.enter_async_context(client_of(orchestrator))
+        opened = await stack.enter_async_context(grpc.aio.insecure_channel(orchestrator.address, options=unread))
+        call = Client(opened).stub.Generate(generate_request(max_tokens=1000, num_log_probabilities=20))
+        assert isinstance(await call.read(), generation_pb2.GenerateResponse)
+        # It is under way until it has made more than is read.
+        async with asyncio.timeout(PATIENCE_S):
+            while (await client.status()).num_active:
+                await asyncio.sleep(0.005)
+        await until_idle(target)
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            while await call.read() is not grpc.aio.EOF:
+                pass
+        error = error_from_rpc(ended.value)
+        assert (error.code, error.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "UNREAD")
+
+
+@asynccontextmanager
+async def stopped(process: "subprocess.Popen[str]") -> AsyncIterator[None]:
+    """A process of ours that is stopped, and goes on to its end afterwards."""
+    process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.usefixtures("_impatient")
+async def test_a_client_that_is_stopped_gives_its_place_up(pair: Pair) -> None:
+    gate = Gate()
+    client_program = str(Path(__file__).parents[2] / "examples" / "python" / "generate.py")
+    async with AsyncExitStack() as stack:
+        target = await stack.enter_async_context(target_server(pair.target, gate, slots=1))
+        orchestrator = await stack.enter_async_context(orchestrator_server(target.address))
+        client = await stack.enter_async_context(client_of(orchestrator))
+        gate.hold_after(2)
+        with running(client_program, "--address", orchestrator.address, "def main(") as process:
+            await gate.reached()
+            async with stopped(process):
+                async with asyncio.timeout(PATIENCE_S):
+                    while (await client.status()).num_active:
+                        await asyncio.sleep(0.005)
+                gate.open()
+                await until_idle(target)
+                assert (await client.generate(max_tokens=4)).tokens
+
+
+@pytest.mark.usefixtures("_impatient")
+async def test_a_target_that_is_stopped_is_given_up(pair: Pair) -> None:
+    flags = ("--model", str(pair.target), "--port", "0", "--exact", "off", "--context", "1024", "--threads", "1")
+    with running("-m", "services.target", *flags) as process:
+        assert process.stdout is not None
+        line = await asyncio.to_thread(process.stdout.readline)
+        address = line.removeprefix("listening on ").strip()
+        async with (
+            orchestrator_server(address, target_patience_s=0.5) as orchestrator,
+            client_of(orchestrator) as client,
+        ):
+            call = client.stub.Generate(generate_request(max_tokens=1000))
+            assert isinstance(await call.read(), generation_pb2.GenerateResponse)
+            async with stopped(process):
+                with pytest.raises(grpc.aio.AioRpcError) as ended:
+                    while await call.read() is not grpc.aio.EOF:
+                        pass
+                assert error_from_rpc(ended.value).reason == "TARGET_UNAVAILABLE"
+
+
+@contextmanager
+def running(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """A Python program."""
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        # An example finds what lies beside it.
+        env={name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(PATIENCE_S)
+        assert process.stdout is not None
+        process.stdout.close()

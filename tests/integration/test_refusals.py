@@ -8,6 +8,7 @@ import grpc
 import pytest
 
 from outrider.v1 import common_pb2, generation_pb2, target_pb2, target_pb2_grpc
+from services.frame.errors import error_from_rpc
 from tests.integration.asking import Service, outcome, read, reason_of, unary_error
 from tests.integration.conftest import VOCABULARY, System
 from tests.integration.services import fixed, generate_request, until_idle
@@ -205,6 +206,33 @@ async def test_what_the_orchestrator_refuses(shared_system: System, name: str) -
     assert (status.code, reason_of(status)) == (code.value[0], reason)
     assert (await shared_system.client.status()).num_active == 0
     assert (await shared_system.client.generate(max_tokens=4)).ids == expected
+
+
+FIELDS: dict[str, dict[str, Any]] = {
+    "prompt": dict(text=None),
+    "text": dict(text=""),
+    "chat.messages": dict(chat=generation_pb2.ChatPrompt()),
+    "tokens.tokens": dict(tokens=generation_pb2.TokenPrompt(tokens=[0, VOCABULARY])),
+    "max_tokens": dict(max_tokens=0),
+    "stop": dict(stop=[""]),
+    "num_log_probabilities": dict(num_log_probabilities=21),
+    "speculation.num_draft_tokens": dict(speculation=fixed(0)),
+    "sampling.temperature": dict(sampling=common_pb2.Sampling(temperature=-1)),
+    "sampling.top_p": dict(sampling=common_pb2.Sampling(top_p=0)),
+    "sampling.min_p": dict(sampling=common_pb2.Sampling(min_p=1)),
+    "sampling.repetition_penalty": dict(sampling=common_pb2.Sampling(repetition_penalty=0)),
+    "sampling.presence_penalty": dict(sampling=common_pb2.Sampling(presence_penalty=101)),
+    "sampling.frequency_penalty": dict(sampling=common_pb2.Sampling(frequency_penalty=NAN)),
+    "sampling.logit_bias": dict(sampling=common_pb2.Sampling(logit_bias={VOCABULARY: 1.0})),
+}
+
+
+@pytest.mark.parametrize("field", FIELDS)
+async def test_a_refusal_names_the_field(shared_system: System, field: str) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        async for _ in shared_system.client.stub.Generate(generate_request(**FIELDS[field])):
+            pass
+    assert [violation.field for violation in error_from_rpc(refused.value).field_violations] == [field]
 
 
 async def test_a_request_without_any_prompt(shared_system: System) -> None:

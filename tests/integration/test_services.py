@@ -63,7 +63,8 @@ async def test_reflection(shared_system: System, name: str) -> None:
             return found
 
     found = await asyncio.to_thread(reflect)
-    assert set(found) == SERVICES[name] | {"grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
+    reflections = {f"grpc.reflection.{version}.ServerReflection" for version in ("v1", "v1alpha")}
+    assert set(found) == SERVICES[name] | reflections | {"grpc.health.v1.Health"}
     if name == "target":
         assert {"VerifyBatch", "VerifyStream", "Tokenize"} <= found["outrider.v1.TargetService"]
 
@@ -120,10 +121,10 @@ async def test_the_token_table(shared_system: System) -> None:
     assert target == draft
     bos, eos, *others = target
     for entry, ends in ((bos, False), (eos, True)):
-        assert (entry.attribute, entry.bytes) == (common_pb2.TOKEN_ATTRIBUTE_CONTROL, b"")
+        assert (entry.attribute, entry.output) == (common_pb2.TOKEN_ATTRIBUTE_CONTROL, b"")
         assert entry.is_end_of_generation == ends
     # Every byte can be said, and nothing is said twice.
-    said = [entry.bytes for entry in others]
+    said = [entry.output for entry in others]
     assert {bytes([byte]) for byte in range(256)} <= set(said)
     assert len(set(said)) == len(said)
     assert not any(entry.is_end_of_generation for entry in others)
@@ -142,7 +143,7 @@ async def test_text_to_tokens_and_back(shared_system: System, text: str) -> None
         back = (await stub.Detokenize(target_pb2.DetokenizeRequest(tokens=with_bos))).text
     assert list(with_bos) == [0, *tokens]
     assert back == text.encode()
-    assert b"".join(entries[token].bytes for token in tokens) == text.encode()
+    assert b"".join(entries[token].output for token in tokens) == text.encode()
     # What a user wrote is text, even where it spells a control token.
     assert not {0, 1} & set(tokens)
 

@@ -106,7 +106,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_TOKEN_OUT_OF_RANGE: _ErrorReason.ValueType  # 5
     """A token id is outside the vocabulary (INVALID_ARGUMENT)."""
     ERROR_REASON_INVALID_SAMPLING: _ErrorReason.ValueType  # 6
-    """A sampling parameter is not a number or outside its range (INVALID_ARGUMENT)."""
+    """A sampling parameter is not a number or outside its range; BadRequest names it, as in `sampling.temperature`
+    (INVALID_ARGUMENT).
+    """
     ERROR_REASON_CONTEXT_TOO_LONG: _ErrorReason.ValueType  # 7
     """Context and draft tokens do not fit into a slot; `most` in the metadata is how many do (OUT_OF_RANGE)."""
     ERROR_REASON_DRAFT_TOO_LONG: _ErrorReason.ValueType  # 8
@@ -149,6 +151,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The service has other tokens than the `tokenizer_fingerprint` of the request: read its model and table again
     (FAILED_PRECONDITION).
     """
+    ERROR_REASON_UNREAD: _ErrorReason.ValueType  # 28
+    """The client has left the text of a generation unread for too long, and it was ended (DEADLINE_EXCEEDED)."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Stable reasons, carried without the prefix in `google.rpc.ErrorInfo.reason` with domain "outrider".
@@ -170,7 +174,9 @@ ERROR_REASON_INVALID_DIGEST: ErrorReason.ValueType  # 4
 ERROR_REASON_TOKEN_OUT_OF_RANGE: ErrorReason.ValueType  # 5
 """A token id is outside the vocabulary (INVALID_ARGUMENT)."""
 ERROR_REASON_INVALID_SAMPLING: ErrorReason.ValueType  # 6
-"""A sampling parameter is not a number or outside its range (INVALID_ARGUMENT)."""
+"""A sampling parameter is not a number or outside its range; BadRequest names it, as in `sampling.temperature`
+(INVALID_ARGUMENT).
+"""
 ERROR_REASON_CONTEXT_TOO_LONG: ErrorReason.ValueType  # 7
 """Context and draft tokens do not fit into a slot; `most` in the metadata is how many do (OUT_OF_RANGE)."""
 ERROR_REASON_DRAFT_TOO_LONG: ErrorReason.ValueType  # 8
@@ -213,6 +219,8 @@ ERROR_REASON_TOKENIZER_CHANGED: ErrorReason.ValueType  # 27
 """The service has other tokens than the `tokenizer_fingerprint` of the request: read its model and table again
 (FAILED_PRECONDITION).
 """
+ERROR_REASON_UNREAD: ErrorReason.ValueType  # 28
+"""The client has left the text of a generation unread for too long, and it was ended (DEADLINE_EXCEEDED)."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
@@ -305,26 +313,28 @@ class Sampling(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     SUPPRESSED_TOKENS_FIELD_NUMBER: _builtins.int
     temperature: _builtins.float
-    """0 takes the largest logit, ties to the lowest id. At most 100."""
+    """0 takes the largest logit, ties to the lowest id. Above that it is in [0.000001, 100]."""
     top_k: _builtins.int
-    """Keep the k largest. 0 keeps all."""
+    """Keep the k largest, whatever the vocabulary's size. 0 keeps all."""
     top_p: _builtins.float
     """Keep the smallest descending prefix whose mass reaches this, in (0, 1]. Unset keeps all."""
     min_p: _builtins.float
     """Keep tokens at least this many times as probable as the best, in [0, 1)."""
     repetition_penalty: _builtins.float
-    """Divides positive and multiplies negative logits of tokens seen in the penalty window. Unset is 1, no penalty."""
+    """Divides positive and multiplies negative logits of tokens seen in the penalty window, in [0.01, 100].
+    Unset is 1, no penalty.
+    """
     presence_penalty: _builtins.float
     """Subtracted once from the logit of a token seen in the penalty window, in [-100, 100]."""
     frequency_penalty: _builtins.float
     """Subtracted for each time a token was seen in the penalty window, in [-100, 100]."""
     penalty_last_n: _builtins.int
-    """Length of the penalty window in tokens, prompt and draft tokens included. Unset is 64."""
+    """Length of the penalty window in tokens, prompt and draft tokens included. Unset is 64, 0 is no penalty."""
     seed: _builtins.int
-    """Key of the noise. The same seed gives the same text."""
+    """Key of the noise, all 64 bits of it. The same seed gives the same text."""
     @_builtins.property
     def logit_bias(self) -> _containers.ScalarMap[_builtins.int, _builtins.float]:
-        """Added to the logits of single tokens, each in [-100, 100]."""
+        """Added to the logits of at most 4096 tokens of the vocabulary, each in [-100, 100]."""
 
     @_builtins.property
     def suppressed_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -603,12 +613,12 @@ class TokenEntry(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TEXT_FIELD_NUMBER: _builtins.int
-    BYTES_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
     ATTRIBUTE_FIELD_NUMBER: _builtins.int
     IS_END_OF_GENERATION_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The token as the model file spells it, with bytes that are not UTF-8 replaced."""
-    bytes: _builtins.bytes
+    output: _builtins.bytes
     """What the token adds to the output. Empty for control tokens. May be part of a UTF-8 character."""
     attribute: Global___TokenAttribute.ValueType
     """What kind of token it is."""
@@ -618,13 +628,13 @@ class TokenEntry(_message.Message):
         self,
         *,
         text: _builtins.str = ...,
-        bytes: _builtins.bytes = ...,
+        output: _builtins.bytes = ...,
         attribute: Global___TokenAttribute.ValueType = ...,
         is_end_of_generation: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribute", b"attribute", "bytes", b"bytes", "is_end_of_generation", b"is_end_of_generation", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribute", b"attribute", "is_end_of_generation", b"is_end_of_generation", "output", b"output", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

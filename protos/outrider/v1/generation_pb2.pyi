@@ -253,7 +253,9 @@ class GenerateRequest(_message.Message):
     max_tokens: _builtins.int
     """Most tokens to generate, at least 1."""
     seed: _builtins.int
-    """Drawn and returned when absent."""
+    """Key of the noise; all 64 bits are taken. When absent one of at most 53 bits is drawn and returned, which a JavaScript
+    number holds.
+    """
     num_log_probabilities: _builtins.int
     """Set to receive log-probabilities with this many most probable tokens a position, at most 20."""
     require_exact: _builtins.bool
@@ -555,7 +557,7 @@ class GenerateSummary(_message.Message):
     exact: _builtins.bool
     """Whether every token is guaranteed, to the bit, to be the one plain decoding alone would have given."""
     seed: _builtins.int
-    """The seed that was used."""
+    """The seed that was used; one that was drawn has at most 53 bits."""
     trace_id: _builtins.str
     """Trace id in hexadecimal; empty when tracing is off."""
     draft_problem: _builtins.str

@@ -25,13 +25,14 @@ _sym_db = _symbol_database.Default()
 from outrider.v1 import common_pb2 as outrider_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17outrider/v1/model.proto\x12\x0boutrider.v1\x1a\x18outrider/v1/common.proto\"\x11\n\x0fGetModelRequest\"9\n\x10GetModelResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.outrider.v1.ModelInfo\"+\n\x14GetTokenTableRequest\x12\x13\n\x0bmax_entries\x18\x01 \x01(\r\"\x8e\x01\n\x15GetTokenTableResponse\x12\x1d\n\x15tokenizer_fingerprint\x18\x01 \x01(\t\x12\x17\n\x0fvocabulary_size\x18\x02 \x01(\r\x12\x13\n\x0b\x66irst_token\x18\x03 \x01(\r\x12(\n\x07\x65ntries\x18\x04 \x03(\x0b\x32\x17.outrider.v1.TokenEntry2\xb1\x01\n\x0cModelService\x12G\n\x08GetModel\x12\x1c.outrider.v1.GetModelRequest\x1a\x1d.outrider.v1.GetModelResponse\x12X\n\rGetTokenTable\x12!.outrider.v1.GetTokenTableRequest\x1a\".outrider.v1.GetTokenTableResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17outrider/v1/model.proto\x12\x0boutrider.v1\x1a\x18outrider/v1/common.proto\"\x11\n\x0fGetModelRequest\"9\n\x10GetModelResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.outrider.v1.ModelInfo\"+\n\x14GetTokenTableRequest\x12\x13\n\x0bmax_entries\x18\x01 \x01(\r\"\x8e\x01\n\x15GetTokenTableResponse\x12\x1d\n\x15tokenizer_fingerprint\x18\x01 \x01(\t\x12\x17\n\x0fvocabulary_size\x18\x02 \x01(\r\x12\x13\n\x0b\x66irst_token\x18\x03 \x01(\r\x12(\n\x07\x65ntries\x18\x04 \x03(\x0b\x32\x17.outrider.v1.TokenEntry2\xb1\x01\n\x0cModelService\x12G\n\x08GetModel\x12\x1c.outrider.v1.GetModelRequest\x1a\x1d.outrider.v1.GetModelResponse\x12X\n\rGetTokenTable\x12!.outrider.v1.GetTokenTableRequest\x1a\".outrider.v1.GetTokenTableResponse0\x01\x42 P\x01Z\x16outrider/v1;outriderv1\xa2\x02\x03OTRb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'outrider.v1.model_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'P\001Z\026outrider/v1;outriderv1\242\002\003OTR'
   _globals['_GETMODELREQUEST']._serialized_start=66
   _globals['_GETMODELREQUEST']._serialized_end=83
   _globals['_GETMODELRESPONSE']._serialized_start=85

@@ -16,7 +16,11 @@ MAX_NUM_SUPPRESSED: Final = 4096  # of one request
 
 
 class SamplingError(ValueError):
-    """A sampling parameter that cannot be honoured; the message names the field and says what to change."""
+    """A sampling parameter that cannot be honoured; the message begins with the `field` and says what to change."""
+
+    def __init__(self, field: str, rule: str) -> None:
+        super().__init__(f"{field} {rule}")
+        self.field = field
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +65,10 @@ class SamplingParams:
         _check_count("top_k", self.top_k)
         _check_range("top_p", self.top_p, 0.0, 1.0)
         if self.top_p == 0:
-            raise SamplingError("top_p must be above 0: 0 would keep no token; use temperature 0 for greedy text")
+            raise SamplingError("top_p", "must be above 0: 0 would keep no token; use temperature 0 for greedy text")
         _check_range("min_p", self.min_p, 0.0, 1.0)
         if self.min_p == 1:
-            raise SamplingError("min_p must be below 1; use temperature 0 for greedy text")
+            raise SamplingError("min_p", "must be below 1; use temperature 0 for greedy text")
         _check_range("repetition_penalty", self.repetition_penalty, 1 / MAX_PENALTY, MAX_PENALTY)
         _check_range("presence_penalty", self.presence_penalty, -MAX_PENALTY, MAX_PENALTY)
         _check_range("frequency_penalty", self.frequency_penalty, -MAX_PENALTY, MAX_PENALTY)
@@ -77,38 +81,41 @@ class SamplingParams:
 def check_num_suppressed(count: int) -> None:
     """Raises SamplingError where one request suppresses too many tokens, as those are remembered."""
     if count > MAX_NUM_SUPPRESSED:
-        raise SamplingError(f"suppressed_tokens names {count} tokens, but at most {MAX_NUM_SUPPRESSED} are taken")
+        raise SamplingError("suppressed_tokens", f"names {count} tokens, but at most {MAX_NUM_SUPPRESSED} are taken")
 
 
-def _check_range(name: str, value: float, low: float, high: float, also: str = "") -> None:
+def _check_range(name: str, value: float, low: float, high: float, also: str = "", of: str = "") -> None:
     # A NaN fails every comparison, so the test is for being inside.
     if not low <= value <= high:
-        raise SamplingError(f"{name} must be {also}between {low:g} and {high:g}, but it is {value!r}")
+        raise SamplingError(name, f"{of}must be {also}between {low:g} and {high:g}, but it is {value!r}")
 
 
 def _check_count(name: str, value: int, high: int | None = None) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise SamplingError(f"{name} must be a whole number, but it is {value!r}")
+        raise SamplingError(name, f"must be a whole number, but it is {value!r}")
     if value < 0 or (high is not None and value > high):
         limit = "0 or more" if high is None else f"between 0 and {high}"
-        raise SamplingError(f"{name} must be {limit}, but it is {value!r}")
+        raise SamplingError(name, f"must be {limit}, but it is {value!r}")
 
 
 def _check_bias(logit_bias: Mapping[int, float], vocabulary_size: int) -> None:
     if len(logit_bias) > MAX_NUM_BIASES:
-        raise SamplingError(f"logit_bias names {len(logit_bias)} tokens, but at most {MAX_NUM_BIASES} are taken")
+        raise SamplingError("logit_bias", f"names {len(logit_bias)} tokens, but at most {MAX_NUM_BIASES} are taken")
     for token, bias in logit_bias.items():
         if not 0 <= token < vocabulary_size:
-            raise SamplingError(f"logit_bias names token {token!r}, but ids go from 0 to {vocabulary_size - 1}")
+            raise SamplingError("logit_bias", f"names token {token!r}, but ids go from 0 to {vocabulary_size - 1}")
         if math.isinf(bias):
-            raise SamplingError(f"logit_bias of token {token} must be finite; {-MAX_BIAS:g} bans a token in practice")
-        _check_range(f"logit_bias of token {token}", bias, -MAX_BIAS, MAX_BIAS)
+            raise SamplingError(
+                "logit_bias", f"of token {token} must be finite; {-MAX_BIAS:g} bans a token in practice"
+            )
+        _check_range("logit_bias", bias, -MAX_BIAS, MAX_BIAS, of=f"of token {token} ")
 
 
 def _check_suppressed(tokens: frozenset[int], vocabulary_size: int) -> None:
     if not tokens:
         return
     if not 0 <= min(tokens) <= max(tokens) < vocabulary_size:
-        raise SamplingError(f"suppressed_tokens names token {max(tokens)}, but ids go from 0 to {vocabulary_size - 1}")
+        ids = f"ids go from 0 to {vocabulary_size - 1}"
+        raise SamplingError("suppressed_tokens", f"names token {max(tokens)}, but {ids}")
     if len(tokens) == vocabulary_size:
-        raise SamplingError("suppressed_tokens leaves no token to choose")
+        raise SamplingError("suppressed_tokens", "leaves no token to choose")

@@ -1,12 +1,20 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import FrozenInstanceError
+from pathlib import Path
 
 import pytest
 
 from services.engine.sampling import SamplingError, SamplingParams
-from services.engine.sampling.params import MAX_NUM_BIASES
+from services.engine.sampling.params import (
+    MAX_BIAS,
+    MAX_NUM_BIASES,
+    MAX_PENALTY,
+    MAX_TEMPERATURE,
+    MIN_TEMPERATURE,
+)
 
 VOCABULARY_SIZE = 100
 
@@ -60,8 +68,30 @@ def test_accepts_what_can_be_honoured(params: SamplingParams) -> None:
 )
 def test_refuses_with_a_sentence_that_names_the_field(field: str, value: object) -> None:
     params = SamplingParams(**{field: value})  # type: ignore[arg-type]
-    with pytest.raises(SamplingError, match=f"^{field} .*(must|names)"):
+    with pytest.raises(SamplingError, match=f"^{field} .*(must|names)") as refused:
         params.validate(VOCABULARY_SIZE)
+    assert refused.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("field", "rules"),
+    [
+        ("temperature", [f"in [{MIN_TEMPERATURE:f}, {MAX_TEMPERATURE:g}]"]),
+        ("top_p", ["in (0, 1]"]),
+        ("min_p", ["in [0, 1)"]),
+        ("repetition_penalty", [f"in [{1 / MAX_PENALTY:g}, {MAX_PENALTY:g}]"]),
+        ("presence_penalty", [f"in [{-MAX_PENALTY:g}, {MAX_PENALTY:g}]"]),
+        ("frequency_penalty", [f"in [{-MAX_PENALTY:g}, {MAX_PENALTY:g}]"]),
+        ("logit_bias", [f"at most {MAX_NUM_BIASES} tokens", f"in [{-MAX_BIAS:g}, {MAX_BIAS:g}]"]),
+        ("seed", ["64 bits"]),
+    ],
+)
+def test_the_protocol_names_the_range(field: str, rules: list[str]) -> None:
+    protocol = (Path(__file__).parents[3] / "protos" / "outrider" / "v1" / "common.proto").read_text()
+    sampling = protocol.partition("message Sampling {")[2].partition("\n}")[0]
+    comment = re.search(rf"((?: *//.*\n)+) *(?:\w|[<>, ])+ {field} = ", sampling)
+    assert comment, sampling
+    assert all(rule in comment[1] for rule in rules), comment[1]
 
 
 def test_something_must_be_left_to_choose() -> None:

@@ -11,6 +11,7 @@ from services.frame.errors import ServiceError
 from services.frame.handlers import HandlerRegistry, RpcContext
 from services.frame.server import FrameServer
 from tests.calls import replies
+from tests.waiting import PATIENCE_S
 
 Connect = Callable[[FrameServer], grpc.aio.Channel]
 
@@ -188,3 +189,23 @@ async def test_generated_servicers_register(serve: Any, connect: Connect) -> Non
     assert (await stub.GetModel(model_pb2.GetModelRequest())).model.name == "tiny"
     parts = [part.first_token async for part in stub.GetTokenTable(model_pb2.GetTokenTableRequest(max_entries=5))]
     assert parts == [0, 5]
+
+
+@pytest.mark.parametrize("style", ["writer", "generator"])
+async def test_headers_of_a_stream_come_before_its_first_request(serve: Any, connect: Connect, style: str) -> None:
+    async def writer(requests: AsyncIterator[bytes], context: RpcContext) -> None:
+        while (request := await context.read()) is not grpc.aio.EOF:
+            await context.write(request)
+
+    async def generator(requests: AsyncIterator[bytes], context: RpcContext) -> AsyncIterator[bytes]:
+        async for request in requests:
+            yield request
+
+    behavior: Any = writer if style == "writer" else generator
+    channel = connect(await serve({"Both": grpc.stream_stream_rpc_method_handler(behavior)}))
+    call: Any = channel.stream_stream("/test.Echo/Both")()
+    async with asyncio.timeout(PATIENCE_S):
+        await call.initial_metadata()
+        await call.write(b"late")
+        assert await call.read() == b"late"
+    call.cancel()

@@ -7,13 +7,14 @@ from unittest.mock import MagicMock
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.frame.call_status import CallStatus
-from services.frame.errors import error_from_rpc
-from services.frame.health import HealthService, check_health, watch_health
+from services.frame.errors import ServiceError, error_from_rpc
+from services.frame.health import SERVING, HealthService, check_health, watch_health
 from services.frame.server import FrameServer
 from services.frame.settings import ServerSettings
+from tests.calls import replies
 
 Connect = Callable[[FrameServer], grpc.aio.Channel]
 
@@ -71,6 +72,26 @@ async def test_every_kind_of_call_is_refused_while_loading(application_class: An
         assert [error and error.code for error in errors] == [grpc.StatusCode.UNAVAILABLE] * 4
     finally:
         await server.stop(0)
+
+
+async def test_health_of_everything(serve: Any, connect: Connect) -> None:
+    server = await serve()
+    stub = health_pb2_grpc.HealthStub(connect(server))
+    for is_serving in (True, False):
+        server.set_serving(is_serving)
+        listed = await stub.List(health_pb2.HealthListRequest())  # type: ignore[attr-defined]
+        assert {name: reply.status == SERVING for name, reply in listed.statuses.items()} == {
+            "": is_serving,
+            "test.Echo": is_serving,
+        }
+
+
+@pytest.mark.parametrize("method", ["Check", "List", "Watch"])
+async def test_health_refuses_what_is_no_request(serve: Any, connect: Connect, method: str) -> None:
+    channel = connect(await serve())
+    with pytest.raises(ServiceError) as failed:
+        await replies(channel.unary_stream(f"/grpc.health.v1.Health/{method}")(b"\xff"))
+    assert (failed.value.code, failed.value.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
 
 
 async def test_an_application_can_take_its_health_back(serve: Any, connect: Connect) -> None:

@@ -1,12 +1,14 @@
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from google.protobuf import descriptor_pb2
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from google.protobuf import descriptor_pool
+from grpc_reflection.v1alpha import reflection_pb2
 
+from services.frame.call_status import CallStatus
 from services.frame.channel import open_channel
 from services.frame.server import FrameServer
 from services.frame.settings import ServerSettings
@@ -20,17 +22,40 @@ async def echo(channel: grpc.aio.Channel, message: bytes = b"hello") -> bytes:
     return reply
 
 
-async def test_reflection_lists_and_describes_services(serve: Any, connect: Connect) -> None:
-    async def requests() -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
-        yield reflection_pb2.ServerReflectionRequest(list_services="")
-        yield reflection_pb2.ServerReflectionRequest(file_containing_symbol="grpc.health.v1.Health")
+VERSIONS = ("v1", "v1alpha")
 
-    stub = reflection_pb2_grpc.ServerReflectionStub(connect(await serve()))
-    listed, described = [reply async for reply in stub.ServerReflectionInfo(requests())]
-    names = {service.name for service in listed.list_services_response.service}
-    assert names == {"test.Echo", "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
-    (content,) = described.file_descriptor_response.file_descriptor_proto
-    assert descriptor_pb2.FileDescriptorProto.FromString(content).package == "grpc.health.v1"
+
+def reflect(channel: grpc.aio.Channel, version: str) -> Any:
+    """The method of one version of reflection; all have the same messages."""
+    return channel.stream_stream(
+        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_reflection_lists_and_describes_services(serve: Any, connect: Connect, version: str) -> None:
+    names = {"test.Echo", "grpc.health.v1.Health", *(f"grpc.reflection.{each}.ServerReflection" for each in VERSIONS)}
+    described = sorted(names - {"test.Echo"})
+    requests = [reflection_pb2.ServerReflectionRequest(list_services="")]
+    requests += [reflection_pb2.ServerReflectionRequest(file_containing_symbol=name) for name in described]
+    listed, *files = [reply async for reply in reflect(connect(await serve()), version)(requests)]
+    assert {service.name for service in listed.list_services_response.service} == names
+    pool = descriptor_pool.DescriptorPool()
+    for name, reply in zip(described, files, strict=True):
+        (content,) = reply.file_descriptor_response.file_descriptor_proto
+        pool.AddSerializedFile(content)
+        assert all(method.input_type.file.package in name for method in pool.FindServiceByName(name).methods)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_reflection_refuses_what_is_no_request(serve: Any, connect: Connect, version: str) -> None:
+    channel = connect(await serve())
+    call = channel.stream_stream(f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo")([b"\xff"])
+    error = await CallStatus(call).error()
+    assert error is not None
+    assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
 
 
 async def test_a_message_over_the_limit_is_refused_and_others_go_on(serve: Any, connect: Connect) -> None:
@@ -102,3 +127,49 @@ async def test_a_port_is_free_again_after_the_server_has_stopped(serve: Any, con
     await first.stop()
     second = await serve(port=first.port)
     assert second.port == first.port
+
+
+async def test_a_unix_socket_is_a_host(serve: Any, connect: Connect, tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/a socket"
+    first = await serve(host=address)
+    assert first.address == address
+    assert await echo(connect(first)) == b"hello"
+    await first.stop()
+    assert await echo(connect(await serve(host=address))) == b"hello"
+
+
+async def test_a_unix_socket_that_a_dead_server_has_left_is_taken(serve: Any, connect: Connect, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "socket"))
+    assert await echo(connect(await serve(host=f"unix:{tmp_path}/socket"))) == b"hello"
+
+
+async def test_a_unix_socket_of_a_server_that_lives_is_not_taken(
+    serve: Any, connect: Connect, tmp_path: Path, application_class: Any
+) -> None:
+    address = f"unix:{tmp_path}/socket"
+    channel = connect(await serve(host=address))
+    with pytest.raises(
+        StartupError, match=r"^cannot listen on .*/socket \(Address already in use\): choose another --host$"
+    ):
+        await FrameServer(ServerSettings(host=address), application_class()).listen()
+    assert await echo(channel) == b"hello"
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("", "no path is named"),
+        ("{}/missing/socket", "No such file or directory"),
+        ("{}/file", "a file that is no socket is there"),
+        ("{}/" + 200 * "x", "AF_UNIX path too long"),
+    ],
+)
+async def test_an_unusable_unix_socket_is_one_sentence(
+    path: str, reason: str, application_class: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("a file")
+    with pytest.raises(StartupError, match=rf"^cannot listen on unix:.*\({reason}\): choose another --host$"):
+        await FrameServer(ServerSettings(host="unix:" + path.format(tmp_path)), application_class()).listen()
+    assert capfd.readouterr().err == ""
+    assert (tmp_path / "file").read_text() == "a file"

@@ -59,6 +59,13 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
             id="both",
         ),
         pytest.param(["chat", "--address", "127.0.0.1:1", "--exact", "on"], "--exact is for a stack", id="exact there"),
+        pytest.param(["generate", "a", "--peer-tls"], "name its --address", id="TLS to nobody"),
+        pytest.param(["status", "--peer-ca", "x"], "--peer-ca and --peer-cert need --peer-tls", id="no TLS"),
+        pytest.param(["status", "--peer-tls", "--peer-key", "x"], "needed together", id="a key alone"),
+        pytest.param(
+            ["status", "--peer-tls", "--peer-ca", "no/such"], "--peer-ca no/such cannot be", id="no such file"
+        ),
+        pytest.param(["chat", "--peer-tls", "--peer-ca", ""], "--peer-ca is empty", id="empty name"),
         pytest.param(["generate", "\udcff"], "UTF-8", id="a prompt that is no text"),
         pytest.param(["status", "--address", "\udcff:1"], "UTF-8", id="an address that is no text"),
         pytest.param(

@@ -179,11 +179,11 @@ async def test_no_log_probabilities_unless_asked_for() -> None:
     assert not any(token.HasField("log_probabilities") for chunk in chunks for token in chunk.tokens)
 
 
-def test_drawn_seeds_use_all_64_bits() -> None:
+def test_drawn_seeds_use_the_53_bits_of_a_javascript_number() -> None:
     seeds = {draw_seed() for _ in range(64)}
     assert len(seeds) == 64
-    assert all(0 <= seed < 2**64 for seed in seeds)
-    assert max(seeds) >= 2**63
+    assert all(float(seed) == seed and 0 <= seed < 2**53 for seed in seeds)
+    assert max(seeds) >= 2**52
 
 
 @pytest.mark.parametrize("strategy", [empty, perfect])

@@ -24,7 +24,7 @@ def entry(
 ) -> common_pb2.TokenEntry:
     if output is None:
         output = b"" if attribute in (CONTROL, UNUSED, UNKNOWN) else text.encode()
-    return common_pb2.TokenEntry(text=text, bytes=output, attribute=attribute, is_end_of_generation=ends)
+    return common_pb2.TokenEntry(text=text, output=output, attribute=attribute, is_end_of_generation=ends)
 
 
 TABLE = (
