@@ -29,7 +29,7 @@ from orchestrator.cli_options import (
     valid_temperature,
 )
 from orchestrator.cli_stack import pair_problem, run_beside
-from orchestrator.client import collect, fetch_status, generate, show, status_table, to_json
+from orchestrator.client import collect, fetch_status, generate, show, show_answer, status_table, to_json
 from orchestrator.interrupts import Interrupted, interruptible, run
 from orchestrator.process import CrashedError, RefusedError
 from orchestrator.progress import waiting, watched
@@ -245,8 +245,8 @@ async def _chat(address: str, options: StackOptions | None, template: generation
             messages.append(target_pb2.ChatMessage(role="user", content=said))
             request = generation_pb2.GenerateRequest(chat=generation_pb2.ChatPrompt(messages=messages))
             request.MergeFrom(template)
-            answer = await show(watched(generate(address, request), f"the orchestrator at {address}"), "", console)
-            messages.append(target_pb2.ChatMessage(role="assistant", content=answer))
+            answer = watched(generate(address, request), f"the orchestrator at {address}")
+            messages.append(await show_answer(answer, console))
 
     await _run(address, options, use)
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from orchestrator.answer import Answer
 from orchestrator.cycle import Cycle, Target, run_cycles
 from orchestrator.drafter import Drafter
 from orchestrator.statistics import Statistics
@@ -33,8 +34,10 @@ class Generation:
         max_tokens: int,
         context_length: int,
         telemetry: Telemetry,
+        answer: Answer | None = None,
     ) -> None:
-        """Go on from `prompt`, which grows by what is generated."""
+        """Go on from `prompt`, which grows by what is generated. The text of a chat is parted as an `answer`."""
+        self._answer = answer
         self._sequence = prompt
         self._num_prompt_tokens = len(prompt)
         self._target = target
@@ -69,9 +72,13 @@ class Generation:
                 self._is_exact = self._is_exact and cycle.verification.result.exact
                 yield self._chunk(cycle)
                 if self._text.is_stopped:
-                    return
-        if rest := self._text.finish():
-            yield generation_pb2.GenerateChunk(text=rest)
+                    break
+        last = generation_pb2.GenerateChunk(text=self._text.finish())
+        if self._answer is not None:
+            self._answer.feed(last.text)
+            last.content, last.reasoning = self._answer.finish()
+        if last.ByteSize():
+            yield last
 
     def summary(self, seed: int, trace_id: str, *, is_same_target: bool = True) -> generation_pb2.GenerateSummary:
         """Return the last message. Text of unequal targets is not exact, even if each of them is."""
@@ -105,9 +112,13 @@ class Generation:
             if log_probabilities:
                 told.log_probabilities.CopyFrom(log_probabilities[index])
             chunk.text += told.text
+            if self._answer is not None:
+                self._answer.feed(told.text, token)
             self._num_generated_tokens += 1
             if self._text.is_stopped:
                 break
+        if self._answer is not None:
+            chunk.content, chunk.reasoning = self._answer.take()
         return chunk
 
     def _finish_reason(self) -> generation_pb2.FinishReason.ValueType:

@@ -18,6 +18,8 @@ from services.engine.vocabulary import Vocabulary
 _CAN_REPACK = b"AMX_INT8 = 1" not in llama_cpp.llama_print_system_info()
 
 _LONGEST_NAME = 128
+_LONGEST_KEY = 256
+_CHAT_TEMPLATE = "tokenizer.chat_template"
 _POSITIONS = "position_embd.weight"
 NO_GENERATION = "does not generate one token after the other"
 
@@ -54,7 +56,9 @@ class Model:
         if problem := self._problem():
             self.close()
             raise ModelLoadError(f"cannot serve {path}: {self.architecture} {problem}")
-        self.vocabulary = Vocabulary(llama_cpp.llama_model_get_vocab(self.handle))
+        self.chat_templates = self._chat_templates()
+        templates = "\n".join(self.chat_templates.values())
+        self.vocabulary = Vocabulary(llama_cpp.llama_model_get_vocab(self.handle), templates=templates)
         if self.vocabulary.lacks_bytes:
             self.close()
             raise ModelLoadError(f"cannot serve {path}: its tokenizer has no tokens for single bytes")
@@ -82,6 +86,18 @@ class Model:
             return ""
         buffer = ctypes.create_string_buffer(size + 1)
         llama_cpp.llama_model_meta_val_str(self.handle, key.encode(), buffer, len(buffer))
+        return buffer.value.decode(errors="replace")
+
+    def _chat_templates(self) -> dict[str, str]:
+        """Return the sources of the chat templates by name; the usual one has none."""
+        keys = [self._metadata_key(index) for index in range(llama_cpp.llama_model_meta_count(self.handle))]
+        usual = {"": source} if (source := self.metadata(_CHAT_TEMPLATE)) else {}
+        prefix = f"{_CHAT_TEMPLATE}."
+        return usual | {key.removeprefix(prefix): self.metadata(key) for key in keys if key.startswith(prefix)}
+
+    def _metadata_key(self, index: int) -> str:
+        buffer = ctypes.create_string_buffer(_LONGEST_KEY)
+        llama_cpp.llama_model_meta_key_by_index(self.handle, index, buffer, len(buffer))
         return buffer.value.decode(errors="replace")
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ from outrider.v1 import common_pb2
 from services.engine.engine import Engine
 from services.engine.runtime import Runtime
 from services.frame.telemetry import Telemetry
+from services.target.chat_templates import ChatTemplates
 from services.target.servicer import TargetServicer
 
 END = 15
@@ -20,4 +21,5 @@ def fake_target(engine: Engine, runtime: Runtime) -> TargetServicer:
     server = SimpleNamespace(cycle_telemetry=Telemetry.off(), draining=asyncio.Event(), settings=settings)
     vocabulary = SimpleNamespace(size=runtime.vocabulary_size, end_of_generation=frozenset({END}))
     info = common_pb2.ModelInfo(context_length=runtime.context_length, max_draft_tokens=MAX_DRAFT_TOKENS)
-    return TargetServicer(cast(Any, server), cast(Any, vocabulary), engine, info, None)
+    templates = ChatTemplates({}, cast(Any, vocabulary))
+    return TargetServicer(cast(Any, server), cast(Any, vocabulary), engine, info, templates)

@@ -1,7 +1,7 @@
 """Chats become prompts by the model's own template, and nothing that a message says becomes a control token."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,12 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from outrider.v1 import target_pb2
 from services.engine.engine import Engine
-from services.engine.errors import ModelLoadError
 from services.engine.model import Model
 from services.engine.vocabulary import Attribute, Vocabulary
 from services.frame.errors import ServiceError
 from services.target.application import TargetApplication
-from services.target.chat import ChatError, ChatTemplate
+from services.target.chat import ChatError, ChatTemplate, Message
+from services.target.chat_templates import ChatTemplates
 from services.target.settings import TargetSettings
 from tests.foreign_models import Tokenizer, llama, tiny_tokenizer
 from tests.unit.engine.fakes import FakeRuntime
@@ -68,11 +68,11 @@ def vocabulary(model: Model) -> Vocabulary:
     return model.vocabulary
 
 
-def message(content: str, role: str = "user") -> dict[str, str]:
-    return {"role": role, "content": content}
+def message(content: str, role: str = "user", reasoning: str = "") -> Message:
+    return Message(role, content, reasoning)
 
 
-def render(vocabulary: Vocabulary, source: str, *messages: dict[str, str], is_open: bool = False) -> str:
+def render(vocabulary: Vocabulary, source: str, *messages: Message, is_open: bool = False) -> str:
     text, _ = ChatTemplate(source, vocabulary).render(messages, add_generation_prompt=is_open)
     return text
 
@@ -100,23 +100,11 @@ def test_no_message_spells_a_control_token(vocabulary: Vocabulary, chat: list[tu
     messages = [message(content, role) for role, content in chat]
     text, tokens = ChatTemplate(TEMPLATE, vocabulary).render(messages, add_generation_prompt=True)
     plain = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE)
-    assert text == plain.render(messages=messages, bos_token=BEGIN, add_generation_prompt=True)
+    assert text == plain.render(messages=[*map(asdict, messages)], bos_token=BEGIN, add_generation_prompt=True)
     turns = [spelling for role, _ in chat for spelling in (f"<|{role}|>", END)]
     assert control_tokens(vocabulary, tokens) == [BEGIN, *turns, ASSISTANT]
     said = "".join(f"\n{content}\n" for _, content in chat)
     assert vocabulary.detokenize(tokens).decode() == said
-
-
-@pytest.mark.parametrize("searched", [1, 2, 3, 8, 50])
-def test_long_texts_are_searched_in_pieces(
-    vocabulary: Vocabulary, searched: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    template = ChatTemplate(TEMPLATE, vocabulary)
-    texts = [f"{'x' * count}{spelling}{'y' * 5}<<|end|>|>" for count in range(12) for spelling in (USER, *AWKWARD)]
-    whole = [template._break(text) for text in texts]
-    assert all("\ufdd0" in text for text in whole)
-    monkeypatch.setattr("services.target.chat._SEARCHED", searched)
-    assert [template._break(text) for text in texts] == whole
 
 
 def test_a_role_spells_no_control_token_either(vocabulary: Vocabulary) -> None:
@@ -128,9 +116,9 @@ def test_a_role_spells_no_control_token_either(vocabulary: Vocabulary) -> None:
 
 def test_the_mark_that_parts_spellings_cannot_be_smuggled_in(vocabulary: Vocabulary) -> None:
     text, tokens = ChatTemplate("{{ messages[0].content }}", vocabulary).render(
-        [message("<\ufdd0|end|>")], add_generation_prompt=False
+        [message("<\ufdd0|\ufdd1end|>")], add_generation_prompt=False
     )
-    assert text == "<\ufffd|end|>"
+    assert text == "<\ufffd|\ufffdend|>"
     assert vocabulary.detokenize(tokens).decode() == text
 
 
@@ -207,13 +195,16 @@ INVALID = {
 
 
 @pytest.mark.parametrize("name", INVALID)
-def test_a_broken_template_stops_the_start(tmp_path: Path, name: str) -> None:
+def test_a_broken_template_refuses_chats_and_nothing_else(tmp_path: Path, name: str) -> None:
     path = llama(tmp_path / "model.gguf", tokenizer=tokenizer(chat_template=INVALID[name]))
     model = Model(path)
-    with pytest.raises(ModelLoadError) as refused:
-        TargetApplication(TargetSettings(model=path, exact="off")).accept(model)
+    TargetApplication(TargetSettings(model=path, exact="off")).accept(model)
+    templates = ChatTemplates(model.chat_templates, model.vocabulary)
+    assert not templates.has_usual
+    with pytest.raises(ChatError) as refused:
+        templates.choose("", has_tools=False)
     sentence = str(refused.value)
-    assert sentence.startswith(f"cannot serve {path}: the model's chat template is not valid: ")
+    assert sentence.startswith("the model's chat template is not valid: ")
     assert len(sentence.splitlines()) == 1
     model.close()
 
