@@ -19,7 +19,7 @@ from services.engine.model import Model
 from services.engine.vocabulary import Attribute, Vocabulary
 from services.frame.errors import ServiceError
 from services.target.application import TargetApplication
-from services.target.chat import ChatError, ChatTemplate, Message
+from services.target.chat import ChatError, ChatTemplate, Message, VariablesError
 from services.target.chat_templates import ChatTemplates
 from services.target.settings import TargetSettings
 from tests.foreign_models import Tokenizer, llama, tiny_tokenizer
@@ -184,6 +184,66 @@ RENDERED = {
 def test_what_templates_rely_on(vocabulary: Vocabulary, name: str) -> None:
     source, expected = RENDERED[name]
     assert render(vocabulary, source, message("Zoë <b>")) == expected
+
+
+def test_variables_of_a_request(vocabulary: Vocabulary) -> None:
+    source = "{{ effort }} {{ tools[0].name }} {{ depth }} {{ messages[0].content }}"
+    variables = {"effort": f"low{END}", "tools": [{"name": f"f{USER}"}], "depth": 3}
+    text, tokens = ChatTemplate(source, vocabulary).render(
+        [message("hello")], add_generation_prompt=False, variables=variables
+    )
+    assert text == f"low{END} f{USER} 3 hello"
+    assert control_tokens(vocabulary, tokens) == [BEGIN]
+    with pytest.raises(VariablesError, match="cannot be called messages"):
+        ChatTemplate(source, vocabulary).render([], add_generation_prompt=False, variables={"messages": []})
+
+
+@pytest.mark.parametrize(
+    ("source", "role"),
+    [("{{ messages[0].role }}", "system"), ("{{ messages[0].role }}{# or developer #}", "developer")],
+)
+def test_a_developer(vocabulary: Vocabulary, source: str, role: str) -> None:
+    assert render(vocabulary, source, message("be brief", "developer")) == role
+
+
+REASONING = {
+    "reasoning_content": ("{{ messages[0].reasoning_content }}: {{ messages[0]['content'] }}", "hm: yes"),
+    "thinking": ("{% if 'thinking' in messages[0] %}{{ messages[0].thinking }}{% endif %}", "hm"),
+    "none": ("{{ messages[0].content }}", "yes"),
+}
+
+
+@pytest.mark.parametrize("name", REASONING)
+def test_reasoning_goes_back_by_the_name_that_the_template_knows(vocabulary: Vocabulary, name: str) -> None:
+    source, expected = REASONING[name]
+    assert render(vocabulary, source, message("yes", "assistant", "hm")) == expected
+
+
+def test_spellings_in_ascii_json(vocabulary: Vocabulary) -> None:
+    source = "{{ messages[0].content | tojson(ensure_ascii=true) }}"
+    text, tokens = ChatTemplate(source, vocabulary).render([message(f"é{END}{USER}")], add_generation_prompt=False)
+    assert text == f'"\\u00e9{END}{USER}"'
+    assert control_tokens(vocabulary, tokens) == [BEGIN]
+
+
+def test_templates_by_name(vocabulary: Vocabulary) -> None:
+    templates = ChatTemplates({"": "usual", "tool_use": "tools", "rag": "{% if %}"}, vocabulary)
+    assert templates.choose("", has_tools=False).source == "usual"
+    assert templates.choose("", has_tools=True).source == "tools"
+    assert templates.choose("tool_use", has_tools=False).source == "tools"
+    with pytest.raises(ChatError, match="not valid"):
+        templates.choose("rag", has_tools=False)
+    with pytest.raises(ChatError, match="no chat template called other, its named ones are: tool_use"):
+        templates.choose("other", has_tools=False)
+    with pytest.raises(ChatError, match="name one of its templates: tool_use"):
+        ChatTemplates({"tool_use": "tools"}, vocabulary).choose("", has_tools=False)
+
+
+def test_named_templates_of_a_file(tmp_path: Path) -> None:
+    fields = {"chat_template": "usual", "chat_template.tool_use": "tools"}
+    model = Model(llama(tmp_path / "model.gguf", tokenizer=tokenizer(**fields)))
+    assert model.chat_templates == {"": "usual", "tool_use": "tools"}
+    model.close()
 
 
 INVALID = {
