@@ -103,8 +103,12 @@ class Vocabulary:
 
     @cached_property
     def steering_spellings(self) -> Spellings:
-        """What a text must be parted at where control tokens are read in it."""
-        return self._spellings(self.steering)
+        """What a user's text must be parted at.
+
+        Control tokens too where none are read: ordinary ones merge into them, with SentencePiece, where one is spelled
+        like the rest of it.
+        """
+        return Spellings(self.entries[token].spelling.decode(errors="replace") for token in self.steering)
 
     @cached_property
     def adds_space(self) -> bool:
@@ -120,7 +124,7 @@ class Vocabulary:
             TooLongError: there are more than `most` of them.
         """
         self.check_length(text, most)
-        parts = [text] if parse_special else self._spellings_read.parts(text)
+        parts = [text] if parse_special else self.steering_spellings.parts(text)
         first = [self.bos] if add_bos and self.adds_bos and self.bos is not None else []
         return first + self.tokenize_parts([(part, parse_special) for part in parts], most=most - len(first))
 
@@ -174,15 +178,6 @@ class Vocabulary:
             outputs.append(entry.output.removeprefix(b" ") if gets_space and not is_special else entry.output)
             gets_space = is_special
         return outputs
-
-    @cached_property
-    def _spellings_read(self) -> Spellings:
-        """What a text must be parted at where llama.cpp is told to read no control tokens in it."""
-        ignored = (Attribute.CONTROL, Attribute.UNKNOWN)
-        return self._spellings(token for token in self.steering if self.entries[token].attribute not in ignored)
-
-    def _spellings(self, tokens: Iterable[int]) -> Spellings:
-        return Spellings(self.entries[token].spelling.decode(errors="replace") for token in tokens)
 
     def _steers(self, token: int, entry: Entry) -> bool:
         if entry.attribute in (Attribute.CONTROL, Attribute.UNKNOWN) or token in self.end_of_generation:
