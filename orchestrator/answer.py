@@ -1,10 +1,11 @@
 """Answers of chats, parted into what the model says and what it thinks."""
 
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 from outrider.v1 import common_pb2, target_pb2
 
-Part = target_pb2.AnswerPart.ValueType
+Part: TypeAlias = "target_pb2.AnswerPart.ValueType"
 
 _CONTENT = target_pb2.ANSWER_PART_CONTENT
 _REASONING = target_pb2.ANSWER_PART_REASONING

@@ -37,14 +37,25 @@ class Spellings:
 
     def __init__(self, spellings: Iterable[str]) -> None:
         """Take spellings; those of one character are left out, as no text can be parted within them."""
-        wanted = _without_longer(sorted({spelling for spelling in spellings if len(spelling) > 1}))
+        all_of_them = sorted({spelling for spelling in spellings if len(spelling) > 1})
+        wanted = _without_longer(all_of_them)
         self._pattern = re.compile(_tree(wanted, 0) if wanted else _NOTHING)
-        self._longest = max(map(len, wanted), default=0)
+        self._longest = max(map(len, all_of_them), default=0)
+        self._beginnings = {spelling[:length] for spelling in all_of_them for length in range(1, len(spelling))}
+        self._ends = {spelling[length:] for spelling in all_of_them for length in range(1, len(spelling))}
 
     def parts(self, text: str) -> list[str]:
         """Part a text after the first character of every spelling, those that overlap included."""
         ends = [start + 1 for start in self._starts(text)]
         return [text[start:end] for start, end in zip([0, *ends], [*ends, len(text)], strict=True)]
+
+    def begins_at_end(self, text: str) -> bool:
+        """Whether what follows the text could make a spelling of its end."""
+        return any(text[-length:] in self._beginnings for length in range(1, min(len(text), self._longest) + 1))
+
+    def ends_at_start(self, text: str) -> bool:
+        """Whether what precedes the text could make a spelling of its start."""
+        return any(text[:length] in self._ends for length in range(1, min(len(text), self._longest) + 1))
 
     def _starts(self, text: str) -> Iterator[int]:
         first = 0

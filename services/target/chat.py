@@ -126,7 +126,8 @@ class ChatTemplate:
     def _fields(self, message: Message) -> dict[str, str]:
         """Return a message as the template knows it. Most drop what a developer says without a word."""
         role = _SYSTEM if message.role == _DEVELOPER and not self._knows_developer else message.role
-        fields = {"role": self._break(role), "content": self._break(message.content)}
+        # A role may stand within a spelling, as in <|user|>.
+        fields = {"role": self._break(role, is_alone=False), "content": self._break(message.content)}
         if message.reasoning:
             fields |= dict.fromkeys(self._reasoning_fields, self._break(message.reasoning))
         return fields
@@ -142,9 +143,16 @@ class ChatTemplate:
             eos_token=self._spelling(self._vocabulary.eos),
         )
 
-    def _break(self, text: str) -> str:
-        """Part every spelling of a token that steers after its first character, those that overlap included."""
-        first, *others = self._vocabulary.steering_spellings.parts(_MARKS.sub("\ufffd", text))
+    def _break(self, text: str, *, is_alone: bool = True) -> str:
+        """Part every spelling of a token that steers after its first character, those that overlap included.
+
+        So is the text from the template's, where the two together could spell one, unless that is meant.
+        """
+        text = _MARKS.sub("\ufffd", text)
+        spellings = self._vocabulary.steering_spellings
+        before = [""] if is_alone and spellings.ends_at_start(text) else []
+        after = [""] if is_alone and spellings.begins_at_end(text) else []
+        first, *others = [*before, *spellings.parts(text), *after]
         if not others:
             return first
         return _WITHIN.join([first, *others[:-1]]) + _LAST + others[-1]

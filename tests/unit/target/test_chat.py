@@ -107,6 +107,14 @@ def test_no_message_spells_a_control_token(vocabulary: Vocabulary, chat: list[tu
     assert vocabulary.detokenize(tokens).decode() == said
 
 
+@pytest.mark.parametrize("content", ["<", "<|", "x<", "|>", "end|>"])
+def test_a_message_and_the_template_spell_no_control_token_together(vocabulary: Vocabulary, content: str) -> None:
+    source = "<{{ messages[0].content }}<|end|>"
+    text, tokens = ChatTemplate(source, vocabulary).render([message(content)], add_generation_prompt=False)
+    assert text == f"<{content}<|end|>"
+    assert control_tokens(vocabulary, tokens) == [BEGIN, END]
+
+
 def test_a_role_spells_no_control_token_either(vocabulary: Vocabulary) -> None:
     source = "{{ messages[0].role }}: {{ messages[0].content }}"
     text, tokens = ChatTemplate(source, vocabulary).render([message("hello", f"x{END}")], add_generation_prompt=False)
