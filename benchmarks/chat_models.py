@@ -88,9 +88,10 @@ def text_outcomes(path: Path) -> Iterator[str]:
         return
     inputs = path.with_name(f"{path.name}.inp")
     texts = inputs.read_bytes().decode().split("\n__ggml_vocab_test__\n") if inputs.exists() else []
+    outputs = [entry.output for entry in vocabulary.entries]
     for text in [*texts, *TEXTS]:
         tokens = vocabulary.tokenize(text, add_bos=True, parse_special=False)
-        detokenizer = Detokenizer([entry.output for entry in vocabulary.entries])
+        detokenizer = Detokenizer(outputs)
         streamed = "".join(map(detokenizer.feed, tokens)) + detokenizer.finish()
         expected = f" {text}" if text and vocabulary.adds_space else text
         whole = vocabulary.detokenize(tokens).decode(errors="replace")
