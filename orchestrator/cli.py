@@ -36,7 +36,7 @@ from orchestrator.cli_options import (
     valid_temperature,
 )
 from orchestrator.cli_stack import pair_differences, run_beside
-from orchestrator.client import collect, fetch_status, generate, pair_lines, show, status_table, to_json
+from orchestrator.client import collect, fetch_status, generate, pair_lines, show, show_answer, status_table, to_json
 from orchestrator.interrupts import Interrupted, interruptible, run
 from orchestrator.process import CrashedError, RefusedError
 from orchestrator.progress import waiting, watched
@@ -277,8 +277,8 @@ async def _chat(
             messages.append(target_pb2.ChatMessage(role="user", content=said))
             request = generation_pb2.GenerateRequest(chat=generation_pb2.ChatPrompt(messages=messages))
             request.MergeFrom(template)
-            answer = await show(watched(generate(address, request, tls), f"the orchestrator at {address}"), "", console)
-            messages.append(target_pb2.ChatMessage(role="assistant", content=answer))
+            answer = watched(generate(address, request, tls), f"the orchestrator at {address}")
+            messages.append(await show_answer(answer, console))
 
     await _run(address, options, use)
 

@@ -13,7 +13,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from orchestrator.pair import Difference
-from outrider.v1 import generation_pb2, generation_pb2_grpc
+from outrider.v1 import generation_pb2, generation_pb2_grpc, target_pb2
 from services.frame.channel import ClientTls, open_channel
 from services.frame.errors import ServiceError, error_from_rpc, is_from_server
 from services.frame.printable import one_line, printable
@@ -94,10 +94,35 @@ async def show(messages: AsyncIterator[generation_pb2.GenerateResponse], prompt:
             if not message.chunk.tokens:
                 _write(out, message.chunk.text)
         else:
-            out.print()
-            line = summary_line(message.summary, with_legend=_has_colours(out))
-            Console(stderr=True, highlight=False).print(line, soft_wrap=True)
+            _write_summary(out, message.summary)
     return text
+
+
+async def show_answer(messages: AsyncIterator[generation_pb2.GenerateResponse], out: Console) -> target_pb2.ChatMessage:
+    """Print an answer of a chat as `show` does, what was thought dimmed and apart; return it as the chat goes on."""
+    said = target_pb2.ChatMessage(role="assistant")
+    async for message in messages:
+        if not message.HasField("chunk"):
+            _write_summary(out, message.summary)
+            continue
+        chunk = message.chunk
+        _write(out, chunk.reasoning, "dim")
+        if chunk.content and said.reasoning and not said.content:
+            _write(out, "\n\n")
+        if chunk.content == chunk.text:
+            for token in chunk.tokens:
+                _write(out, token.text, STYLES.get(token.origin, ""))
+        if chunk.content != chunk.text or not chunk.tokens:
+            _write(out, chunk.content)
+        said.reasoning += chunk.reasoning
+        said.content += chunk.content
+    return said
+
+
+def _write_summary(out: Console, summary: generation_pb2.GenerateSummary) -> None:
+    out.print()
+    line = summary_line(summary, with_legend=_has_colours(out))
+    Console(stderr=True, highlight=False).print(line, soft_wrap=True)
 
 
 def _write(out: Console, text: str, style: str = "") -> None:

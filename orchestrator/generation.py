@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
 
+from orchestrator.answer import Answer
 from orchestrator.cycle import Cycle, Target, run_cycles
 from orchestrator.drafter import Drafter
 from orchestrator.statistics import Statistics
@@ -37,8 +38,13 @@ class Generation:
         context_length: int,
         telemetry: Telemetry,
         stop_tokens: Collection[int] = (),
+        answer: Answer | None = None,
     ) -> None:
-        """Go on from `prompt`, which grows by what is generated, up to the first of `stop_tokens`."""
+        """Go on from `prompt`, which grows by what is generated, up to the first of `stop_tokens`.
+
+        The text of a chat is parted as an `answer`.
+        """
+        self._answer = answer
         self._sequence = prompt
         self._num_prompt_tokens = len(prompt)
         self._target = target
@@ -76,8 +82,12 @@ class Generation:
                 yield self._chunk(cycle)
                 if self._text.is_stopped or self._is_stopped:
                     break
-        if rest := self._text.finish():
-            yield generation_pb2.GenerateChunk(text=rest)
+        last = generation_pb2.GenerateChunk(text=self._text.finish())
+        if self._answer is not None:
+            self._answer.feed(last.text)
+            last.content, last.reasoning = self._answer.finish()
+        if last.ByteSize():
+            yield last
 
     def summary(self, seed: int, trace_id: str, *, is_same_target: bool = True) -> generation_pb2.GenerateSummary:
         """Return the last message. Text of unequal targets is not exact, even if each of them is."""
@@ -116,9 +126,13 @@ class Generation:
             if log_probabilities:
                 told.log_probabilities.CopyFrom(log_probabilities[index])
             chunk.text += told.text
+            if self._answer is not None:
+                self._answer.feed(told.text, token)
             self._num_generated_tokens += 1
             if self._text.is_stopped or self._is_stopped:
                 break
+        if self._answer is not None:
+            chunk.content, chunk.reasoning = self._answer.take()
         return chunk
 
     def _finish_reason(self) -> generation_pb2.FinishReason.ValueType:

@@ -9,6 +9,7 @@ import grpc
 from opentelemetry import trace
 
 from orchestrator.ahead import running_ahead
+from orchestrator.answer import Answer, marker_spellings
 from orchestrator.backend import Backend
 from orchestrator.generation import Generation, draw_seed
 from orchestrator.instruments import GenerationInstruments
@@ -61,7 +62,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             told.ask(request, target_model.info, seed)
             _check(request, target_model.info)
             most = self._most_tokens(sampling, target_model.info)
-            prompt = await self._prompt(request, most)
+            prompt, form = await self._prompt(request, most)
             target = self._backend.open_target(
                 sampling,
                 num_log_probabilities=request.num_log_probabilities
@@ -81,6 +82,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                 context_length=most,
                 telemetry=self._backend.telemetry,
                 stop_tokens=request.stop_tokens,
+                answer=Answer(form, marker_spellings(form, target_model.entries)) if form is not None else None,
             )
             try:
                 # The next cycle does not wait for a chunk to be written.
@@ -134,11 +136,14 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         num_bytes = self._settings.max_message_bytes - sampling.ByteSize()
         return min(info.context_length, most_tokens(num_bytes, info.vocabulary_size))
 
-    async def _prompt(self, request: generation_pb2.GenerateRequest, most: int) -> Sequence[int]:
+    async def _prompt(
+        self, request: generation_pb2.GenerateRequest, most: int
+    ) -> tuple[Sequence[int], target_pb2.AnswerFormat | None]:
+        """Return the prompt's ids, and for a chat how its answer is parted."""
         if len(request.chat.messages) >= most:
             raise _prompt_too_long(len(request.chat.messages), most)
         try:
-            tokens = await self._tokenize(request)
+            tokens, form = await self._tokenize(request, most - 1)
         except grpc.aio.AioRpcError as error:
             refusal = error_from_rpc(error)
             # A message that is too long is refused by gRPC, anything else that is not the target's word by a proxy.
@@ -152,18 +157,29 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             raise invalid_argument("EMPTY_PROMPT", _prompt_field(request), "the prompt has no tokens")
         if len(tokens) >= most:
             raise _prompt_too_long(len(tokens), most)
-        return tokens
+        return tokens, form
 
-    async def _tokenize(self, request: generation_pb2.GenerateRequest) -> Sequence[int]:
+    async def _tokenize(
+        self, request: generation_pb2.GenerateRequest, most: int
+    ) -> tuple[Sequence[int], target_pb2.AnswerFormat | None]:
         stub = self._backend.target_stub
         match request.WhichOneof("prompt"):
             case "tokens":
-                return request.tokens.tokens
+                return request.tokens.tokens, None
             case "chat":
-                chat = target_pb2.ApplyChatTemplateRequest(messages=request.chat.messages, add_generation_prompt=True)
-                return (await stub.ApplyChatTemplate(chat)).tokens
+                rendered = await stub.ApplyChatTemplate(
+                    target_pb2.ApplyChatTemplateRequest(
+                        messages=request.chat.messages,
+                        add_generation_prompt=True,
+                        template_variables=request.chat.template_variables,
+                        template_name=request.chat.template_name,
+                        max_tokens=most,
+                    )
+                )
+                return rendered.tokens, rendered.answer_format
             case _:
-                return (await stub.Tokenize(target_pb2.TokenizeRequest(text=request.text, add_bos=True))).tokens
+                text = target_pb2.TokenizeRequest(text=request.text, add_bos=True, max_tokens=most)
+                return (await stub.Tokenize(text)).tokens, None
 
 
 def _prompt_field(request: generation_pb2.GenerateRequest) -> str:

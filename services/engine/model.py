@@ -19,6 +19,8 @@ from services.engine.vocabulary import Vocabulary
 _CAN_REPACK = b"AMX_INT8 = 1" not in llama_cpp.llama_print_system_info()
 
 _LONGEST_NAME = 128
+_LONGEST_KEY = 256
+_CHAT_TEMPLATE = "tokenizer.chat_template"
 _POSITIONS = "position_embd.weight"
 NO_GENERATION = "does not generate one token after the other"
 
@@ -65,8 +67,11 @@ class Model:
         if problem := self._problem():
             self.close()
             raise ModelLoadError(f"cannot serve {path}: {self.architecture} {problem}")
+        self.chat_templates = self._chat_templates()
+        templates = "\n".join(self.chat_templates.values())
+        vocabulary = llama_cpp.llama_model_get_vocab(self.handle)
         try:
-            self.vocabulary = Vocabulary(llama_cpp.llama_model_get_vocab(self.handle), end_tokens)
+            self.vocabulary = Vocabulary(vocabulary, end_tokens, templates=templates)
         except ValueError as error:
             self.close()
             raise ModelLoadError(f"cannot serve {path}: --end-tokens: {error}") from error
@@ -97,6 +102,18 @@ class Model:
             return ""
         buffer = ctypes.create_string_buffer(size + 1)
         llama_cpp.llama_model_meta_val_str(self.handle, key.encode(), buffer, len(buffer))
+        return buffer.value.decode(errors="replace")
+
+    def _chat_templates(self) -> dict[str, str]:
+        """Return the sources of the chat templates by name; the usual one has none."""
+        keys = [self._metadata_key(index) for index in range(llama_cpp.llama_model_meta_count(self.handle))]
+        usual = {"": source} if (source := self.metadata(_CHAT_TEMPLATE)) else {}
+        prefix = f"{_CHAT_TEMPLATE}."
+        return usual | {key.removeprefix(prefix): self.metadata(key) for key in keys if key.startswith(prefix)}
+
+    def _metadata_key(self, index: int) -> str:
+        buffer = ctypes.create_string_buffer(_LONGEST_KEY)
+        llama_cpp.llama_model_meta_key_by_index(self.handle, index, buffer, len(buffer))
         return buffer.value.decode(errors="replace")
 
     def close(self) -> None:

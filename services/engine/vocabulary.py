@@ -2,7 +2,7 @@
 
 import ctypes
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache, cached_property
@@ -11,6 +11,7 @@ import llama_cpp
 from llama_cpp.llama_cpp import _lib as _LIBRARY
 
 from services.engine.errors import TooLongError
+from services.engine.steering import Spellings, is_marker, is_plain_marker
 
 
 class Attribute(IntEnum):
@@ -34,6 +35,13 @@ _ATTRIBUTE_BITS = (
 _USUAL_OUTPUT_BYTES = 128
 # llama.cpp counts them with numbers of four bytes.
 _MOST_IDS = 2**31 - 1
+_SPECIAL = (Attribute.CONTROL, Attribute.UNKNOWN, Attribute.USER_DEFINED)
+_STRIPS = llama_cpp.LLAMA_TOKEN_ATTR_LSTRIP | llama_cpp.LLAMA_TOKEN_ATTR_RSTRIP
+_WHITE_SPACE = b" \t\n\v\f\r"
+# Their ids stand for all of a text, whatever it is.
+_LOSSLESS = (llama_cpp.LLAMA_VOCAB_TYPE_SPM, llama_cpp.LLAMA_VOCAB_TYPE_BPE, llama_cpp.LLAMA_VOCAB_TYPE_RWKV)
+# Characters that no text has a use for: they merge with nothing, so that what follows them can be told apart.
+_NONCHARACTERS = [chr(code) for code in range(0xFDD2, 0xFDF0)]
 
 
 @dataclass(frozen=True)
@@ -49,13 +57,18 @@ class Entry:
 class Vocabulary:
     """The vocabulary of a loaded model. Safe to use from any thread: llama.cpp only reads it."""
 
-    def __init__(self, handle: llama_cpp.llama_vocab_p, further_ends: Collection[int] = ()) -> None:
-        """Read it. `further_ends` end a generation beside the ids that do by the file.
+    def __init__(
+        self, handle: llama_cpp.llama_vocab_p, further_ends: Collection[int] = (), *, templates: str = ""
+    ) -> None:
+        """Read llama.cpp's vocabulary. `templates` are the sources of the chat templates that were made for it.
+
+        `further_ends` end a generation beside the ids that do by the file.
 
         Raises:
             ValueError: one of them is outside the vocabulary.
         """
         self._handle = handle
+        self._templates = templates
         self.size: int = llama_cpp.llama_vocab_n_tokens(handle)
         self.adds_bos: bool = llama_cpp.llama_vocab_get_add_bos(handle)
         bos = llama_cpp.llama_vocab_bos(handle)
@@ -92,12 +105,128 @@ class Vocabulary:
         spellings = {entry.spelling for entry in self.entries}
         return any(b"<0x%02X>" % byte not in spellings for byte in range(256))
 
+    @cached_property
+    def steering(self) -> frozenset[int]:
+        """The ids that steer the model, which no text of a user may become.
+
+        llama.cpp takes some of them for user-defined ones when it loads a model, and reads those in any text.
+        """
+        return frozenset(token for token, entry in enumerate(self.entries) if self._steers(token, entry))
+
+    @cached_property
+    def steering_spellings(self) -> Spellings:
+        """What a user's text must be parted at.
+
+        Control tokens too where none are read: ordinary ones merge into them, with SentencePiece, where one is spelled
+        like the rest of it.
+        """
+        return Spellings(self.entries[token].spelling.decode(errors="replace") for token in self.steering)
+
+    @cached_property
+    def adds_space(self) -> bool:
+        """Whether a text gets a space in front, at its start and after each special token."""
+        return self._output_of(self._ids("a", parse_special=False)[:1]).startswith(b" ")
+
     def tokenize(self, text: str, *, add_bos: bool, parse_special: bool, most: int = _MOST_IDS) -> list[int]:
         """Turn text into ids; `add_bos` puts the first token in front where the model wants one.
+
+        With `parse_special` off no id of the result steers the model.
 
         Raises:
             TooLongError: there are more than `most` of them.
         """
+        self.check_length(text, most)
+        parts = [text] if parse_special else self.steering_spellings.parts(text)
+        first = [self.bos] if add_bos and self.adds_bos and self.bos is not None else []
+        return first + self.tokenize_parts([(part, parse_special) for part in parts], most=most - len(first))
+
+    def tokenize_parts(self, parts: Iterable[tuple[str, bool]], *, most: int = _MOST_IDS) -> list[int]:
+        """Turn a text into ids part by part: no token spans two. Each says whether control tokens are read in it.
+
+        Raises:
+            TooLongError: there are more than `most` of them.
+        """
+        tokens: list[int] = []
+        for part, parse_special in parts:
+            tokens += (self._continued if tokens else self._ids)(part, parse_special=parse_special)
+            if len(tokens) > most:
+                raise TooLongError(len(tokens))
+        return tokens
+
+    def check_length(self, text: str, most: int) -> None:
+        """Raise TooLongError for a text that is too long for `most` ids, whatever they are."""
+        # A character has at most four bytes.
+        if 4 * len(text) <= most * self._longest:
+            return
+        data = text.encode()
+        if self._strips:
+            data = data.translate(None, _WHITE_SPACE)
+        least = -(-len(data) // self._longest)
+        if least > most and llama_cpp.llama_vocab_type(self._handle) in _LOSSLESS:
+            raise TooLongError(least)
+
+    def detokenize(self, tokens: Sequence[int], *, most: int | None = None, is_continuation: bool = False) -> bytes:
+        """Return the bytes that the tokens stand for; control tokens stand for none.
+
+        The spaces that `tokenize` puts in front are left out; `is_continuation` says that the tokens follow others, so
+        that a first space was meant.
+
+        Raises:
+            TooLongError: there are more than `most` of them.
+        """
+        outputs = self._outputs(tokens, is_continuation)
+        if most is not None and (count := sum(map(len, outputs))) > most:
+            raise TooLongError(count)
+        return b"".join(outputs)
+
+    def _outputs(self, tokens: Sequence[int], is_continuation: bool) -> list[bytes]:
+        entries = [self.entries[token] for token in tokens]
+        if not self.adds_space:
+            return [entry.output for entry in entries]
+        outputs = []
+        gets_space = not is_continuation
+        for entry in entries:
+            is_special = entry.attribute in _SPECIAL
+            outputs.append(entry.output.removeprefix(b" ") if gets_space and not is_special else entry.output)
+            gets_space = is_special
+        return outputs
+
+    def _steers(self, token: int, entry: Entry) -> bool:
+        if entry.attribute in (Attribute.CONTROL, Attribute.UNKNOWN) or token in self.end_of_generation:
+            return True
+        if token in (self.bos, self.eos):
+            return True
+        spelling = entry.spelling.decode(errors="replace").strip()
+        if entry.attribute == Attribute.USER_DEFINED:
+            is_in_template = not all(c.isalnum() or c.isspace() for c in spelling) and spelling in self._templates
+            return is_marker(spelling) or is_in_template
+        return entry.attribute == Attribute.NORMAL and is_plain_marker(spelling)
+
+    @cached_property
+    def _longest(self) -> int:
+        """The most bytes of a text that one id stands for."""
+        return max(max(len(entry.spelling), len(entry.output), 1) for entry in self.entries)
+
+    @cached_property
+    def _strips(self) -> bool:
+        """Whether white space beside some token is lost."""
+        return any(llama_cpp.llama_vocab_get_attr(self._handle, token) & _STRIPS for token in range(self.size))
+
+    @cached_property
+    def _mark(self) -> tuple[str, list[int]]:
+        """A character that is part of no token, and its ids at the start of a text."""
+        spellings = b"".join(entry.spelling for entry in self.entries).decode(errors="replace")
+        mark = next((mark for mark in _NONCHARACTERS if mark not in spellings), _NONCHARACTERS[0])
+        return mark, self._ids(mark, parse_special=False)
+
+    def _continued(self, text: str, *, parse_special: bool) -> list[int]:
+        """Tokenize what follows other text. llama.cpp would put a space in front, as if it were the start of one."""
+        if not text or not self.adds_space:
+            return self._ids(text, parse_special=parse_special)
+        mark, marked = self._mark
+        return self._ids(mark + text, parse_special=parse_special)[len(marked) :]
+
+    def _ids(self, text: str, *, parse_special: bool) -> list[int]:
         data = text.encode()
         capacity = len(data) + 2
         ids = (llama_cpp.llama_token * capacity)()
@@ -107,21 +236,10 @@ class Vocabulary:
             capacity = -count
             ids = (llama_cpp.llama_token * capacity)()
             count = llama_cpp.llama_tokenize(self._handle, data, len(data), ids, capacity, False, parse_special)
-        first = [self.bos] if add_bos and self.adds_bos and self.bos is not None else []
-        if len(first) + count > most:
-            raise TooLongError(len(first) + count)
-        return first + ids[:count]
+        return ids[:count]
 
-    def detokenize(self, tokens: Sequence[int], *, most: int | None = None) -> bytes:
-        """Return the bytes that the tokens stand for; control tokens stand for none.
-
-        Raises:
-            TooLongError: there are more than `most` of them.
-        """
-        outputs = [self.entries[token].output for token in tokens]
-        if most is not None and (count := sum(map(len, outputs))) > most:
-            raise TooLongError(count)
-        return b"".join(outputs)
+    def _output_of(self, tokens: Sequence[int]) -> bytes:
+        return b"".join(self.entries[token].output for token in tokens)
 
     def _entry(self, token: int, buffer: ctypes.Array[ctypes.c_char]) -> Entry:
         return Entry(

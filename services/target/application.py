@@ -1,17 +1,20 @@
 """The target model as a server."""
 
+import logging
+
 from outrider.v1 import common_pb2, target_pb2_grpc
 from services.engine.application import MODEL_SERVICE, ModelApplication
 from services.engine.engine import Engine
-from services.engine.errors import ModelLoadError
 from services.engine.exactness import choose_auto, choose_on
 from services.engine.measuring import Measuring
 from services.engine.model import Model
 from services.engine.model_service import Served
 from services.frame.server import FrameServer
-from services.target.chat import ChatError, ChatTemplate
+from services.target.chat_templates import ChatTemplates
 from services.target.servicer import TargetServicer
 from services.target.settings import TargetSettings
+
+_log = logging.getLogger(__name__)
 
 
 class TargetApplication(ModelApplication):
@@ -22,16 +25,16 @@ class TargetApplication(ModelApplication):
     def __init__(self, settings: TargetSettings) -> None:
         super().__init__(settings)
         self._exact = settings.exact
-        self._chat_template: ChatTemplate | None = None
 
     def accept(self, model: Model) -> None:
-        """Take the loaded model, and read its chat template. Raises ModelLoadError where that is not valid."""
+        """Take the loaded model, and read its chat templates. Text can be generated where one is not valid."""
         super().accept(model)
-        if source := model.metadata("tokenizer.chat_template"):
-            try:
-                self._chat_template = ChatTemplate(source, model.vocabulary)
-            except ChatError as error:
-                raise ModelLoadError(f"cannot serve {model.path}: {error}") from error
+        self._chat_templates = ChatTemplates(model.chat_templates, model.vocabulary)
+        # Now rather than with the first request: large vocabularies take a part of a second.
+        model.vocabulary.tokenize("a", add_bos=True, parse_special=False)
+        for name, problem in self._chat_templates.problems.items():
+            called = f" ({name})" if name else ""
+            _log.warning("chats are refused%s: %s", called, problem)
 
     def choose(self, served: Served, measuring: Measuring) -> Served:
         """Choose a way to exactness where the settings want one. Raises ModelLoadError where `on` cannot be had."""
@@ -43,5 +46,6 @@ class TargetApplication(ModelApplication):
 
     def register(self, server: FrameServer, model: Model, engine: Engine, info: common_pb2.ModelInfo) -> None:
         """Register TargetService."""
-        servicer = TargetServicer(server, model.vocabulary, engine, info, self._chat_template)
+        info.has_chat_template = self._chat_templates.has_usual
+        servicer = TargetServicer(server, model.vocabulary, engine, info, self._chat_templates)
         server.register(target_pb2_grpc.add_TargetServiceServicer_to_server, servicer)

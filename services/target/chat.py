@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -12,24 +13,43 @@ from jinja2.nodes import Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from services.engine.vocabulary import Attribute, Vocabulary
+from services.engine.vocabulary import Vocabulary
 
-# Parts spellings of control tokens that a message happens to contain; no text of a chat holds it.
-_BREAK = "\ufdd0"
+# Part spellings of control tokens that a message happens to contain; no text of a chat holds them. What follows the
+# first of them is the message's own up to the next mark, what follows the second may be the template's.
+_WITHIN, _LAST = "\ufdd0", "\ufdd1"
+_MARKS = re.compile(f"([{_WITHIN}{_LAST}])")
+_NOT_ASCII = re.compile(f"[^\x00-\x7f{_WITHIN}{_LAST}]")
 # Templates know of tools, which chats here have none of.
 _NO_TOOLS: dict[str, object] = {"tools": None, "documents": None}
 # Some were written to be used with tools only, and do not ask whether there are any.
 _EMPTY_TOOLS: dict[str, object] = {"tools": [], "documents": [], "functions": ""}
 
 
-# Characters, of which the slowest take milliseconds.
-_SEARCHED = 4096
-# A regular expression that matches nowhere.
-_NOTHING = r"(?!)"
+# What a template is given beside a request's own variables, and what it calls.
+_RESERVED = frozenset(
+    {"messages", "add_generation_prompt", "bos_token", "eos_token", "raise_exception", "strftime_now"}
+)
+_DEVELOPER, _SYSTEM = "developer", "system"
+# Where templates look for what a model thought before it answered.
+_REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
 
 
 class ChatError(Exception):
     """The chat cannot be rendered; the message is one sentence."""
+
+
+class VariablesError(ChatError):
+    """The variables for a template are none that it can be given."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of a chat; `reasoning` is what the model thought before it said `content`."""
+
+    role: str
+    content: str
+    reasoning: str = ""
 
 
 class _Generation(Extension):
@@ -57,69 +77,96 @@ class ChatTemplate:
             self._template = environment.from_string(source)
         except Exception as error:  # beside its own errors jinja2 passes on those of Python's compiler
             raise ChatError(f"the model's chat template is not valid: {_one_line(error)}") from error
+        self.source = source
         self._vocabulary = vocabulary
-        spellings = {
-            entry.spelling.decode(errors="replace")
-            for entry in vocabulary.entries
-            if entry.attribute in (Attribute.CONTROL, Attribute.UNKNOWN) and len(entry.spelling) > 1
-        }
-        self._control = re.compile("|".join(map(re.escape, sorted(spellings))) or _NOTHING)
-        self._longest_control = max(map(len, spellings), default=0)
+        self._knows_developer = _DEVELOPER in source
+        self._reasoning_fields = [field for field in _REASONING_FIELDS if re.search(rf"[.'\"]{field}\b", source)]
 
     def render(
-        self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool, most: int = 2**31 - 1
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool,
+        variables: Mapping[str, object] | None = None,
+        most: int = 2**31 - 1,
     ) -> tuple[str, list[int]]:
         """Return the prompt as text and as token ids.
 
+        `variables` are what the template may ask for beside the messages, for example `enable_thinking`; no text in
+        them becomes a control token either.
+
         Raises:
+            VariablesError: one of them has the name of what every template is given.
             ChatError: the template refuses the chat, for example a role that it does not know.
             TooLongError: a part of it has more than `most` ids.
         """
-        broken = [{key: self._break(value) for key, value in message.items()} for message in messages]
+        if reserved := sorted(_RESERVED & (variables or {}).keys()):
+            raise VariablesError(f"a template's variable cannot be called {reserved[0]}")
+        broken = [self._fields(message) for message in messages]
+        own = {name: self._break_all(value) for name, value in (variables or {}).items()}
         try:
             try:
-                rendered = self._rendered(broken, add_generation_prompt, _NO_TOOLS)
+                rendered = self._rendered(broken, add_generation_prompt, _NO_TOOLS | own)
             except (TypeError, UndefinedError):
-                rendered = self._rendered(broken, add_generation_prompt, _EMPTY_TOOLS | {"datetime": _now("%b %d %Y")})
+                usual = _EMPTY_TOOLS | {"datetime": _now("%b %d %Y")}
+                rendered = self._rendered(broken, add_generation_prompt, usual | own)
         except Exception as error:  # a template is a program: it can fail in any way
             raise ChatError(f"the model's chat template refuses this chat: {_one_line(error)}") from error
-        tokens: list[int] = []
-        for part in rendered.split(_BREAK):
-            tokens += self._vocabulary.tokenize(part, add_bos=False, parse_special=True, most=most)
+        text, *rest = _MARKS.split(rendered)
+        # What is wholly a message's is not searched for the many tokens that it cannot have.
+        parts = [(text, True), *((part, mark == _LAST) for mark, part in zip(rest[::2], rest[1::2], strict=True))]
+        text = "".join(part for part, _ in parts)
+        self._vocabulary.check_length(text, most)
+        tokens = self._vocabulary.tokenize_parts(parts, most=most)
         bos = self._vocabulary.bos
         if self._vocabulary.adds_bos and bos is not None and tokens[:1] != [bos]:
             tokens.insert(0, bos)
-        return rendered.replace(_BREAK, ""), tokens
+        return text, tokens
+
+    def _fields(self, message: Message) -> dict[str, str]:
+        """Return a message as the template knows it. Most drop what a developer says without a word."""
+        role = _SYSTEM if message.role == _DEVELOPER and not self._knows_developer else message.role
+        # A role may stand within a spelling, as in <|user|>.
+        fields = {"role": self._break(role, is_alone=False), "content": self._break(message.content)}
+        if message.reasoning:
+            fields |= dict.fromkeys(self._reasoning_fields, self._break(message.reasoning))
+        return fields
 
     def _rendered(
-        self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool, tools: Mapping[str, object]
+        self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool, variables: Mapping[str, object]
     ) -> str:
         return self._template.render(
+            variables,
             messages=messages,
             add_generation_prompt=add_generation_prompt,
             bos_token=self._spelling(self._vocabulary.bos),
             eos_token=self._spelling(self._vocabulary.eos),
-            **tools,
         )
 
-    def _break(self, text: str) -> str:
-        """Part every spelling of a control token after its first character, those that overlap included."""
-        text = text.replace(_BREAK, "\ufffd")
-        parts = []
-        done = 0
-        while (start := self._find_control(text, done)) is not None:
-            parts.append(text[done : start + 1])
-            done = start + 1
-        return _BREAK.join([*parts, text[done:]])
+    def _break(self, text: str, *, is_alone: bool = True) -> str:
+        """Part every spelling of a token that steers after its first character, those that overlap included.
 
-    def _find_control(self, text: str, done: int) -> int | None:
-        """Return where the next spelling begins. Python lets nobody else run while it searches: little at a time."""
-        for first in range(done, len(text), _SEARCHED):
-            match = self._control.search(text, first, first + _SEARCHED + self._longest_control)
-            # What begins later may be cut off there: another one may begin before it.
-            if match is not None and match.start() < first + _SEARCHED:
-                return match.start()
-        return None
+        So is the text from the template's, where the two together could spell one, unless that is meant.
+        """
+        text = _MARKS.sub("\ufffd", text)
+        spellings = self._vocabulary.steering_spellings
+        before = [""] if is_alone and spellings.ends_at_start(text) else []
+        after = [""] if is_alone and spellings.begins_at_end(text) else []
+        first, *others = [*before, *spellings.parts(text), *after]
+        if not others:
+            return first
+        return _WITHIN.join([first, *others[:-1]]) + _LAST + others[-1]
+
+    def _break_all(self, value: object) -> object:
+        match value:
+            case str():
+                return self._break(value)
+            case list():
+                return [self._break_all(item) for item in value]
+            case dict():
+                return {self._break(key): self._break_all(item) for key, item in value.items()}
+            case _:
+                return value
 
     def _spelling(self, token: int | None) -> str:
         return "" if token is None else self._vocabulary.entries[token].spelling.decode(errors="replace")
@@ -145,4 +192,6 @@ def _to_json(
     sort_keys: bool = False,
 ) -> str:
     """The filter that templates are written for; jinja2's own escapes for HTML."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    text = json.dumps(value, ensure_ascii=False, indent=indent, separators=separators, sort_keys=sort_keys)
+    # The marks stay what they are.
+    return _NOT_ASCII.sub(lambda match: json.dumps(match[0])[1:-1], text) if ensure_ascii else text

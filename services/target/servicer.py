@@ -1,6 +1,7 @@
 """TargetService: VerifyBatch over both carriers, and the tokenizer."""
 
 import grpc
+from google.protobuf import json_format, struct_pb2
 from google.rpc import status_pb2
 
 from outrider.v1 import common_pb2, target_pb2, target_pb2_grpc
@@ -23,7 +24,9 @@ from services.frame.handlers import RpcContext
 from services.frame.limits import most_tokens
 from services.frame.server import FrameServer
 from services.frame.spans import server_span
-from services.target.chat import ChatError, ChatTemplate
+from services.target.answer_format import answer_format
+from services.target.chat import ChatError, Message, VariablesError
+from services.target.chat_templates import ChatTemplates
 from services.target.texts import TextThread, check_text
 from services.target.verification import LogProbabilities, Verification, Verified
 
@@ -43,11 +46,11 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
         vocabulary: Vocabulary,
         engine: Engine,
         info: common_pb2.ModelInfo,
-        chat_template: ChatTemplate | None,
+        chat_templates: ChatTemplates,
     ) -> None:
         self._server = server
         self._vocabulary = vocabulary
-        self._chat_template = chat_template
+        self._chat_templates = chat_templates
         self._engine = engine
         self._info = info
         self._texts = TextThread()
@@ -71,9 +74,13 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
         """Turn text into ids."""
 
         def tokenize() -> target_pb2.TokenizeResponse:
+            self._vocabulary.check_length(request.text, self._most(request.max_tokens))
             check_text(request.text, "text")
             tokens = self._vocabulary.tokenize(
-                request.text, add_bos=request.add_bos, parse_special=request.parse_special, most=self._most_tokens
+                request.text,
+                add_bos=request.add_bos,
+                parse_special=request.parse_special,
+                most=self._most(request.max_tokens),
             )
             return target_pb2.TokenizeResponse(tokens=tokens)
 
@@ -91,7 +98,9 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
 
         def detokenize() -> target_pb2.DetokenizeResponse:
             tokens = checked_tokens(request.tokens, "tokens", self._vocabulary.size)
-            text = self._vocabulary.detokenize(tokens, most=self._most_bytes - _BESIDE_BYTES)
+            text = self._vocabulary.detokenize(
+                tokens, most=self._most_bytes - _BESIDE_BYTES, is_continuation=request.is_continuation
+            )
             return target_pb2.DetokenizeResponse(text=text)
 
         try:
@@ -103,31 +112,35 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
         self, request: target_pb2.ApplyChatTemplateRequest, context: RpcContext
     ) -> target_pb2.ApplyChatTemplateResponse:
         """Render a chat."""
-        template = self._chat_template
-        if template is None:
-            raise ServiceError(
-                grpc.StatusCode.FAILED_PRECONDITION, "CHAT_TEMPLATE", "the model has no chat template: send plain text"
-            )
-        if len(request.messages) > self._most_tokens:
+        most = self._most(request.max_tokens)
+        if len(request.messages) > most:
             raise self._too_long(len(request.messages))
 
         def render() -> target_pb2.ApplyChatTemplateResponse:
-            messages = [{"role": message.role, "content": message.content} for message in request.messages]
-            check_text("".join(part for message in messages for part in message.values()), "messages")
+            variables = _variables(request.template_variables)
+            template = self._chat_templates.choose(request.template_name, has_tools=bool(variables.get("tools")))
+            messages = [Message(message.role, message.content, message.reasoning) for message in request.messages]
+            check_text("".join(message.role + message.content + message.reasoning for message in messages), "messages")
             text, tokens = template.render(
-                messages, add_generation_prompt=request.add_generation_prompt, most=self._most_tokens
+                messages, add_generation_prompt=request.add_generation_prompt, variables=variables, most=most
             )
-            reply = target_pb2.ApplyChatTemplateResponse(text=text, tokens=tokens)
+            form = answer_format(template.source, text)
+            reply = target_pb2.ApplyChatTemplateResponse(text=text, tokens=tokens, answer_format=form)
             if reply.ByteSize() > self._most_bytes:
                 raise TooLongError(len(tokens))
             return reply
 
         try:
             return await self._texts.run(request.ByteSize(), render)
+        except VariablesError as error:
+            raise invalid_argument("INVALID_REQUEST", "template_variables", str(error)) from error
         except ChatError as error:
             raise ServiceError(grpc.StatusCode.FAILED_PRECONDITION, "CHAT_TEMPLATE", str(error)) from error
         except TooLongError as error:
             raise self._too_long(error.count) from error
+
+    def _most(self, max_tokens: int) -> int:
+        return min(max_tokens or self._most_tokens, self._most_tokens)
 
     def _too_long(self, num_tokens: int) -> ServiceError:
         return ServiceError(
@@ -180,6 +193,23 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
 
 def _in_parts(what: str) -> ServiceError:
     return invalid_argument("INVALID_REQUEST", "tokens", f"{what}: send the tokens in parts")
+
+
+def _variables(variables: struct_pb2.Struct) -> dict[str, object]:
+    """Return what JSON means by these: it has whole numbers, the message has none."""
+    return {name: _whole(value) for name, value in json_format.MessageToDict(variables).items()}
+
+
+def _whole(value: object) -> object:
+    match value:
+        case float() if value.is_integer():
+            return int(value)
+        case list():
+            return [_whole(item) for item in value]
+        case dict():
+            return {key: _whole(item) for key, item in value.items()}
+        case _:
+            return value
 
 
 def _fill_result(result: target_pb2.VerifyBatchResult, verified: Verified) -> None:

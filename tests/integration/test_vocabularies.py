@@ -25,7 +25,7 @@ from services.engine.gguf_file import GgufFile
 from services.engine.model import Model
 from services.engine.model_service import ModelServicer
 from services.engine.vocabulary import Attribute, Vocabulary
-from services.target.chat import ChatError, ChatTemplate
+from services.target.chat import ChatError, ChatTemplate, Message
 from tests.foreign_models import llama, tiny_tokenizer
 from tests.integration.services import client_of, draft_server, fixed, orchestrator_server, target_server
 
@@ -198,7 +198,7 @@ def test_no_spelling_in_a_chat_becomes_a_control_token(source: Path, subtests: p
             }
             content = "".join(list(control.values())[:50])
             template = ChatTemplate("{{ messages[0].content }}", vocabulary)
-            text, tokens = template.render([{"role": "user", "content": content}], add_generation_prompt=False)
+            text, tokens = template.render([Message("user", content)], add_generation_prompt=False)
             assert text == content
             first = [vocabulary.bos] if vocabulary.adds_bos else []
             assert tokens[: len(first)] == first
@@ -215,7 +215,7 @@ def test_every_chat_template_renders(source: Path, subtests: pytest.Subtests, tm
         with subtests.test(path.name):
             template = ChatTemplate(path.read_text(), vocabulary)
             for name, roles in CHATS.items():
-                messages = [{"role": role, "content": f"It is the {role} who says {name}."} for role in roles]
+                messages = [Message(role, f"It is the {role} who says {name}.") for role in roles]
                 try:
                     text, tokens = template.render(messages, add_generation_prompt=True)
                 except ChatError as error:
@@ -224,5 +224,5 @@ def test_every_chat_template_renders(source: Path, subtests: pytest.Subtests, tm
                     assert type(error.__cause__) is TemplateError
                     assert len(str(error).splitlines()) == 1
                     continue
-                assert messages[-1]["content"] in text
+                assert messages[-1].content in text
                 assert tokens

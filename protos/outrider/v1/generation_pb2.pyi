@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from outrider.v1 import common_pb2 as _common_pb2
@@ -148,18 +149,28 @@ class ChatPrompt(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGES_FIELD_NUMBER: _builtins.int
+    TEMPLATE_VARIABLES_FIELD_NUMBER: _builtins.int
+    TEMPLATE_NAME_FIELD_NUMBER: _builtins.int
+    template_name: _builtins.str
+    """As in ApplyChatTemplateRequest: one of the model's named templates."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_target_pb2.ChatMessage]:
         """Oldest first, at least one."""
+
+    @_builtins.property
+    def template_variables(self) -> _struct_pb2.Struct:
+        """As in ApplyChatTemplateRequest: what the template may ask for, for example `enable_thinking` or `reasoning_effort`."""
 
     def __init__(
         self,
         *,
         messages: _abc.Iterable[_target_pb2.ChatMessage] | None = ...,
+        template_variables: _struct_pb2.Struct | None = ...,
+        template_name: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["template_variables", b"template_variables"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "template_name", b"template_name", "template_variables", b"template_variables"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -362,8 +373,14 @@ class GenerateChunk(_message.Message):
 
     TEXT_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    REASONING_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The text of `tokens`, joined."""
+    content: _builtins.str
+    """In a chat: the part of the text that is said, without what frames it. It may come a chunk later than `text`."""
+    reasoning: _builtins.str
+    """In a chat: the part of the text that is thought. To go on with the chat, send both back in the answer's message."""
     @_builtins.property
     def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___GeneratedToken]:
         """In order."""
@@ -373,10 +390,12 @@ class GenerateChunk(_message.Message):
         *,
         text: _builtins.str = ...,
         tokens: _abc.Iterable[Global___GeneratedToken] | None = ...,
+        content: _builtins.str = ...,
+        reasoning: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "reasoning", b"reasoning", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

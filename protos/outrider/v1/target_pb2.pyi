@@ -6,7 +6,9 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
 from outrider.v1 import common_pb2 as _common_pb2
 import builtins as _builtins
@@ -19,6 +21,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _AnswerPart:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AnswerPartEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AnswerPart.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ANSWER_PART_UNSPECIFIED: _AnswerPart.ValueType  # 0
+    """Not known."""
+    ANSWER_PART_CONTENT: _AnswerPart.ValueType  # 1
+    """What is said."""
+    ANSWER_PART_REASONING: _AnswerPart.ValueType  # 2
+    """What was thought."""
+    ANSWER_PART_FRAME: _AnswerPart.ValueType  # 3
+    """Neither: who speaks, and the like."""
+
+class AnswerPart(_AnswerPart, metaclass=_AnswerPartEnumTypeWrapper):
+    """What a part of an answer is."""
+
+ANSWER_PART_UNSPECIFIED: AnswerPart.ValueType  # 0
+"""Not known."""
+ANSWER_PART_CONTENT: AnswerPart.ValueType  # 1
+"""What is said."""
+ANSWER_PART_REASONING: AnswerPart.ValueType  # 2
+"""What was thought."""
+ANSWER_PART_FRAME: AnswerPart.ValueType  # 3
+"""Neither: who speaks, and the like."""
+Global___AnswerPart: _TypeAlias = AnswerPart  # noqa: Y015
 
 @_typing.final
 class VerifyBatchRequest(_message.Message):
@@ -235,22 +265,28 @@ class TokenizeRequest(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     ADD_BOS_FIELD_NUMBER: _builtins.int
     PARSE_SPECIAL_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Any text."""
     add_bos: _builtins.bool
     """Put the model's first token in front where it wants one."""
     parse_special: _builtins.bool
-    """Read spellings of control tokens as those tokens. Leave off for text that a user wrote."""
+    """Read spellings of control tokens as those tokens. Leave off for text that a user wrote: no id of the answer steers
+    the model then, whatever the text spells.
+    """
+    max_tokens: _builtins.int
+    """Refuse with PROMPT_TOO_LONG what has more ids, at once where its bytes show that; 0 leaves it to the service."""
     def __init__(
         self,
         *,
         text: _builtins.str = ...,
         add_bos: _builtins.bool = ...,
         parse_special: _builtins.bool = ...,
+        max_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_bos", b"add_bos", "parse_special", b"parse_special", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_bos", b"add_bos", "max_tokens", b"max_tokens", "parse_special", b"parse_special", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -287,6 +323,11 @@ class DetokenizeRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TOKENS_FIELD_NUMBER: _builtins.int
+    IS_CONTINUATION_FIELD_NUMBER: _builtins.int
+    is_continuation: _builtins.bool
+    """The ids follow others, for example those of a prompt. Else the space is left out that some tokenizers put in front
+    of every text.
+    """
     @_builtins.property
     def tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Ids in order."""
@@ -295,10 +336,11 @@ class DetokenizeRequest(_message.Message):
         self,
         *,
         tokens: _abc.Iterable[_builtins.int] | None = ...,
+        is_continuation: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_continuation", b"is_continuation", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -334,23 +376,85 @@ class ChatMessage(_message.Message):
 
     ROLE_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
+    REASONING_FIELD_NUMBER: _builtins.int
     role: _builtins.str
-    """Who speaks, for example "system", "user" or "assistant"."""
+    """Who speaks, for example "system", "user" or "assistant"; "developer" is "system" to a template that does not know
+    it.
+    """
     content: _builtins.str
     """What is said."""
+    reasoning: _builtins.str
+    """What the model thought before it said that, `reasoning` of an answer. Given to the template by the name that it
+    knows; one that knows none leaves it out.
+    """
     def __init__(
         self,
         *,
         role: _builtins.str = ...,
         content: _builtins.str = ...,
+        reasoning: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "reasoning", b"reasoning", "role", b"role"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChatMessage: _TypeAlias = ChatMessage  # noqa: Y015
+
+@_typing.final
+class AnswerMarker(_message.Message):
+    """A spelling in the model's answers that is told to nobody and begins another part."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    BEGINS_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """The spelling, of control tokens too."""
+    begins: Global___AnswerPart.ValueType
+    """What follows it."""
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        begins: Global___AnswerPart.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begins", b"begins", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnswerMarker: _TypeAlias = AnswerMarker  # noqa: Y015
+
+@_typing.final
+class AnswerFormat(_message.Message):
+    """How the model parts its answer to a prompt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_FIELD_NUMBER: _builtins.int
+    MARKERS_FIELD_NUMBER: _builtins.int
+    first: Global___AnswerPart.ValueType
+    """What it begins with."""
+    @_builtins.property
+    def markers(self) -> _containers.RepeatedCompositeFieldContainer[Global___AnswerMarker]:
+        """The longest that fits counts. None: all of it is content."""
+
+    def __init__(
+        self,
+        *,
+        first: Global___AnswerPart.ValueType = ...,
+        markers: _abc.Iterable[Global___AnswerMarker] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "markers", b"markers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnswerFormat: _TypeAlias = AnswerFormat  # noqa: Y015
 
 @_typing.final
 class ApplyChatTemplateRequest(_message.Message):
@@ -360,21 +464,35 @@ class ApplyChatTemplateRequest(_message.Message):
 
     MESSAGES_FIELD_NUMBER: _builtins.int
     ADD_GENERATION_PROMPT_FIELD_NUMBER: _builtins.int
+    TEMPLATE_VARIABLES_FIELD_NUMBER: _builtins.int
+    TEMPLATE_NAME_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
     add_generation_prompt: _builtins.bool
     """End with the opening of the assistant's turn."""
+    template_name: _builtins.str
+    """One of the model's named templates. Empty is the usual one; with `tools`, the one called "tool_use" where there is."""
+    max_tokens: _builtins.int
+    """As in TokenizeRequest."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatMessage]:
         """The chat so far, oldest first."""
+
+    @_builtins.property
+    def template_variables(self) -> _struct_pb2.Struct:
+        """What the template may ask for beside the messages, for example `enable_thinking`, `reasoning_effort` or `tools`."""
 
     def __init__(
         self,
         *,
         messages: _abc.Iterable[Global___ChatMessage] | None = ...,
         add_generation_prompt: _builtins.bool = ...,
+        template_variables: _struct_pb2.Struct | None = ...,
+        template_name: _builtins.str = ...,
+        max_tokens: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["template_variables", b"template_variables"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_generation_prompt", b"add_generation_prompt", "messages", b"messages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_generation_prompt", b"add_generation_prompt", "max_tokens", b"max_tokens", "messages", b"messages", "template_name", b"template_name", "template_variables", b"template_variables"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -388,21 +506,27 @@ class ApplyChatTemplateResponse(_message.Message):
 
     TEXT_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
+    ANSWER_FORMAT_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The prompt as text."""
     @_builtins.property
     def tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The prompt as token ids, with the template's own control tokens as such and everything that the messages say as text."""
 
+    @_builtins.property
+    def answer_format(self) -> Global___AnswerFormat:
+        """How the answer to it is parted."""
+
     def __init__(
         self,
         *,
         text: _builtins.str = ...,
         tokens: _abc.Iterable[_builtins.int] | None = ...,
+        answer_format: Global___AnswerFormat | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer_format", b"answer_format"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_format", b"answer_format", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,7 +9,16 @@ import grpc
 import pytest
 from rich.console import Console
 
-from orchestrator.client import collect, fetch_status, generate, pair_lines, show, status_table, summary_line
+from orchestrator.client import (
+    collect,
+    fetch_status,
+    generate,
+    pair_lines,
+    show,
+    show_answer,
+    status_table,
+    summary_line,
+)
 from orchestrator.pair import Difference
 from orchestrator.target import target_unavailable
 from outrider.v1 import common_pb2, generation_pb2, generation_pb2_grpc
@@ -86,6 +95,25 @@ async def test_a_tab_is_the_terminals(capsys: pytest.CaptureFixture[str]) -> Non
     console = Console(file=out, highlight=False, force_terminal=True, color_system=None, width=80)
     await show(answer("if", "\t", "x\t"), "", console)
     assert out.getvalue() == "if\tx\t\n"
+
+
+async def test_an_answer_of_a_chat_goes_on_as_what_was_thought_and_said() -> None:
+    async def messages() -> AsyncIterator[generation_pb2.GenerateResponse]:
+        for text, content, reasoning in [
+            ("<think>", "", ""),
+            ("hm", "", "hm"),
+            ("</think>yes", "yes", ""),
+            ("!", "!", ""),
+        ]:
+            token = generation_pb2.GeneratedToken(text=text)
+            chunk = generation_pb2.GenerateChunk(text=text, tokens=[token], content=content, reasoning=reasoning)
+            yield generation_pb2.GenerateResponse(chunk=chunk)
+        yield generation_pb2.GenerateResponse(summary=summary())
+
+    out = io.StringIO()
+    said = await show_answer(messages(), Console(file=out, highlight=False))
+    assert (said.role, said.content, said.reasoning) == ("assistant", "yes!", "hm")
+    assert out.getvalue() == "hm\n\nyes!\n"
 
 
 class Terminal(io.StringIO):

@@ -8,6 +8,7 @@ from outrider.v1 import common_pb2
 from services.engine.engine import Engine
 from services.engine.runtime import Runtime
 from services.frame.telemetry import Telemetry
+from services.target.chat_templates import ChatTemplates
 from services.target.servicer import TargetServicer
 
 END = 15
@@ -22,4 +23,5 @@ def fake_target(engine: Engine, runtime: Runtime) -> TargetServicer:
         size=runtime.vocabulary_size, end_of_generation=frozenset({END}), suppressed=frozenset()
     )
     info = common_pb2.ModelInfo(context_length=runtime.context_length, max_draft_tokens=MAX_DRAFT_TOKENS)
-    return TargetServicer(cast(Any, server), cast(Any, vocabulary), engine, info, None)
+    templates = ChatTemplates({}, cast(Any, vocabulary))
+    return TargetServicer(cast(Any, server), cast(Any, vocabulary), engine, info, templates)

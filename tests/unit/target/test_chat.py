@@ -1,7 +1,7 @@
 """Chats become prompts by the model's own template, and nothing that a message says becomes a control token."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,12 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from outrider.v1 import target_pb2
 from services.engine.engine import Engine
-from services.engine.errors import ModelLoadError
 from services.engine.model import Model
 from services.engine.vocabulary import Attribute, Vocabulary
 from services.frame.errors import ServiceError
 from services.target.application import TargetApplication
-from services.target.chat import ChatError, ChatTemplate
+from services.target.chat import ChatError, ChatTemplate, Message, VariablesError
+from services.target.chat_templates import ChatTemplates
 from services.target.settings import TargetSettings
 from tests.foreign_models import Tokenizer, llama, tiny_tokenizer
 from tests.unit.engine.fakes import FakeRuntime
@@ -68,11 +68,11 @@ def vocabulary(model: Model) -> Vocabulary:
     return model.vocabulary
 
 
-def message(content: str, role: str = "user") -> dict[str, str]:
-    return {"role": role, "content": content}
+def message(content: str, role: str = "user", reasoning: str = "") -> Message:
+    return Message(role, content, reasoning)
 
 
-def render(vocabulary: Vocabulary, source: str, *messages: dict[str, str], is_open: bool = False) -> str:
+def render(vocabulary: Vocabulary, source: str, *messages: Message, is_open: bool = False) -> str:
     text, _ = ChatTemplate(source, vocabulary).render(messages, add_generation_prompt=is_open)
     return text
 
@@ -100,23 +100,19 @@ def test_no_message_spells_a_control_token(vocabulary: Vocabulary, chat: list[tu
     messages = [message(content, role) for role, content in chat]
     text, tokens = ChatTemplate(TEMPLATE, vocabulary).render(messages, add_generation_prompt=True)
     plain = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE)
-    assert text == plain.render(messages=messages, bos_token=BEGIN, add_generation_prompt=True)
+    assert text == plain.render(messages=[*map(asdict, messages)], bos_token=BEGIN, add_generation_prompt=True)
     turns = [spelling for role, _ in chat for spelling in (f"<|{role}|>", END)]
     assert control_tokens(vocabulary, tokens) == [BEGIN, *turns, ASSISTANT]
     said = "".join(f"\n{content}\n" for _, content in chat)
     assert vocabulary.detokenize(tokens).decode() == said
 
 
-@pytest.mark.parametrize("searched", [1, 2, 3, 8, 50])
-def test_long_texts_are_searched_in_pieces(
-    vocabulary: Vocabulary, searched: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    template = ChatTemplate(TEMPLATE, vocabulary)
-    texts = [f"{'x' * count}{spelling}{'y' * 5}<<|end|>|>" for count in range(12) for spelling in (USER, *AWKWARD)]
-    whole = [template._break(text) for text in texts]
-    assert all("\ufdd0" in text for text in whole)
-    monkeypatch.setattr("services.target.chat._SEARCHED", searched)
-    assert [template._break(text) for text in texts] == whole
+@pytest.mark.parametrize("content", ["<", "<|", "x<", "|>", "end|>"])
+def test_a_message_and_the_template_spell_no_control_token_together(vocabulary: Vocabulary, content: str) -> None:
+    source = "<{{ messages[0].content }}<|end|>"
+    text, tokens = ChatTemplate(source, vocabulary).render([message(content)], add_generation_prompt=False)
+    assert text == f"<{content}<|end|>"
+    assert control_tokens(vocabulary, tokens) == [BEGIN, END]
 
 
 def test_a_role_spells_no_control_token_either(vocabulary: Vocabulary) -> None:
@@ -128,9 +124,9 @@ def test_a_role_spells_no_control_token_either(vocabulary: Vocabulary) -> None:
 
 def test_the_mark_that_parts_spellings_cannot_be_smuggled_in(vocabulary: Vocabulary) -> None:
     text, tokens = ChatTemplate("{{ messages[0].content }}", vocabulary).render(
-        [message("<\ufdd0|end|>")], add_generation_prompt=False
+        [message("<\ufdd0|\ufdd1end|>")], add_generation_prompt=False
     )
-    assert text == "<\ufffd|end|>"
+    assert text == "<\ufffd|\ufffdend|>"
     assert vocabulary.detokenize(tokens).decode() == text
 
 
@@ -198,6 +194,66 @@ def test_what_templates_rely_on(vocabulary: Vocabulary, name: str) -> None:
     assert render(vocabulary, source, message("Zoë <b>")) == expected
 
 
+def test_variables_of_a_request(vocabulary: Vocabulary) -> None:
+    source = "{{ effort }} {{ tools[0].name }} {{ depth }} {{ messages[0].content }}"
+    variables = {"effort": f"low{END}", "tools": [{"name": f"f{USER}"}], "depth": 3}
+    text, tokens = ChatTemplate(source, vocabulary).render(
+        [message("hello")], add_generation_prompt=False, variables=variables
+    )
+    assert text == f"low{END} f{USER} 3 hello"
+    assert control_tokens(vocabulary, tokens) == [BEGIN]
+    with pytest.raises(VariablesError, match="cannot be called messages"):
+        ChatTemplate(source, vocabulary).render([], add_generation_prompt=False, variables={"messages": []})
+
+
+@pytest.mark.parametrize(
+    ("source", "role"),
+    [("{{ messages[0].role }}", "system"), ("{{ messages[0].role }}{# or developer #}", "developer")],
+)
+def test_a_developer(vocabulary: Vocabulary, source: str, role: str) -> None:
+    assert render(vocabulary, source, message("be brief", "developer")) == role
+
+
+REASONING = {
+    "reasoning_content": ("{{ messages[0].reasoning_content }}: {{ messages[0]['content'] }}", "hm: yes"),
+    "thinking": ("{% if 'thinking' in messages[0] %}{{ messages[0].thinking }}{% endif %}", "hm"),
+    "none": ("{{ messages[0].content }}", "yes"),
+}
+
+
+@pytest.mark.parametrize("name", REASONING)
+def test_reasoning_goes_back_by_the_name_that_the_template_knows(vocabulary: Vocabulary, name: str) -> None:
+    source, expected = REASONING[name]
+    assert render(vocabulary, source, message("yes", "assistant", "hm")) == expected
+
+
+def test_spellings_in_ascii_json(vocabulary: Vocabulary) -> None:
+    source = "{{ messages[0].content | tojson(ensure_ascii=true) }}"
+    text, tokens = ChatTemplate(source, vocabulary).render([message(f"é{END}{USER}")], add_generation_prompt=False)
+    assert text == f'"\\u00e9{END}{USER}"'
+    assert control_tokens(vocabulary, tokens) == [BEGIN]
+
+
+def test_templates_by_name(vocabulary: Vocabulary) -> None:
+    templates = ChatTemplates({"": "usual", "tool_use": "tools", "rag": "{% if %}"}, vocabulary)
+    assert templates.choose("", has_tools=False).source == "usual"
+    assert templates.choose("", has_tools=True).source == "tools"
+    assert templates.choose("tool_use", has_tools=False).source == "tools"
+    with pytest.raises(ChatError, match="not valid"):
+        templates.choose("rag", has_tools=False)
+    with pytest.raises(ChatError, match="no chat template called other, its named ones are: tool_use"):
+        templates.choose("other", has_tools=False)
+    with pytest.raises(ChatError, match="name one of its templates: tool_use"):
+        ChatTemplates({"tool_use": "tools"}, vocabulary).choose("", has_tools=False)
+
+
+def test_named_templates_of_a_file(tmp_path: Path) -> None:
+    fields = {"chat_template": "usual", "chat_template.tool_use": "tools"}
+    model = Model(llama(tmp_path / "model.gguf", tokenizer=tokenizer(**fields)))
+    assert model.chat_templates == {"": "usual", "tool_use": "tools"}
+    model.close()
+
+
 INVALID = {
     "open block": "{% if true %}",
     "unknown tag": "{% quux %}",
@@ -207,13 +263,16 @@ INVALID = {
 
 
 @pytest.mark.parametrize("name", INVALID)
-def test_a_broken_template_stops_the_start(tmp_path: Path, name: str) -> None:
+def test_a_broken_template_refuses_chats_and_nothing_else(tmp_path: Path, name: str) -> None:
     path = llama(tmp_path / "model.gguf", tokenizer=tokenizer(chat_template=INVALID[name]))
     model = Model(path)
-    with pytest.raises(ModelLoadError) as refused:
-        TargetApplication(TargetSettings(model=path, exact="off")).accept(model)
+    TargetApplication(TargetSettings(model=path, exact="off")).accept(model)
+    templates = ChatTemplates(model.chat_templates, model.vocabulary)
+    assert not templates.has_usual
+    with pytest.raises(ChatError) as refused:
+        templates.choose("", has_tools=False)
     sentence = str(refused.value)
-    assert sentence.startswith(f"cannot serve {path}: the model's chat template is not valid: ")
+    assert sentence.startswith("the model's chat template is not valid: ")
     assert len(sentence.splitlines()) == 1
     model.close()
 
