@@ -235,3 +235,21 @@ async def test_signals_of_a_terminal_do_not_reach_it(program: Program) -> None:
     await server.start()
     assert server.pid is not None
     assert os.getsid(server.pid) == server.pid
+
+
+@pytest.mark.parametrize(
+    ("variables", "name"),
+    [
+        ({}, ""),
+        ({"OTEL_SERVICE_NAME": "mine"}, "mine-small"),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "team=x,service.name=ours"}, "ours-small"),
+    ],
+)
+async def test_a_name_in_traces_becomes_one_of_its_own(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], name: str
+) -> None:
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+    server = program("(record.parent / 'name').write_text(os.environ.get('OTEL_SERVICE_NAME', ''))\nserve()\nwait()")
+    await server.start()
+    assert (tmp_path / "name").read_text() == name
