@@ -99,6 +99,15 @@ async def show(messages: AsyncIterator[generation_pb2.GenerateResponse], prompt:
     return text
 
 
+async def kept(
+    messages: AsyncIterator[generation_pb2.GenerateResponse], parts: list[str]
+) -> AsyncIterator[generation_pb2.GenerateResponse]:
+    """Yield the messages, and keep their texts: those that have come are there whatever ends the answer."""
+    async for message in messages:
+        parts.append(message.chunk.text)
+        yield message
+
+
 def _write(out: Console, text: str, style: str = "") -> None:
     """Write text as it is, but for a terminal: there it has a style, and nothing of it is obeyed."""
     # The environment can tell rich that a terminal is none.
