@@ -79,7 +79,7 @@ async def test_a_terminal_that_is_waited_for_no_more(lines_of: Callable[[int], L
         ('"""def f(\n\n  x):  \n"""\nb\n', ["def f(\n\n  x):", "b", ""], 3),
         ('"""\na\n\n\nb"""\n\n', ["a\n\n\nb", ""], 4),
         ('"""a"""\n', ["a", ""], 0),
-        ('"""a\nb', ["a\nb", ""], 2),
+        ('"""a\nb', ["a\nb", ""], 1),
         ('say """a\n', ['say """a', ""], 0),
         ('"""\n"""\n', [""], 1),
     ],
