@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NUM_CORES := $(shell getconf _NPROCESSORS_ONLN)
-PIP_INSTALL := CMAKE_BUILD_PARALLEL_LEVEL=$(NUM_CORES) $(BIN)/python -m pip install --disable-pip-version-check \
+INSTALL := CMAKE_BUILD_PARALLEL_LEVEL=$(NUM_CORES) $(BIN)/python tools/install.py $(VENV)/install.log \
     --constraint constraints.txt --editable ".[engine,dev]"
 
 .DEFAULT_GOAL := help
@@ -31,9 +31,9 @@ $(STAMP): pyproject.toml constraints.txt $(wildcard setup.py services/engine/sam
 	@if [ -z "$(PYTHON)" ]; then echo "Outrider needs Python 3.11 or newer: install it, or name it with make PYTHON=..." >&2; exit 2; fi
 	@if ! command -v c++ >/dev/null; then echo "llama.cpp is built from source and needs a C++ compiler: install one (Debian: build-essential)" >&2; exit 2; fi
 	@if [ ! -x $(BIN)/python ]; then "$(PYTHON)" -m venv --clear $(VENV); fi
-	@if $(BIN)/python -c 'import llama_cpp' 2>/dev/null; then $(PIP_INSTALL) --quiet --quiet; else \
-	    echo "building llama.cpp, once, about 4 minutes on 2 cores (none where pip's cache has it from an earlier build)"; \
-	    $(PIP_INSTALL); fi
+	@if ! $(BIN)/python -c 'import llama_cpp' 2>/dev/null; then \
+	    echo "building llama.cpp, once, about 4 minutes on 2 cores (none where pip's cache has it from an earlier build)"; fi
+	@$(INSTALL)
 	@touch $@
 
 # What the picture in the README shows.

@@ -33,7 +33,7 @@ from orchestrator.stack import Stack, StackOptions
 from outrider.v1 import common_pb2, generation_pb2
 from services.frame.recording import Recorder
 from services.frame.spans import child_span, request_span, server_span
-from services.frame.telemetry import DEFAULT_EXPORT_DELAY_MS, Telemetry, traceparent_of
+from services.frame.telemetry import DEFAULT_EXPORT_DELAY_MS, Telemetry, TraceHeaders, headers_of
 
 PROMPT = "class Stack:\n    def __init__(self):\n"
 MODULES = ("orchestrator", "services.target", "services.draft")
@@ -223,14 +223,14 @@ def recording_us(telemetry: Telemetry, repetitions: int = 20, num_cycles: int = 
     """Return what the five spans of a cycle take in this process, in microseconds; the least of some repetitions."""
 
     def cycles() -> float:
-        with request_span(telemetry, "request", ""):
+        with request_span(telemetry, "request", TraceHeaders()):
             started_s = time.perf_counter()
             for index in range(num_cycles):
                 with child_span(telemetry, "cycle") as cycle:
                     for message in ("propose", "verify"):
                         with child_span(telemetry, message) as span:
-                            traceparent = traceparent_of(span)
-                        with server_span(telemetry, f"its {message}", traceparent) as span:
+                            headers = headers_of(span)
+                        with server_span(telemetry, f"its {message}", headers) as span:
                             if span.is_recording():
                                 for event in ("queued", "decode", "computed"):
                                     span.add_event(event, {"batch_rows": index})

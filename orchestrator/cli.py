@@ -19,30 +19,42 @@ from orchestrator.cli_options import (
     DrafterOption,
     DraftOption,
     ExactOption,
+    FrequencyOption,
     JsonOption,
+    MaxTokensOption,
+    MinPOption,
     PeerCaOption,
     PeerCertOption,
     PeerKeyOption,
     PeerTlsOption,
+    PresenceOption,
+    RepetitionOption,
+    SeedOption,
+    SpeculationOption,
+    StopOption,
     TargetOption,
     TemperatureOption,
+    TopKOption,
+    TopPOption,
     orchestrator_tls,
     own_stack,
     peer_tls,
+    read_prompt,
     refuse_empty,
+    sampling_of,
     speculation_of,
     stack_options,
+    valid_max_tokens,
     valid_prompt,
-    valid_temperature,
 )
 from orchestrator.cli_stack import pair_differences, run_beside
 from orchestrator.client import collect, fetch_status, generate, pair_lines, show, show_answer, status_table, to_json
-from orchestrator.interrupts import Interrupted, interruptible, run
+from orchestrator.interrupts import Interrupted, interruptible, run, until_interrupted
 from orchestrator.process import CrashedError, RefusedError
 from orchestrator.progress import waiting, watched
 from orchestrator.stack import Stack, StackOptions
-from orchestrator.stdin import Lines
-from outrider.v1 import common_pb2, generation_pb2, target_pb2
+from orchestrator.stdin import Lines, read_message
+from outrider.v1 import generation_pb2, target_pb2
 from services.frame.channel import ClientTls
 from services.frame.errors import ServiceError
 from services.frame.logging import configure_logging
@@ -50,7 +62,6 @@ from services.frame.output import CODE_FAILED, CODE_INTERRUPTED, announce, guard
 from services.frame.startup import CODE_REFUSED, StartupError, refuse
 from services.frame.version import VERSION
 
-_MOST_TOKENS = 2**31 - 1
 _REFUSALS = (
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.OUT_OF_RANGE,
@@ -97,6 +108,20 @@ def serve(
         ),
     ] = 50050,
     exact: ExactOption = "auto",
+    slots: Annotated[
+        int | None, typer.Option(min=1, max=256, help="sessions cached at a time, of target and draft alike")
+    ] = None,
+    context: Annotated[
+        int | None, typer.Option(min=32, max=1 << 20, help="tokens of each slot, of target and draft alike")
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=0, max=1024, help="threads of a decode, of target and draft alike; 0 takes all cores"),
+    ] = None,
+    gpu_layers: Annotated[
+        int | None,
+        typer.Option(min=-1, help="layers on the GPU, of target and draft alike; -1 as many as fit, 0 none"),
+    ] = None,
     log_level: Annotated[
         str | None,
         typer.Option(
@@ -106,23 +131,38 @@ def serve(
 ) -> None:
     """Run target, draft and orchestrator as three processes on loopback, one public port. Ctrl-C stops all."""
     configure_logging("info", "text", "outrider")
-    run(_serve(stack_options(target, draft, drafter, exact, host=host, port=port, log_level=log_level)))
+    given = {"--slots": slots, "--context": context, "--threads": threads, "--gpu-layers": gpu_layers}
+    flags = [f"{flag}={value}" for flag, value in given.items() if value is not None]
+    run(
+        _serve(
+            stack_options(target, draft, drafter, exact, host=host, port=port, log_level=log_level, model_flags=flags)
+        )
+    )
 
 
 @app.command(name="generate")
 def generate_command(
     context: typer.Context,
-    prompt: Annotated[str, typer.Argument(help="text to go on with")],
+    prompt: Annotated[str | None, typer.Argument(help="text to go on with; - takes it from stdin")] = None,
+    file: Annotated[
+        str | None,
+        typer.Option("--file", callback=refuse_empty, help="file with the text to go on with, less its last newline"),
+    ] = None,
     address: AddressOption = "",
     target: TargetOption = None,
     draft: DraftOption = None,
-    max_tokens: Annotated[int, typer.Option(min=1, max=_MOST_TOKENS, help="most tokens to generate")] = 128,
+    max_tokens: MaxTokensOption = 128,
     temperature: TemperatureOption = 0.0,
-    seed: Annotated[
-        int | None, typer.Option(min=0, max=2**64 - 1, help="the same seed gives the same text; drawn if absent")
-    ] = None,
+    top_k: TopKOption = None,
+    top_p: TopPOption = None,
+    min_p: MinPOption = None,
+    repetition_penalty: RepetitionOption = None,
+    presence_penalty: PresenceOption = None,
+    frequency_penalty: FrequencyOption = None,
+    stop: StopOption = None,
+    seed: SeedOption = None,
     exact: ExactOption = "auto",
-    speculation: Annotated[str, typer.Option(help="auto, off, or a fixed number of draft tokens")] = "auto",
+    speculation: SpeculationOption = "auto",
     drafter: DrafterOption = None,
     over_tls: PeerTlsOption = False,
     peer_ca: PeerCaOption = None,
@@ -130,14 +170,26 @@ def generate_command(
     peer_key: PeerKeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Stream a generation; accepted, recovered and bonus tokens each have a colour."""
+    """Stream a generation; accepted, recovered and bonus tokens each have a colour.
+
+    The prompt is plain text, markers of chats included.
+    """
     request = generation_pb2.GenerateRequest(
-        text=valid_prompt(prompt),
-        max_tokens=max_tokens,
-        sampling=common_pb2.Sampling(temperature=valid_temperature(temperature)),
+        max_tokens=valid_max_tokens(max_tokens),
+        sampling=sampling_of(
+            temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
+        ),
+        stop=stop,
         seed=seed,
         speculation=speculation_of(speculation, drafter),
     )
+    request.text = read_prompt(prompt, file)
     options = own_stack(context, address, target, draft, drafter, exact)
     tls = orchestrator_tls(address, over_tls, peer_ca, peer_cert, peer_key)
     run(_generate(address, tls, options, request, as_json))
@@ -149,22 +201,45 @@ def chat(
     address: AddressOption = "",
     target: TargetOption = None,
     draft: DraftOption = None,
-    max_tokens: Annotated[int, typer.Option(min=1, max=_MOST_TOKENS, help="most tokens of an answer")] = 512,
+    system: Annotated[str | None, typer.Option(help="what the model is told before the chat")] = None,
+    max_tokens: MaxTokensOption = 512,
     temperature: TemperatureOption = 0.8,
+    top_k: TopKOption = None,
+    top_p: TopPOption = None,
+    min_p: MinPOption = None,
+    repetition_penalty: RepetitionOption = None,
+    presence_penalty: PresenceOption = None,
+    frequency_penalty: FrequencyOption = None,
+    seed: SeedOption = None,
     exact: ExactOption = "auto",
+    speculation: SpeculationOption = "auto",
     drafter: DrafterOption = None,
     over_tls: PeerTlsOption = False,
     peer_ca: PeerCaOption = None,
     peer_cert: PeerCertOption = None,
     peer_key: PeerKeyOption = None,
 ) -> None:
-    """Talk with a model that has a chat template; an empty line or Ctrl-D ends it."""
-    options = own_stack(context, address, target, draft, drafter, exact)
+    """Talk with a model that has a chat template; an empty line or Ctrl-D ends it, Ctrl-C an answer.
+
+    Several lines are one message where the first begins with three double quotes and the last ends with them.
+    """
     template = generation_pb2.GenerateRequest(
-        max_tokens=max_tokens,
-        sampling=common_pb2.Sampling(temperature=valid_temperature(temperature)),
-        speculation=speculation_of("auto", drafter),
+        max_tokens=valid_max_tokens(max_tokens),
+        sampling=sampling_of(
+            temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
+        ),
+        seed=seed,
+        speculation=speculation_of(speculation, drafter),
     )
+    if system is not None:
+        template.chat.messages.add(role="system", content=valid_prompt(system))
+    options = own_stack(context, address, target, draft, drafter, exact)
     tls = orchestrator_tls(address, over_tls, peer_ca, peer_cert, peer_key)
     run(_chat(address, tls, options, template))
 
@@ -267,7 +342,7 @@ async def _generate(
 async def _chat(
     address: str, tls: ClientTls | None, options: StackOptions | None, template: generation_pb2.GenerateRequest
 ) -> None:
-    messages: list[target_pb2.ChatMessage] = []
+    messages = list(template.chat.messages)
     console, lines = Console(highlight=False), Lines()
 
     async def use(address: str) -> None:
@@ -275,23 +350,32 @@ async def _chat(
             raise StartupError("the model has no chat template: use `outrider generate`")
         while said := await _ask(console, lines):
             messages.append(target_pb2.ChatMessage(role="user", content=said))
-            request = generation_pb2.GenerateRequest(chat=generation_pb2.ChatPrompt(messages=messages))
-            request.MergeFrom(template)
+            request = generation_pb2.GenerateRequest()
+            request.CopyFrom(template)
+            request.chat.CopyFrom(generation_pb2.ChatPrompt(messages=messages))
+            said = target_pb2.ChatMessage(role="assistant")
             answer = watched(generate(address, request, tls), f"the orchestrator at {address}")
-            messages.append(await show_answer(answer, console))
+            if await until_interrupted(show_answer(answer, said, console)) is None:
+                console.print()
+            if said.content or said.reasoning:
+                messages.append(said)
+            else:
+                # Nothing was answered before it was interrupted, and templates refuse a question after a question.
+                messages.pop()
 
     await _run(address, options, use)
 
 
 async def _ask(console: Console, lines: Lines) -> str:
+    """Return what the user says, empty at the end. Raises StartupError for what is no text."""
     console.print("[bold]> [/bold]", end="")
     try:
-        line = (await lines.next()).strip()
+        said = await read_message(lines, lambda: console.print("[bold]. [/bold]", end=""))
     except UnicodeDecodeError as error:
         raise StartupError("the prompt is not valid UTF-8") from error
     except OSError as error:
         raise StartupError(f"cannot read stdin: {error.strerror}") from error
-    return valid_prompt(line) if line else ""
+    return valid_prompt(said) if said else ""
 
 
 async def _run(address: str, options: StackOptions | None, use: Callable[[str], Coroutine[Any, Any, None]]) -> None:

@@ -2,6 +2,9 @@
 
 import math
 import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -11,7 +14,7 @@ from orchestrator.model_files import find_pair
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.speculation import DRAFTERS
 from orchestrator.stack import StackOptions
-from outrider.v1 import generation_pb2
+from outrider.v1 import common_pb2, generation_pb2
 from services.frame.channel import ClientTls, client_tls
 from services.frame.settings import PeerSettings, load_settings
 from services.frame.startup import StartupError
@@ -25,6 +28,7 @@ def refuse_empty(context: typer.Context, parameter: typer.CallbackParam, value: 
     return value
 
 
+MOST_TOKENS = 2**31 - 1
 MODEL = "PATH|hf:OWNER/REPO/FILE"
 # Other engines' names for a variable come after our own.
 TargetOption = Annotated[
@@ -78,6 +82,30 @@ PeerKeyOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 TemperatureOption = Annotated[float, typer.Option(help="0 takes the most probable token, more is more random")]
+TopKOption = Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="keep the k most probable; 0 keeps all")]
+TopPOption = Annotated[
+    float | None, typer.Option(help="keep the most probable whose mass reaches this, above 0, up to 1")
+]
+MinPOption = Annotated[
+    float | None, typer.Option(help="keep those at least this many times as probable as the best, from 0, below 1")
+]
+RepetitionOption = Annotated[
+    float | None, typer.Option(help="makes tokens of the last 64 less probable where above 1; 1 is no penalty")
+]
+PresenceOption = Annotated[
+    float | None, typer.Option(help="subtracted once from the logit of a token of the last 64, -100 to 100")
+]
+FrequencyOption = Annotated[
+    float | None, typer.Option(help="subtracted for each time that a token is among the last 64, -100 to 100")
+]
+StopOption = Annotated[list[str] | None, typer.Option(help="end before this text; may be given several times")]
+SeedOption = Annotated[
+    int | None, typer.Option(min=0, max=2**64 - 1, help="the same seed gives the same text; drawn if absent")
+]
+SpeculationOption = Annotated[str, typer.Option(help="auto, off, or a fixed number of draft tokens")]
+MaxTokensOption = Annotated[
+    int, typer.Option(min=-1, max=MOST_TOKENS, help="most tokens to generate; -1 as many as the context holds")
+]
 ExactOption = Annotated[
     Literal["auto", "on", "off"],
     typer.Option(
@@ -96,8 +124,9 @@ def stack_options(
     host: str = "127.0.0.1",
     port: int = 0,
     log_level: str | None = "warning",
+    model_flags: Sequence[str] = (),
 ) -> StackOptions:
-    """Return what a stack serves, and how. Raises StartupError."""
+    """Return what a stack serves, and how; `model_flags` are for target and draft alike. Raises StartupError."""
     # As the orchestrator's process will read it, so that a draft model that nobody asks is not loaded.
     drafter = drafter or load_settings(OrchestratorSettings).drafter
     target_path, draft_path = find_pair(target, draft, wants_draft=drafter in ("auto", "remote"))
@@ -107,7 +136,8 @@ def stack_options(
         host,
         port,
         log_level,
-        target_flags=("--exact", exact),
+        target_flags=("--exact", exact, *model_flags),
+        draft_flags=model_flags,
         orchestrator_flags=("--drafter", drafter),
     )
 
@@ -161,11 +191,67 @@ def valid_prompt(text: str) -> str:
     return text
 
 
-def valid_temperature(temperature: float) -> float:
-    """Return a temperature that can be asked for. Raises StartupError for another one."""
-    if not 0 <= temperature < math.inf:
-        raise StartupError(f"--temperature is 0 or more, not {temperature}")
-    return temperature
+def read_prompt(prompt: str | None, path: str | None) -> str:
+    """Return the text to go on with: as it is, that of stdin for `-`, or that of a file, without the last newline.
+
+    Raises StartupError.
+    """
+    if (prompt is None) == (path is None):
+        raise StartupError("give one of them: a PROMPT, - for that of stdin, or --file with the name of a file")
+    source = path or prompt or ""
+    if path is None and source != "-":
+        return valid_prompt(source)
+    try:
+        text = (_stdin() if source == "-" else Path(source).read_bytes()).decode()
+    except UnicodeDecodeError as error:
+        raise StartupError("the prompt is not valid UTF-8") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StartupError(f"cannot read the prompt {source}: {reason}") from error
+    return valid_prompt(text.removesuffix("\n").removesuffix("\r"))
+
+
+def _stdin() -> bytes:
+    # None where it was closed before the start.
+    return sys.stdin.buffer.read() if sys.stdin else b""
+
+
+def valid_max_tokens(max_tokens: int) -> int:
+    """Return how many tokens to ask for. Raises StartupError for none."""
+    if max_tokens == 0:
+        raise StartupError("--max-tokens is at least 1, or -1 for as many as the context holds")
+    return max_tokens if max_tokens > 0 else MOST_TOKENS
+
+
+def sampling_of(
+    temperature: float,
+    *,
+    top_k: int | None,
+    top_p: float | None,
+    min_p: float | None,
+    repetition_penalty: float | None,
+    presence_penalty: float | None,
+    frequency_penalty: float | None,
+) -> common_pb2.Sampling:
+    """Return how tokens are chosen; the target knows the rest of the rules. Raises StartupError for what it refuses."""
+    sampling = common_pb2.Sampling(temperature=temperature)
+    given = {
+        "temperature": (temperature, 0, math.inf, "0 or more"),
+        "top_k": (top_k, 0, 2**32 - 1, "0 or more"),
+        "top_p": (top_p, 0, 1, "above 0, up to 1"),
+        "min_p": (min_p, 0, 1, "from 0, below 1"),
+        "repetition_penalty": (repetition_penalty, 0.01, 100, "0.01 to 100"),
+        "presence_penalty": (presence_penalty, -100, 100, "-100 to 100"),
+        "frequency_penalty": (frequency_penalty, -100, 100, "-100 to 100"),
+    }
+    for name, (value, low, high, range_) in given.items():
+        if value is None:
+            continue
+        # What is not a number is within no range. An end that is no part of it is refused by the target.
+        if not low <= value <= high or value == math.inf:
+            raise StartupError(f"--{name.replace('_', '-')} is {range_}, not {value}")
+        setattr(sampling, name, value)
+    return sampling
 
 
 def speculation_of(text: str, drafter: str | None) -> generation_pb2.Speculation:

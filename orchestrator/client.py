@@ -98,9 +98,13 @@ async def show(messages: AsyncIterator[generation_pb2.GenerateResponse], prompt:
     return text
 
 
-async def show_answer(messages: AsyncIterator[generation_pb2.GenerateResponse], out: Console) -> target_pb2.ChatMessage:
-    """Print an answer of a chat as `show` does, what was thought dimmed and apart; return it as the chat goes on."""
-    said = target_pb2.ChatMessage(role="assistant")
+async def show_answer(
+    messages: AsyncIterator[generation_pb2.GenerateResponse], said: target_pb2.ChatMessage, out: Console
+) -> target_pb2.ChatMessage:
+    """Print an answer of a chat as `show` does, what was thought dimmed and apart.
+
+    It is added to `said` as it comes, so that what has come is there whatever ends it; `said` is returned.
+    """
     async for message in messages:
         if not message.HasField("chunk"):
             _write_summary(out, message.summary)

@@ -39,10 +39,12 @@ class Generation:
         telemetry: Telemetry,
         stop_tokens: Collection[int] = (),
         answer: Answer | None = None,
+        started_s: float | None = None,
     ) -> None:
         """Go on from `prompt`, which grows by what is generated, up to the first of `stop_tokens`.
 
-        The text of a chat is parted as an `answer`.
+        The text of a chat is parted as an `answer`. `started_s` is when the request came, in seconds of
+        `time.perf_counter`; now if absent.
         """
         self._answer = answer
         self._sequence = prompt
@@ -50,18 +52,25 @@ class Generation:
         self._target = target
         self._drafter = drafter
         self._text = text
-        self._num_generated_tokens = 0
+        self.num_generated_tokens = 0
         self._num_draft_tokens = num_draft_tokens
         self._telemetry = telemetry
         self._max_tokens = max_tokens
         self._max_length = min(context_length, len(prompt) + max_tokens)
-        self._started_s = time.perf_counter()
+        self._started_s = time.perf_counter() if started_s is None else started_s
         self._first_token_s = 0.0
         self._stop_tokens = frozenset(stop_tokens)
         self._is_stopped = False
         self._ended = False
         self._is_exact = True
-        self.statistics = Statistics()
+        self._statistics = Statistics()
+
+    @property
+    def statistics(self) -> Statistics:
+        """What its cycles came to so far."""
+        self._statistics.num_resyncs = self._target.num_resyncs + self._drafter.num_resyncs
+        self._statistics.num_fallbacks = self._drafter.num_fallbacks
+        return self._statistics
 
     async def chunks(self) -> AsyncGenerator[generation_pb2.GenerateChunk, None]:
         """Yield what each cycle commits."""
@@ -76,7 +85,7 @@ class Generation:
         async with aclosing(cycles) as stream:
             async for cycle in stream:
                 self._first_token_s = self._first_token_s or time.perf_counter()
-                self.statistics.count(cycle)
+                self._statistics.count(cycle)
                 self._ended = cycle.verification.result.is_end_of_generation
                 self._is_exact = self._is_exact and cycle.verification.result.exact
                 yield self._chunk(cycle)
@@ -91,23 +100,22 @@ class Generation:
 
     def summary(self, seed: int, trace_id: str, *, is_same_target: bool = True) -> generation_pb2.GenerateSummary:
         """Return the last message. Text of unequal targets is not exact, even if each of them is."""
-        self.statistics.num_resyncs = self._target.num_resyncs + self._drafter.num_resyncs
-        self.statistics.num_fallbacks = self._drafter.num_fallbacks
+        statistics = self.statistics
         return generation_pb2.GenerateSummary(
             finish_reason=self._finish_reason(),
             usage=generation_pb2.Usage(
                 num_prompt_tokens=self._num_prompt_tokens,
-                num_generated_tokens=self._num_generated_tokens,
+                num_generated_tokens=self.num_generated_tokens,
             ),
             timings=generation_pb2.GenerationTimings(
                 first_token_ms=(self._first_token_s - self._started_s) * 1e3,
                 total_ms=(time.perf_counter() - self._started_s) * 1e3,
-                target_ms=self.statistics.target_waited_s * 1e3,
-                draft_ms=self.statistics.draft_waited_s * 1e3,
-                target_computed_ms=self.statistics.target_computed_s * 1e3,
-                draft_computed_ms=self.statistics.draft_computed_s * 1e3,
+                target_ms=statistics.target_waited_s * 1e3,
+                draft_ms=statistics.draft_waited_s * 1e3,
+                target_computed_ms=statistics.target_computed_s * 1e3,
+                draft_computed_ms=statistics.draft_computed_s * 1e3,
             ),
-            speculation=self.statistics.to_message(),
+            speculation=statistics.to_message(),
             exact=self._is_exact and is_same_target,
             seed=seed,
             trace_id=trace_id,
@@ -128,7 +136,7 @@ class Generation:
             chunk.text += told.text
             if self._answer is not None:
                 self._answer.feed(told.text, token)
-            self._num_generated_tokens += 1
+            self.num_generated_tokens += 1
             if self._text.is_stopped or self._is_stopped:
                 break
         if self._answer is not None:
@@ -140,7 +148,7 @@ class Generation:
             return generation_pb2.FINISH_REASON_STOP
         if self._ended:
             return generation_pb2.FINISH_REASON_END_OF_GENERATION
-        if self._num_generated_tokens < self._max_tokens:
+        if self.num_generated_tokens < self._max_tokens:
             return generation_pb2.FINISH_REASON_CONTEXT_FULL
         return generation_pb2.FINISH_REASON_MAX_TOKENS
 

@@ -2,12 +2,15 @@
 
 import asyncio
 import signal
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 ResultT = TypeVar("ResultT")
+# What SIGINT does to the running command; None where it does nothing.
+_cancel: ContextVar[Callable[[int], None] | None] = ContextVar("cancel", default=None)
 
 
 class Interrupted(BaseException):
@@ -24,6 +27,29 @@ def run(main: Coroutine[Any, Any, ResultT]) -> ResultT:
     Raises Interrupted once it has ended.
     """
     return asyncio.run(_run(main))
+
+
+async def until_interrupted(part: Coroutine[Any, Any, ResultT]) -> ResultT | None:
+    """Return the result of a part of what `run` runs; None where SIGINT has ended it, and nothing but it."""
+    loop, task, cancel = asyncio.get_running_loop(), asyncio.ensure_future(part), _cancel.get()
+    is_interrupted = False
+
+    def interrupt() -> None:
+        nonlocal is_interrupted
+        is_interrupted = True
+        task.cancel()
+
+    if cancel is not None:
+        loop.add_signal_handler(signal.SIGINT, interrupt)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if not is_interrupted:
+            raise
+        return None
+    finally:
+        if cancel is not None:
+            loop.add_signal_handler(signal.SIGINT, cancel, signal.SIGINT)
 
 
 @contextmanager
@@ -46,12 +72,14 @@ def interruptible() -> Iterator[None]:
 
 async def _run(main: Coroutine[Any, Any, ResultT]) -> ResultT:
     received: list[int] = []
-    task = asyncio.ensure_future(main)
 
     def cancel(number: int) -> None:
         received.append(number)
         task.cancel()
 
+    if signal.SIGINT in _heeded():
+        _cancel.set(cancel)
+    task = asyncio.ensure_future(main)
     for number in _heeded():
         asyncio.get_running_loop().add_signal_handler(number, cancel, number)
     try:

@@ -7,6 +7,7 @@ there. Its stderr is passed on line by line.
 import asyncio
 import contextlib
 import logging
+import os
 import re
 import signal
 import sys
@@ -17,6 +18,7 @@ from orchestrator.obstacle import find_obstacle
 from services.frame.channel import ClientTls, open_channel
 from services.frame.printable import printable
 from services.frame.startup import CODE_REFUSED, StartupError
+from services.frame.telemetry import named_service
 from services.frame.unix_socket import is_unix_address
 
 _log = logging.getLogger(__name__)
@@ -73,6 +75,7 @@ class Run:
             stderr=asyncio.subprocess.PIPE,
             # Ctrl-C in a terminal is for this process, which stops the others in their order.
             start_new_session=True,
+            env=_environment(module),
         )
         return cls(process, serving)
 
@@ -125,7 +128,7 @@ class ServerProcess:
     @property
     def name(self) -> str:
         """As in `outrider-target`."""
-        return f"outrider-{self.module.rpartition('.')[2]}"
+        return f"outrider-{_role(self.module)}"
 
     @property
     def pid(self) -> int | None:
@@ -219,6 +222,16 @@ class ServerProcess:
             if run.stopping.done():
                 limit.reschedule(loop.time() + run.stopping.result() + _STOP_TIMEOUT_S)
             await ending
+
+
+def _environment(module: str) -> dict[str, str]:
+    """Return what a process finds in its environment: a name that is meant for us becomes one of its own in traces."""
+    named = named_service()
+    return {**os.environ, "OTEL_SERVICE_NAME": f"{named}-{_role(module)}"} if named else dict(os.environ)
+
+
+def _role(module: str) -> str:
+    return module.rpartition(".")[2]
 
 
 def _named(code: int) -> str:

@@ -14,6 +14,7 @@ _FINISH_REASONS = {
     generation_pb2.FINISH_REASON_END_OF_GENERATION: "stop",
     generation_pb2.FINISH_REASON_STOP: "stop",
 }
+_LARGEST_NUMBER = 2**63 - 1
 # By the name of the field; the others have no conventional name.
 _SAMPLING = {
     "top_k": "gen_ai.request.top_k",
@@ -26,6 +27,17 @@ _SAMPLING = {
 def span_name(request: generation_pb2.GenerateRequest, model: common_pb2.ModelInfo) -> str:
     """Return the conventional name of a request's span: what is done, and the model."""
     return f"{_operation(request)} {model.name}"
+
+
+def request_attributes(request: generation_pb2.GenerateRequest, model: common_pb2.ModelInfo) -> dict[str, str]:
+    """Return what the conventions say of a request on its span and on its metrics alike."""
+    return {
+        "gen_ai.operation.name": _operation(request),
+        "gen_ai.provider.name": "outrider",
+        # A request names no model: it is answered by the one that is served.
+        "gen_ai.request.model": model.name,
+        "gen_ai.response.model": model.name,
+    }
 
 
 class RequestSpan:
@@ -42,15 +54,16 @@ class RequestSpan:
             return
         span.set_attributes(
             {
-                "gen_ai.operation.name": _operation(request),
-                "gen_ai.provider.name": "outrider",
-                "gen_ai.request.model": model.name,
+                **request_attributes(request, model),
+                "gen_ai.request.stream": True,
                 "gen_ai.request.max_tokens": request.max_tokens,
                 "gen_ai.request.temperature": request.sampling.temperature,
-                # As text: it may exceed the 63 bits of a number.
+                # As text: it may exceed the 63 bits of a number, as clients may name it.
                 "outrider.seed": str(seed),
             }
         )
+        if seed <= _LARGEST_NUMBER:
+            span.set_attribute("gen_ai.request.seed", seed)
         span.set_attributes(
             {_SAMPLING[name]: value for name, value in _set_fields(request.sampling) if name in _SAMPLING}
         )

@@ -1,6 +1,7 @@
 """GenerationService: checks requests, opens a session with each service, streams what is generated."""
 
 import asyncio
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,7 +14,7 @@ from orchestrator.answer import Answer, marker_spellings
 from orchestrator.backend import Backend
 from orchestrator.generation import Generation, draw_seed
 from orchestrator.instruments import GenerationInstruments
-from orchestrator.request_span import RequestSpan, span_name
+from orchestrator.request_span import RequestSpan, request_attributes, span_name
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.speculation import check_speculation, plan_speculation
 from orchestrator.statistics import Statistics
@@ -25,7 +26,7 @@ from services.frame.errors import ServiceError, error_from_rpc, invalid_argument
 from services.frame.handlers import RpcContext
 from services.frame.limits import most_tokens
 from services.frame.spans import request_span
-from services.frame.telemetry import Telemetry
+from services.frame.telemetry import Telemetry, TraceHeaders
 from services.frame.version import VERSION
 
 _MAX_STOP_STRINGS = 64
@@ -50,14 +51,20 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self, request: generation_pb2.GenerateRequest, context: RpcContext
     ) -> None:
         """Stream text, then a summary."""
-        target_model = await self._backend.ready_target()
+        started_s = time.perf_counter()
         seed = request.seed if request.HasField("seed") else draw_seed()
         sampling = common_pb2.Sampling()
         sampling.CopyFrom(request.sampling)
         sampling.seed = seed
-        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        name = span_name(request, target_model.info)
-        with request_span(self._telemetry, name, metadata.get("traceparent", "")) as span, self._active():
+        headers = TraceHeaders.of_metadata(context.invocation_metadata())
+        # As it was last seen: where the target is away, the request waits for it, and perhaps in vain.
+        model = self._backend.target.info
+        with (
+            self._instruments.request(request_attributes(request, model)) as counted,
+            request_span(self._telemetry, span_name(request, model), headers) as span,
+            self._active(),
+        ):
+            target_model = await self._backend.ready_target()
             told = RequestSpan(span, is_content_told=self._telemetry.is_content_told)
             told.ask(request, target_model.info, seed)
             _check(request, target_model.info)
@@ -83,6 +90,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                 telemetry=self._backend.telemetry,
                 stop_tokens=request.stop_tokens,
                 answer=Answer(form, marker_spellings(form, target_model.entries)) if form is not None else None,
+                started_s=started_s,
             )
             try:
                 # The next cycle does not wait for a chunk to be written.
@@ -92,10 +100,11 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                         await self._send(context, generation_pb2.GenerateResponse(chunk=chunk))
                 summary = generation.summary(seed, _trace_id(span), is_same_target=target.is_same_model)
                 told.end(summary)
-                self._instruments.record(generation.statistics, summary)
+                counted.answer(summary)
                 await self._send(context, generation_pb2.GenerateResponse(summary=summary))
             finally:
                 self._statistics.add(generation.statistics)
+                self._instruments.record(generation.statistics, generation.num_generated_tokens)
                 self._backend.note_draft_problem(drafter.problem)
                 await target.close()
                 await drafter.close()

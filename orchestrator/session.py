@@ -7,7 +7,7 @@ from opentelemetry.trace import Span
 
 from outrider.v1 import common_pb2
 from services.frame.digest import TokenSequence
-from services.frame.telemetry import traceparent_of
+from services.frame.telemetry import headers_of
 
 ReplyT = TypeVar("ReplyT", bound=Any)
 
@@ -35,12 +35,14 @@ class RemoteCache:
     def context(self, sequence: TokenSequence, span: Span) -> common_pb2.Context:
         """Return the context of a request that builds on the whole sequence."""
         length = min(self._common_length(sequence), len(sequence) - 1)
+        trace = headers_of(span)
         return common_pb2.Context(
             session_id=self.session_id,
             cached_length=length,
             cached_digest=sequence.digests[length] if length else b"",
             tokens=sequence.tokens[length:],
-            traceparent=traceparent_of(span),
+            traceparent=trace.traceparent,
+            tracestate=trace.tracestate,
         )
 
     def learn(self, sequence: TokenSequence, held_length: int, ahead: Sequence[int] = ()) -> None:

@@ -3,6 +3,9 @@
 import asyncio
 import os
 import sys
+from collections.abc import Callable
+
+_QUOTES = '"""'
 
 
 class Lines:
@@ -11,6 +14,8 @@ class Lines:
     def __init__(self) -> None:
         self._fd = sys.stdin.fileno()
         self._held = b""
+        # Set once there is nothing left but what is held.
+        self.has_ended = False
 
     async def next(self) -> str:
         """Return the next line without its end; at the end of stdin what is left, then nothing.
@@ -20,6 +25,7 @@ class Lines:
         while b"\n" not in self._held:
             await self._readable()
             if not (part := os.read(self._fd, 1 << 16)):
+                self.has_ended = True
                 break
             self._held += part
         line, _, self._held = self._held.partition(b"\n")
@@ -36,3 +42,19 @@ class Lines:
             await readable.wait()
         finally:
             loop.remove_reader(self._fd)
+
+
+async def read_message(lines: Lines, on_more: Callable[[], object]) -> str:
+    """Return a line, or several between lines that begin and end with three double quotes; empty at the end of stdin.
+
+    `on_more` is called before each further line. What is left open at the end of stdin is a message as well. Raises
+    UnicodeDecodeError.
+    """
+    line = (await lines.next()).strip()
+    if not line.startswith(_QUOTES):
+        return line
+    said = line.removeprefix(_QUOTES)
+    while not said.endswith(_QUOTES) and not lines.has_ended:
+        on_more()
+        said = f"{said}\n{(await lines.next()).rstrip()}"
+    return said.removesuffix(_QUOTES).strip("\n")

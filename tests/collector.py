@@ -1,10 +1,13 @@
-"""An OTLP collector in this process: what exporters send, over real gRPC, ends up in it."""
+"""An OTLP collector in this process: what exporters send, over real gRPC or HTTP, ends up in it."""
 
+import gzip
 import threading
+import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import grpc
@@ -38,6 +41,8 @@ class CollectedSpan:
     attributes: dict[str, Any]
     events: tuple[CollectedEvent, ...]
     is_error: bool
+    tracestate: str
+    num_dropped: int
 
     @property
     def event_names(self) -> list[str]:
@@ -53,6 +58,7 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer, metrics_service_pb2
     spans: list[CollectedSpan] = field(default_factory=list)
     metrics: set[str] = field(default_factory=set)
     calls: list[grpc.ServicerContext] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
 
     def named(self, name: str) -> list[CollectedSpan]:
         """The spans of a name, in the order in which they began."""
@@ -60,6 +66,11 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer, metrics_service_pb2
 
     def Export(self, request: Any, context: grpc.ServicerContext) -> Any:
         self.calls.append(context)
+        self.headers.append({key: value for key, value in context.invocation_metadata() if isinstance(value, str)})
+        return self.receive(request)
+
+    def receive(self, request: Any) -> Any:
+        """Take what was sent, and return the answer to it."""
         assert self.open.wait(30)
         if isinstance(request, metrics_service_pb2.ExportMetricsServiceRequest):
             for of_resource in request.resource_metrics:
@@ -88,6 +99,50 @@ def collecting(port: int = 0) -> Iterator[Collector]:
         server.stop(None).wait()
 
 
+REQUESTS = {
+    "/v1/traces": trace_service_pb2.ExportTraceServiceRequest,
+    "/v1/metrics": metrics_service_pb2.ExportMetricsServiceRequest,
+}
+
+
+@contextmanager
+def collecting_http(port: int = 0) -> Iterator[Collector]:
+    """The same over HTTP."""
+    collector = Collector()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            collector.headers.append({name.lower(): value for name, value in self.headers.items()})
+            unpack = {"gzip": gzip.decompress, "deflate": zlib.decompress}.get(self.headers.get("Content-Encoding", ""))
+            reply = collector.receive(REQUESTS[self.path].FromString(unpack(body) if unpack else body))
+            self.send_response(200)
+            self.send_header("Content-Length", str(reply.ByteSize()))
+            self.end_headers()
+            self.wfile.write(reply.SerializeToString())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
+        # It would wait for connections that a client keeps.
+        server.block_on_close = False
+        collector.endpoint = f"http://127.0.0.1:{server.server_port}"
+        serving = threading.Thread(target=server.serve_forever, args=(0.01,))
+        serving.start()
+        try:
+            yield collector
+        finally:
+            collector.open.set()
+            server.shutdown()
+            serving.join()
+
+
+COLLECTING = {"grpc": collecting, "http/protobuf": collecting_http}
+
+
 def _span(service: str, span: trace_pb2.Span) -> CollectedSpan:
     return CollectedSpan(
         service=service,
@@ -103,6 +158,8 @@ def _span(service: str, span: trace_pb2.Span) -> CollectedSpan:
             CollectedEvent(event.name, event.time_unix_nano, _attributes(event.attributes)) for event in span.events
         ),
         is_error=span.status.code == trace_pb2.Status.STATUS_CODE_ERROR,
+        tracestate=span.trace_state,
+        num_dropped=span.dropped_attributes_count + span.dropped_events_count + span.dropped_links_count,
     )
 
 

@@ -47,8 +47,9 @@ _OTHERS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             (
                 "OTEL_EXPORTER_OTLP_ENDPOINT",
                 "",
-                "where they are sent over gRPC, as in http://localhost:4317; turns them on",
+                "where they are sent over OTLP, as in http://localhost:4317; turns them on",
             ),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "grpc, or http/protobuf"),
             ("OTEL_TRACES_EXPORTER", "", "otlp, console or none, or several with commas"),
             ("OTEL_METRICS_EXPORTER", "", "the same for metrics"),
             ("OTEL_SDK_DISABLED", "false", "true turns both off"),

@@ -45,7 +45,7 @@ class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
 
     async def _answer(self, request: draft_pb2.ProposeRequest) -> draft_pb2.ProposeResponse:
         reply = draft_pb2.ProposeResponse()
-        with server_span(self._server.cycle_telemetry, "draft.propose", request.context.traceparent) as span:
+        with server_span(self._server.cycle_telemetry, "draft.propose", request.context) as span:
             outcome = await run_work(self._engine, self._work(request))
             trace_outcome(span, outcome)
             if fill_reply(reply, request.request_id, outcome):

@@ -6,6 +6,7 @@ stream that goes on.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import uuid
 from collections.abc import Mapping, Sequence
@@ -107,6 +108,21 @@ def as_service_error(error: Exception) -> ServiceError:
     _logger.error("unexpected error %s", reference, exc_info=error)
     message = f"the service failed unexpectedly; its log tells more under {reference}"
     return ServiceError(grpc.StatusCode.INTERNAL, REASON_INTERNAL, message, metadata={"reference": reference})
+
+
+def error_type(error: BaseException) -> str:
+    """Return what `error.type` of traces and metrics is: the reason of a ServiceError, the full name of any other.
+
+    Whoever gives a request up ends it by exceptions of Python's own; they are all CANCELLED.
+    """
+    if isinstance(error, ServiceError):
+        return error.reason
+    return "CANCELLED" if isinstance(error, asyncio.CancelledError | GeneratorExit) else full_name(type(error))
+
+
+def full_name(kind: type[BaseException]) -> str:
+    """Return the name of an exception with its module, without one for Python's own, as OpenTelemetry names them."""
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def status_of(error: Exception) -> status_pb2.Status:

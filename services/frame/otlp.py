@@ -1,9 +1,8 @@
-"""Spans and metrics over OTLP, to a collector that may be away.
+"""Spans and metrics over OTLP/gRPC, to a collector that may be away.
 
 Our own spans are encoded by hand: the SDK's encoder takes several times as long for them.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, SpanFlags, Status
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 
+from services.frame.collector import LOOK_S, MayBeAway
+from services.frame.exporters import OtlpOptions
 from services.frame.proxies import collector_options
 from services.frame.recording import LightSpan, ids_of
 
@@ -30,76 +31,65 @@ _LOCAL_PARENT = SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
 _REMOTE_PARENT = _LOCAL_PARENT | SpanFlags.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
 _CODES = {StatusCode.OK: Status.STATUS_CODE_OK, StatusCode.ERROR: Status.STATUS_CODE_ERROR}
 
-
-_logger = logging.getLogger(__name__)
-# How long a collector that has not answered yet may take for a request with nothing in it.
-_LOOK_S = 1.0
 # gRPC's own limit is two minutes: a collector that is back would be left alone for as long.
 _CHANNEL_OPTIONS: Any = (("grpc.max_reconnect_backoff_ms", 5_000),)
 _AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
-class _Exporter(OTLPExporterMixin[Any, Any, Any, Any]):
-    """The SDK's exporters try to reach a collector for ten seconds, with every batch, and each time log an error.
+class _Exporter(MayBeAway, OTLPExporterMixin[Any, Any, Any, Any]):
+    """An exporter over gRPC."""
 
-    This says once that it is away and drops what is meant for it until it is back.
-    """
-
-    nothing: Message
-    # Whether the last export succeeded.
-    _has_answered = False
-    # Whether it was said that the collector is away.
-    _is_away = False
+    NOTHING: Message
 
     def _export(self, data: Any) -> Any:
-        if not self._has_answered and not self._shutdown and not self._can_be_reached():
+        if not self._shutdown and not self._can_be_reached():
             return self._result.FAILURE
         result = super()._export(data)
         self._has_answered = result is self._result.SUCCESS
         return result
 
-    def _can_be_reached(self) -> bool:
+    def _answers(self) -> bool:
         # The SDK's own types have it as None.
         client: Any = self._client
         try:
-            client.Export(request=self.nothing, metadata=self._headers, timeout=_LOOK_S)
+            client.Export(request=self.NOTHING, metadata=self._headers, timeout=LOOK_S)
         except grpc.RpcError as error:
             # Any other error is for the SDK to tell of.
-            if error.code() in _AWAY:
-                self._tell_away()
-                return False
-        self._is_away = False
+            return error.code() not in _AWAY
         return True
 
-    def _tell_away(self) -> None:
-        if not self._is_away:
-            self._is_away = True
-            _logger.warning(
-                "no collector answers at %s: %s are dropped until one does; OTEL_SDK_DISABLED=true does without",
-                self._endpoint,
-                self._exporting,
-            )
+
+class GrpcMetricExporter(_Exporter, OTLPMetricExporter):
+    """The SDK's exporter over gRPC, for a collector that may be away."""
+
+    WHAT = "metrics"
+    NOTHING = ExportMetricsServiceRequest()
+
+    def __init__(self, options: OtlpOptions) -> None:
+        super().__init__(**_arguments(options, "METRICS"))
 
 
-class MetricExporter(_Exporter, OTLPMetricExporter):
-    """The SDK's exporter, for a collector that may be away."""
-
-    nothing = ExportMetricsServiceRequest()
-
-    def __init__(self) -> None:
-        super().__init__(channel_options=_CHANNEL_OPTIONS + collector_options("METRICS"))
-
-
-class LightSpanExporter(_Exporter, OTLPSpanExporter):
+class GrpcSpanExporter(_Exporter, OTLPSpanExporter):
     """The same for spans, with our encoder. All light spans that it is given are of one recorder."""
 
-    nothing = ExportTraceServiceRequest()
+    WHAT = "traces"
+    NOTHING = ExportTraceServiceRequest()
 
-    def __init__(self) -> None:
-        super().__init__(channel_options=_CHANNEL_OPTIONS + collector_options("TRACES"))
+    def __init__(self, options: OtlpOptions) -> None:
+        super().__init__(**_arguments(options, "TRACES"))
 
     def _translate_data(self, data: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
         return encode(data)
+
+
+def _arguments(options: OtlpOptions, signal: str) -> dict[str, Any]:
+    """Return what the SDK would read otherwise than the standard says: it knows no `none`, and half of the files."""
+    files = (options.certificate, options.client_key, options.client_certificate)
+    return {
+        "compression": grpc.Compression.Gzip if options.compression == "gzip" else grpc.Compression.NoCompression,
+        "credentials": grpc.ssl_channel_credentials(*files) if any(files) else None,
+        "channel_options": _CHANNEL_OPTIONS + collector_options(signal),
+    }
 
 
 def encode(spans: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
@@ -116,8 +106,9 @@ def encode(spans: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
 
 
 def _fill(encoded: Span, span: LightSpan) -> None:
-    encoded.trace_id, encoded.span_id = ids_of(span.traceparent)
-    _, encoded.parent_span_id = ids_of(span.parent_traceparent)
+    encoded.trace_id, encoded.span_id = ids_of(span.headers.traceparent)
+    _, encoded.parent_span_id = ids_of(span.parent_headers.traceparent)
+    encoded.trace_state = span.headers.tracestate
     encoded.name = span.name
     # The protocol numbers kinds as the API does, from 1 on.
     encoded.kind = Span.SpanKind.ValueType(span.kind.value + 1)
@@ -129,6 +120,9 @@ def _fill(encoded: Span, span: LightSpan) -> None:
         event = encoded.events.add(name=name, time_unix_nano=time_ns)
         if attributes:
             _fill_attributes(event.attributes, attributes)
+            event.dropped_attributes_count = getattr(attributes, "dropped", 0)
+    encoded.dropped_attributes_count = span.dropped_attributes
+    encoded.dropped_events_count = span.dropped_events
     status = span.status
     if status.status_code is not StatusCode.UNSET:
         encoded.status.code = _CODES[status.status_code]

@@ -11,24 +11,32 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence, Sized
 from contextlib import AbstractContextManager
 from contextvars import ContextVar, Token
 from functools import cached_property
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from opentelemetry import trace
+from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.context import Context, attach, detach
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor, SynchronousMultiSpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import (
+    Event,
+    ReadableSpan,
+    SpanLimits,
+    SpanProcessor,
+    SynchronousMultiSpanProcessor,
+    TracerProvider,
+)
 from opentelemetry.sdk.trace.sampling import ParentBased
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.util import types
 
-from services.frame.errors import ServiceError
-from services.frame.telemetry import UnsampledSpan, context_from_traceparent, traceparent_of
+from services.frame.errors import error_type, full_name
+from services.frame.telemetry import NO_HEADERS, TraceHeaders, UnsampledSpan, context_from, headers_of, read_tracestate
 
 SCOPE = "outrider"
 # How long a finished span waits for the thread that hands it over.
@@ -36,16 +44,22 @@ HAND_OVER_S = 0.5
 # As our own services write it. Whatever else is valid is for the SDK.
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-0[0-3]")
 _TRACE_ID, _SPAN_ID, _FLAGS = slice(3, 35), slice(36, 52), slice(53, 55)
-# The traceparent of the span under which a task's children begin, empty where there is none.
-_above: ContextVar[str] = ContextVar("above", default="")
+# The headers of the span under which a task's children begin, empty where there is none.
+_above: ContextVar[TraceHeaders] = ContextVar("above", default=NO_HEADERS)
 _UNSET = Status(StatusCode.UNSET)
 
 
 class Recorder:
     """Begins the spans of one service and hands the finished ones to processors of the SDK."""
 
-    def __init__(self, resource: Resource, processors: Sequence[SpanProcessor]) -> None:
-        """The sampler and the limits are what the standard variables say. Raises ValueError where they say nonsense."""
+    def __init__(
+        self, resource: Resource, processors: Sequence[SpanProcessor], *, is_parent_taken: bool = True
+    ) -> None:
+        """The sampler and the limits are what the standard variables say. Raises ValueError where they say nonsense.
+
+        Without `is_parent_taken` the spans of callers are no parents of ours.
+        """
+        self._is_parent_taken = is_parent_taken
         self.resource = _HashedResource(resource.attributes, resource.schema_url)
         self.scope = InstrumentationScope(SCOPE)
         self._processor = SynchronousMultiSpanProcessor()  # type: ignore[no-untyped-call]  # the SDK's own gap
@@ -55,6 +69,7 @@ class Recorder:
             resource=self.resource, active_span_processor=self._processor, shutdown_on_exit=False
         )
         self._tracer = self._provider.get_tracer(SCOPE)
+        self._limits = SpanLimits()
         self._is_parent_followed = isinstance(self._provider.sampler, ParentBased)
         self.finished: deque[LightSpan] = deque()
         self._handing_over = threading.Lock()
@@ -62,21 +77,25 @@ class Recorder:
         self._thread = threading.Thread(target=self._keep_handing_over, daemon=True)
         self._thread.start()
 
-    def request(self, name: str, traceparent: str) -> AbstractContextManager[trace.Span]:
+    def request(self, name: str, headers: TraceHeaders) -> AbstractContextManager[trace.Span]:
         """Begin the span of a client's request. It has all of the SDK's limits: what clients write ends up in it."""
-        return _Current(self._tracer.start_span(name, context_from_traceparent(traceparent), SpanKind.SERVER))
+        parent = context_from(headers if self._is_parent_taken else NO_HEADERS)
+        kind = SpanKind.SERVER
+        return _Current(self._tracer.start_span(name, parent, kind, _openinference(kind)))
 
-    def message(self, name: str, traceparent: str) -> AbstractContextManager[trace.Span]:
+    def message(self, name: str, headers: TraceHeaders) -> AbstractContextManager[trace.Span]:
         """Begin the span of a message that was received."""
-        if self._is_parent_followed and _TRACEPARENT.fullmatch(traceparent):
-            return self._beneath(traceparent, name, SpanKind.SERVER)
-        return self.request(name, traceparent)
+        if self._is_parent_taken and self._is_parent_followed and _TRACEPARENT.fullmatch(headers.traceparent):
+            valid = TraceHeaders(headers.traceparent, read_tracestate(headers.tracestate).to_header())
+            return self._beneath(valid, name, SpanKind.SERVER)
+        return self.request(name, headers)
 
     def child(self, name: str, kind: SpanKind) -> AbstractContextManager[trace.Span]:
         """Begin a span under the one of the running task."""
-        if traceparent := _above.get():
-            return self._beneath(traceparent, name, kind)
-        return _Current(self._tracer.start_span(name, kind=kind))
+        above = _above.get()
+        if above.traceparent:
+            return self._beneath(above, name, kind)
+        return _Current(self._tracer.start_span(name, kind=kind, attributes=_openinference(kind)))
 
     def flush(self) -> None:
         """Send what is finished now."""
@@ -96,12 +115,14 @@ class Recorder:
     def _hand_over(self) -> None:
         with self._handing_over:
             while self.finished:
-                self._processor.on_end(self.finished.popleft())
+                span = self.finished.popleft()
+                span.limit(self._limits)
+                self._processor.on_end(span)
 
-    def _beneath(self, traceparent: str, name: str, kind: SpanKind) -> AbstractContextManager[trace.Span]:
-        if traceparent[-1] in "02":
-            return _Unsampled(traceparent)
-        return LightSpan(self, name, kind, traceparent)
+    def _beneath(self, parent: TraceHeaders, name: str, kind: SpanKind) -> AbstractContextManager[trace.Span]:
+        if parent.traceparent[-1] in "02":
+            return _Unsampled(parent)
+        return LightSpan(self, name, kind, parent)
 
 
 class LightSpan(ReadableSpan, trace.Span):
@@ -111,23 +132,25 @@ class LightSpan(ReadableSpan, trace.Span):
     what happens there is the server's.
     """
 
-    def __init__(self, recorder: Recorder, name: str, kind: SpanKind, parent: str) -> None:
-        """`parent` is its traceparent."""
+    def __init__(self, recorder: Recorder, name: str, kind: SpanKind, parent: TraceHeaders) -> None:
+        """`parent` is what its headers are."""
         # All that ReadableSpan sets and that has no property below.
         self._recorder = recorder
         self._name = name
         self._kind = kind
-        self.parent_traceparent = parent
-        self.traceparent = f"{parent[:36]}{random.getrandbits(64) or 1:016x}{parent[52:]}"
-        self._attributes: dict[str, types.AnyValue] = {}
+        self.parent_headers = parent
+        above = parent.traceparent
+        self.headers = TraceHeaders(f"{above[:36]}{random.getrandbits(64) or 1:016x}{above[52:]}", parent.tracestate)
+        self._attributes: MutableMapping[str, types.AnyValue] = _openinference(kind)
         self.told: list[tuple[str, types.Attributes, int]] = []
+        self._num_dropped_events = 0
         self._links = ()
         self._status = _UNSET
         self._start_time = time.time_ns()
 
     def __enter__(self) -> Self:
         if self._kind is not SpanKind.CLIENT:
-            self._token: Token[str] = _above.set(self.traceparent)
+            self._token: Token[TraceHeaders] = _above.set(self.headers)
         return self
 
     def __exit__(
@@ -141,11 +164,11 @@ class LightSpan(ReadableSpan, trace.Span):
 
     @cached_property
     def _context(self) -> SpanContext:  # type: ignore[override]
-        return _span_context(self.traceparent, is_remote=False)
+        return _span_context(self.headers, is_remote=False)
 
     @cached_property
     def _parent(self) -> SpanContext:  # type: ignore[override]
-        return _span_context(self.parent_traceparent, is_remote=self._kind is SpanKind.SERVER)
+        return _span_context(self.parent_headers, is_remote=self._kind is SpanKind.SERVER)
 
     @property
     def _resource(self) -> Resource:  # type: ignore[override]
@@ -154,6 +177,27 @@ class LightSpan(ReadableSpan, trace.Span):
     @property
     def _instrumentation_scope(self) -> InstrumentationScope:  # type: ignore[override]
         return self._recorder.scope
+
+    @property
+    def dropped_events(self) -> int:
+        """Events that were more than the limit."""
+        return self._num_dropped_events
+
+    def limit(self, limits: SpanLimits) -> None:
+        """Drop what is beyond the limits, as the SDK does with its spans: the oldest first. To be called once."""
+        count, length = limits.max_span_attributes, limits.max_span_attribute_length
+        if length is not None or _exceeds(self._attributes, count):
+            self._attributes = BoundedAttributes(count, self._attributes, max_value_len=length)
+        if _exceeds(self.told, limits.max_events):
+            self._num_dropped_events = len(self.told) - (limits.max_events or 0)
+            del self.told[: self._num_dropped_events]
+        count, length = limits.max_event_attributes, limits.max_attribute_length
+        self.told = [
+            (name, BoundedAttributes(count, attributes, max_value_len=length), time_ns)
+            if attributes and (length is not None or _exceeds(attributes, count))
+            else (name, attributes, time_ns)
+            for name, attributes, time_ns in self.told
+        ]
 
     @cached_property
     def _events(self) -> list[Event]:  # type: ignore[override]
@@ -195,8 +239,7 @@ class LightSpan(ReadableSpan, trace.Span):
         escaped: bool = False,
     ) -> None:
         """Add an exception as an event, without its stack."""
-        told: dict[str, Any] = {"exception.type": type(exception).__qualname__, "exception.message": str(exception)}
-        self.add_event("exception", told | dict(attributes or {}), timestamp)
+        self.add_event("exception", _described(exception) | dict(attributes or {}), timestamp)
 
     def end(self, end_time: int | None = None) -> None:
         """End the span, now or at a time in nanoseconds since 1970, and hand it over."""
@@ -208,7 +251,7 @@ class _Unsampled(UnsampledSpan):
     """Keeps what begins in its block from being recorded."""
 
     def __enter__(self) -> Self:
-        self._token: Token[str] = _above.set(self.traceparent)
+        self._token: Token[TraceHeaders] = _above.set(self.headers)
         return self
 
     def __exit__(
@@ -224,9 +267,9 @@ class _Current(AbstractContextManager[trace.Span]):
         self._span = span
 
     def __enter__(self) -> trace.Span:
-        self._tokens: tuple[Token[Context], Token[str]] = (
+        self._tokens: tuple[Token[Context], Token[TraceHeaders]] = (
             attach(trace.set_span_in_context(self._span)),
-            _above.set(traceparent_of(self._span)),
+            _above.set(headers_of(self._span)),
         )
         return self._span
 
@@ -257,9 +300,18 @@ def _tell(span: trace.Span, error: BaseException) -> None:
         # Nothing went wrong here: nobody waits for the answer any more.
         span.add_event("outrider.cancelled")
         return
-    span.set_attribute("error.type", error.reason if isinstance(error, ServiceError) else type(error).__qualname__)
-    span.record_exception(error)
+    span.set_attribute("error.type", error_type(error))
+    # Not by record_exception, with which the SDK sends the stack.
+    span.add_event("exception", _described(error))
     span.set_status(StatusCode.ERROR, str(error))
+
+
+def _described(error: BaseException) -> dict[str, types.AnyValue]:
+    return {"exception.type": full_name(type(error)), "exception.message": str(error)}
+
+
+def _exceeds(items: Sized, most: int | None) -> bool:
+    return most is not None and len(items) > most
 
 
 def ids_of(traceparent: str) -> tuple[bytes, bytes]:
@@ -267,6 +319,17 @@ def ids_of(traceparent: str) -> tuple[bytes, bytes]:
     return bytes.fromhex(traceparent[_TRACE_ID]), bytes.fromhex(traceparent[_SPAN_ID])
 
 
-def _span_context(traceparent: str, *, is_remote: bool) -> SpanContext:
-    flags = TraceFlags(int(traceparent[_FLAGS], 16))
-    return SpanContext(int(traceparent[_TRACE_ID], 16), int(traceparent[_SPAN_ID], 16), is_remote, flags)
+def _span_context(headers: TraceHeaders, *, is_remote: bool) -> SpanContext:
+    traceparent = headers.traceparent
+    return SpanContext(
+        int(traceparent[_TRACE_ID], 16),
+        int(traceparent[_SPAN_ID], 16),
+        is_remote,
+        TraceFlags(int(traceparent[_FLAGS], 16)),
+        read_tracestate(headers.tracestate),
+    )
+
+
+def _openinference(kind: SpanKind) -> dict[str, types.AnyValue]:
+    """Return what tells a span's kind to Phoenix: https://arize-ai.github.io/openinference/spec/."""
+    return {"openinference.span.kind": "CHAIN" if kind is SpanKind.INTERNAL else "LLM"}

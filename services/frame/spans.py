@@ -1,27 +1,40 @@
 """Spans made by hand: one for each message, as the messages of a stream have no metadata of their own."""
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
 
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, get_current_span
 from opentelemetry.util import types
 
-from services.frame.telemetry import Telemetry, UnsampledSpan, traceparent_of
+from services.frame.telemetry import Telemetry, TraceHeaders, UnsampledSpan, headers_of
 
 _OFF = nullcontext(INVALID_SPAN)
 
 
-def request_span(telemetry: Telemetry, name: str, traceparent: str) -> AbstractContextManager[Span]:
+class TraceContext(Protocol):
+    """What messages carry of the trace that they belong to."""
+
+    @property
+    def traceparent(self) -> str:
+        """As in a W3C header."""
+
+    @property
+    def tracestate(self) -> str:
+        """As in a W3C header."""
+
+
+def request_span(telemetry: Telemetry, name: str, headers: TraceHeaders) -> AbstractContextManager[Span]:
     """Run the block under the server span of a client's request, the current one. Errors are told on it."""
     if telemetry.recorder is None:
         return _OFF
-    return telemetry.recorder.request(name, traceparent)
+    return telemetry.recorder.request(name, headers)
 
 
-def server_span(telemetry: Telemetry, name: str, traceparent: str) -> AbstractContextManager[Span]:
-    """Run the block under a server span, the child of the message's `traceparent`. Errors are told on it."""
+def server_span(telemetry: Telemetry, name: str, context: TraceContext) -> AbstractContextManager[Span]:
+    """Run the block under a server span, the child of the one that a message names. Errors are told on it."""
     if telemetry.recorder is None:
         return _OFF
-    return telemetry.recorder.message(name, traceparent)
+    return telemetry.recorder.message(name, TraceHeaders(context.traceparent, context.tracestate))
 
 
 def child_span(telemetry: Telemetry, name: str, kind: SpanKind = SpanKind.INTERNAL) -> AbstractContextManager[Span]:
@@ -38,7 +51,7 @@ class _EventsOnly(UnsampledSpan):
     """Stands for the spans beneath a request's. Services that get its ids are told not to record spans of their own."""
 
     def __init__(self, request: Span) -> None:
-        super().__init__(traceparent_of(request))
+        super().__init__(headers_of(request))
         self._request = request
 
     def add_event(self, name: str, attributes: types.Attributes = None, timestamp: int | None = None) -> None:

@@ -4,6 +4,7 @@
 |---|---|
 | OTEL_TRACES_EXPORTER, OTEL_METRICS_EXPORTER | otlp, console or none, or several with commas |
 | OTEL_EXPORTER_OTLP_ENDPOINT (or _TRACES_, _METRICS_) | otlp where the exporter is not named |
+| OTEL_EXPORTER_OTLP_PROTOCOL (or _TRACES_, _METRICS_) | grpc, the default, or http/protobuf |
 | OTEL_SDK_DISABLED=true | everything off |
 | OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT=true | prompts and generated text are on the request's span |
 | OTEL_BSP_*, OTEL_TRACES_SAMPLER, OTEL_RESOURCE_ATTRIBUTES, OTEL_SERVICE_NAME, ... | as the SDK reads them |
@@ -21,21 +22,22 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from opentelemetry import metrics, trace
 from opentelemetry.context import Context
-from opentelemetry.trace import INVALID_SPAN_CONTEXT, NonRecordingSpan, SpanContext, TraceFlags
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, NonRecordingSpan, SpanContext, TraceFlags, TraceState
 
 from services.frame.environment import unset_empty
+from services.frame.exporters import CONSOLE, HTTP, Exporter, named_exporters
 from services.frame.startup import StartupError
-from services.frame.tls import read_file
+from services.frame.version import VERSION
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics import MeterProvider
-    from opentelemetry.sdk.metrics.export import MetricReader
+    from opentelemetry.sdk.metrics.export import MetricExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 
@@ -52,12 +54,33 @@ SHUTDOWN_S = 5.0
 
 _logger = logging.getLogger(__name__)
 _CONTENT_VARIABLE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
-_EXPORTERS = ("otlp", "console", "none")
 # https://www.w3.org/TR/trace-context/#traceparent-header: later versions may append fields, version ff is invalid.
 _TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+# https://www.w3.org/TR/trace-context/#tracestate-limits, in characters.
+_MOST_TRACESTATE = 512
+_PROPAGATORS = ("tracecontext", "none")
 
 # Sampled, and the random trace ids of level 2; other bits are not to be passed on.
 _KNOWN_FLAGS = 0x03
+
+
+class TraceHeaders(NamedTuple):
+    """W3C trace context as it goes over the wire. Empty where nothing is traced."""
+
+    traceparent: str = ""
+    tracestate: str = ""
+
+    @classmethod
+    def of_metadata(cls, metadata: Iterable[tuple[str, Any]] | None) -> Self:
+        """Return what a client sent. Lines of the same name are one list."""
+        values: dict[str, list[str]] = {}
+        for key, value in metadata or ():
+            if isinstance(value, str):
+                values.setdefault(key, []).append(value)
+        return cls(values.get("traceparent", [""])[-1], ",".join(values.get("tracestate", ())))
+
+
+NO_HEADERS = TraceHeaders()
 
 
 class Telemetry:
@@ -119,25 +142,34 @@ def configure_telemetry(service_name: str) -> Telemetry:
     unset_empty("OTEL_")
     if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return Telemetry.off()
-    span_exporters = _exporters("TRACES")
-    metric_exporters = _exporters("METRICS")
-    if not span_exporters and not metric_exporters:
+    spans, readings = named_exporters("TRACES"), named_exporters("METRICS")
+    if not spans and not readings:
         return Telemetry.off()
-    from opentelemetry.sdk.resources import SERVICE_NAME, Resource
-
+    is_parent_taken = _is_parent_taken()
     # A collector that is away is told of when an export is given up, not with every try.
     logging.getLogger("opentelemetry.exporter").setLevel(logging.ERROR)
-    name = os.environ.get("OTEL_SERVICE_NAME") or service_name
+    # What a client writes into a header is no trouble of ours.
+    logging.getLogger("opentelemetry.trace.span").setLevel(logging.ERROR)
     try:
-        resource = Resource.create({SERVICE_NAME: name})
-        recorder = _recorder(resource, span_exporters) if span_exporters else None
-        meter_provider = _meter_provider(resource, metric_exporters) if metric_exporters else None
+        resource = _resource(service_name)
+        recorder = _recorder(resource, spans, is_parent_taken=is_parent_taken) if spans else None
+        meter_provider = _meter_provider(resource, readings) if readings else None
     except StartupError:
         raise
     except Exception as error:  # nearly every variable has one of its own
         raise StartupError(f"an OTEL_ variable has a value that OpenTelemetry refuses: {error}") from error
     is_content_told = os.environ.get(_CONTENT_VARIABLE, "").strip().lower() in ("true", "span_only", "span_and_event")
     return Telemetry(recorder, meter_provider, is_content_told=is_content_told)
+
+
+def named_service() -> str:
+    """Return the name that the environment gives to a service, empty where it gives none."""
+    named = os.environ.get("OTEL_SERVICE_NAME", "")
+    if named or "service.name" not in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", ""):
+        return named
+    from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector
+
+    return str(OTELResourceDetector().detect().attributes.get(SERVICE_NAME, ""))
 
 
 def observed(read: Callable[[], float]) -> Callable[[metrics.CallbackOptions], Iterable[metrics.Observation]]:
@@ -149,12 +181,12 @@ def observed(read: Callable[[], float]) -> Callable[[metrics.CallbackOptions], I
     return observe
 
 
-def context_from_traceparent(traceparent: str) -> Context:
-    """Return the context of a message's W3C `traceparent`, to be passed as the parent of a span.
+def context_from(headers: TraceHeaders) -> Context:
+    """Return the context of a message's trace headers, to be passed as the parent of a span.
 
-    An empty or malformed one gives an empty context, and so a new root: a bad header must not fail a request.
+    An empty or malformed `traceparent` gives an empty context, and so a new root: a bad header must not fail a request.
     """
-    match = _TRACEPARENT.fullmatch(traceparent)
+    match = _TRACEPARENT.fullmatch(headers.traceparent)
     if match is None or (match[1] == "00" and match[5] is not None):
         return Context()
     span_context = SpanContext(
@@ -162,62 +194,70 @@ def context_from_traceparent(traceparent: str) -> Context:
         span_id=int(match[3], 16),
         is_remote=True,
         trace_flags=TraceFlags(int(match[4], 16) & _KNOWN_FLAGS),
+        trace_state=read_tracestate(headers.tracestate),
     )
     if not span_context.is_valid:
         return Context()
     return trace.set_span_in_context(NonRecordingSpan(span_context), Context())
 
 
+def read_tracestate(tracestate: str) -> TraceState:
+    """Return a W3C `tracestate`, empty where it is longer than anybody has to pass on, or malformed."""
+    return _read_tracestate(tracestate if len(tracestate) <= _MOST_TRACESTATE else "")
+
+
+@lru_cache(maxsize=256)
+def _read_tracestate(tracestate: str) -> TraceState:
+    return TraceState.from_header([tracestate] if tracestate else [])
+
+
 class UnsampledSpan(NonRecordingSpan):
-    """Records nothing, and hands the `traceparent` above it on as one that is not to be recorded."""
+    """Records nothing, and hands the trace headers above it on as those of a trace that is not to be recorded."""
 
-    def __init__(self, traceparent: str) -> None:
+    def __init__(self, headers: TraceHeaders) -> None:
         super().__init__(INVALID_SPAN_CONTEXT)
-        self.traceparent = traceparent[:-1] + "0" if traceparent else ""
+        traceparent, tracestate = headers
+        self.headers = TraceHeaders(traceparent[:-1] + "0" if traceparent else "", tracestate)
 
 
-def traceparent_of(span: trace.Span) -> str:
-    """Return the W3C `traceparent` of a span, empty where it has no valid context, as with telemetry off."""
-    known: str | None = getattr(span, "traceparent", None)
+def headers_of(span: trace.Span) -> TraceHeaders:
+    """Return the trace headers of a span, empty where it has no valid context, as with telemetry off."""
+    known: TraceHeaders | None = getattr(span, "headers", None)
     if known is not None:
         return known
     context = span.get_span_context()
     if not context.is_valid:
-        return ""
-    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"
+        return NO_HEADERS
+    traceparent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"
+    return TraceHeaders(traceparent, context.trace_state.to_header())
 
 
-def _exporters(signal: str) -> list[str]:
-    """Return the exporters that the environment names for TRACES or METRICS, without `none`."""
-    variable = f"OTEL_{signal}_EXPORTER"
-    names = [name.strip() for name in os.environ.get(variable, "").lower().split(",") if name.strip()]
-    if not names:
-        endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT")
-        names = ["otlp"] if any(os.environ.get(endpoint) for endpoint in endpoints) else []
+def _is_parent_taken() -> bool:
+    """Whether OTEL_PROPAGATORS lets our spans be children of those of callers. Raises StartupError."""
+    names = [name.strip() for name in os.environ.get("OTEL_PROPAGATORS", "tracecontext").split(",") if name.strip()]
     for name in names:
-        if name not in _EXPORTERS:
-            raise StartupError(f"{variable} names {name!r}: only {', '.join(_EXPORTERS)} are supported")
-    if "otlp" in names:
-        for protocol in (f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
-            if os.environ.get(protocol, "grpc") != "grpc":
-                raise StartupError(f"{protocol} is {os.environ[protocol]!r}: only grpc is supported")
-        _check_files(signal)
-    return [name for name in names if name != "none"]
+        if name not in _PROPAGATORS:
+            raise StartupError(
+                f"OTEL_PROPAGATORS names {name!r}: only {' and '.join(_PROPAGATORS)} are supported, unset is the first"
+            )
+    return "none" not in names
 
 
-def _check_files(signal: str) -> None:
-    """Raise StartupError for a file of the exporter that cannot be read: the SDK would go on without it."""
-    for kind in ("CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE"):
-        for variable in (f"OTEL_EXPORTER_OTLP_{signal}_{kind}", f"OTEL_EXPORTER_OTLP_{kind}"):
-            if path := os.environ.get(variable):
-                read_file(Path(path), variable)
+def _resource(service_name: str) -> Resource:
+    """Return what the environment says of the service, with our own name and version where it says nothing."""
+    from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, OTELResourceDetector, Resource
+
+    said = OTELResourceDetector().detect().attributes
+    own = {SERVICE_NAME: service_name, SERVICE_VERSION: VERSION}
+    return Resource.create({key: value for key, value in own.items() if not said.get(key)})
 
 
-def _recorder(resource: Resource, exporters: list[str]) -> Recorder:
+def _recorder(resource: Resource, exporters: Sequence[Exporter], *, is_parent_taken: bool) -> Recorder:
     from services.frame.recording import Recorder
 
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    return Recorder(resource, [_batches(_span_exporter(name)) for name in exporters])
+    processors = [_batches(_span_exporter(exporter)) for exporter in exporters]
+    return Recorder(resource, processors, is_parent_taken=is_parent_taken)
 
 
 def _batches(exporter: SpanExporter) -> BatchSpanProcessor:
@@ -232,28 +272,38 @@ def _batches(exporter: SpanExporter) -> BatchSpanProcessor:
     )
 
 
-def _span_exporter(name: str) -> SpanExporter:
-    if name == "console":
+def _span_exporter(exporter: Exporter) -> SpanExporter:
+    if exporter == CONSOLE:
         from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 
         # Supervisors read stdout.
         return ConsoleSpanExporter(out=sys.stderr)
-    from services.frame.otlp import LightSpanExporter
+    if exporter.protocol == HTTP:
+        from services.frame.otlp_http import HttpSpanExporter
 
-    return LightSpanExporter()
+        return HttpSpanExporter(exporter)
+    from services.frame.otlp import GrpcSpanExporter
+
+    return GrpcSpanExporter(exporter)
 
 
-def _meter_provider(resource: Resource, exporters: list[str]) -> MeterProvider:
+def _meter_provider(resource: Resource, exporters: Sequence[Exporter]) -> MeterProvider:
     from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 
-    return MeterProvider([_metric_reader(name) for name in exporters], resource=resource, shutdown_on_exit=False)
+    readers = [PeriodicExportingMetricReader(_metric_exporter(exporter)) for exporter in exporters]
+    return MeterProvider(readers, resource=resource, shutdown_on_exit=False)
 
 
-def _metric_reader(name: str) -> MetricReader:
-    from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, PeriodicExportingMetricReader
+def _metric_exporter(exporter: Exporter) -> MetricExporter:
+    if exporter == CONSOLE:
+        from opentelemetry.sdk.metrics.export import ConsoleMetricExporter
 
-    if name == "console":
-        return PeriodicExportingMetricReader(ConsoleMetricExporter(out=sys.stderr))
-    from services.frame.otlp import MetricExporter
+        return ConsoleMetricExporter(out=sys.stderr)
+    if exporter.protocol == HTTP:
+        from services.frame.otlp_http import HttpMetricExporter
 
-    return PeriodicExportingMetricReader(MetricExporter())
+        return HttpMetricExporter(exporter)
+    from services.frame.otlp import GrpcMetricExporter
+
+    return GrpcMetricExporter(exporter)

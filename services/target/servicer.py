@@ -152,7 +152,7 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
 
     async def _answer(self, request: target_pb2.VerifyBatchRequest) -> target_pb2.VerifyBatchResponse:
         reply = target_pb2.VerifyBatchResponse()
-        with server_span(self._server.cycle_telemetry, "target.verify", request.context.traceparent) as span:
+        with server_span(self._server.cycle_telemetry, "target.verify", request.context) as span:
             outcome = await run_work(self._engine, self._work(request))
             trace_outcome(span, outcome)
             if fill_reply(reply, request.request_id, outcome):

@@ -23,9 +23,9 @@ TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
 class Chat:
     """A chat whose stdin is a terminal; what it prints is read from a pipe."""
 
-    def __init__(self, home: Path, target: Path) -> None:
+    def __init__(self, home: Path, target: Path, *more: str) -> None:
         self._terminal, theirs = pty.openpty()
-        flags = ("--target", str(target), "--exact", "off", "--max-tokens", "4", "--temperature", "0")
+        flags = ("--target", str(target), "--exact", "off", "--max-tokens", "4", "--temperature", "0", *more)
         self.process = subprocess.Popen(
             command("chat", *flags),
             env=environment(home),
@@ -57,12 +57,17 @@ class Chat:
 
 
 @pytest.fixture
-def chat(home: Path, pair: Pair, tmp_path: Path) -> Iterator[Chat]:
-    """A chat with the bundled target, which knows how one looks."""
+def chatty(pair: Pair, tmp_path: Path) -> Path:
+    """The bundled target, which knows how a chat looks."""
     config, tensors, vocabulary = read_llama(pair.target)
     target = tmp_path / "target.gguf"
     write_llama(target, config, tensors, replace(vocabulary, chat_template=TEMPLATE), name="chat", file_type="F16")
-    chat = Chat(home, target)
+    return target
+
+
+@pytest.fixture
+def chat(home: Path, chatty: Path) -> Iterator[Chat]:
+    chat = Chat(home, chatty)
     yield chat
     chat.close()
 
@@ -80,3 +85,31 @@ def test_a_chat_that_is_interrupted_at_its_prompt(chat: Chat) -> None:
     chat.until_asked()
     chat.process.send_signal(signal.SIGINT)
     assert chat.process.wait(PATIENCE_S) == 130
+
+
+def test_an_interrupt_ends_the_answer_and_not_the_chat(home: Path, chatty: Path) -> None:
+    chat = Chat(home, chatty, "--max-tokens", "-1")
+    try:
+        chat.until_asked()
+        chat.say(b"def main(\n")
+        # The answer has begun: it would go on to the end of the context.
+        assert chat.process.stdout is not None
+        first = chat.process.stdout.read(1)
+        chat.process.send_signal(signal.SIGINT)
+        assert (first.decode() + chat.until_asked()).endswith("\n> ")
+        chat.say(b"\n")
+        assert chat.process.wait(PATIENCE_S) == 0
+    finally:
+        chat.close()
+
+
+def test_a_message_of_several_lines_and_what_the_model_is_told_before(home: Path, chatty: Path) -> None:
+    chat = Chat(home, chatty, "--system", "class Stack:", "--seed", "1", "--speculation", "off")
+    try:
+        chat.until_asked()
+        chat.say(b'"""def main(\n\n):\n"""\n')
+        assert chat.until_asked().startswith(". . . ")
+        chat.say(b"\n")
+        assert chat.process.wait(PATIENCE_S) == 0
+    finally:
+        chat.close()

@@ -72,16 +72,20 @@ def test_what_has_not_been_sent_is_sent_at_the_end(pair: Pair, tmp_path: Path) -
     with collecting() as collector:
         collector.open.set()
         # Longer than anybody waits: only the end of the processes can send them.
-        variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "3600000"}
+        variables = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
+            "OTEL_BSP_SCHEDULE_DELAY": "3600000",
+            "OTEL_RESOURCE_ATTRIBUTES": "service.name=mine",
+        }
         finished = run(
             tmp_path, "generate", *pair.flags, "--exact", "off", "--max-tokens", "8", "def main(", **variables
         )
         assert finished.returncode == 0
         assert Counter((span.service, span.name) for span in collector.spans if span.kind == "SERVER") == Counter(
             {
-                ("outrider-orchestrator", "text_completion outrider-target"): 1,
-                ("outrider-target", "target.verify"): len(collector.named("verify")),
-                ("outrider-draft", "draft.propose"): len(collector.named("propose")),
+                ("mine-orchestrator", "text_completion outrider-target"): 1,
+                ("mine-target", "target.verify"): len(collector.named("verify")),
+                ("mine-draft", "draft.propose"): len(collector.named("propose")),
             }
         )
         assert len({span.trace_id for span in collector.spans}) == 1

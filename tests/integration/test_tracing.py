@@ -17,7 +17,7 @@ from outrider.v1 import common_pb2, draft_pb2, draft_pb2_grpc, target_pb2, targe
 from services.frame.server import FrameServer
 from services.frame.spans import child_span
 from services.frame.telemetry import Telemetry, configure_telemetry
-from tests.collector import CollectedSpan, Collector, collecting
+from tests.collector import COLLECTING, CollectedSpan, Collector
 from tests.integration.conftest import Pair
 from tests.integration.services import (
     OFF,
@@ -79,10 +79,12 @@ class Traced:
 
 
 @pytest.fixture
-def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
-    """A collector that the environment names."""
-    with collecting() as collector:
+def collector(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Collector]:
+    """A collector that the environment names; `param` is the protocol."""
+    protocol = getattr(request, "param", "grpc")
+    with COLLECTING[protocol]() as collector:
         collector.open.set()
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
         monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")
         monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "5")
@@ -112,6 +114,7 @@ def only(found: Sequence[T]) -> T:
     return one
 
 
+@pytest.mark.parametrize("collector", COLLECTING, indirect=True)
 async def test_one_request_is_one_tree(traced: Traced) -> None:
     with traced.asking() as metadata:
         generated = await traced.client.generate(metadata=metadata, speculation=fixed(3))
@@ -132,6 +135,8 @@ async def test_one_request_is_one_tree(traced: Traced) -> None:
     assert {span.trace_id for span in traced.spans} == {generated.summary.trace_id}
     by_id = {span.span_id: span for span in traced.spans}
     assert len(by_id) == len(traced.spans)
+    assert {(len(span.trace_id), len(span.span_id)) for span in traced.spans} == {(32, 16)}
+    assert {span.num_dropped for span in traced.spans} == {0}
     for name, parent, service, kind, count in tree:
         spans = traced.named(name)
         assert {(span.service, span.kind) for span in spans} == {(service, kind)}
@@ -147,6 +152,24 @@ async def test_one_request_is_one_tree(traced: Traced) -> None:
             for each, span in zip(parents, spans, strict=True)
         )
         assert len({each.span_id for each in parents}) == (1 if parent == REQUEST else count)
+
+
+async def test_a_tracestate_goes_through_all_services(traced: Traced) -> None:
+    metadata = [("traceparent", f"{TRACEPARENT}-01"), ("tracestate", "vendor=value"), ("tracestate", "other=1")]
+    await traced.client.generate(metadata=metadata, speculation=fixed(3))
+    await traced.finished()
+    assert {span.service for span in traced.spans} == {ORCHESTRATOR, TARGET, DRAFT}
+    assert {span.tracestate for span in traced.spans} == {"vendor=value,other=1"}
+
+
+async def test_phoenix_knows_what_spans_are(traced: Traced) -> None:
+    await traced.client.generate(speculation=fixed(3))
+    await traced.finished()
+    assert {(span.name, span.attributes["openinference.span.kind"]) for span in traced.spans} == {
+        (REQUEST, "LLM"),
+        ("cycle", "CHAIN"),
+        *((name, "LLM") for name in ("propose", "draft.propose", "verify", "target.verify")),
+    }
 
 
 async def test_a_cycle_tells_what_it_did(traced: Traced) -> None:
@@ -170,9 +193,13 @@ async def test_the_root_tells_of_the_request(traced: Traced) -> None:
     told = dict(only(traced.named(REQUEST)).attributes)
     assert told.pop("outrider.first_token_ms") == generated.summary.timings.first_token_ms
     assert told == {
+        "openinference.span.kind": "LLM",
         "gen_ai.operation.name": "text_completion",
         "gen_ai.provider.name": "outrider",
         "gen_ai.request.model": "outrider-target",
+        "gen_ai.response.model": "outrider-target",
+        "gen_ai.request.stream": True,
+        "gen_ai.request.seed": 5,
         "gen_ai.request.max_tokens": 48,
         "gen_ai.request.temperature": 0.5,
         "gen_ai.request.stop_sequences": ["no such text"],

@@ -12,8 +12,9 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import Gauge, Histogram, InMemoryMetricReader, Metric, Sum
 
 from orchestrator.instruments import GenerationInstruments
+from orchestrator.request_span import request_attributes
 from orchestrator.statistics import Statistics
-from outrider.v1 import generation_pb2
+from outrider.v1 import common_pb2, generation_pb2
 from services.engine.devices import Accelerator
 from services.engine.engine import Engine
 from services.engine.instruments import EngineInstruments
@@ -59,7 +60,13 @@ def metrics() -> list[Metric]:
     EngineInstruments(telemetry, cast(Engine, engine), 1, 1).record_decode(Decode(0.0, 0.001, [("a", 1)], True))
     drafted = Counter(remote=1)
     statistics = Statistics(1, drafted, drafted, drafted, num_accepted_per_position=Counter([0]))
-    GenerationInstruments(telemetry, lambda: 0, lambda: 0.0).record(statistics, generation_pb2.GenerateSummary())
+    instruments = GenerationInstruments(telemetry, lambda: 0, lambda: 0.0)
+    instruments.record(statistics, 1)
+    attributes = request_attributes(generation_pb2.GenerateRequest(), common_pb2.ModelInfo(name="m"))
+    with instruments.request(attributes) as counted:
+        counted.answer(generation_pb2.GenerateSummary(usage=generation_pb2.Usage(num_generated_tokens=2)))
+    with pytest.raises(ValueError), instruments.request(attributes):
+        raise ValueError
     with pytest.MonkeyPatch.context() as patches:
         patches.setattr("services.engine.instruments.accelerators", lambda: [Accelerator("a GPU", 1, 2)])
         data = reader.get_metrics_data()
@@ -102,7 +109,7 @@ def test_an_expression_names_what_is_measured(expression: str, legend: str, seri
 @pytest.mark.parametrize(("expression", "legend"), TARGETS)
 def test_counters_and_histograms_are_read_as_rates(expression: str, legend: str) -> None:
     for name in re.findall(r"\w+_(?:total|bucket|sum|count)\b", expression):
-        assert re.search(rf"(?:rate|increase)\({name}\[", expression)
+        assert re.search(rf"(?:rate|increase)\({name}({MATCHERS.pattern})?\[", expression)
 
 
 def test_panels_do_not_overlap() -> None:
@@ -119,7 +126,7 @@ def test_panels_do_not_overlap() -> None:
 def test_percentiles_of_times_can_be_read_from_buckets(metrics: list[Metric]) -> None:
     """The SDK's own buckets begin with everything up to five seconds."""
     times = [metric.data for metric in metrics if metric.unit == "s"]
-    assert len(times) == 3
+    assert len(times) == 4
     for data in times:
         assert isinstance(data, Histogram)
         assert len([bound for bound in data.data_points[0].explicit_bounds if 0 < bound < 1]) >= 5

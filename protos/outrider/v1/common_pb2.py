@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18outrider/v1/common.proto\x12\x0boutrider.v1\"p\n\x07\x43ontext\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x15\n\rcached_length\x18\x02 \x01(\r\x12\x15\n\rcached_digest\x18\x03 \x01(\x0c\x12\x0e\n\x06tokens\x18\x04 \x03(\r\x12\x13\n\x0btraceparent\x18\x05 \x01(\t\"\x8d\x03\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05min_p\x18\x04 \x01(\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x10presence_penalty\x18\x06 \x01(\x01\x12\x19\n\x11\x66requency_penalty\x18\x07 \x01(\x01\x12\x1b\n\x0epenalty_last_n\x18\x08 \x01(\rH\x02\x88\x01\x01\x12\x38\n\nlogit_bias\x18\t \x03(\x0b\x32$.outrider.v1.Sampling.LogitBiasEntry\x12\x0c\n\x04seed\x18\n \x01(\x04\x12\x19\n\x11suppressed_tokens\x18\x0b \x03(\r\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x08\n\x06_top_pB\x15\n\x13_repetition_penaltyB\x11\n\x0f_penalty_last_n\"m\n\x07Timings\x12\x11\n\tqueued_ms\x18\x01 \x01(\x01\x12\x13\n\x0b\x63omputed_ms\x18\x02 \x01(\x01\x12\x11\n\tdecode_ms\x18\x03 \x01(\x01\x12\x13\n\x0bnum_decodes\x18\x04 \x01(\r\x12\x12\n\nbatch_rows\x18\x05 \x01(\r\"5\n\tCacheMiss\x12\x13\n\x0bheld_length\x18\x01 \x01(\r\x12\x13\n\x0bheld_digest\x18\x02 \x01(\x0c\"=\n\x13TokenLogProbability\x12\r\n\x05token\x18\x01 \x01(\r\x12\x17\n\x0flog_probability\x18\x02 \x01(\x02\"s\n\x10LogProbabilities\x12\x30\n\x06\x63hosen\x18\x01 \x01(\x0b\x32 .outrider.v1.TokenLogProbability\x12-\n\x03top\x18\x02 \x03(\x0b\x32 .outrider.v1.TokenLogProbability\"\xa8\x04\n\tModelInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x16\n\x0enum_parameters\x18\x03 \x01(\x04\x12\x16\n\x0e\x63ontext_length\x18\x04 \x01(\r\x12\x17\n\x0fvocabulary_size\x18\x05 \x01(\r\x12\x1d\n\x15tokenizer_fingerprint\x18\x06 \x01(\t\x12\x14\n\x0cquantization\x18\x07 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x08 \x01(\t\x12\x11\n\tnum_slots\x18\t \x01(\r\x12*\n\nexact_mode\x18\n \x01(\x0e\x32\x16.outrider.v1.ExactMode\x12\x13\n\x0b\x65xact_width\x18\x0b \x01(\r\x12\x1c\n\x14numerics_fingerprint\x18\x0c \x01(\t\x12\x18\n\x10max_draft_tokens\x18\r \x01(\r\x12\x17\n\x0fsampler_version\x18\x0e \x01(\r\x12\x16\n\tbos_token\x18\x0f \x01(\rH\x00\x88\x01\x01\x12 \n\x18\x65nd_of_generation_tokens\x18\x10 \x03(\r\x12\x19\n\x11has_chat_template\x18\x11 \x01(\x08\x12\x13\n\x0bmodel_bytes\x18\x12 \x01(\x04\x12\x13\n\x0b\x63\x61\x63he_bytes\x18\x13 \x01(\x04\x12\x1c\n\x14uses_flash_attention\x18\x14 \x01(\x08\x12\x19\n\x11suppressed_tokens\x18\x15 \x03(\rB\x0c\n\n_bos_token\"x\n\nTokenEntry\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06output\x18\x02 \x01(\x0c\x12.\n\tattribute\x18\x03 \x01(\x0e\x32\x1b.outrider.v1.TokenAttribute\x12\x1c\n\x14is_end_of_generation\x18\x04 \x01(\x08\"#\n\rCancelMessage\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\"\x10\n\x0eReleaseMessage*v\n\tExactMode\x12\x1a\n\x16\x45XACT_MODE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x45XACT_MODE_OFF\x10\x01\x12\x1b\n\x17\x45XACT_MODE_ROW_MULTIPLE\x10\x02\x12\x1c\n\x18\x45XACT_MODE_CONSTANT_ROWS\x10\x03*\xc3\x01\n\x0eTokenAttribute\x12\x1f\n\x1bTOKEN_ATTRIBUTE_UNSPECIFIED\x10\x00\x12\x1b\n\x17TOKEN_ATTRIBUTE_CONTROL\x10\x01\x12\x18\n\x14TOKEN_ATTRIBUTE_BYTE\x10\x02\x12 \n\x1cTOKEN_ATTRIBUTE_USER_DEFINED\x10\x03\x12\x1b\n\x17TOKEN_ATTRIBUTE_UNKNOWN\x10\x04\x12\x1a\n\x16TOKEN_ATTRIBUTE_UNUSED\x10\x05*\xf7\x06\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12 \n\x1c\x45RROR_REASON_INVALID_REQUEST\x10\x01\x12 \n\x1c\x45RROR_REASON_INVALID_SESSION\x10\x02\x12\x1e\n\x1a\x45RROR_REASON_EMPTY_CONTEXT\x10\x03\x12\x1f\n\x1b\x45RROR_REASON_INVALID_DIGEST\x10\x04\x12#\n\x1f\x45RROR_REASON_TOKEN_OUT_OF_RANGE\x10\x05\x12!\n\x1d\x45RROR_REASON_INVALID_SAMPLING\x10\x06\x12!\n\x1d\x45RROR_REASON_CONTEXT_TOO_LONG\x10\x07\x12\x1f\n\x1b\x45RROR_REASON_DRAFT_TOO_LONG\x10\x08\x12\x1b\n\x17\x45RROR_REASON_QUEUE_FULL\x10\t\x12\x1b\n\x17\x45RROR_REASON_SUPERSEDED\x10\x0c\x12\x1a\n\x16\x45RROR_REASON_CANCELLED\x10\r\x12\x18\n\x14\x45RROR_REASON_TIMEOUT\x10\x0e\x12\x1a\n\x16\x45RROR_REASON_NOT_READY\x10\x0f\x12\x1e\n\x1a\x45RROR_REASON_DECODE_FAILED\x10\x10\x12 \n\x1c\x45RROR_REASON_NOT_IMPLEMENTED\x10\x11\x12\"\n\x1e\x45RROR_REASON_EXACT_UNAVAILABLE\x10\x12\x12#\n\x1f\x45RROR_REASON_TARGET_UNAVAILABLE\x10\x13\x12\x1e\n\x1a\x45RROR_REASON_CHAT_TEMPLATE\x10\x14\x12\x1d\n\x19\x45RROR_REASON_EMPTY_PROMPT\x10\x15\x12 \n\x1c\x45RROR_REASON_PROMPT_TOO_LONG\x10\x16\x12\x1d\n\x19\x45RROR_REASON_INVALID_UTF8\x10\x17\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x18\x12 \n\x1c\x45RROR_REASON_TARGET_REPLACED\x10\x19\x12\x1c\n\x18\x45RROR_REASON_SLOTS_TAKEN\x10\x1a\x12\"\n\x1e\x45RROR_REASON_TOKENIZER_CHANGED\x10\x1b\x12\x17\n\x13\x45RROR_REASON_UNREAD\x10\x1c\"\x04\x08\n\x10\n\"\x04\x08\x0b\x10\x0b\x42 P\x01Z\x16outrider/v1;outriderv1\xa2\x02\x03OTRb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18outrider/v1/common.proto\x12\x0boutrider.v1\"\x84\x01\n\x07\x43ontext\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x15\n\rcached_length\x18\x02 \x01(\r\x12\x15\n\rcached_digest\x18\x03 \x01(\x0c\x12\x0e\n\x06tokens\x18\x04 \x03(\r\x12\x13\n\x0btraceparent\x18\x05 \x01(\t\x12\x12\n\ntracestate\x18\x06 \x01(\t\"\x8d\x03\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05min_p\x18\x04 \x01(\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x10presence_penalty\x18\x06 \x01(\x01\x12\x19\n\x11\x66requency_penalty\x18\x07 \x01(\x01\x12\x1b\n\x0epenalty_last_n\x18\x08 \x01(\rH\x02\x88\x01\x01\x12\x38\n\nlogit_bias\x18\t \x03(\x0b\x32$.outrider.v1.Sampling.LogitBiasEntry\x12\x0c\n\x04seed\x18\n \x01(\x04\x12\x19\n\x11suppressed_tokens\x18\x0b \x03(\r\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x08\n\x06_top_pB\x15\n\x13_repetition_penaltyB\x11\n\x0f_penalty_last_n\"m\n\x07Timings\x12\x11\n\tqueued_ms\x18\x01 \x01(\x01\x12\x13\n\x0b\x63omputed_ms\x18\x02 \x01(\x01\x12\x11\n\tdecode_ms\x18\x03 \x01(\x01\x12\x13\n\x0bnum_decodes\x18\x04 \x01(\r\x12\x12\n\nbatch_rows\x18\x05 \x01(\r\"5\n\tCacheMiss\x12\x13\n\x0bheld_length\x18\x01 \x01(\r\x12\x13\n\x0bheld_digest\x18\x02 \x01(\x0c\"=\n\x13TokenLogProbability\x12\r\n\x05token\x18\x01 \x01(\r\x12\x17\n\x0flog_probability\x18\x02 \x01(\x02\"s\n\x10LogProbabilities\x12\x30\n\x06\x63hosen\x18\x01 \x01(\x0b\x32 .outrider.v1.TokenLogProbability\x12-\n\x03top\x18\x02 \x03(\x0b\x32 .outrider.v1.TokenLogProbability\"\xa8\x04\n\tModelInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x16\n\x0enum_parameters\x18\x03 \x01(\x04\x12\x16\n\x0e\x63ontext_length\x18\x04 \x01(\r\x12\x17\n\x0fvocabulary_size\x18\x05 \x01(\r\x12\x1d\n\x15tokenizer_fingerprint\x18\x06 \x01(\t\x12\x14\n\x0cquantization\x18\x07 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x08 \x01(\t\x12\x11\n\tnum_slots\x18\t \x01(\r\x12*\n\nexact_mode\x18\n \x01(\x0e\x32\x16.outrider.v1.ExactMode\x12\x13\n\x0b\x65xact_width\x18\x0b \x01(\r\x12\x1c\n\x14numerics_fingerprint\x18\x0c \x01(\t\x12\x18\n\x10max_draft_tokens\x18\r \x01(\r\x12\x17\n\x0fsampler_version\x18\x0e \x01(\r\x12\x16\n\tbos_token\x18\x0f \x01(\rH\x00\x88\x01\x01\x12 \n\x18\x65nd_of_generation_tokens\x18\x10 \x03(\r\x12\x19\n\x11has_chat_template\x18\x11 \x01(\x08\x12\x13\n\x0bmodel_bytes\x18\x12 \x01(\x04\x12\x13\n\x0b\x63\x61\x63he_bytes\x18\x13 \x01(\x04\x12\x1c\n\x14uses_flash_attention\x18\x14 \x01(\x08\x12\x19\n\x11suppressed_tokens\x18\x15 \x03(\rB\x0c\n\n_bos_token\"x\n\nTokenEntry\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06output\x18\x02 \x01(\x0c\x12.\n\tattribute\x18\x03 \x01(\x0e\x32\x1b.outrider.v1.TokenAttribute\x12\x1c\n\x14is_end_of_generation\x18\x04 \x01(\x08\"#\n\rCancelMessage\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\"\x10\n\x0eReleaseMessage*v\n\tExactMode\x12\x1a\n\x16\x45XACT_MODE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x45XACT_MODE_OFF\x10\x01\x12\x1b\n\x17\x45XACT_MODE_ROW_MULTIPLE\x10\x02\x12\x1c\n\x18\x45XACT_MODE_CONSTANT_ROWS\x10\x03*\xc3\x01\n\x0eTokenAttribute\x12\x1f\n\x1bTOKEN_ATTRIBUTE_UNSPECIFIED\x10\x00\x12\x1b\n\x17TOKEN_ATTRIBUTE_CONTROL\x10\x01\x12\x18\n\x14TOKEN_ATTRIBUTE_BYTE\x10\x02\x12 \n\x1cTOKEN_ATTRIBUTE_USER_DEFINED\x10\x03\x12\x1b\n\x17TOKEN_ATTRIBUTE_UNKNOWN\x10\x04\x12\x1a\n\x16TOKEN_ATTRIBUTE_UNUSED\x10\x05*\xf7\x06\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12 \n\x1c\x45RROR_REASON_INVALID_REQUEST\x10\x01\x12 \n\x1c\x45RROR_REASON_INVALID_SESSION\x10\x02\x12\x1e\n\x1a\x45RROR_REASON_EMPTY_CONTEXT\x10\x03\x12\x1f\n\x1b\x45RROR_REASON_INVALID_DIGEST\x10\x04\x12#\n\x1f\x45RROR_REASON_TOKEN_OUT_OF_RANGE\x10\x05\x12!\n\x1d\x45RROR_REASON_INVALID_SAMPLING\x10\x06\x12!\n\x1d\x45RROR_REASON_CONTEXT_TOO_LONG\x10\x07\x12\x1f\n\x1b\x45RROR_REASON_DRAFT_TOO_LONG\x10\x08\x12\x1b\n\x17\x45RROR_REASON_QUEUE_FULL\x10\t\x12\x1b\n\x17\x45RROR_REASON_SUPERSEDED\x10\x0c\x12\x1a\n\x16\x45RROR_REASON_CANCELLED\x10\r\x12\x18\n\x14\x45RROR_REASON_TIMEOUT\x10\x0e\x12\x1a\n\x16\x45RROR_REASON_NOT_READY\x10\x0f\x12\x1e\n\x1a\x45RROR_REASON_DECODE_FAILED\x10\x10\x12 \n\x1c\x45RROR_REASON_NOT_IMPLEMENTED\x10\x11\x12\"\n\x1e\x45RROR_REASON_EXACT_UNAVAILABLE\x10\x12\x12#\n\x1f\x45RROR_REASON_TARGET_UNAVAILABLE\x10\x13\x12\x1e\n\x1a\x45RROR_REASON_CHAT_TEMPLATE\x10\x14\x12\x1d\n\x19\x45RROR_REASON_EMPTY_PROMPT\x10\x15\x12 \n\x1c\x45RROR_REASON_PROMPT_TOO_LONG\x10\x16\x12\x1d\n\x19\x45RROR_REASON_INVALID_UTF8\x10\x17\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x18\x12 \n\x1c\x45RROR_REASON_TARGET_REPLACED\x10\x19\x12\x1c\n\x18\x45RROR_REASON_SLOTS_TAKEN\x10\x1a\x12\"\n\x1e\x45RROR_REASON_TOKENIZER_CHANGED\x10\x1b\x12\x17\n\x13\x45RROR_REASON_UNREAD\x10\x1c\"\x04\x08\n\x10\n\"\x04\x08\x0b\x10\x0b\x42 P\x01Z\x16outrider/v1;outriderv1\xa2\x02\x03OTRb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,32 +34,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'P\001Z\026outrider/v1;outriderv1\242\002\003OTR'
   _globals['_SAMPLING_LOGITBIASENTRY']._loaded_options = None
   _globals['_SAMPLING_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_EXACTMODE']._serialized_start=1633
-  _globals['_EXACTMODE']._serialized_end=1751
-  _globals['_TOKENATTRIBUTE']._serialized_start=1754
-  _globals['_TOKENATTRIBUTE']._serialized_end=1949
-  _globals['_ERRORREASON']._serialized_start=1952
-  _globals['_ERRORREASON']._serialized_end=2839
-  _globals['_CONTEXT']._serialized_start=41
-  _globals['_CONTEXT']._serialized_end=153
-  _globals['_SAMPLING']._serialized_start=156
-  _globals['_SAMPLING']._serialized_end=553
-  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_start=453
-  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_end=501
-  _globals['_TIMINGS']._serialized_start=555
-  _globals['_TIMINGS']._serialized_end=664
-  _globals['_CACHEMISS']._serialized_start=666
-  _globals['_CACHEMISS']._serialized_end=719
-  _globals['_TOKENLOGPROBABILITY']._serialized_start=721
-  _globals['_TOKENLOGPROBABILITY']._serialized_end=782
-  _globals['_LOGPROBABILITIES']._serialized_start=784
-  _globals['_LOGPROBABILITIES']._serialized_end=899
-  _globals['_MODELINFO']._serialized_start=902
-  _globals['_MODELINFO']._serialized_end=1454
-  _globals['_TOKENENTRY']._serialized_start=1456
-  _globals['_TOKENENTRY']._serialized_end=1576
-  _globals['_CANCELMESSAGE']._serialized_start=1578
-  _globals['_CANCELMESSAGE']._serialized_end=1613
-  _globals['_RELEASEMESSAGE']._serialized_start=1615
-  _globals['_RELEASEMESSAGE']._serialized_end=1631
+  _globals['_EXACTMODE']._serialized_start=1654
+  _globals['_EXACTMODE']._serialized_end=1772
+  _globals['_TOKENATTRIBUTE']._serialized_start=1775
+  _globals['_TOKENATTRIBUTE']._serialized_end=1970
+  _globals['_ERRORREASON']._serialized_start=1973
+  _globals['_ERRORREASON']._serialized_end=2860
+  _globals['_CONTEXT']._serialized_start=42
+  _globals['_CONTEXT']._serialized_end=174
+  _globals['_SAMPLING']._serialized_start=177
+  _globals['_SAMPLING']._serialized_end=574
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_start=474
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_end=522
+  _globals['_TIMINGS']._serialized_start=576
+  _globals['_TIMINGS']._serialized_end=685
+  _globals['_CACHEMISS']._serialized_start=687
+  _globals['_CACHEMISS']._serialized_end=740
+  _globals['_TOKENLOGPROBABILITY']._serialized_start=742
+  _globals['_TOKENLOGPROBABILITY']._serialized_end=803
+  _globals['_LOGPROBABILITIES']._serialized_start=805
+  _globals['_LOGPROBABILITIES']._serialized_end=920
+  _globals['_MODELINFO']._serialized_start=923
+  _globals['_MODELINFO']._serialized_end=1475
+  _globals['_TOKENENTRY']._serialized_start=1477
+  _globals['_TOKENENTRY']._serialized_end=1597
+  _globals['_CANCELMESSAGE']._serialized_start=1599
+  _globals['_CANCELMESSAGE']._serialized_end=1634
+  _globals['_RELEASEMESSAGE']._serialized_start=1636
+  _globals['_RELEASEMESSAGE']._serialized_end=1652
 # @@protoc_insertion_point(module_scope)

@@ -239,6 +239,7 @@ class Context(_message.Message):
     CACHED_DIGEST_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
+    TRACESTATE_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Chosen by the caller, 1 to 128 printable ASCII characters, unique among everybody who uses the service."""
     cached_length: _builtins.int
@@ -250,6 +251,8 @@ class Context(_message.Message):
     """
     traceparent: _builtins.str
     """W3C trace context of the caller's span. Messages of a stream have no metadata of their own."""
+    tracestate: _builtins.str
+    """W3C tracestate that goes with `traceparent`. Longer ones than 512 characters are dropped."""
     @_builtins.property
     def tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The tokens that follow the cached prefix. Never empty: the last one has no logits yet, so it is always evaluated."""
@@ -262,10 +265,11 @@ class Context(_message.Message):
         cached_digest: _builtins.bytes = ...,
         tokens: _abc.Iterable[_builtins.int] | None = ...,
         traceparent: _builtins.str = ...,
+        tracestate: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_digest", b"cached_digest", "cached_length", b"cached_length", "session_id", b"session_id", "tokens", b"tokens", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_digest", b"cached_digest", "cached_length", b"cached_length", "session_id", b"session_id", "tokens", b"tokens", "traceparent", b"traceparent", "tracestate", b"tracestate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

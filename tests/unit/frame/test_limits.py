@@ -18,6 +18,7 @@ def test_the_largest_ids_fit(num_bytes: int, vocabulary_size: int) -> None:
             cached_digest=bytes(16),
             tokens=[vocabulary_size - 1] * count,
             traceparent="0" * 55,
+            tracestate="x" * 512,
         ),
         draft_tokens=[vocabulary_size - 1] * 64,
     )

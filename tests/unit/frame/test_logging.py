@@ -12,7 +12,7 @@ from opentelemetry.sdk.resources import Resource
 from services.frame.logging import configure_logging
 from services.frame.recording import Recorder
 from services.frame.spans import server_span
-from services.frame.telemetry import Telemetry, configure_telemetry
+from services.frame.telemetry import NO_HEADERS, Telemetry, configure_telemetry
 
 
 def test_text_has_level_service_logger_and_extras(capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,7 +104,7 @@ def test_configuring_again_replaces_the_earlier_setting(capsys: pytest.CaptureFi
 def test_lines_within_a_span_carry_its_ids(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("info", "json", "s")
     telemetry = Telemetry(Recorder(Resource({}), []))
-    with server_span(telemetry, "work", "") as span:
+    with server_span(telemetry, "work", NO_HEADERS) as span:
         logging.getLogger("a").info("inside")
     logging.getLogger("a").info("outside")
     inside, outside = (json.loads(line) for line in capsys.readouterr().err.splitlines())

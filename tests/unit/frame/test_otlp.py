@@ -16,8 +16,9 @@ from opentelemetry.trace import Span, SpanKind, StatusCode
 from services.frame.errors import ServiceError
 from services.frame.otlp import encode
 from services.frame.recording import LightSpan, Recorder
+from services.frame.telemetry import TraceHeaders
 
-PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+PARENT = TraceHeaders("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "vendor=value,other=1")
 
 
 @pytest.fixture
@@ -98,12 +99,55 @@ def test_an_error_and_a_status(recorder: Recorder, exporter: InMemorySpanExporte
     ]
 
 
+LIMITS = {
+    "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": "3",
+    "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT": "2",
+    "OTEL_ATTRIBUTE_COUNT_LIMIT": "4",
+    "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "2",
+    "OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT": "1",
+    "OTEL_SPAN_EVENT_COUNT_LIMIT": "1",
+}
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {},
+        *({name: value} for name, value in LIMITS.items()),
+        *({name: "0"} for name in LIMITS if "COUNT" in name),
+        LIMITS,
+    ],
+    ids=" ".join,
+)
+def test_limits_hold_as_they_do_for_spans_of_the_sdk(
+    monkeypatch: pytest.MonkeyPatch, exporter: InMemorySpanExporter, limits: dict[str, str]
+) -> None:
+    for name, value in limits.items():
+        monkeypatch.setenv(name, value)
+    recorder = Recorder(Resource({}), [SimpleSpanProcessor(exporter)])
+    for begin in (recorder.request, recorder.message):
+        with pytest.raises(ValueError), begin("limited", PARENT) as span:
+            fill(span)
+            raise ValueError("a long sentence")
+    recorder.shutdown()
+    theirs, ours = exporter.get_finished_spans()
+    assert isinstance(ours, LightSpan) and not isinstance(theirs, LightSpan)
+    assert_encoded_alike([theirs, ours])
+    encoded = [span for scope in encode([theirs, ours]).resource_spans[0].scope_spans for span in scope.spans]
+    for span in encoded:
+        for field in ("span_id", "start_time_unix_nano", "end_time_unix_nano"):
+            span.ClearField(field)
+        for event in span.events:
+            event.ClearField("time_unix_nano")
+    assert encoded[0] == encoded[1]
+
+
 def test_a_value_of_another_type_is_a_text(recorder: Recorder, exporter: InMemorySpanExporter) -> None:
     for _ in range(2):
         with recorder.message("odd", PARENT) as odd:
             odd.set_attribute("list", [1, 2])
     recorder.flush()
-    attribute = encode(exporter.get_finished_spans()).resource_spans[0].scope_spans[0].spans[1].attributes[0]
+    attribute = encode(exporter.get_finished_spans()).resource_spans[0].scope_spans[0].spans[1].attributes[1]
     assert attribute.value.string_value == "[1, 2]"
 
 

@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
+from json import JSONDecodeError
+from typing import Any
 
 import grpc
 import pytest
@@ -15,7 +17,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode, get_current_span
 from services.frame.errors import ServiceError
 from services.frame.recording import Recorder
 from services.frame.spans import child_span, request_span, server_span
-from services.frame.telemetry import Telemetry, traceparent_of
+from services.frame.telemetry import NO_HEADERS, Telemetry, TraceHeaders, headers_of
 from tests.waiting import eventually
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
@@ -59,16 +61,16 @@ def id_of(span: ReadableSpan | Span) -> int:
 def test_when_off_there_is_no_span_and_no_trace() -> None:
     telemetry = Telemetry.off()
     for block in (request_span, server_span):
-        with block(telemetry, "work", f"{PARENT}-01") as span, child_span(telemetry, "part") as part:
+        with block(telemetry, "work", TraceHeaders(f"{PARENT}-01")) as span, child_span(telemetry, "part") as part:
             assert get_current_span() is span is part
             assert not span.is_recording()
-            assert traceparent_of(span) == ""
+            assert headers_of(span).traceparent == ""
 
 
 def test_a_tree_within_a_process(recorded: Recorded) -> None:
     telemetry = recorded.telemetry
     with (
-        request_span(telemetry, "request", f"{PARENT}-01") as request,
+        request_span(telemetry, "request", TraceHeaders(f"{PARENT}-01")) as request,
         child_span(telemetry, "cycle") as cycle,
         child_span(telemetry, "message", SpanKind.CLIENT) as message,
     ):
@@ -84,7 +86,7 @@ def test_a_tree_within_a_process(recorded: Recorded) -> None:
     assert parent_of(cycle_) == id_of(request_)
     assert parent_of(message_) == id_of(cycle_)
     assert {f"{span.context.trace_id:032x}" for span in (request_, cycle_, message_)} == {TRACE_ID}
-    assert dict(cycle_.attributes or {}) == {"index": 1, "drafter": "remote"}
+    assert dict(cycle_.attributes or {}) == {"openinference.span.kind": "CHAIN", "index": 1, "drafter": "remote"}
     assert [(event.name, dict(event.attributes or {})) for event in message_.events] == [("told", {"reason": "x"})]
     times = [each for span in (request_, cycle_, message_) for each in (span.start_time, span.end_time)]
     assert sorted(times, key=lambda each: each or 0) == [times[0], times[2], times[4], times[5], times[3], times[1]]
@@ -93,9 +95,9 @@ def test_a_tree_within_a_process(recorded: Recorded) -> None:
 
 def test_a_span_goes_on_in_another_process(recorded: Recorded) -> None:
     telemetry = recorded.telemetry
-    with request_span(telemetry, "request", ""), child_span(telemetry, "message") as message:
-        traceparent = traceparent_of(message)
-    with server_span(telemetry, "answer", traceparent):
+    with request_span(telemetry, "request", NO_HEADERS), child_span(telemetry, "message") as message:
+        headers = headers_of(message)
+    with server_span(telemetry, "answer", headers):
         pass
     answer = recorded.spans["answer"]
     assert parent_of(answer) == id_of(message)
@@ -105,13 +107,13 @@ def test_a_span_goes_on_in_another_process(recorded: Recorded) -> None:
 
 def test_an_answer_may_have_parts(recorded: Recorded) -> None:
     telemetry = recorded.telemetry
-    with server_span(telemetry, "answer", f"{PARENT}-01") as answer, child_span(telemetry, "part"):
+    with server_span(telemetry, "answer", TraceHeaders(f"{PARENT}-01")) as answer, child_span(telemetry, "part"):
         pass
     assert parent_of(recorded.spans["part"]) == id_of(answer)
 
 
 def test_what_is_finished_is_handed_over_without_being_asked_for(recorded: Recorded) -> None:
-    with server_span(recorded.telemetry, "answer", f"{PARENT}-01"):
+    with server_span(recorded.telemetry, "answer", TraceHeaders(f"{PARENT}-01")):
         pass
     eventually(recorded.exporter.get_finished_spans)
 
@@ -119,9 +121,9 @@ def test_what_is_finished_is_handed_over_without_being_asked_for(recorded: Recor
 @pytest.mark.parametrize("traceparent", ["", "x", f"{PARENT}-01-more", f"00-{'0' * 32}-{SPAN_ID}-01"])
 def test_without_a_usable_parent_it_is_a_root(recorded: Recorded, traceparent: str) -> None:
     with child_span(recorded.telemetry, "somebody else's"):
-        with request_span(recorded.telemetry, "request", traceparent):
+        with request_span(recorded.telemetry, "request", TraceHeaders(traceparent)):
             pass
-        with server_span(recorded.telemetry, "answer", traceparent):
+        with server_span(recorded.telemetry, "answer", TraceHeaders(traceparent)):
             pass
     assert recorded.spans["request"].parent is None
     assert recorded.spans["answer"].parent is None
@@ -129,10 +131,50 @@ def test_without_a_usable_parent_it_is_a_root(recorded: Recorded, traceparent: s
 
 def test_what_the_caller_does_not_record_is_not_recorded_beneath(recorded: Recorded) -> None:
     for block in (request_span, server_span):
-        with block(recorded.telemetry, "request", f"{PARENT}-00"), child_span(recorded.telemetry, "part") as part:
-            assert traceparent_of(part).startswith(f"00-{TRACE_ID}-")
-            assert traceparent_of(part).endswith("-00")
+        with (
+            block(recorded.telemetry, "request", TraceHeaders(f"{PARENT}-00")),
+            child_span(recorded.telemetry, "part") as part,
+        ):
+            assert headers_of(part).traceparent.startswith(f"00-{TRACE_ID}-")
+            assert headers_of(part).traceparent.endswith("-00")
     assert not recorded.spans
+
+
+@pytest.mark.parametrize("block", [request_span, server_span])
+def test_a_tracestate_goes_with_its_trace(recorded: Recorded, block: Any) -> None:
+    telemetry, state = recorded.telemetry, "vendor=value,other=1"
+    with (
+        block(telemetry, "above", TraceHeaders(f"{PARENT}-01", f" {state.replace(',', ', ')} ")),
+        child_span(telemetry, "cycle"),
+        child_span(telemetry, "message", SpanKind.CLIENT) as message,
+    ):
+        told = headers_of(message)
+    assert told.tracestate == state
+    with server_span(telemetry, "answer", told):
+        pass
+    spans = recorded.spans
+    assert set(spans) == {"above", "cycle", "message", "answer"}
+    for span in spans.values():
+        assert span.context.trace_state.to_header() == state
+        assert span.parent is not None and span.parent.trace_state.to_header() == state
+
+
+@pytest.mark.parametrize("state", ["x" * 513, "no value", "a=1,a=2", ",".join(f"k{index}=1" for index in range(33))])
+def test_a_bad_tracestate_is_dropped(recorded: Recorded, state: str) -> None:
+    for block in (request_span, server_span):
+        with block(recorded.telemetry, "above", TraceHeaders(f"{PARENT}-01", state)) as span:
+            assert headers_of(span).traceparent.startswith(f"00-{TRACE_ID}-")
+            assert headers_of(span).tracestate == ""
+
+
+def test_callers_are_no_parents_where_nothing_is_propagated() -> None:
+    exporter = InMemorySpanExporter()
+    recorder = Recorder(Resource({}), [SimpleSpanProcessor(exporter)], is_parent_taken=False)
+    for block in (request_span, server_span):
+        with block(Telemetry(recorder), "answer", TraceHeaders(f"{PARENT}-01", "vendor=value")):
+            pass
+    recorder.flush()
+    assert [(span.parent, len(span.context.trace_state)) for span in exporter.get_finished_spans()] == [(None, 0)] * 2
 
 
 @pytest.mark.parametrize(("sampler", "names"), [("always_off", set()), ("parentbased_always_off", {"answer"})])
@@ -141,9 +183,9 @@ def test_the_standard_sampler_decides(monkeypatch: pytest.MonkeyPatch, sampler: 
     exporter = InMemorySpanExporter()
     recorder = Recorder(Resource({}), [SimpleSpanProcessor(exporter)])
     telemetry = Telemetry(recorder)
-    with server_span(telemetry, "answer", f"{PARENT}-01"):
+    with server_span(telemetry, "answer", TraceHeaders(f"{PARENT}-01")):
         pass
-    with server_span(telemetry, "root", ""), child_span(telemetry, "part"):
+    with server_span(telemetry, "root", NO_HEADERS), child_span(telemetry, "part"):
         pass
     recorder.flush()
     assert {span.name for span in exporter.get_finished_spans()} == names
@@ -153,32 +195,38 @@ def test_limits_hold_for_what_clients_write(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "3")
     exporter = InMemorySpanExporter()
     telemetry = Telemetry(Recorder(Resource({}), [SimpleSpanProcessor(exporter)]))
-    with request_span(telemetry, "request", f"{PARENT}-01") as span:
+    with request_span(telemetry, "request", TraceHeaders(f"{PARENT}-01")) as span:
         span.set_attribute("text", "abcdef")
-    assert dict(exporter.get_finished_spans()[0].attributes or {}) == {"text": "abc"}
+    assert dict(exporter.get_finished_spans()[0].attributes or {})["text"] == "abc"
 
 
 @pytest.mark.parametrize("traceparent", ["", f"{PARENT}-01"])
 @pytest.mark.parametrize(
-    ("error", "kind"),
+    ("error", "kind", "name"),
     [
-        (ServiceError(grpc.StatusCode.UNAVAILABLE, "NOT_READY", "the service is still starting"), "NOT_READY"),
-        (ZeroDivisionError("division by zero"), "ZeroDivisionError"),
+        (
+            ServiceError(grpc.StatusCode.UNAVAILABLE, "NOT_READY", "the service is still starting"),
+            "NOT_READY",
+            "services.frame.errors.ServiceError",
+        ),
+        (ZeroDivisionError("division by zero"), "ZeroDivisionError", "ZeroDivisionError"),
+        (JSONDecodeError("bad", "", 0), "json.decoder.JSONDecodeError", "json.decoder.JSONDecodeError"),
     ],
 )
-def test_an_error_is_told(recorded: Recorded, traceparent: str, error: Exception, kind: str) -> None:
-    with pytest.raises(type(error)), server_span(recorded.telemetry, "answer", traceparent):
+def test_an_error_is_told(recorded: Recorded, traceparent: str, error: Exception, kind: str, name: str) -> None:
+    with pytest.raises(type(error)), server_span(recorded.telemetry, "answer", TraceHeaders(traceparent)):
         raise error
     span = recorded.spans["answer"]
     assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, str(error))
-    assert dict(span.attributes or {}) == {"error.type": kind}
+    assert dict(span.attributes or {}) == {"openinference.span.kind": "LLM", "error.type": kind}
     assert [event.name for event in span.events] == ["exception"]
-    assert dict(span.events[0].attributes or {})["exception.message"] == str(error)
+    told = dict(span.events[0].attributes or {})
+    assert (told["exception.type"], told["exception.message"]) == (name, str(error))
 
 
 @pytest.mark.parametrize("error", [asyncio.CancelledError(), GeneratorExit()])
 def test_giving_up_is_no_error(recorded: Recorded, error: BaseException) -> None:
-    with pytest.raises(type(error)), server_span(recorded.telemetry, "answer", f"{PARENT}-01"):
+    with pytest.raises(type(error)), server_span(recorded.telemetry, "answer", TraceHeaders(f"{PARENT}-01")):
         raise error
     span = recorded.spans["answer"]
     assert span.status.status_code is StatusCode.UNSET
@@ -187,20 +235,21 @@ def test_giving_up_is_no_error(recorded: Recorded, error: BaseException) -> None
 
 def test_where_only_requests_are_traced_their_span_has_the_events(recorded: Recorded) -> None:
     within = recorded.telemetry.of_requests()
-    with request_span(recorded.telemetry, "request", "") as request:
+    with request_span(recorded.telemetry, "request", TraceHeaders(f"{PARENT}-01", "vendor=value")) as request:
         with pytest.raises(ValueError), child_span(within, "cycle") as cycle:
             cycle.set_attribute("index", 1)
             cycle.add_event("outrider.fallback", {"outrider.reason": "x"})
-            told = traceparent_of(cycle)
+            told = headers_of(cycle)
             assert get_current_span() is request
             raise ValueError
         with server_span(within, "answer", told) as answer:
             assert not answer.is_recording()
     assert set(recorded.spans) == {"request"}
     span = recorded.spans["request"]
-    assert not span.attributes
+    assert dict(span.attributes or {}) == {"openinference.span.kind": "LLM"}
     assert [(event.name, dict(event.attributes or {})) for event in span.events] == [
         ("outrider.fallback", {"outrider.reason": "x"})
     ]
     # A service that is told of it is told not to record.
-    assert told == traceparent_of(request)[:-1] + "0"
+    traceparent, tracestate = headers_of(request)
+    assert told == (traceparent[:-1] + "0", tracestate)

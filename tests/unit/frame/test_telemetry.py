@@ -1,18 +1,27 @@
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from opentelemetry import trace
 
-from services.frame import otlp
+from services.frame.collector import MayBeAway
 from services.frame.spans import request_span, server_span
 from services.frame.startup import StartupError
-from services.frame.telemetry import configure_telemetry, context_from_traceparent, traceparent_of
-from tests.collector import Collector, collecting
+from services.frame.telemetry import (
+    NO_HEADERS,
+    Telemetry,
+    TraceHeaders,
+    configure_telemetry,
+    context_from,
+    headers_of,
+    named_service,
+)
+from services.frame.version import VERSION
+from tests.collector import COLLECTING, Collector, collecting, collecting_http
 from tests.ports import free_port
 from tests.waiting import eventually
 
@@ -63,6 +72,26 @@ def test_when_off_the_sdk_is_not_even_imported() -> None:
         ({"OTEL_TRACES_EXPORTER": "console", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": ""}, True, False),
         ({"OTEL_TRACES_EXPORTER": "console", "OTEL_TRACES_SAMPLER": ""}, True, False),
         ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": ""}, True, False),
+        ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_COMPRESSION": "none"}, True, False),
+        ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_COMPRESSION": "GZIP"}, True, False),
+        (
+            {
+                "OTEL_TRACES_EXPORTER": "otlp",
+                "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpc",
+                "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json",
+                "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION": "none",
+                "OTEL_EXPORTER_OTLP_COMPRESSION": "zip",
+            },
+            True,
+            False,
+        ),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "localhost:1"}, True, False),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "unix:///no/such/socket"}, True, False),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_EXPORTER_OTLP_HEADERS": "a=b%20c,d=e,"},
+            True,
+            True,
+        ),
     ],
 )
 def test_the_standard_variables_switch_it_on(
@@ -88,8 +117,43 @@ def test_the_standard_variables_switch_it_on(
         ("OTEL_METRICS_EXPORTER", "otlp,x", "OTEL_METRICS_EXPORTER names 'x': only otlp, console, none are supported"),
         (
             "OTEL_EXPORTER_OTLP_PROTOCOL",
-            "http/protobuf",
-            "OTEL_EXPORTER_OTLP_PROTOCOL is 'http/protobuf': only grpc is supported",
+            "http/json",
+            "OTEL_EXPORTER_OTLP_PROTOCOL is 'http/json': only grpc, http/protobuf are supported",
+        ),
+        (
+            "OTEL_EXPORTER_OTLP_METRICS_COMPRESSION",
+            "zip",
+            "OTEL_EXPORTER_OTLP_METRICS_COMPRESSION is 'zip': only gzip, none are supported",
+        ),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s", "OTEL_EXPORTER_OTLP_TIMEOUT is '10s': give it a number of seconds"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "nan", "OTEL_EXPORTER_OTLP_TIMEOUT is 'nan': give it a number of seconds"),
+        (
+            "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+            "ftp://x",
+            "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT is 'ftp://x': give a URL, as in http://HOST:4317",
+        ),
+        (
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "http://x:port",
+            "OTEL_EXPORTER_OTLP_ENDPOINT is 'http://x:port': give a URL, as in http://HOST:4317",
+        ),
+        *(
+            (
+                "OTEL_EXPORTER_OTLP_HEADERS",
+                headers,
+                "OTEL_EXPORTER_OTLP_HEADERS must be a list of NAME=VALUE with commas, in printable ASCII",
+            )
+            for headers in ("secret", "key=%C3%A9", "a b=c", "key-bin=secret", "=secret", "a=b%0Ac")
+        ),
+        (
+            "OTEL_PROPAGATORS",
+            "b3",
+            "OTEL_PROPAGATORS names 'b3': only tracecontext and none are supported, unset is the first",
+        ),
+        (
+            "OTEL_PROPAGATORS",
+            "tracecontext, baggage",
+            "OTEL_PROPAGATORS names 'baggage': only tracecontext and none are supported, unset is the first",
         ),
         (
             "OTEL_EXPORTER_OTLP_CERTIFICATE",
@@ -99,7 +163,14 @@ def test_the_standard_variables_switch_it_on(
         (
             "OTEL_EXPORTER_OTLP_METRICS_CLIENT_KEY",
             ".",
-            "OTEL_EXPORTER_OTLP_METRICS_CLIENT_KEY . cannot be read: it is not a file",
+            "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and OTEL_EXPORTER_OTLP_CLIENT_KEY, or those of one signal, are "
+            "needed together",
+        ),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", ".", "OTEL_EXPORTER_OTLP_CERTIFICATE . cannot be read: it is not a file"),
+        (
+            "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE",
+            __file__,
+            f"OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE {__file__} holds no certificate: NO_CERTIFICATE_OR_CRL_FOUND",
         ),
     ],
 )
@@ -116,42 +187,55 @@ def test_what_is_not_supported_is_one_sentence(
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("OTEL_EXPORTER_OTLP_COMPRESSION", "zip"),
-        ("OTEL_EXPORTER_OTLP_TIMEOUT", "long"),
-        ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "many"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "-1"),
+        ("OTEL_SPAN_EVENT_COUNT_LIMIT", "many"),
+        ("OTEL_PYTHON_EXPORTER_OTLP_GRPC_CREDENTIAL_PROVIDER", "nobody"),
     ],
 )
-def test_what_opentelemetry_refuses_is_one_sentence(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_a_value_that_the_sdk_refuses_is_one_sentence(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console, otlp")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "https://127.0.0.1:1")
     monkeypatch.setenv(name, value)
-    with pytest.raises(StartupError, match=r"^an OTEL_ variable has a value that OpenTelemetry refuses: .*") as refused:
-        configure_telemetry("outrider-target")
-    assert value in str(refused.value)
-
-
-def test_a_pipe_in_the_place_of_a_certificate_is_not_waited_for(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    path = tmp_path / "pipe"
-    os.mkfifo(path)
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", str(path))
-    with pytest.raises(StartupError, match=r"^OTEL_EXPORTER_OTLP_CERTIFICATE \S+ cannot be read: it is not a file$"):
-        configure_telemetry("outrider-target")
-
-
-def test_a_value_that_the_sdk_refuses_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
-    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "-1")
     with pytest.raises(StartupError, match=r"^an OTEL_ variable has a value that OpenTelemetry refuses: "):
         configure_telemetry("outrider-target")
 
 
-def record_spans(collector: Collector, num_spans: int) -> None:
-    """Record spans while the collector keeps its first answer back, then let everything through."""
+@pytest.mark.parametrize(
+    ("variables", "name", "version"),
+    [
+        ({}, "outrider-target", VERSION),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "service.name=mine,service.version=7,team=a%20b"}, "mine", "7"),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "service.name=mine", "OTEL_SERVICE_NAME": "yours"}, "yours", VERSION),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "service.name="}, "outrider-target", VERSION),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "", "OTEL_SERVICE_NAME": ""}, "outrider-target", VERSION),
+    ],
+)
+def test_the_environment_may_name_a_service(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], name: str, version: str
+) -> None:
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+    assert named_service() == ("" if name == "outrider-target" else name)
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
     telemetry = configure_telemetry("outrider-target")
+    telemetry.shutdown()
+    assert telemetry.recorder is not None
+    attributes = telemetry.recorder.resource.attributes
+    assert (attributes["service.name"], attributes["service.version"]) == (name, version)
+    assert attributes.get("team") == ("a b" if "team" in str(variables) else None)
+
+
+def test_lines_of_metadata_are_one_header() -> None:
+    metadata = [("tracestate", "a=1"), ("traceparent", "x"), ("tracestate", "b=2"), ("x-bin", b"\0")]
+    assert TraceHeaders.of_metadata(metadata) == ("x", "a=1,b=2")
+    assert TraceHeaders.of_metadata(None) == NO_HEADERS
+
+
+def record_spans(collector: Collector, num_spans: int, telemetry: Telemetry | None = None) -> None:
+    """Record spans while the collector keeps its first answer back, then let everything through."""
+    telemetry = telemetry or configure_telemetry("outrider-target")
     for index in range(num_spans):
-        with server_span(telemetry, f"span {index}", f"00-{TRACE_ID}-{SPAN_ID}-01"):
+        with server_span(telemetry, f"span {index}", TraceHeaders(f"00-{TRACE_ID}-{SPAN_ID}-01")):
             pass
     collector.open.set()
     telemetry.shutdown()
@@ -180,7 +264,7 @@ def test_the_end_does_not_wait_for_a_collector_that_does_not_answer(
     monkeypatch.setattr("services.frame.telemetry.SHUTDOWN_S", 0.1)
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "1")
     telemetry = configure_telemetry("outrider-target")
-    with request_span(telemetry, "generate", ""):
+    with request_span(telemetry, "generate", NO_HEADERS):
         pass
     eventually(lambda: collector.calls)
     telemetry.shutdown()
@@ -188,10 +272,11 @@ def test_the_end_does_not_wait_for_a_collector_that_does_not_answer(
     assert caplog.messages == ["telemetry could not be sent within 0.1 s, what is left of it is lost"]
 
 
-@pytest.fixture
-def nobody(monkeypatch: pytest.MonkeyPatch) -> int:
-    """A port on which nobody listens, and which the environment names as the collector's."""
+@pytest.fixture(params=COLLECTING)
+def nobody(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> int:
+    """A port on which nobody listens, and which the environment names as the collector's, for each protocol."""
     port = free_port()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", request.param)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "1")
     monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "1")
@@ -202,18 +287,18 @@ def test_a_collector_that_is_away_is_told_of_once_and_not_waited_for(
     nobody: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     num_looks = Counter[str]()
-    look = otlp._Exporter._can_be_reached
+    look = MayBeAway._can_be_reached
 
-    def counted(exporter: otlp._Exporter) -> bool:
-        num_looks[exporter._exporting] += 1
+    def counted(exporter: MayBeAway) -> bool:
+        num_looks[exporter.WHAT] += 1
         return look(exporter)
 
-    monkeypatch.setattr(otlp._Exporter, "_can_be_reached", counted)
+    monkeypatch.setattr(MayBeAway, "_can_be_reached", counted)
     telemetry = configure_telemetry("outrider-target")
     telemetry.meter.create_counter("outrider.drafts").add(1)
 
     def recorded() -> bool:
-        with request_span(telemetry, "generate", ""):
+        with request_span(telemetry, "generate", NO_HEADERS):
             pass
         return num_looks["traces"] > 2 and num_looks["metrics"] > 2
 
@@ -221,7 +306,8 @@ def test_a_collector_that_is_away_is_told_of_once_and_not_waited_for(
     telemetry.shutdown()
     ending = "are dropped until one does; OTEL_SDK_DISABLED=true does without"
     # Threads of other tests may have something to say too.
-    assert sorted(message for message in caplog.messages if str(nobody) in message) == [
+    told = sorted(message for message in caplog.messages if str(nobody) in message)
+    assert [re.sub(r"http://|/v1/\w+", "", message) for message in told] == [
         f"no collector answers at 127.0.0.1:{nobody}: {what} {ending}" for what in ("metrics", "traces")
     ]
 
@@ -233,7 +319,7 @@ def test_a_collector_that_comes_later_is_taken_up(
     telemetry = configure_telemetry("outrider-target")
 
     def recorded() -> None:
-        with request_span(telemetry, "generate", ""):
+        with request_span(telemetry, "generate", NO_HEADERS):
             pass
 
     def is_away() -> bool:
@@ -241,7 +327,7 @@ def test_a_collector_that_comes_later_is_taken_up(
         return "no collector answers" in caplog.text
 
     eventually(is_away)
-    with collecting(nobody) as collector:
+    with COLLECTING[os.environ["OTEL_EXPORTER_OTLP_PROTOCOL"]](nobody) as collector:
         collector.open.set()
 
         def is_received() -> bool:
@@ -250,6 +336,40 @@ def test_a_collector_that_comes_later_is_taken_up(
 
         eventually(is_received)
         telemetry.shutdown()
+
+
+@pytest.mark.parametrize("protocol", COLLECTING)
+@pytest.mark.parametrize("compression", ["", "none", "gzip"])
+def test_both_protocols_send_all_and_what_identifies_the_sender(
+    monkeypatch: pytest.MonkeyPatch, protocol: str, compression: str
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", compression)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "Authorization=Basic%20abc,x-project=1")
+    with COLLECTING[protocol]() as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
+        telemetry = configure_telemetry("outrider-target")
+        telemetry.meter.create_counter("outrider.drafts").add(1)
+        record_spans(collector, 1000, telemetry)
+        assert Counter(span.name for span in collector.spans) == {f"span {index}": 1 for index in range(1000)}
+        assert collector.metrics == {"outrider.drafts"}
+        assert {(headers["authorization"], headers["x-project"]) for headers in collector.headers} == {
+            ("Basic abc", "1")
+        }
+
+
+def test_signals_may_go_to_different_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    with collecting() as grpc_collector, collecting_http() as http_collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", grpc_collector.endpoint)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf")
+        # As it is: the path is added to the one for both alone.
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", f"{http_collector.endpoint}/v1/traces")
+        grpc_collector.open.set()
+        telemetry = configure_telemetry("outrider-target")
+        telemetry.meter.create_counter("outrider.drafts").add(1)
+        record_spans(http_collector, 1, telemetry)
+        assert (len(grpc_collector.spans), grpc_collector.metrics) == (0, {"outrider.drafts"})
+        assert (len(http_collector.spans), http_collector.metrics) == (1, set())
 
 
 def test_metrics_are_sent_at_the_end(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,14 +384,14 @@ def test_metrics_are_sent_at_the_end(collector: Collector, monkeypatch: pytest.M
 @pytest.mark.parametrize("flags", ["00", "01", "03"])
 def test_a_traceparent_survives_reading_and_writing(flags: str) -> None:
     traceparent = f"00-{TRACE_ID}-{SPAN_ID}-{flags}"
-    span = trace.get_current_span(context_from_traceparent(traceparent))
+    span = trace.get_current_span(context_from(TraceHeaders(traceparent)))
     assert span.get_span_context().is_remote
-    assert traceparent_of(span) == traceparent
+    assert headers_of(span).traceparent == traceparent
 
 
 def test_a_later_version_is_read_as_far_as_we_know_it() -> None:
-    span = trace.get_current_span(context_from_traceparent(f"42-{TRACE_ID}-{SPAN_ID}-ff-more"))
-    assert traceparent_of(span) == f"00-{TRACE_ID}-{SPAN_ID}-03"
+    span = trace.get_current_span(context_from(TraceHeaders(f"42-{TRACE_ID}-{SPAN_ID}-ff-more")))
+    assert headers_of(span).traceparent == f"00-{TRACE_ID}-{SPAN_ID}-03"
 
 
 @pytest.mark.parametrize(
@@ -290,4 +410,4 @@ def test_a_later_version_is_read_as_far_as_we_know_it() -> None:
     ],
 )
 def test_a_bad_traceparent_is_no_error(traceparent: str) -> None:
-    assert not trace.get_current_span(context_from_traceparent(traceparent)).get_span_context().is_valid
+    assert not trace.get_current_span(context_from(TraceHeaders(traceparent))).get_span_context().is_valid

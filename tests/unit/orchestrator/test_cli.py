@@ -1,6 +1,7 @@
 """Bad use of the command line: one sentence, exit code 2, no traceback. Nothing here gets as far as a process."""
 
 import errno
+import io
 import os
 import sys
 from importlib.metadata import version
@@ -13,7 +14,11 @@ from orchestrator import cli
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.stack import StackOptions
 from orchestrator.stdin import Lines
+from outrider.v1 import common_pb2, generation_pb2
+from services.draft.settings import DraftSettings
+from services.frame.settings import parse_settings
 from services.frame.startup import StartupError
+from services.target.settings import TargetSettings
 from tests.ports import free_port
 
 
@@ -38,7 +43,12 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     [
         pytest.param([], "Missing command", id="no command"),
         pytest.param(["fly"], "No such command 'fly'", id="unknown command"),
-        pytest.param(["generate"], "Missing argument", id="no prompt"),
+        pytest.param(["generate"], "give one of them: a PROMPT", id="no prompt"),
+        pytest.param(["generate", "a", "--file", "b"], "give one of them: a PROMPT", id="a prompt and a file"),
+        pytest.param(["generate", "--file", "no/such"], "cannot read the prompt no/such: No such file", id="no file"),
+        pytest.param(["generate", "--file", "."], "cannot read the prompt .: Is a directory", id="a folder as prompt"),
+        pytest.param(["generate", "--file", sys.executable], "the prompt is not valid UTF-8", id="a program as prompt"),
+        pytest.param(["generate", "--file", ""], "--file is empty: give it a value", id="empty file name"),
         pytest.param(["generate", "a", "--no-such-flag"], "No such option: --no-such-flag", id="unknown flag"),
         pytest.param(["generate", "a", "b"], "unexpected extra argument", id="two prompts"),
         pytest.param(["generate", "a", "--max-tokens", "many"], "'--max-tokens'", id="no number"),
@@ -49,7 +59,30 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         pytest.param(
             ["generate", "a", "--speculation", "some"], "--speculation is auto, off or a number", id="speculation"
         ),
-        pytest.param(["generate", "a", "--max-tokens", "0"], "max-tokens", id="no tokens"),
+        pytest.param(["generate", "a", "--max-tokens", "0"], "--max-tokens is at least 1, or -1", id="no tokens"),
+        pytest.param(["chat", "--max-tokens", "0"], "--max-tokens is at least 1, or -1", id="no tokens of an answer"),
+        pytest.param(["generate", "a", "--max-tokens", "-2"], "max-tokens", id="less than all tokens"),
+        pytest.param(["generate", "a", "--top-k", "-1"], "--top-k", id="negative top-k"),
+        pytest.param(["generate", "a", "--top-p", "1.1"], "--top-p is above 0, up to 1, not 1.1", id="top-p"),
+        pytest.param(["chat", "--min-p", "nan"], "--min-p is from 0, below 1, not nan", id="min-p"),
+        pytest.param(
+            ["chat", "--repetition-penalty", "0"], "--repetition-penalty is 0.01 to 100, not 0.0", id="repetition"
+        ),
+        pytest.param(
+            ["generate", "a", "--presence-penalty", "inf"], "--presence-penalty is -100 to 100, not inf", id="presence"
+        ),
+        pytest.param(
+            ["generate", "a", "--frequency-penalty", "-101"], "--frequency-penalty is -100 to 100", id="frequency"
+        ),
+        pytest.param(
+            ["chat", "--speculation", "some"], "--speculation is auto, off or a number", id="chat's speculation"
+        ),
+        pytest.param(["chat", "--seed", "-1"], "'--seed'", id="chat's seed"),
+        pytest.param(["chat", "--system", ""], "the prompt is empty", id="chat with nothing to be told"),
+        pytest.param(["serve", "--slots", "0"], "'--slots'", id="no slots"),
+        pytest.param(["serve", "--context", "31"], "'--context'", id="hardly any context"),
+        pytest.param(["serve", "--threads", "-1"], "'--threads'", id="negative threads"),
+        pytest.param(["serve", "--gpu-layers", "-2"], "'--gpu-layers'", id="negative layers"),
         pytest.param(["generate", "a", "--temperature", "nan"], "--temperature is 0 or more, not nan", id="nan"),
         pytest.param(["generate", "a", "--temperature", "-1"], "--temperature is 0 or more, not -1", id="negative"),
         pytest.param(["chat", "--temperature", "inf"], "--temperature is 0 or more, not inf", id="infinite"),
@@ -208,6 +241,88 @@ def test_variables_without_a_value_are_not_set(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setenv(name, "")
     assert run(monkeypatch, "serve") == 0
     assert served[0] == served[1]
+
+
+def asked_for(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> generation_pb2.GenerateRequest:
+    """What an orchestrator is asked for by a command."""
+    asked: list[generation_pb2.GenerateRequest] = []
+
+    async def note(address: str, options: object, request: generation_pb2.GenerateRequest, *_: object) -> None:
+        asked.append(request)
+
+    monkeypatch.setattr(cli, f"_{arguments[0]}", note)
+    assert run(monkeypatch, *arguments, "--address", "127.0.0.1:1") == 0
+    return asked[0]
+
+
+SAMPLING = {
+    "temperature": 0.5,
+    "top_k": 40,
+    "top_p": 0.75,
+    "min_p": 0.125,
+    "repetition_penalty": 1.25,
+    "presence_penalty": -0.5,
+    "frequency_penalty": 2.0,
+}
+
+
+@pytest.mark.parametrize("command", [["generate", "a"], ["chat"]])
+def test_what_is_said_of_sampling_is_asked_for(monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in SAMPLING.items()]
+    more = ["--seed", "7", "--speculation", "3", "--max-tokens", "-1"]
+    request = asked_for(monkeypatch, *command, *flags, *more)
+    assert request.sampling == common_pb2.Sampling(**SAMPLING)
+    assert (request.seed, request.speculation.num_draft_tokens, request.max_tokens) == (7, 3, 2**31 - 1)
+
+
+@pytest.mark.parametrize("command", [["generate", "a"], ["chat"]])
+def test_what_is_not_said_is_left_open(monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
+    request = asked_for(monkeypatch, *command)
+    assert {field.name for field, _ in request.sampling.ListFields()} <= {"temperature"}
+    assert not request.HasField("seed")
+    assert not request.stop
+
+
+def test_texts_at_which_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(asked_for(monkeypatch, "generate", "a", "--stop", "\n\n", "--stop", "b").stop) == ["\n\n", "b"]
+
+
+def test_what_the_model_of_a_chat_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    (message,) = asked_for(monkeypatch, "chat", "--system", "be brief").chat.messages
+    assert (message.role, message.content) == ("system", "be brief")
+
+
+@pytest.mark.parametrize(
+    ("content", "prompt"),
+    [(b"def f(\n", "def f("), (b"a\n\n", "a\n"), (b"a\r\n", "a"), (b" a", " a"), ("\N{BULLET}".encode(), "\N{BULLET}")],
+)
+def test_a_prompt_of_a_file_or_of_stdin(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes, prompt: str
+) -> None:
+    path = tmp_path / "prompt.txt"
+    path.write_bytes(content)
+    assert asked_for(monkeypatch, "generate", "--file", str(path)).text == prompt
+    for source in (["-"], ["--file", "-"]):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+        assert asked_for(monkeypatch, "generate", *source).text == prompt
+
+
+def test_what_is_served_and_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[StackOptions] = []
+
+    async def note(asked: StackOptions) -> None:
+        served.append(asked)
+
+    monkeypatch.setattr(cli, "_serve", note)
+    flags = ["--slots", "3", "--context", "512", "--threads", "1", "--gpu-layers", "-1"]
+    assert run(monkeypatch, "serve", *flags) == run(monkeypatch, "serve") == 0
+    alike = ("--slots=3", "--context=512", "--threads=1", "--gpu-layers=-1")
+    assert [tuple(each.target_flags) for each in served] == [("--exact", "auto", *alike), ("--exact", "auto")]
+    assert [tuple(each.draft_flags) for each in served] == [alike, ()]
+    # As the processes read them.
+    for settings in (TargetSettings, DraftSettings):
+        read = parse_settings(settings, ["--model", "x", *alike])
+        assert (read.slots, read.context, read.threads, read.gpu_layers) == (3, 512, 1, -1)
 
 
 def test_a_port_in_the_environment(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

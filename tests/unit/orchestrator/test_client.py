@@ -21,7 +21,7 @@ from orchestrator.client import (
 )
 from orchestrator.pair import Difference
 from orchestrator.target import target_unavailable
-from outrider.v1 import common_pb2, generation_pb2, generation_pb2_grpc
+from outrider.v1 import common_pb2, generation_pb2, generation_pb2_grpc, target_pb2
 from services.frame.errors import ServiceError, abort
 from tests.ports import free_port
 
@@ -111,7 +111,7 @@ async def test_an_answer_of_a_chat_goes_on_as_what_was_thought_and_said() -> Non
         yield generation_pb2.GenerateResponse(summary=summary())
 
     out = io.StringIO()
-    said = await show_answer(messages(), Console(file=out, highlight=False))
+    said = await show_answer(messages(), target_pb2.ChatMessage(role="assistant"), Console(file=out, highlight=False))
     assert (said.role, said.content, said.reasoning) == ("assistant", "yes!", "hm")
     assert out.getvalue() == "hm\n\nyes!\n"
 

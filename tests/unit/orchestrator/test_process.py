@@ -244,3 +244,21 @@ async def test_what_a_server_is_at_that_has_not_told_its_address(program: Progra
     await soon(lambda: server._run is not None and server._run.listening.done())
     assert await server.doing(None) == "starting"
     starting.cancel()
+
+
+@pytest.mark.parametrize(
+    ("variables", "name"),
+    [
+        ({}, ""),
+        ({"OTEL_SERVICE_NAME": "mine"}, "mine-small"),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "team=x,service.name=ours"}, "ours-small"),
+    ],
+)
+async def test_a_name_in_traces_becomes_one_of_its_own(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], name: str
+) -> None:
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+    server = program("(record.parent / 'name').write_text(os.environ.get('OTEL_SERVICE_NAME', ''))\nserve()\nwait()")
+    await server.start()
+    assert (tmp_path / "name").read_text() == name

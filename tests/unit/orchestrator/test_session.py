@@ -12,7 +12,7 @@ from opentelemetry.trace import INVALID_SPAN
 from orchestrator.session import RemoteCache
 from outrider.v1 import common_pb2, target_pb2
 from services.frame.digest import TokenSequence
-from services.frame.telemetry import traceparent_of
+from services.frame.telemetry import headers_of
 from tests.waiting import PATIENCE_S
 
 Reply = target_pb2.VerifyBatchResponse
@@ -171,8 +171,9 @@ async def test_the_span_travels_in_the_message_and_hears_of_a_resync() -> None:
     await ask(cache, service, sequence)
     service.held = TokenSequence(PROMPT[:2])
     await cache.ask(sequence.extend([9]), span, service.send)
-    assert traceparent_of(span)
-    assert [context.traceparent for context in service.contexts] == ["", traceparent_of(span), traceparent_of(span)]
+    headers = headers_of(span)
+    assert headers.traceparent
+    assert [context.traceparent for context in service.contexts] == ["", headers.traceparent, headers.traceparent]
     (event,) = span.events  # type: ignore[attr-defined]
     assert (event.name, dict(event.attributes)) == ("outrider.resync", {"outrider.held_length": 2})
 

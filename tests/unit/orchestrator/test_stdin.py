@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.stdin import Lines
+from orchestrator.stdin import Lines, read_message
 
 SAID = ["first", "", "\N{LATIN SMALL LETTER E WITH ACUTE} third", "last"]
 TEXT = "\n".join(SAID).encode()
@@ -70,3 +70,26 @@ async def test_a_terminal_that_is_waited_for_no_more(lines_of: Callable[[int], L
     os.write(theirs, b"said\n")
     assert await lines.next() == "said"
     os.close(theirs)
+
+
+@pytest.mark.parametrize(
+    ("typed", "messages", "num_more"),
+    [
+        ("a\nb\n", ["a", "b", ""], 0),
+        ('"""def f(\n\n  x):  \n"""\nb\n', ["def f(\n\n  x):", "b", ""], 3),
+        ('"""\na\n\n\nb"""\n\n', ["a\n\n\nb", ""], 4),
+        ('"""a"""\n', ["a", ""], 0),
+        ('"""a\nb', ["a\nb", ""], 1),
+        ('say """a\n', ['say """a', ""], 0),
+        ('"""\n"""\n', [""], 1),
+    ],
+)
+async def test_several_lines_are_one_message_between_quotes(
+    lines_of: Callable[[int], Lines], tmp_path: Path, typed: str, messages: list[str], num_more: int
+) -> None:
+    path = tmp_path / "said.txt"
+    path.write_text(typed)
+    lines = lines_of(os.open(path, os.O_RDONLY))
+    told: list[None] = []
+    assert [await read_message(lines, lambda: told.append(None)) for _ in messages] == messages
+    assert len(told) == num_more

@@ -1,0 +1,41 @@
+"""A collector that may be away: what exporters of both protocols do about it.
+
+The SDK's try to reach it for ten seconds, with every batch, and each time log an error. Ours look whether it answers
+before they send anything, say once that it does not, and drop what is meant for it until it does.
+"""
+
+import logging
+
+_logger = logging.getLogger(__name__)
+# How long a collector that has not answered yet may take for a request with nothing in it.
+LOOK_S = 1.0
+
+
+class MayBeAway:
+    """A mix-in for exporters. `WHAT` is what they export, in the plural."""
+
+    WHAT: str
+    _endpoint: str
+    # Whether the last export succeeded.
+    _has_answered = False
+    # Whether it was said that the collector is away.
+    _is_away = False
+
+    def _answers(self) -> bool:
+        """Whether the collector answers a request with nothing in it within `LOOK_S`, whatever it says."""
+        raise NotImplementedError
+
+    def _can_be_reached(self) -> bool:
+        """Return whether to send: the collector has answered the last time, or does so now."""
+        if self._has_answered or self._answers():
+            self._is_away = False
+            return True
+        if not self._is_away:
+            self._is_away = True
+            _logger.warning(
+                "no collector answers at %s: %s are dropped until one does; OTEL_SDK_DISABLED=true does without",
+                # Without a password.
+                self._endpoint.rpartition("@")[2],
+                self.WHAT,
+            )
+        return False
