@@ -39,14 +39,19 @@ def run_command(program: str, command: Callable[[], None]) -> NoReturn:
     signal.signal(signal.SIGTERM, terminate)
     try:
         with guarded_output(program):
-            command()
+            _run(program, command)
     except CommandError as error:
         say(program, str(error))
         sys.exit(BAD_INPUT)
+    sys.exit(0)
+
+
+def _run(program: str, command: Callable[[], None]) -> None:
+    try:
+        command()
     except KeyboardInterrupt:
         say(program, "interrupted, nothing was written")
         sys.exit(_SIGNAL_BASE + signal.SIGINT)
-    sys.exit(0)
 
 
 def natural(text: str) -> int:

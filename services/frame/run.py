@@ -21,6 +21,8 @@ from services.frame.startup import CODE_REFUSED, StartupError
 from services.frame.telemetry import Telemetry, configure_telemetry
 
 _logger = logging.getLogger(__name__)
+# What Python says where the system has no room for one.
+_NO_THREAD = "can't start new thread"
 
 
 def run_server(settings: ServerSettings, application: Application, service_name: str) -> int:
@@ -41,6 +43,15 @@ def run_server(settings: ServerSettings, application: Application, service_name:
             telemetry.shutdown()
     except StartupError as error:
         say(settings.program, str(error))
+        return CODE_REFUSED
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and str(error) != _NO_THREAD:
+            raise
+        told = str(error) or "out of memory"
+        say(
+            settings.program,
+            f"the system gives no more memory ({told}): raise ulimit -v and -u, or the container's limits",
+        )
         return CODE_REFUSED
     if failure is not None:
         say(settings.program, failure)

@@ -32,6 +32,10 @@ class Application:
                 raise StartupError("the model is missing")
             case "failing":
                 asyncio.get_running_loop().call_soon(server.fail, "the device is gone")
+            case "no thread":
+                raise RuntimeError("can't start new thread")
+            case "no memory":
+                raise MemoryError
             case "broken":
                 raise RuntimeError("a defect")
 
@@ -136,6 +140,13 @@ def test_a_stdin_that_cannot_be_waited_for_is_one_sentence_and_code_2(stdin: str
         "outrider: --stop-with-stdin waits for the end of stdin, which is a file or /dev/null: "
         "give it a pipe or a terminal\n"
     )
+
+
+@pytest.mark.parametrize(("mode", "told"), [("no thread", "can't start new thread"), ("no memory", "out of memory")])
+def test_a_system_that_gives_no_more_is_one_sentence_and_code_2(start: Start, mode: str, told: str) -> None:
+    code, _, errors = end(start(mode))
+    sentence = f"the system gives no more memory ({told}): raise ulimit -v and -u, or the container's limits"
+    assert (code, errors) == (2, f"outrider: {sentence}\n")
 
 
 def test_a_wrong_flag_is_one_sentence_and_code_2(start: Start) -> None:
