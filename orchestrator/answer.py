@@ -91,5 +91,5 @@ def marker_spellings(form: target_pb2.AnswerFormat, entries: Sequence[common_pb2
     return {
         token: entry.text
         for token, entry in enumerate(entries)
-        if not entry.bytes and len(entry.text) > 1 and entry.text in markers
+        if not entry.output and len(entry.text) > 1 and entry.text in markers
     }

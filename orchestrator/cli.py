@@ -353,12 +353,12 @@ async def _chat(
             request = generation_pb2.GenerateRequest()
             request.CopyFrom(template)
             request.chat.CopyFrom(generation_pb2.ChatPrompt(messages=messages))
-            said = target_pb2.ChatMessage(role="assistant")
+            reply = target_pb2.ChatMessage(role="assistant")
             answer = watched(generate(address, request, tls), f"the orchestrator at {address}")
-            if await until_interrupted(show_answer(answer, said, console)) is None:
+            if await until_interrupted(show_answer(answer, reply, console)) is None:
                 console.print()
-            if said.content or said.reasoning:
-                messages.append(said)
+            if reply.content or reply.reasoning:
+                messages.append(reply)
             else:
                 # Nothing was answered before it was interrupted, and templates refuse a question after a question.
                 messages.pop()

@@ -60,7 +60,7 @@ def test_markers_that_add_nothing_to_the_text() -> None:
     entries = [
         common_pb2.TokenEntry(text="<think>"),
         common_pb2.TokenEntry(text="</think>"),
-        common_pb2.TokenEntry(text="hm", bytes=b"hm"),
+        common_pb2.TokenEntry(text="hm", output=b"hm"),
         common_pb2.TokenEntry(text="</s>"),
     ]
     spellings = marker_spellings(form, entries)

@@ -16,7 +16,7 @@ from tests.waiting import soon
 
 
 def served(*texts: str, name: str = "") -> ServedModel:
-    entries = [common_pb2.TokenEntry(text=text, bytes=text.encode()) for text in texts]
+    entries = [common_pb2.TokenEntry(text=text, output=text.encode()) for text in texts]
     return ServedModel(common_pb2.ModelInfo(name=name, tokenizer_fingerprint=" ".join(texts)), entries)
 
 
