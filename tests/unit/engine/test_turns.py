@@ -1,12 +1,16 @@
 """Processes that decode on the same cores take turns, and nobody waits for one that has stopped."""
 
+import asyncio
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from services.engine.turns import Turns, turns_of
+from tests.unit.engine.fakes import FakeRuntime, true_text, true_token
+from tests.unit.engine.works import Chain, Greedy, at_the_gate, blocked, prefix, running
 
 
 class Waiting:
@@ -147,3 +151,42 @@ def test_off_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("services.engine.turns.tempfile.gettempdir", lambda: str(tmp_path))
     turns_of("off", 1024).take(0.1)
     assert not list(tmp_path.iterdir())
+
+
+def _is_free(path: Path) -> bool:
+    turns = Turns(path)
+    is_free = turns._try_lock()
+    turns.close()
+    return is_free
+
+
+async def test_an_engine_decodes_when_it_is_its_turn_and_gives_it_back(path: Path) -> None:
+    runtime = FakeRuntime()
+    async with running(runtime, turns=Turns(path)) as engine:
+        async with blocked(runtime):
+            asking = asyncio.create_task(engine.run(Greedy(prefix("a", [1, 2]))))
+            await at_the_gate(runtime)
+            assert not _is_free(path)
+        assert (await asking).value == [true_token([1, 2])]
+        assert (await engine.run(Chain(prefix("b", [3]), 4))).value == true_text([3], 4)
+    assert _is_free(path)
+
+
+async def test_what_comes_while_an_engine_waits_joins_its_decode(path: Path) -> None:
+    other, runtime = Turns(path), FakeRuntime()
+    is_waiting, may_go_on = threading.Event(), threading.Event()
+
+    def wait(seconds: float) -> None:
+        is_waiting.set()
+        may_go_on.wait(30)
+
+    other.take(100.0)
+    async with running(runtime, turns=Turns(path, wait)) as engine:
+        first = asyncio.create_task(engine.run(Greedy(prefix("a", [1]))))
+        await asyncio.to_thread(is_waiting.wait, 30)
+        second = asyncio.create_task(engine.run(Greedy(prefix("b", [2]))))
+        await asyncio.sleep(0)
+        other.give()
+        may_go_on.set()
+        assert [(await first).value, (await second).value] == [[true_token([1])], [true_token([2])]]
+    assert [len(batch) for batch in runtime.batches] == [2]

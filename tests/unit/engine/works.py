@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from services.engine.engine import Engine
+from services.engine.turns import Turns
 from services.engine.runtime import Logits
 from services.engine.work import Finished, More, Prefix, Work
 from services.frame.digest import TokenSequence
@@ -51,9 +52,11 @@ class Defective(Work):
 
 
 @asynccontextmanager
-async def running(runtime: FakeRuntime, *, max_queued: int = 256, prompt_rows: int = 256) -> AsyncIterator[Engine]:
+async def running(
+    runtime: FakeRuntime, *, max_queued: int = 256, prompt_rows: int = 256, turns: Turns | None = None
+) -> AsyncIterator[Engine]:
     """An engine over the runtime. At the end everything must have been as promised."""
-    engine = Engine(runtime, max_queued=max_queued, prompt_rows=prompt_rows)
+    engine = Engine(runtime, max_queued=max_queued, prompt_rows=prompt_rows, turns=turns)
     engine.start()
     try:
         yield engine

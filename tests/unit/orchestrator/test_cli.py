@@ -247,7 +247,9 @@ def asked_for(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> generation_pb
     """What an orchestrator is asked for by a command."""
     asked: list[generation_pb2.GenerateRequest] = []
 
-    async def note(address: str, options: object, request: generation_pb2.GenerateRequest, *_: object) -> None:
+    async def note(
+        address: str, tls: object, options: object, request: generation_pb2.GenerateRequest, *_: object
+    ) -> None:
         asked.append(request)
 
     monkeypatch.setattr(cli, f"_{arguments[0]}", note)

@@ -51,7 +51,7 @@ async def test_a_long_text_does_not_hold_the_loop_up() -> None:
 
 @pytest.mark.parametrize("text", ["", "x" * LONGEST, " " * LONGEST, "é" * (LONGEST // 2), f"{'x' * LONGEST} " * 2])
 def test_runs_that_the_stack_takes(text: str) -> None:
-    check_text(text)
+    check_text(text, "text")
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_runs_that_the_stack_takes(text: str) -> None:
 )
 def test_longer_runs_are_refused(text: str) -> None:
     with pytest.raises(ServiceError) as refused:
-        check_text(text)
+        check_text(text, "text")
     assert (refused.value.code, refused.value.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
     assert f"at most {LONGEST}" in refused.value.message
 
