@@ -26,8 +26,7 @@ class EngineSettings(ServerSettings):
     core_lock: str = Field(
         "auto",
         min_length=1,
-        description="file that is locked during decodes, so that processes on the same cores take turns; auto: one for "
-        "this user and these cores, where decodes take more than half of them; off: none",
+        description="file that is locked during decodes, for turns on the same cores; auto: one for these cores; off: none",
     )
     gpu_layers: int = Field(
         -1, ge=-1, description="layers on the GPU; -1 takes as many as its free memory holds, none without a GPU"

@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from services.engine.engine import Engine
-from services.engine.turns import Turns
 from services.engine.runtime import Logits
+from services.engine.turns import Turns
 from services.engine.work import Finished, More, Prefix, Work
 from services.frame.digest import TokenSequence
 from tests.unit.engine.fakes import FakeRuntime
