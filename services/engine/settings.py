@@ -26,7 +26,7 @@ class EngineSettings(ServerSettings):
     core_lock: str = Field(
         "auto",
         min_length=1,
-        description="file that is locked during decodes, for turns on the same cores; auto: one for these cores; off: none",
+        description="file that is locked during decodes, for turns on the same cores; auto: one for these; off: none",
     )
     gpu_layers: int = Field(
         -1, ge=-1, description="layers on the GPU; -1 takes as many as its free memory holds, none without a GPU"
