@@ -194,7 +194,8 @@ def _draw(axis: Any, run: dict[str, Any], shown_s: float) -> None:
     for kind, decodes in run["decodes"].items():
         for began_s, ended_s, sessions, _ in decodes:
             if began_s - start_s < shown_s:
-                rows = [places[name] for name, _ in sessions if name in places]
+                # Sessions have other names in the draft service: its decodes share a line.
+                rows = [places[name] for name, _ in sessions] if kind == "target" else [len(names)]
                 axis.barh(rows, ended_s - began_s, heights[kind], began_s - start_s, color=colours[kind], linewidth=0)
     met = run["meeting"]
     axis.set_title(
@@ -203,7 +204,8 @@ def _draw(axis: Any, run: dict[str, Any], shown_s: float) -> None:
         fontsize=10,
     )
     axis.set_xlim(0, shown_s)
-    axis.set_yticks(range(len(names)), [str(index + 1) for index in range(len(names))], fontsize=7)
+    labels = [*(str(index + 1) for index in range(len(names))), "drafts"]
+    axis.set_yticks(range(len(labels)), labels, fontsize=7)
     axis.set_ylabel("session")
     axis.legend(
         handles=[axis.barh([0], [0], color=colours[kind], label=f"decode of the {kind}") for kind in colours],
