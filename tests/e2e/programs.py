@@ -38,11 +38,11 @@ MODULES = {"target": "services.target", "draft": "services.draft", "orchestrator
 
 
 def environment(home: Path) -> dict[str, str]:
-    """The environment of a program that keeps its files below `home`."""
+    """The environment of a program that keeps its files below `home`, without what our own code has set in it."""
     inherited = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(developers.SETTINGS) and name not in APPEARANCE
+        if not name.startswith(developers.SETTINGS) and name not in (*APPEARANCE, "GRPC_EXPERIMENTS")
     }
     return (
         inherited
