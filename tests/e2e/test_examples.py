@@ -83,7 +83,8 @@ def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     if request.param == "cpp" and subprocess.run(["pkg-config", "--exists", "grpc++"], check=False).returncode:
         pytest.skip("the headers of gRPC are not installed")
     gopath = Path("/usr/share/gocode")
-    if request.param == "go" and not (gopath / "src/google.golang.org/grpc").exists():
+    packages = ("grpc", "protobuf")
+    if request.param == "go" and not all((gopath / "src/google.golang.org" / name).exists() for name in packages):
         pytest.skip("gRPC for Go is not installed")
     root = tmp_path_factory.mktemp("compiled")
     # Where Go looks for a package `outrider` that is no module.
