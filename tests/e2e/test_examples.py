@@ -86,6 +86,9 @@ def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     packages = ("grpc", "protobuf")
     if request.param == "go" and not all((gopath / "src/google.golang.org" / name).exists() for name in packages):
         pytest.skip("gRPC for Go is not installed")
+    # Debian 12's gRPC 1.33 takes it, which panics at messages of the other API: it compiles, and cannot send one.
+    if request.param == "go" and (gopath / "src/github.com/golang/protobuf/proto/table_marshal.go").exists():
+        pytest.skip("gRPC for Go uses a protobuf before 1.4, which knows no code that is generated today")
     root = tmp_path_factory.mktemp("compiled")
     # Where Go looks for a package `outrider` that is no module.
     folder = root / "src" / "outrider"
