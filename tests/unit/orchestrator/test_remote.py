@@ -107,6 +107,11 @@ async def attached(
         await drafter.close()
 
 
+def _own(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What our own loggers said: gRPC's event of an earlier test's loop, which is closed, is told by asyncio."""
+    return [record.getMessage() for record in caplog.records if record.name.startswith(("orchestrator", "services"))]
+
+
 async def test_it_asks_for_what_the_cycle_wants() -> None:
     script = Script([proposal(7, 8)])
     async with attached(script, patience=DraftPatience(20.0), min_joint_confidence=0.25) as drafter:
@@ -316,7 +321,7 @@ async def test_a_draft_that_is_later_than_usual_costs_this_cycle_and_no_more(cap
         patience.noted.clear()
         assert list((await drafter.propose(sequence.extend([4]), 1)).tokens) == [8]
         assert drafter.num_fallbacks == drafter.num_resyncs == 0
-        assert caplog.messages == []
+        assert _own(caplog) == []
         # What it held is believed to be there all along.
         assert [request.context.cached_length for request in script.requests] == [0, 3, 3, 3]
         for is_lost in (False, False, True):
@@ -357,7 +362,7 @@ async def test_a_service_that_is_too_busy_is_asked_again_in_the_next_cycle(caplo
         assert drafter.problem == ""
         assert not breaker.is_open
         assert drafter.num_fallbacks == drafter.num_resyncs == 0
-    assert caplog.messages == []
+    assert _own(caplog) == []
     assert script.num_streams == 1
 
 
@@ -392,7 +397,7 @@ async def test_a_stream_that_somebody_cuts_on_the_way_costs_this_cycle_and_no_mo
         tokens = [list((await drafter.propose(TokenSequence(PROMPT), 2)).tokens) for _ in range(6)]
         assert tokens == [[7], [], [], [8], [], []]
         assert drafter.num_fallbacks == drafter.num_resyncs == 0
-        assert caplog.messages == []
+        assert _own(caplog) == []
         assert (await drafter.propose(TokenSequence(PROMPT), 2)).tokens == ()
         assert (breaker.is_open, drafter.num_fallbacks) == (True, 1)
 
