@@ -1,9 +1,9 @@
 """Answers of chats, parted into what the model says and what it thinks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TypeAlias
 
-from outrider.v1 import common_pb2, target_pb2
+from outrider.v1 import target_pb2
 
 Part: TypeAlias = "target_pb2.AnswerPart.ValueType"
 
@@ -83,13 +83,7 @@ class Answer:
             self._ready[self._part].append(text)
 
 
-def marker_spellings(form: target_pb2.AnswerFormat, entries: Sequence[common_pb2.TokenEntry]) -> dict[int, str]:
-    """Return the spellings of those tokens that add nothing to the text and are part of a marker, by id."""
+def marker_spellings(form: target_pb2.AnswerFormat, silent: Mapping[int, str]) -> dict[int, str]:
+    """Return those of `silent`, the spellings of tokens that add nothing to the text, that are part of a marker."""
     markers = "\n".join(marker.text for marker in form.markers)
-    if not markers:
-        return {}
-    return {
-        token: entry.text
-        for token, entry in enumerate(entries)
-        if not entry.output and len(entry.text) > 1 and entry.text in markers
-    }
+    return {token: text for token, text in silent.items() if len(text) > 1 and text in markers}

@@ -32,6 +32,11 @@ class ServedModel:
         return [entry.output for entry in self.entries]
 
     @cached_property
+    def silent_spellings(self) -> dict[int, str]:
+        """The spellings of the tokens that add nothing to the text, by id."""
+        return {token: entry.text for token, entry in enumerate(self.entries) if not entry.output}
+
+    @cached_property
     def stand_in(self) -> int:
         """The id that a draft is given in place of one that it lacks: a line feed, which says next to nothing."""
         return next((token for token, output in enumerate(self.token_bytes) if output == b"\n"), 0)

@@ -89,7 +89,9 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                 context_length=most,
                 telemetry=self._backend.telemetry,
                 stop_tokens=request.stop_tokens,
-                answer=Answer(form, marker_spellings(form, target_model.entries)) if form is not None else None,
+                answer=Answer(form, marker_spellings(form, target_model.silent_spellings))
+                if form is not None
+                else None,
                 started_s=started_s,
             )
             try:

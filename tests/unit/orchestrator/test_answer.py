@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.answer import Answer, marker_spellings
+from orchestrator.pair import ServedModel
 from outrider.v1 import common_pb2, target_pb2
 from services.target.answer_format import answer_format
 
@@ -63,7 +64,7 @@ def test_markers_that_add_nothing_to_the_text() -> None:
         common_pb2.TokenEntry(text="hm", output=b"hm"),
         common_pb2.TokenEntry(text="</s>"),
     ]
-    spellings = marker_spellings(form, entries)
+    spellings = marker_spellings(form, ServedModel(common_pb2.ModelInfo(), entries).silent_spellings)
     assert spellings == {0: "<think>", 1: "</think>"}
     answer = Answer(form, spellings)
     for token, text in [(0, ""), (2, "hm"), (1, ""), (2, "yes"), (3, "")]:
