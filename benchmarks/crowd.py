@@ -5,7 +5,8 @@
 - `short beside prompts`: milliseconds to the first token of a short request, alone and while six prompts of
   thousands of tokens are evaluated;
 - `more than slots`: tokens per second of 24 generations on 8 slots over those of 8, in turns;
-- `far session`: tokens per second of four sessions while a fifth one drafts 150 ms away, over those without it.
+- `far session`: tokens per second of four sessions while a fifth one drafts 150 ms away, over those without it and over
+  those beside a fifth one that is near.
 """
 
 import argparse
@@ -130,20 +131,34 @@ async def more_than_slots(crowd: Crowd, turn: int) -> dict[str, float]:
 
 
 async def far_session(crowd: Crowd, turn: int) -> dict[str, float]:
-    """Return the tokens per second of four sessions without and with one far away, and their ratio."""
+    """Return the tokens per second of four sessions: by themselves, beside a fifth one, and beside one far away.
 
-    async def rate() -> float:
-        began_s = time.perf_counter()
+    The last over the others are ratios. What the fifth one got is told too: one whose drafts are late decodes plainly.
+    """
+
+    async def rate(fifth: str = "") -> tuple[float, float]:
+        arrivals: list[float] = []
+        going_on = asyncio.ensure_future(tokens_of(fifth, PROMPTS[5], 2000, arrivals)) if fifth else None
+        await asyncio.sleep(1.0)
+        began_s, num_before = time.perf_counter(), len(arrivals)
         numbers = await asyncio.gather(*(tokens_of(crowd.near, text, 256) for text in PROMPTS[:4]))
-        return sum(numbers) / (time.perf_counter() - began_s)
+        took_s, num_chunks = time.perf_counter() - began_s, len(arrivals) - num_before
+        if going_on is not None:
+            going_on.cancel()
+            await asyncio.gather(going_on, return_exceptions=True)
+        return sum(numbers) / took_s, num_chunks / took_s
 
-    without = await rate()
-    far = asyncio.ensure_future(tokens_of(crowd.far, PROMPTS[5], 2000))
-    await asyncio.sleep(1.0)
-    beside = await rate()
-    far.cancel()
-    await asyncio.gather(far, return_exceptions=True)
-    return {"without": without, "beside": beside, "ratio": beside / without}
+    without, _ = await rate()
+    beside_near, _ = await rate(crowd.near)
+    beside_far, far_chunks = await rate(crowd.far)
+    return {
+        "without": without,
+        "beside_near": beside_near,
+        "beside_far": beside_far,
+        "chunks_per_s_of_far": far_chunks,
+        "to_without": beside_far / without,
+        "to_near": beside_far / beside_near,
+    }
 
 
 CASES = {
@@ -153,13 +168,13 @@ CASES = {
 }
 
 
-async def measure(target: Path, draft: Path, num_turns: int) -> None:
+async def measure(target: Path, draft: Path, num_turns: int, names: Sequence[str]) -> None:
     """Print a line for each case: medians of all figures over the turns, one turn to warm up left out."""
     async with AsyncExitStack() as running:
         crowd = Crowd(target, draft)
         await crowd.start(running)
-        for name, case in CASES.items():
-            turns = [await case(crowd, turn) for turn in range(num_turns + 1)][1:]
+        for name in names:
+            turns = [await CASES[name](crowd, turn) for turn in range(num_turns + 1)][1:]
             medians = {key: round(statistics.median(turn[key] for turn in turns), 3) for key in turns[0]}
             print(json.dumps({"case": name, "turns": num_turns, **medians}), flush=True)
 
@@ -170,9 +185,10 @@ def main() -> None:
     parser.add_argument("--target", type=Path)
     parser.add_argument("--draft", type=Path)
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     arguments = parser.parse_args()
     target, draft = bundled_pair()
-    asyncio.run(measure(arguments.target or target, arguments.draft or draft, arguments.turns))
+    asyncio.run(measure(arguments.target or target, arguments.draft or draft, arguments.turns, arguments.cases))
 
 
 if __name__ == "__main__":
