@@ -121,26 +121,17 @@ class Gathering:
 
     def is_expected(self, session_id: str) -> bool:
         """Whether a session was answered and has been away no longer than usual."""
-        session = self._sessions.get(session_id)
-        if session is None or session.answered_s is None:
-            return False
-        if session.returns_s:
-            expected_s = max(_RETURNS * max(session.returns_s), _LEAST_EXPECTED_S)
-        else:
-            expected_s = _RETURNS * max(self._first_returns_s, default=0.0)
-        return self._clock() < session.answered_s + expected_s
+        return (session := self._sessions.get(session_id)) is not None and self._is_expected(session)
 
     @property
     def is_between_cycles(self) -> bool:
         """Whether any session is expected."""
-        return any(self.is_expected(session_id) for session_id in self._sessions)
+        return any(map(self._is_expected, self._sessions.values()))
 
     @property
     def num_present(self) -> int:
         """Sessions that are here or expected."""
-        return sum(
-            session.answered_s is None or self.is_expected(session_id) for session_id, session in self._sessions.items()
-        )
+        return sum(session.answered_s is None or self._is_expected(session) for session in self._sessions.values())
 
     def until_s(self, num_ready_rows: int) -> float:
         """Return until when the decode of what is ready waits; now or earlier where there is nobody to wait for.
@@ -154,10 +145,18 @@ class Gathering:
         if not num_missing_rows:
             return self._ready_s
         patience_s = self._worth_s(num_ready_rows, num_missing_rows)
-        if any(session.num_doubts for session in self._away() if not session.is_late):
+        if any(session.num_doubts for session in self._awaited()):
             # One decode of all was not seen lately, and may be quicker than it is thought to be.
             patience_s = max(patience_s, self._costs.usual_s(min(num_ready_rows, num_missing_rows)))
         return self._ready_s + (patience_s if self._comparison.waits(self.num_present) else _SHORT_SHARE * patience_s)
+
+    def held_up(self) -> None:
+        """Another process had the cores until now: the wait for those whose draft that was cost nothing.
+
+        It begins anew, as long as any of them is expected, or was answered just now.
+        """
+        if self._ready_s is not None and any(self._is_expected(each, _LEAST_EXPECTED_S) for each in self._awaited()):
+            self._ready_s = self._joined_s = self._clock()
 
     def begin(self, num_ready_rows: int) -> None:
         """The decode of what is ready begins: who is still away is late."""
@@ -188,7 +187,19 @@ class Gathering:
         return max(saving_s, min(_SPREAD_S, _SPREAD_SHARE * together_s))
 
     def _num_missing_rows(self) -> int:
-        return sum(session.num_rows for session in self._away() if not session.is_late)
+        return sum(session.num_rows for session in self._awaited())
+
+    def _is_expected(self, session: _Session, least_s: float = 0.0) -> bool:
+        if session.answered_s is None:
+            return False
+        if session.returns_s:
+            expected_s = max(_RETURNS * max(session.returns_s), _LEAST_EXPECTED_S)
+        else:
+            expected_s = max(_RETURNS * max(self._first_returns_s, default=0.0), least_s)
+        return self._clock() < session.answered_s + expected_s
+
+    def _awaited(self) -> list[_Session]:
+        return [session for session in self._away() if not session.is_late]
 
     def _away(self) -> list[_Session]:
         return [session for session in self._sessions.values() if session.answered_s is not None]

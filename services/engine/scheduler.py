@@ -115,8 +115,8 @@ class Scheduler:
 
     def take_turn(self) -> None:
         """Wait for the cores, if a step decodes. To be called before a step, as what comes meanwhile can be added."""
-        if self._active or self._waiting:
-            self._turns.take(0.0)
+        if (self._active or self._waiting) and self._turns.take(0.0):
+            self._gathering.held_up()
 
     def step(self) -> None:
         """Give slots to waiting work, and evaluate what is due: one decode, or as many as the runtime needs.

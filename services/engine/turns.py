@@ -39,21 +39,23 @@ class Turns:
         if path is not None:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
-    def take(self, usual_s: float) -> None:
-        """Return when it is this process's turn, or the other one holds on for too long.
+    def take(self, usual_s: float) -> bool:
+        """Return when it is this process's turn, or the other one holds on for too long; whether it had to wait.
 
         Its own turn ends with `give`; taken again before that, it goes on. It usually takes `usual_s`, 0 where unknown.
         """
         if self._file is None:
-            return
-        num_reads = 0
+            return False
+        num_waits = num_reads = 0
         while not (self._is_mine or self._try_lock()):
             num_reads = num_reads + 1 if self._until_s() < time.monotonic() else 0
             if num_reads == _NUM_READS:
-                return
+                return num_waits > 0
             self._sleep(_POLL_S)
+            num_waits += 1
         until_s = time.monotonic() + (_USUAL_TIMES * usual_s + _LEAST_S if usual_s else _UNKNOWN_S)
         os.pwrite(self._file, _UNTIL.pack(until_s), 0)
+        return num_waits > 0
 
     def give(self) -> None:
         """End the turn, if it is this process's."""

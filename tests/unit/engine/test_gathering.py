@@ -79,6 +79,73 @@ class Company:
             self.left_s[session_id] -= duration_s / slowness
 
 
+@dataclass
+class SharedCores:
+    """Sessions of so many rows, whose drafts, all in one, keep the target from decoding. Ways take a millisecond.
+
+    A session of one row has no draft. A draft takes so long in all, and a session that is far that much longer.
+    """
+
+    rows: dict[str, int]
+    draft_s: float
+    far_s: dict[str, float] = field(default_factory=dict)
+    costs: DecodeCosts = field(default_factory=lambda: COSTS)
+    now_s: float = 0.0
+    decodes: list[set[str]] = field(default_factory=list)
+    waits_s: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.gathering = Gathering(self.costs, lambda: self.now_s)
+        self.here = set(self.rows)
+        # When who is on the way to the draft or the target is there.
+        self.to_draft_s: dict[str, float] = {}
+        self.to_target_s: dict[str, float] = {}
+
+    def run(self, num_decodes: int) -> None:
+        """Let decode follow decode."""
+        for _ in range(num_decodes):
+            began_s = self.now_s
+            while self._draft() or self._until_s() > self.now_s:
+                self._pass(min([self._until_s(), *self.to_draft_s.values(), *self.to_target_s.values()]))
+            ready, self.here = self.here, set()
+            self.waits_s.append(self.now_s - began_s)
+            num_rows = sum(self.rows[session_id] for session_id in ready)
+            self.gathering.begin(num_rows)
+            self.decodes.append(ready)
+            duration_s = self.costs.decode_s(num_rows)
+            self._pass(self.now_s + duration_s)
+            self.costs.observe(num_rows, duration_s)
+            for session_id in sorted(ready):
+                self.gathering.answered(session_id, self.rows[session_id], self.rows[session_id])
+                there = self.to_draft_s if self.rows[session_id] > 1 else self.to_target_s
+                there[session_id] = self.now_s + 0.001 + self.far_s.get(session_id, 0.0)
+
+    def _draft(self) -> bool:
+        """Draft for all who are there; return whether anybody is. The target may have to wait."""
+        drafted = [session_id for session_id, there_s in self.to_draft_s.items() if there_s <= self.now_s]
+        if not drafted:
+            return False
+        for session_id in drafted:
+            del self.to_draft_s[session_id]
+            self.to_target_s[session_id] = self.now_s + self.draft_s + 0.001 + self.far_s.get(session_id, 0.0)
+        self._pass(self.now_s + self.draft_s)
+        if self._until_s() <= self.now_s:
+            self.gathering.held_up()
+        return True
+
+    def _until_s(self) -> float:
+        return self.gathering.until_s(sum(self.rows[each] for each in self.here)) if self.here else math.inf
+
+    def _pass(self, end_s: float) -> None:
+        while self.to_target_s and min(self.to_target_s.values()) <= end_s:
+            session_id = min(self.to_target_s, key=self.to_target_s.__getitem__)
+            self.now_s = max(self.now_s, self.to_target_s.pop(session_id))
+            self.here.add(session_id)
+            self.gathering.arrived(session_id)
+            self._until_s()
+        self.now_s = max(self.now_s, end_s)
+
+
 def sessions(number: int, draft_s: float) -> dict[str, float]:
     return {str(index): draft_s for index in range(number)}
 
@@ -131,6 +198,38 @@ def test_a_session_far_away_costs_the_others_little(far_s: float, contention: fl
     # But for its own rows, which would cost as much if it were near.
     others_s = company.now_s - num_with_far * ROWS * 5e-3
     assert others_s / num_others < 1.05 * alone_s / 1500
+
+
+@pytest.mark.parametrize("draft_s", [0.005, 0.02, 0.06])
+def test_a_plain_session_joins_those_whose_drafts_have_the_cores(draft_s: float) -> None:
+    """Its decode could not begin before they are back, so that waiting for them costs nothing."""
+    company = SharedCores(dict.fromkeys("0123", ROWS) | {"plain": 1}, draft_s, costs=LinearCosts(6.0, row_s=0.55e-3))
+    company.run(100)
+    assert all(len(decode) == 5 for decode in company.decodes)
+
+
+@pytest.mark.parametrize(("number", "num_first"), [(4, 1), (8, 4), (8, 1), (16, 5)])
+def test_groups_on_shared_cores_meet_at_once(number: int, num_first: int) -> None:
+    company = SharedCores({str(index): ROWS for index in range(number)}, 0.03, costs=LinearCosts(6.0, row_s=0.55e-3))
+    company.here = {str(index) for index in range(num_first)}
+    for session_id in sorted(company.rows.keys() - company.here):
+        company.gathering.answered(session_id, ROWS, ROWS)
+        company.to_draft_s[session_id] = 0.001
+    company.run(20)
+    assert all(len(decode) == number for decode in company.decodes)
+
+
+def test_drafts_that_never_leave_the_cores_do_not_keep_a_decode_for_ever() -> None:
+    """One that was answered just now is expected for a quarter of a second."""
+    now_s = 0.0
+    gathering = Gathering(COSTS, lambda: now_s)
+    for session_id in "ab":
+        gathering.answered(session_id, ROWS, ROWS)
+    gathering.arrived("a")
+    while now_s < 10.0 and gathering.until_s(ROWS) > now_s:
+        now_s += 0.01
+        gathering.held_up()
+    assert now_s == pytest.approx(0.25 + SAVING_S, abs=0.02)
 
 
 def test_where_joining_saves_nothing_nobody_waits_for_long() -> None:

@@ -97,6 +97,18 @@ def test_a_decode_is_due_when_all_are_back(clock: Clock) -> None:
     assert scheduled.step().keys() == {"a", "b"}
 
 
+def test_a_wait_begins_anew_where_another_process_had_the_cores(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduled = Scheduled(clock)
+    scheduled.step("a", "b")
+    scheduled.add("a")
+    clock.now_s = scheduled.scheduler.due_s()
+    monkeypatch.setattr(scheduled.scheduler._turns, "take", lambda usual_s: True)
+    scheduled.scheduler.take_turn()
+    assert scheduled.scheduler.due_s() > clock.now_s
+    scheduled.add("b")
+    assert scheduled.step().keys() == {"a", "b"}
+
+
 def test_work_that_goes_on_waits_for_nobody(clock: Clock) -> None:
     scheduled = Scheduled(clock)
     scheduled.step("a", "b")
