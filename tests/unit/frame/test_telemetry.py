@@ -125,6 +125,18 @@ def test_the_standard_variables_switch_it_on(
             "zip",
             "OTEL_EXPORTER_OTLP_METRICS_COMPRESSION is 'zip': only gzip, none are supported",
         ),
+        (
+            "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
+            "never",
+            "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE is 'never': only cumulative, delta, lowmemory are "
+            "supported",
+        ),
+        (
+            "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
+            "linear",
+            "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION is 'linear': only explicit_bucket_histogram, "
+            "base2_exponential_bucket_histogram are supported",
+        ),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s", "OTEL_EXPORTER_OTLP_TIMEOUT is '10s': give it a number of seconds"),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "nan", "OTEL_EXPORTER_OTLP_TIMEOUT is 'nan': give it a number of seconds"),
         (
@@ -189,6 +201,7 @@ def test_what_is_not_supported_is_one_sentence(
     [
         ("OTEL_BSP_MAX_QUEUE_SIZE", "-1"),
         ("OTEL_SPAN_EVENT_COUNT_LIMIT", "many"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "-5"),
         ("OTEL_PYTHON_EXPORTER_OTLP_GRPC_CREDENTIAL_PROVIDER", "nobody"),
     ],
 )
@@ -196,8 +209,9 @@ def test_a_value_that_the_sdk_refuses_is_one_sentence(monkeypatch: pytest.Monkey
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console, otlp")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "https://127.0.0.1:1")
     monkeypatch.setenv(name, value)
-    with pytest.raises(StartupError, match=r"^an OTEL_ variable has a value that OpenTelemetry refuses: "):
+    with pytest.raises(StartupError, match=r"^an OTEL_ variable has a value that OpenTelemetry refuses: ") as refused:
         configure_telemetry("outrider-target")
+    assert "  " not in str(refused.value)
 
 
 @pytest.mark.parametrize(
