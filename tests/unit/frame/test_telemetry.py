@@ -2,13 +2,14 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 from opentelemetry import trace
 
-from services.frame.collector import MayBeAway
+from services.frame.collector import CONNECT_S, MayBeAway
 from services.frame.spans import request_span, server_span
 from services.frame.startup import StartupError
 from services.frame.telemetry import (
@@ -284,6 +285,27 @@ def test_the_end_does_not_wait_for_a_collector_that_does_not_answer(
     telemetry.shutdown()
     assert collector.calls[0].is_active()
     assert caplog.messages == ["telemetry could not be sent within 0.1 s, what is left of it is lost"]
+
+
+@pytest.mark.parametrize("protocol", COLLECTING)
+def test_a_collector_that_is_slow_is_not_away(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, protocol: str
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+    monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "1")
+    with COLLECTING[protocol]() as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
+        telemetry = configure_telemetry("outrider-target")
+        with request_span(telemetry, "generate", NO_HEADERS):
+            pass
+        eventually(lambda: collector.headers)
+        # Longer than one that is away is waited for.
+        time.sleep(CONNECT_S * 1.2)
+        collector.open.set()
+        eventually(lambda: collector.named("generate"))
+        telemetry.shutdown()
+    assert caplog.messages == []
 
 
 @pytest.fixture(params=COLLECTING)
