@@ -36,6 +36,9 @@ class GenerationInstruments:
         self._generated = meter.create_counter("outrider.generated_tokens", "{token}", "tokens generated")
         self._fallbacks = meter.create_counter("outrider.fallbacks", "{fallback}", "times a working draft was lost")
         self._resyncs = meter.create_counter("outrider.resyncs", "{resync}", "times a service was brought back")
+        # To Prometheus a counter has not risen that is first seen with a value.
+        for counter in (self._cycles, self._generated, self._fallbacks, self._resyncs):
+            counter.add(0)
         self._first_token = meter.create_histogram(
             "gen_ai.server.time_to_first_token",
             "s",

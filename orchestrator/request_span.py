@@ -4,6 +4,7 @@ https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/
 """
 
 import json
+from typing import Any
 
 from google.protobuf.message import Message
 from opentelemetry.trace import Span
@@ -41,14 +42,22 @@ def request_attributes(request: generation_pb2.GenerateRequest, model: common_pb
 
 
 class RequestSpan:
-    """Puts on a span what was asked for and what came of it. Texts only where `is_content_told`: they are private."""
+    """Puts on a span what was asked for and what came of it. Texts only where `is_content_told`: they are private.
+
+    Lists of requests are made of OpenInference's `input.value` and `output.value`, which Phoenix and MLflow look for.
+    https://arize-ai.github.io/openinference/spec/semantic_conventions.html
+    """
 
     def __init__(self, span: Span, *, is_content_told: bool) -> None:
         self._span = span
-        self._text: list[str] | None = [] if is_content_told and span.is_recording() else None
+        self._is_content_told = is_content_told and span.is_recording()
+        self._is_chat = False
+        self._said: list[str] = []
+        self._thought: list[str] = []
 
     def ask(self, request: generation_pb2.GenerateRequest, model: common_pb2.ModelInfo, seed: int) -> None:
         """Tell what was asked for."""
+        self._is_chat = request.HasField("chat")
         span = self._span
         if not span.is_recording():
             return
@@ -69,14 +78,14 @@ class RequestSpan:
         )
         if request.stop:
             span.set_attribute("gen_ai.request.stop_sequences", list(request.stop))
-        if self._text is not None and not request.HasField("tokens"):
-            messages = [(message.role, message.content) for message in request.chat.messages]
-            span.set_attribute("gen_ai.input.messages", _messages(messages or [("user", request.text)]))
+        if self._is_content_told and not request.HasField("tokens"):
+            self._tell_input(request)
 
-    def answer(self, text: str) -> None:
+    def answer(self, chunk: generation_pb2.GenerateChunk) -> None:
         """Remember a part of the answer."""
-        if self._text is not None:
-            self._text.append(text)
+        if self._is_content_told:
+            self._said.append(chunk.content if self._is_chat else chunk.text)
+            self._thought.append(chunk.reasoning)
 
     def end(self, summary: generation_pb2.GenerateSummary) -> None:
         """Tell what came of it."""
@@ -102,10 +111,28 @@ class RequestSpan:
                 for name in ("num_cycles", "num_draft_tokens", "num_accepted_tokens", "num_fallbacks", "num_resyncs")
             }
         )
-        if self._text is not None:
-            span.set_attribute(
-                "gen_ai.output.messages", _messages([("assistant", "".join(self._text))], finish_reason=reason)
+        if self._is_content_told:
+            said = "".join(self._said)
+            message = _message("assistant", said, "".join(self._thought)) | {"finish_reason": reason}
+            span.set_attributes(
+                {
+                    "gen_ai.output.messages": _json([message]),
+                    "output.value": said,
+                    "output.mime_type": "text/plain",
+                }
             )
+
+    def _tell_input(self, request: generation_pb2.GenerateRequest) -> None:
+        if self._is_chat:
+            messages = [_message(each.role, each.content, each.reasoning) for each in request.chat.messages]
+            spoken = [{"role": each.role, "content": each.content} for each in request.chat.messages]
+            value, kind = _json({"messages": spoken}), "application/json"
+        else:
+            messages = [_message("user", request.text)]
+            value, kind = request.text, "text/plain"
+        self._span.set_attributes(
+            {"gen_ai.input.messages": _json(messages), "input.value": value, "input.mime_type": kind}
+        )
 
 
 def _operation(request: generation_pb2.GenerateRequest) -> str:
@@ -116,9 +143,13 @@ def _set_fields(message: Message) -> list[tuple[str, float]]:
     return [(field.name, value) for field, value in message.ListFields()]
 
 
-def _messages(messages: list[tuple[str, str]], **fields: str) -> str:
-    """Return messages as the conventional JSON."""
-    return json.dumps(
-        [{"role": role, "parts": [{"type": "text", "content": content}], **fields} for role, content in messages],
-        ensure_ascii=False,
-    )
+def _message(role: str, content: str, reasoning: str = "") -> dict[str, Any]:
+    """Return a message as the conventions have it."""
+    parts = [{"type": "reasoning", "content": reasoning}] if reasoning else []
+    if content or not reasoning:
+        parts.append({"type": "text", "content": content})
+    return {"role": role, "parts": parts}
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)

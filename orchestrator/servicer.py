@@ -98,7 +98,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                 # The next cycle does not wait for a chunk to be written.
                 async with running_ahead(generation.chunks(), _MAX_CHUNKS_AHEAD) as chunks:
                     async for chunk in chunks:
-                        told.answer(chunk.text)
+                        told.answer(chunk)
                         await self._send(context, generation_pb2.GenerateResponse(chunk=chunk))
                 summary = generation.summary(seed, _trace_id(span), is_same_target=target.is_same_model)
                 told.end(summary)

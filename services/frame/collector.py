@@ -1,14 +1,15 @@
 """A collector that may be away: what exporters of both protocols do about it.
 
 The SDK's try to reach it for ten seconds, with every batch, and each time log an error. Ours look whether it answers
-before they send anything, say once that it does not, and drop what is meant for it until it does.
+before they send anything, say once that it does not, and drop what is meant for it until it does. One that can be
+connected to may be slow, as it shares the cores with models, and has the time that any export has.
 """
 
 import logging
 
 _logger = logging.getLogger(__name__)
-# How long a collector that has not answered yet may take for a request with nothing in it.
-LOOK_S = 1.0
+# How long it may take to connect to a collector that has not answered yet.
+CONNECT_S = 1.0
 
 
 class MayBeAway:
@@ -22,7 +23,7 @@ class MayBeAway:
     _is_away = False
 
     def _answers(self) -> bool:
-        """Whether the collector answers a request with nothing in it within `LOOK_S`, whatever it says."""
+        """Whether the collector answers a request with nothing in it, whatever it says."""
         raise NotImplementedError
 
     def _can_be_reached(self) -> bool:

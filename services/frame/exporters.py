@@ -25,6 +25,10 @@ _NONE = "none"
 _EXPORTERS = ("otlp", CONSOLE, _NONE)
 _PROTOCOLS = (GRPC, HTTP)
 _COMPRESSIONS = {GRPC: ("gzip", _NONE), HTTP: ("gzip", "deflate", _NONE)}
+_OF_METRICS = {
+    "TEMPORALITY_PREFERENCE": ("cumulative", "delta", "lowmemory"),
+    "DEFAULT_HISTOGRAM_AGGREGATION": ("explicit_bucket_histogram", "base2_exponential_bucket_histogram"),
+}
 # https://github.com/grpc/grpc/blob/master/doc/naming.md
 _GRPC_NAMES = ("unix:", "unix-abstract:", "dns:", "ipv4:", "ipv6:")
 # What both carriers take: names of HTTP/2, and no value that would have to be encoded.
@@ -63,6 +67,9 @@ def named_exporters(signal: str) -> list[Exporter]:
 def _otlp_options(signal: str) -> OtlpOptions:
     protocol = _choose(signal, "PROTOCOL", _PROTOCOLS, GRPC)
     compression = _choose(signal, "COMPRESSION", _COMPRESSIONS[protocol], _NONE)
+    if signal == "METRICS":
+        for name, choices in _OF_METRICS.items():
+            _choose(signal, name, choices, choices[0])
     _check_endpoint(signal, protocol)
     _check_timeout(signal)
     _check_headers(signal)

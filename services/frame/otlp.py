@@ -19,7 +19,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, SpanFlags, Status
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 
-from services.frame.collector import LOOK_S, MayBeAway
+from services.frame.collector import CONNECT_S, MayBeAway
 from services.frame.exporters import OtlpOptions
 from services.frame.proxies import collector_options
 from services.frame.recording import LightSpan, ids_of
@@ -31,8 +31,12 @@ _LOCAL_PARENT = SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
 _REMOTE_PARENT = _LOCAL_PARENT | SpanFlags.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
 _CODES = {StatusCode.OK: Status.STATUS_CODE_OK, StatusCode.ERROR: Status.STATUS_CODE_ERROR}
 
-# gRPC's own limit is two minutes: a collector that is back would be left alone for as long.
-_CHANNEL_OPTIONS: Any = (("grpc.max_reconnect_backoff_ms", 5_000),)
+_CHANNEL_OPTIONS: Any = (
+    # gRPC's own limit is two minutes: a collector that is back would be left alone for as long.
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+    # The least time that it gives to an attempt to connect, 20 s by itself.
+    ("grpc.min_reconnect_backoff_ms", int(CONNECT_S * 1000)),
+)
 _AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
@@ -52,7 +56,7 @@ class _Exporter(MayBeAway, OTLPExporterMixin[Any, Any, Any, Any]):
         # The SDK's own types have it as None.
         client: Any = self._client
         try:
-            client.Export(request=self.NOTHING, metadata=self._headers, timeout=LOOK_S)
+            client.Export(request=self.NOTHING, metadata=self._headers, timeout=self._timeout)
         except grpc.RpcError as error:
             # Any other error is for the SDK to tell of.
             return error.code() not in _AWAY

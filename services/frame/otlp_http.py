@@ -10,7 +10,7 @@ from opentelemetry.sdk.metrics.export import MetricExportResult
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExportResult
 
-from services.frame.collector import LOOK_S, MayBeAway
+from services.frame.collector import CONNECT_S, MayBeAway
 from services.frame.exporters import OtlpOptions
 from services.frame.otlp import encode
 
@@ -25,7 +25,14 @@ class _Exporter(MayBeAway):
     _client: Any
 
     def _answers(self) -> bool:
-        result = self._client._submit(self._client._compress(b""), LOOK_S)
+        client = self._client
+        result = client._transport.request(
+            "POST",
+            client._endpoint,
+            headers=client._headers,
+            data=client._compress(b""),
+            timeout=(CONNECT_S, client._timeout),
+        )
         return result.status_code is not None and result.status_code not in _AWAY
 
 

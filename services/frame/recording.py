@@ -46,6 +46,10 @@ _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-0[0-3
 _TRACE_ID, _SPAN_ID, _FLAGS = slice(3, 35), slice(36, 52), slice(53, 55)
 # The headers of the span under which a task's children begin, empty where there is none.
 _above: ContextVar[TraceHeaders] = ContextVar("above", default=NO_HEADERS)
+# Kinds of OpenInference, https://arize-ai.github.io/openinference/spec/. Phoenix and MLflow count and judge each LLM as
+# an answer of a model, with its texts, tokens and price: of a request there is one, whatever its cycles do.
+_ANSWER: dict[str, types.AnyValue] = {"openinference.span.kind": "LLM"}
+_PART: dict[str, types.AnyValue] = {"openinference.span.kind": "CHAIN"}
 _UNSET = Status(StatusCode.UNSET)
 
 
@@ -79,23 +83,21 @@ class Recorder:
 
     def request(self, name: str, headers: TraceHeaders) -> AbstractContextManager[trace.Span]:
         """Begin the span of a client's request. It has all of the SDK's limits: what clients write ends up in it."""
-        parent = context_from(headers if self._is_parent_taken else NO_HEADERS)
-        kind = SpanKind.SERVER
-        return _Current(self._tracer.start_span(name, parent, kind, _openinference(kind)))
+        return self._begin(name, SpanKind.SERVER, self._parent_of(headers), _ANSWER)
 
     def message(self, name: str, headers: TraceHeaders) -> AbstractContextManager[trace.Span]:
         """Begin the span of a message that was received."""
         if self._is_parent_taken and self._is_parent_followed and _TRACEPARENT.fullmatch(headers.traceparent):
             valid = TraceHeaders(headers.traceparent, read_tracestate(headers.tracestate).to_header())
             return self._beneath(valid, name, SpanKind.SERVER)
-        return self.request(name, headers)
+        return self._begin(name, SpanKind.SERVER, self._parent_of(headers), _PART)
 
     def child(self, name: str, kind: SpanKind) -> AbstractContextManager[trace.Span]:
         """Begin a span under the one of the running task."""
         above = _above.get()
         if above.traceparent:
             return self._beneath(above, name, kind)
-        return _Current(self._tracer.start_span(name, kind=kind, attributes=_openinference(kind)))
+        return self._begin(name, kind, None, _PART)
 
     def flush(self) -> None:
         """Send what is finished now."""
@@ -119,6 +121,14 @@ class Recorder:
                 span.limit(self._limits)
                 self._processor.on_end(span)
 
+    def _parent_of(self, headers: TraceHeaders) -> Context:
+        return context_from(headers if self._is_parent_taken else NO_HEADERS)
+
+    def _begin(
+        self, name: str, kind: SpanKind, parent: Context | None, attributes: types.Attributes
+    ) -> AbstractContextManager[trace.Span]:
+        return _Current(self._tracer.start_span(name, parent, kind, attributes))
+
     def _beneath(self, parent: TraceHeaders, name: str, kind: SpanKind) -> AbstractContextManager[trace.Span]:
         if parent.traceparent[-1] in "02":
             return _Unsampled(parent)
@@ -141,7 +151,7 @@ class LightSpan(ReadableSpan, trace.Span):
         self.parent_headers = parent
         above = parent.traceparent
         self.headers = TraceHeaders(f"{above[:36]}{random.getrandbits(64) or 1:016x}{above[52:]}", parent.tracestate)
-        self._attributes: MutableMapping[str, types.AnyValue] = _openinference(kind)
+        self._attributes: MutableMapping[str, types.AnyValue] = dict(_PART)
         self.told: list[tuple[str, types.Attributes, int]] = []
         self._num_dropped_events = 0
         self._links = ()
@@ -328,8 +338,3 @@ def _span_context(headers: TraceHeaders, *, is_remote: bool) -> SpanContext:
         TraceFlags(int(traceparent[_FLAGS], 16)),
         read_tracestate(headers.tracestate),
     )
-
-
-def _openinference(kind: SpanKind) -> dict[str, types.AnyValue]:
-    """Return what tells a span's kind to Phoenix: https://arize-ai.github.io/openinference/spec/."""
-    return {"openinference.span.kind": "CHAIN" if kind is SpanKind.INTERNAL else "LLM"}

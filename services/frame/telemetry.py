@@ -157,7 +157,9 @@ def configure_telemetry(service_name: str) -> Telemetry:
     except StartupError:
         raise
     except Exception as error:  # nearly every variable has one of its own
-        raise StartupError(f"an OTEL_ variable has a value that OpenTelemetry refuses: {error}") from error
+        # Some of its sentences are indented within.
+        sentence = " ".join(str(error).split())
+        raise StartupError(f"an OTEL_ variable has a value that OpenTelemetry refuses: {sentence}") from error
     is_content_told = os.environ.get(_CONTENT_VARIABLE, "").strip().lower() in ("true", "span_only", "span_and_event")
     return Telemetry(recorder, meter_provider, is_content_told=is_content_told)
 

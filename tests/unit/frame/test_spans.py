@@ -93,6 +93,19 @@ def test_a_tree_within_a_process(recorded: Recorded) -> None:
     assert {span.resource.attributes["service.name"] for span in recorded.spans.values()} == {"s"}
 
 
+@pytest.mark.parametrize("traceparent", ["", f"{PARENT}-01"])
+def test_a_request_alone_is_an_answer_of_a_model(recorded: Recorded, traceparent: str) -> None:
+    telemetry, headers = recorded.telemetry, TraceHeaders(traceparent)
+    with request_span(telemetry, "request", headers), child_span(telemetry, "verify", SpanKind.CLIENT):
+        pass
+    with server_span(telemetry, "answer", headers):
+        pass
+    with child_span(telemetry, "of nobody", SpanKind.CLIENT):
+        pass
+    kinds = {name: (span.attributes or {})["openinference.span.kind"] for name, span in recorded.spans.items()}
+    assert kinds == {"request": "LLM", "verify": "CHAIN", "answer": "CHAIN", "of nobody": "CHAIN"}
+
+
 def test_a_span_goes_on_in_another_process(recorded: Recorded) -> None:
     telemetry = recorded.telemetry
     with request_span(telemetry, "request", NO_HEADERS), child_span(telemetry, "message") as message:
@@ -218,7 +231,7 @@ def test_an_error_is_told(recorded: Recorded, traceparent: str, error: Exception
         raise error
     span = recorded.spans["answer"]
     assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, str(error))
-    assert dict(span.attributes or {}) == {"openinference.span.kind": "LLM", "error.type": kind}
+    assert dict(span.attributes or {}) == {"openinference.span.kind": "CHAIN", "error.type": kind}
     assert [event.name for event in span.events] == ["exception"]
     told = dict(span.events[0].attributes or {})
     assert (told["exception.type"], told["exception.message"]) == (name, str(error))

@@ -2,13 +2,14 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 from opentelemetry import trace
 
-from services.frame.collector import MayBeAway
+from services.frame.collector import CONNECT_S, MayBeAway
 from services.frame.spans import request_span, server_span
 from services.frame.startup import StartupError
 from services.frame.telemetry import (
@@ -125,6 +126,18 @@ def test_the_standard_variables_switch_it_on(
             "zip",
             "OTEL_EXPORTER_OTLP_METRICS_COMPRESSION is 'zip': only gzip, none are supported",
         ),
+        (
+            "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
+            "never",
+            "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE is 'never': only cumulative, delta, lowmemory are "
+            "supported",
+        ),
+        (
+            "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
+            "linear",
+            "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION is 'linear': only explicit_bucket_histogram, "
+            "base2_exponential_bucket_histogram are supported",
+        ),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s", "OTEL_EXPORTER_OTLP_TIMEOUT is '10s': give it a number of seconds"),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "nan", "OTEL_EXPORTER_OTLP_TIMEOUT is 'nan': give it a number of seconds"),
         (
@@ -189,6 +202,7 @@ def test_what_is_not_supported_is_one_sentence(
     [
         ("OTEL_BSP_MAX_QUEUE_SIZE", "-1"),
         ("OTEL_SPAN_EVENT_COUNT_LIMIT", "many"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "-5"),
         ("OTEL_PYTHON_EXPORTER_OTLP_GRPC_CREDENTIAL_PROVIDER", "nobody"),
     ],
 )
@@ -196,8 +210,9 @@ def test_a_value_that_the_sdk_refuses_is_one_sentence(monkeypatch: pytest.Monkey
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console, otlp")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "https://127.0.0.1:1")
     monkeypatch.setenv(name, value)
-    with pytest.raises(StartupError, match=r"^an OTEL_ variable has a value that OpenTelemetry refuses: "):
+    with pytest.raises(StartupError, match=r"^an OTEL_ variable has a value that OpenTelemetry refuses: ") as refused:
         configure_telemetry("outrider-target")
+    assert "  " not in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -270,6 +285,27 @@ def test_the_end_does_not_wait_for_a_collector_that_does_not_answer(
     telemetry.shutdown()
     assert collector.calls[0].is_active()
     assert caplog.messages == ["telemetry could not be sent within 0.1 s, what is left of it is lost"]
+
+
+@pytest.mark.parametrize("protocol", COLLECTING)
+def test_a_collector_that_is_slow_is_not_away(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, protocol: str
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+    monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "1")
+    with COLLECTING[protocol]() as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
+        telemetry = configure_telemetry("outrider-target")
+        with request_span(telemetry, "generate", NO_HEADERS):
+            pass
+        eventually(lambda: collector.headers)
+        # Longer than one that is away is waited for.
+        time.sleep(CONNECT_S * 1.2)
+        collector.open.set()
+        eventually(lambda: collector.named("generate"))
+        telemetry.shutdown()
+    assert caplog.messages == []
 
 
 @pytest.fixture(params=COLLECTING)
