@@ -21,6 +21,7 @@ RUN command -v python3 || { apt-get update && apt-get install --yes --no-install
 RUN install -d -o 10001 -g 10001 /cache
 COPY --from=build /opt/outrider /opt/outrider
 ENV PATH=/opt/outrider/bin:$PATH \
+    TMPDIR=/cache \
     XDG_CACHE_HOME=/cache \
     OUTRIDER_DRAFT_HOST=0.0.0.0 \
     OUTRIDER_DRAFT_MODEL=/models/draft.gguf \

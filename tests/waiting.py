@@ -12,9 +12,9 @@ _PAUSE_S = 0.002
 ResultT = TypeVar("ResultT")
 
 
-def eventually(condition: Callable[[], object]) -> None:
+def eventually(condition: Callable[[], object], patience_s: float = PATIENCE_S) -> None:
     """Return once the condition holds. Raises TimeoutError when it never does."""
-    deadline_s = time.monotonic() + PATIENCE_S
+    deadline_s = time.monotonic() + patience_s
     while not condition():
         if time.monotonic() > deadline_s:
             raise TimeoutError("the awaited state never came")

@@ -57,7 +57,7 @@ _OTHERS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
         ),
     ),
     (
-        "docker-compose.yml alone; OTEL_SDK_DISABLED holds there too",
+        "docker-compose.yml alone; those of OpenTelemetry above hold there too",
         (
             ("OUTRIDER_MODELS", "./models/pair", "folder with the model files"),
             ("TARGET_MODEL", "target.gguf", "file of the target in that folder"),

@@ -1,7 +1,10 @@
 """The llama.cpp runtime that both services share, and the only place that imports llama_cpp."""
 
-from services.frame.environment import set_default
+from services.frame.environment import set_default, unset_empty
 
+# It complains of an empty one on stderr.
+for _prefix in ("OMP_", "GOMP_"):
+    unset_empty(_prefix)
 # Before llama.cpp loads OpenMP, which reads them once. Threads that spin for long while they wait starve the other
 # services of the machine; threads that sleep at once cost 8 ms of waking up in a decode of 1 ms. So: a short spin. With
 # the policy "passive" a spin count changed nothing inside a service, so it is "active".

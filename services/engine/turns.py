@@ -100,7 +100,7 @@ def turns_of(setting: str, num_threads: int) -> Turns:
     except OSError as error:
         _log.warning(
             "no turns with other processes on the same cores, as the lock cannot be opened (%s): "
-            "set --core-lock to a file that all of them can write",
+            "set --core-lock to a file that all of them can write, or to off where there are none",
             error,
         )
         return Turns()

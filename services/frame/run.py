@@ -8,11 +8,10 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from types import FrameType
-from typing import NoReturn
 
 import uvloop
 
+from services.frame.ctrl_c import end_at_once
 from services.frame.logging import configure_logging
 from services.frame.output import CODE_FAILED, announce, say
 from services.frame.server import Application, FrameServer
@@ -105,15 +104,10 @@ def _end_on_signals(server: FrameServer) -> None:
         server.ended.set()
         for each in signals:
             loop.remove_signal_handler(each)
-            # Process 1 of a container is spared what signals do by default.
-            signal.signal(each, signal.SIG_DFL if os.getpid() != 1 else _exit)
+            signal.signal(each, signal.SIG_DFL if os.getpid() != 1 else end_at_once)
 
     for number in signals:
         loop.add_signal_handler(number, end, number)
-
-
-def _exit(number: int, _: FrameType | None) -> NoReturn:
-    os._exit(128 + number)
 
 
 def _end_with_stdin(server: FrameServer) -> None:

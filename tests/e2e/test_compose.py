@@ -117,10 +117,10 @@ class Stack:
         return finished.stdout
 
     def until_healthy(self, service: str) -> None:
-        """Return once the image's own health check says so."""
+        """Return once the image's own health check says so: after the probe, on a target that is to be exact."""
         container = self.must("ps", "--quiet", service).strip()
         state = ("docker", "inspect", "--format", "{{.State.Health.Status}}", container)
-        eventually(lambda: call(*state).stdout.strip() == "healthy")
+        eventually(lambda: call(*state).stdout.strip() == "healthy", patience_s=10 * PATIENCE_S)
 
     async def generate(self, has_draft: bool) -> Generated:
         """A whole answer through the public port, once the orchestrator knows whether there is a draft."""

@@ -223,22 +223,43 @@ def test_as_process_1_of_a_container(
     assert process.wait(PATIENCE_S) == CODES[number]
 
 
-# Ctrl-C as soon as gRPC is imported.
+# A signal as soon as gRPC is imported.
 INTERRUPTED = """
-import os, signal, sys
+import os, sys
 
 class Finder:
     def find_spec(self, name, *_):
         if name == "grpc":
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), {number})
 
 sys.meta_path.insert(0, Finder())
 """
 
 
+def interrupted(folder: Path, number: signal.Signals) -> str:
+    """The path of Python modules with which a program gets a signal while it is imported."""
+    (folder / "sitecustomize.py").write_text(INTERRUPTED.format(number=int(number)))
+    return os.pathsep.join((str(folder), environment(folder)["PYTHONPATH"]))
+
+
 @pytest.mark.parametrize("module", ["orchestrator.cli", *MODULES.values(), "services.frame.healthcheck"])
 def test_ctrl_c_before_a_program_has_begun(tmp_path: Path, module: str) -> None:
-    (tmp_path / "sitecustomize.py").write_text(INTERRUPTED)
-    path = os.pathsep.join((str(tmp_path), environment(tmp_path)["PYTHONPATH"]))
-    finished = run(tmp_path, "--help", module=module, PYTHONPATH=path)
+    finished = run(tmp_path, "--help", module=module, PYTHONPATH=interrupted(tmp_path, signal.SIGINT))
     assert (finished.returncode, finished.stdout, finished.stderr) == (-signal.SIGINT, "", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("module", ["orchestrator.cli", *MODULES.values()])
+def test_a_signal_before_process_1_has_begun(
+    as_process_1: list[str], tmp_path: Path, module: str, number: signal.Signals
+) -> None:
+    variables = environment(tmp_path) | {"PYTHONPATH": interrupted(tmp_path, number)}
+    finished = subprocess.run(
+        [*as_process_1, *command("--help", module=module)],
+        env=variables,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert (finished.returncode, finished.stdout, finished.stderr) == (CODES[number], "", "")

@@ -23,7 +23,7 @@ SERVICES: dict[str, type[ServerSettings]] = {
     "orchestrator": OrchestratorSettings,
 }
 # Compose files have defaults, as in ${NAME:-default}.
-VARIABLE = re.compile(r"\$\{\w+:-([^}]*)\}")
+VARIABLE = re.compile(r"\$\{\w+:?-([^}]*)\}")
 
 
 def compose() -> Any:
@@ -70,6 +70,30 @@ def test_a_target_can_be_served_without_a_draft() -> None:
     needed = compose()["services"]["orchestrator"]["depends_on"]
     assert needed == ["target"]
     assert "depends_on" not in compose()["services"]["target"]
+
+
+def test_a_missing_draft_can_be_said_to_be_none() -> None:
+    """Otherwise the log says every half minute that it does not answer."""
+    described = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["orchestrator"]["environment"]
+    # Without a colon: set to nothing is not the default.
+    assert described["OUTRIDER_ORCHESTRATOR_DRAFT"].startswith("${OUTRIDER_ORCHESTRATOR_DRAFT-")
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_variables_of_opentelemetry_hold_in_containers(service: str) -> None:
+    named = set(re.findall(r"^#(OTEL_\w+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    environment = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"][service]["environment"]
+    assert named
+    assert {name for name in named if name in environment} == named
+    assert environment["OTEL_EXPORTER_OTLP_ENDPOINT"].startswith("${OTEL_EXPORTER_OTLP_ENDPOINT:-")
+
+
+@pytest.mark.parametrize("service", ["target", "draft"])
+def test_draft_and_target_take_turns_as_outside_of_containers(service: str) -> None:
+    """The lock of `--core-lock auto` is on the volume that both mount, and the setting can be another."""
+    (folder,) = re.findall(r"TMPDIR=(\S+)", dockerfile(service))
+    assert f"cache:{folder}" in compose()["services"][service]["volumes"]
+    assert compose()["services"][service]["environment"][f"OUTRIDER_{service.upper()}_CORE_LOCK"] is None
 
 
 @pytest.mark.parametrize("service", SERVICES)

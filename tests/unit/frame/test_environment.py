@@ -40,3 +40,20 @@ def test_libraries_are_set_up_in_spite_of_empty_variables(name: str, package: st
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
     ).stdout
     assert printed == f"{value}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        ("OMP_NUM_THREADS", "services.engine.model"),
+        ("GOMP_CPU_AFFINITY", "services.engine.model"),
+        ("GRPC_SSL_CIPHER_SUITES", "services.frame"),
+    ],
+)
+def test_libraries_do_not_see_empty_variables(name: str, package: str) -> None:
+    """OpenMP complains of them on stderr, and with an empty list of ciphers gRPC makes no connection over TLS."""
+    program = f"import os, {package}; print({name!r} in os.environ)"
+    finished = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | {name: ""}, capture_output=True, text=True, check=True
+    )
+    assert (finished.stdout, finished.stderr) == ("False\n", "")
