@@ -1,6 +1,6 @@
 """The command line: serve, generate, chat, status, pair."""
 
-import services.frame.ctrl_c  # noqa: F401, I001  before what takes its time
+import services.frame.importing  # noqa: F401, I001  before what takes its time
 import asyncio
 import json
 import sys
@@ -41,6 +41,7 @@ from orchestrator.cli_options import (
     peer_tls,
     read_prompt,
     refuse_empty,
+    refuse_unreachable,
     sampling_of,
     speculation_of,
     stack_options,
@@ -246,7 +247,7 @@ def chat(
 
 @app.command()
 def status(
-    address: Annotated[str, typer.Option(callback=refuse_empty, help="the orchestrator")] = "127.0.0.1:50050",
+    address: Annotated[str, typer.Option(callback=refuse_unreachable, help="the orchestrator")] = "127.0.0.1:50050",
     over_tls: PeerTlsOption = False,
     peer_ca: PeerCaOption = None,
     peer_cert: PeerCertOption = None,

@@ -15,7 +15,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -26,6 +34,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from services.frame.address import check_address, is_port
 from services.frame.startup import StartupError, refuse
 
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -33,7 +42,7 @@ LogFormat = Literal["text", "json"]
 TraceDetail = Literal["request", "cycle"]
 
 DEFAULT_MAX_MESSAGE_BYTES = 16 * 1024 * 1024
-_PROXY = re.compile(r"http://(\S+@)?([\w.-]+|\[[\da-fA-F:.]+\]):\d+/?")
+_PROXY = re.compile(r"http://(\S+@)?([\w.-]+|\[[\da-fA-F:.]+\]):(?P<port>\d+)/?")
 
 
 def _check_name(name: object) -> object:
@@ -44,6 +53,9 @@ def _check_name(name: object) -> object:
 
 FileName = Annotated[Path, BeforeValidator(_check_name)]
 """The path of a file; an empty one would be the working directory."""
+
+Address = Annotated[str, AfterValidator(check_address)]
+"""The address of a server; empty where there may be none."""
 
 
 class ProgramSettings(BaseSettings):
@@ -128,7 +140,8 @@ class PeerSettings(BaseModel):
     @classmethod
     def _check_peer_proxy(cls, proxy: str) -> str:
         # gRPC calls directly, and logs an error, where it cannot use a proxy.
-        if proxy and not _PROXY.fullmatch(proxy):
+        found = _PROXY.fullmatch(proxy)
+        if proxy and not (found and is_port(found["port"])):
             raise ValueError("a proxy is http://HOST:PORT, with USER:PASSWORD@ before the host where it asks for them")
         return proxy
 

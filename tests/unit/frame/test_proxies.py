@@ -61,7 +61,16 @@ async def test_the_proxy_that_a_setting_names_is_used(serve: Any, proxy: Proxy) 
 
 
 @pytest.mark.parametrize(
-    "value", ["proxy:3128", "https://proxy:3128", "http://proxy", "socks5://proxy:1080", "http://"]
+    "value",
+    [
+        "proxy:3128",
+        "https://proxy:3128",
+        "http://proxy",
+        "socks5://proxy:1080",
+        "http://",
+        "http://a:0",
+        "http://a:65536",
+    ],
 )
 def test_a_proxy_that_gRPC_cannot_use_is_refused(value: str) -> None:
     with pytest.raises(StartupError, match=r"a proxy is http://HOST:PORT"):

@@ -100,6 +100,9 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         ),
         pytest.param(["chat", "--peer-tls", "--peer-ca", ""], "--peer-ca is empty", id="empty name"),
         pytest.param(["generate", "\udcff"], "UTF-8", id="a prompt that is no text"),
+        pytest.param(["generate", "a", "--address", "h:99999"], "--address is 'h:99999': ", id="no such port"),
+        pytest.param(["chat", "--address", "http://h:1"], "a port from 1 to 65535", id="an address that is a URL"),
+        pytest.param(["status", "--address", "h:-1"], "a port from 1 to 65535", id="status at no port"),
         pytest.param(["status", "--address", "\udcff:1"], "UTF-8", id="an address that is no text"),
         pytest.param(
             ["generate", "a", "--target", "no/such.gguf"], "there is no model file no/such.gguf", id="no target"
