@@ -244,7 +244,7 @@ def _is_short(host: str) -> bool:
         ipaddress.ip_address(host)
         return False
     with suppress(OSError, ValueError):
-        return bool(socket.getaddrinfo(host, None, flags=socket.AI_NUMERICHOST))
+        return bool(socket.getaddrinfo(host, 0, flags=socket.AI_NUMERICHOST))
     return False
 
 
