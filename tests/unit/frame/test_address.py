@@ -21,7 +21,9 @@ from services.frame.startup import StartupError
         "dns:host:50052",
         "ipv4:10.0.0.1:50052,10.0.0.2:50052",
         "ipv6:[::1]:1,[::2]:1",
+        "ipv6:[::1%25lo]:1",
         "unix:/run/a:99999",
+        "unix:///run/with blanks",
         "unix-abstract:name:0",
         "vsock:2:4294967295",
         "xds:///name",
@@ -49,12 +51,25 @@ def test_addresses(address: str) -> None:
         "dns:///host:99999",
         "ipv4:10.0.0.1:50052,10.0.0.2:99999",
         "http://host:50052",
+        " ",
+        "a b:1",
+        "dns:",
+        "ipv4:host:1",
+        "ipv4:10.0.0.1",
+        "ipv4:10.0.0.1:1,",
+        "ipv6:10.0.0.1:1",
         "host:" + "9" * 5000,
     ],
 )
 def test_a_port_that_no_server_has(address: str) -> None:
     with pytest.raises(ValueError, match="an address is HOST:PORT, with a port from 1 to 65535"):
         check_address(address)
+
+
+def test_a_path_that_is_too_long_for_a_socket() -> None:
+    assert check_address("unix:" + "x" * 107)
+    with pytest.raises(ValueError, match="the path of a socket has at most 107 bytes"):
+        check_address("unix:///" + "\xe9" * 54)
 
 
 @pytest.mark.parametrize("name", ["target", "draft"])
