@@ -132,8 +132,11 @@ class PeerSettings(BaseModel):
         None, description="PEM file with the certificate shown to servers that ask for one"
     )
     peer_key: FileName | None = Field(None, description="PEM file with the private key of --peer-cert")
+    # Not shown anywhere: there may be a password in it.
     peer_proxy: str = Field(
-        "", description="HTTP proxy through which servers are called, as in http://HOST:PORT; no other is used"
+        "",
+        description="HTTP proxy through which servers are called, as in http://HOST:PORT; no other is used",
+        repr=False,
     )
 
     @field_validator("peer_proxy")
@@ -234,6 +237,8 @@ def _sentence(cls: type[ProgramSettings], arguments: Sequence[str], error: Valid
             message = f"{flag} is missing (or {variable} in the environment)"
         else:
             name = flag if is_flag or not variables else variables[0]
-            message = f"{name} is {first['input']!r}: {message[0].lower()}{message[1:]}"
+            is_secret = field in cls.model_fields and not cls.model_fields[field].repr
+            value = "" if is_secret else f" is {first['input']!r}"
+            message = f"{name}{value}: {message[0].lower()}{message[1:]}"
     others = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return message + others

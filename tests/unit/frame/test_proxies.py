@@ -73,8 +73,15 @@ async def test_the_proxy_that_a_setting_names_is_used(serve: Any, proxy: Proxy) 
     ],
 )
 def test_a_proxy_that_gRPC_cannot_use_is_refused(value: str) -> None:
-    with pytest.raises(StartupError, match=r"a proxy is http://HOST:PORT"):
+    with pytest.raises(StartupError, match=r"^--peer-proxy: a proxy is http://HOST:PORT"):
         load_settings(OrchestratorSettings, {"peer_proxy": value})
+
+
+def test_the_password_of_a_proxy_is_shown_nowhere() -> None:
+    with pytest.raises(StartupError) as info:
+        load_settings(OrchestratorSettings, {"peer_proxy": "me:secret@proxy:3128"})
+    assert "secret" not in str(info.value)
+    assert "secret" not in repr(load_settings(OrchestratorSettings, {"peer_proxy": "http://me:secret@proxy:3128"}))
 
 
 @pytest.mark.parametrize("value", ["", "http://proxy:3128", "http://me:secret@10.0.0.1:80", "http://[::1]:3128/"])
