@@ -60,7 +60,7 @@ from services.frame.channel import ClientTls
 from services.frame.errors import ServiceError
 from services.frame.logging import configure_logging
 from services.frame.output import CODE_FAILED, CODE_INTERRUPTED, announce, guarded_output, say
-from services.frame.startup import CODE_REFUSED, StartupError, refuse
+from services.frame.startup import CODE_REFUSED, StartupError, exhausted, refuse
 from services.frame.version import VERSION
 
 _REFUSALS = (
@@ -302,6 +302,10 @@ def main() -> None:
             refuse(error.message)
         say("outrider", error.message)
         sys.exit(CODE_FAILED)
+    except (MemoryError, RuntimeError) as error:
+        if (problem := exhausted(error)) is None:
+            raise
+        refuse(problem)
     except (KeyboardInterrupt, Interrupted) as error:
         if sys.stdout.isatty():  # the text may have stopped in the middle of a line
             print()

@@ -360,6 +360,21 @@ def test_models_in_the_environment_are_for_a_stack_of_our_own(
     assert "no orchestrator answers" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError()])
+def test_a_system_without_room_for_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    async def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "_status", fail)
+    assert run(monkeypatch, "status") == 2
+    told = str(error) or "out of memory"
+    assert capsys.readouterr().err == (
+        f"outrider: the system gives no more memory ({told}): raise ulimit -v and -u, or the container's limits\n"
+    )
+
+
 def test_the_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, "--version") == 0
     assert capsys.readouterr().out == f"outrider {version('outrider')}\n"
