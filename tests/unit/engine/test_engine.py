@@ -577,7 +577,7 @@ def test_an_engine_whose_thread_could_not_start_is_stopped_like_another(monkeypa
     runtime = FakeRuntime()
     engine = Engine(runtime)
     with monkeypatch.context() as patched:
-        patched.setattr(threading, "_start_new_thread", refuse)
+        patched.setattr(threading.Thread, "start", refuse)
         with pytest.raises(RuntimeError, match="can't start new thread"):
             engine.start()
     engine.stop()
