@@ -121,7 +121,9 @@ def serve(
     ] = None,
     gpu_layers: Annotated[
         int | None,
-        typer.Option(min=-1, help="layers on the GPU, of target and draft alike; -1 as many as fit, 0 none"),
+        typer.Option(
+            min=-1, max=1 << 16, help="layers on the GPU, of target and draft alike; -1 as many as fit, 0 none"
+        ),
     ] = None,
     log_level: Annotated[
         str | None,

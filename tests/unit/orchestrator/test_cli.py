@@ -83,6 +83,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         pytest.param(["serve", "--context", "31"], "'--context'", id="hardly any context"),
         pytest.param(["serve", "--threads", "-1"], "'--threads'", id="negative threads"),
         pytest.param(["serve", "--gpu-layers", "-2"], "'--gpu-layers'", id="negative layers"),
+        pytest.param(["serve", "--gpu-layers", str(2**31)], "'--gpu-layers'", id="too many layers"),
         pytest.param(["generate", "a", "--temperature", "nan"], "--temperature is 0 or more, not nan", id="nan"),
         pytest.param(["generate", "a", "--temperature", "-1"], "--temperature is 0 or more, not -1", id="negative"),
         pytest.param(["chat", "--temperature", "inf"], "--temperature is 0 or more, not inf", id="infinite"),
