@@ -1,6 +1,6 @@
 """`outrider-orchestrator`, or `python -m orchestrator`: the orchestrator."""
 
-import services.frame.ctrl_c  # noqa: F401, I001  before what takes its time
+import services.frame.importing  # noqa: F401, I001  before what takes its time
 import sys
 from collections.abc import Sequence
 

@@ -1,6 +1,6 @@
 """The command line: serve, generate, chat, status, pair."""
 
-import services.frame.ctrl_c  # noqa: F401, I001  before what takes its time
+import services.frame.importing  # noqa: F401, I001  before what takes its time
 import asyncio
 import json
 import sys
@@ -41,6 +41,7 @@ from orchestrator.cli_options import (
     peer_tls,
     read_prompt,
     refuse_empty,
+    refuse_unreachable,
     sampling_of,
     speculation_of,
     stack_options,
@@ -59,7 +60,7 @@ from services.frame.channel import ClientTls
 from services.frame.errors import ServiceError
 from services.frame.logging import configure_logging
 from services.frame.output import CODE_FAILED, CODE_INTERRUPTED, announce, guarded_output, say
-from services.frame.startup import CODE_REFUSED, StartupError, refuse
+from services.frame.startup import CODE_REFUSED, StartupError, exhausted, refuse
 from services.frame.version import VERSION
 
 _REFUSALS = (
@@ -120,7 +121,9 @@ def serve(
     ] = None,
     gpu_layers: Annotated[
         int | None,
-        typer.Option(min=-1, help="layers on the GPU, of target and draft alike; -1 as many as fit, 0 none"),
+        typer.Option(
+            min=-1, max=1 << 16, help="layers on the GPU, of target and draft alike; -1 as many as fit, 0 none"
+        ),
     ] = None,
     log_level: Annotated[
         str | None,
@@ -246,7 +249,7 @@ def chat(
 
 @app.command()
 def status(
-    address: Annotated[str, typer.Option(callback=refuse_empty, help="the orchestrator")] = "127.0.0.1:50050",
+    address: Annotated[str, typer.Option(callback=refuse_unreachable, help="the orchestrator")] = "127.0.0.1:50050",
     over_tls: PeerTlsOption = False,
     peer_ca: PeerCaOption = None,
     peer_cert: PeerCertOption = None,
@@ -301,6 +304,10 @@ def main() -> None:
             refuse(error.message)
         say("outrider", error.message)
         sys.exit(CODE_FAILED)
+    except (MemoryError, RuntimeError) as error:
+        if (problem := exhausted(error)) is None:
+            raise
+        refuse(problem)
     except (KeyboardInterrupt, Interrupted) as error:
         if sys.stdout.isatty():  # the text may have stopped in the middle of a line
             print()

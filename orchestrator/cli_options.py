@@ -15,6 +15,7 @@ from orchestrator.settings import OrchestratorSettings
 from orchestrator.speculation import DRAFTERS
 from orchestrator.stack import StackOptions
 from outrider.v1 import common_pb2, generation_pb2
+from services.frame.address import check_address
 from services.frame.channel import ClientTls, client_tls
 from services.frame.settings import PeerSettings, load_settings
 from services.frame.startup import StartupError
@@ -26,6 +27,14 @@ def refuse_empty(context: typer.Context, parameter: typer.CallbackParam, value: 
     if value == "" and source is not None and source.name == "COMMANDLINE":
         raise StartupError(f"{parameter.opts[0]} is empty: give it a value")
     return value
+
+
+def refuse_unreachable(context: typer.Context, parameter: typer.CallbackParam, value: str) -> str:
+    """Return an address. Raises StartupError for an empty one of the command line, and a port that no server has."""
+    try:
+        return check_address(refuse_empty(context, parameter, value) or "")
+    except ValueError as error:
+        raise StartupError(f"{parameter.opts[0]} is {value!r}: {error}") from error
 
 
 MOST_TOKENS = 2**31 - 1
@@ -60,7 +69,7 @@ DrafterOption = Annotated[
     ),
 ]
 AddressOption = Annotated[
-    str, typer.Option(callback=refuse_empty, help="a running orchestrator; a stack of our own if absent")
+    str, typer.Option(callback=refuse_unreachable, help="a running orchestrator; a stack of our own if absent")
 ]
 PeerTlsOption = Annotated[bool, typer.Option("--peer-tls", help="call the orchestrator at --address over TLS")]
 PeerCaOption = Annotated[

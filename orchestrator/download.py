@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import httpx2
-from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub import constants, errors, get_hf_file_metadata, get_session, hf_hub_download, hf_hub_url
 
 from services.frame.startup import StartupError
 
@@ -46,6 +46,13 @@ def download(repo: str, names: Sequence[str], revision: str | None) -> Path:
 
 def _complaint(url: str) -> str:
     """Ask for a file once. Return why there is no answer for now; empty where there is one."""
+    try:
+        # It reads what the environment says of proxies and certificates.
+        get_session()
+    except ImportError:
+        return "a SOCKS proxy needs the package socksio: pip install socksio"
+    except OSError as error:
+        return f"SSL_CERT_FILE or SSL_CERT_DIR cannot be used: {error.strerror}"
     try:
         get_hf_file_metadata(url)
     except (errors.OfflineModeIsEnabled, httpx2.TransportError) as error:

@@ -55,4 +55,6 @@ def fetch(file: HubFile) -> Path:
         from orchestrator.download import download  # noqa: PLC0415  an extra, which takes its time to import
     except ImportError as error:
         raise StartupError("models of hf: need huggingface_hub: pip install 'outrider[hub]'") from error
+    except ValueError as error:
+        raise StartupError(f"an HF_ variable has a value that huggingface_hub cannot read: {error}") from error
     return download(file.repo, file.parts(), file.revision)

@@ -138,12 +138,16 @@ class ServerProcess:
     async def start(self) -> str:
         """Start, once more where that ends before it listens, and return the address.
 
-        Raises RefusedError, and CrashedError where it ends in the same way again.
+        Raises RefusedError, CrashedError where it ends in the same way again, and StartupError where the system does
+        not let it start.
         """
         while True:
             arguments = ("--host", self._host, "--port", str(self._port), *self._arguments)
             self.serving.clear()
-            self._run = await Run.start(self.module, arguments, self.serving)
+            try:
+                self._run = await Run.start(self.module, arguments, self.serving)
+            except OSError as error:
+                raise StartupError(f"cannot start {self.name} with {sys.executable}: {error.strerror}") from error
             if address := await self._run.listening:
                 if not is_unix_address(address):
                     self._port = int(address.rpartition(":")[2])

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from services.frame.settings import PeerSettings, ServerSettings
+from services.frame.settings import Address, PeerSettings, ServerSettings
 
 # ENABLE_SPECULATIVE, as a choice of the drafter.
 _SWITCHES = {"true": "auto", "1": "auto", "yes": "auto", "on": "auto"} | {
@@ -29,8 +29,8 @@ class OrchestratorSettings(ServerSettings, PeerSettings, env_prefix="OUTRIDER_OR
         "SPECULATION_DEPTH": "num_draft_tokens",
     }
     port: int = Field(50050, ge=0, le=65535, description="port to listen on; 0 takes a free one, which is printed")
-    target: str = Field("127.0.0.1:50052", min_length=1, description="address of the target service")
-    draft: str = Field("", description="address of the draft service; empty is plain decoding")
+    target: Address = Field("127.0.0.1:50052", min_length=1, description="address of the target service")
+    draft: Address = Field("", description="address of the draft service; empty is plain decoding")
     drafter: Annotated[Literal["auto", "remote", "ngram", "none"], BeforeValidator(_read_switch)] = Field(
         "auto",
         description="who drafts: the draft service (remote), lookup in the text itself (ngram), none, or what is there",

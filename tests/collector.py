@@ -9,12 +9,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from unittest.mock import patch
 
 import grpc
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.common.v1 import common_pb2
 from opentelemetry.proto.trace.v1 import trace_pb2
+
+from services.frame import otlp, otlp_http
+from tests.waiting import PATIENCE_S
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,13 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer, metrics_service_pb2
 
 
 @contextmanager
+def _patiently() -> Iterator[None]:
+    """No collector of ours is away because the machine is busy."""
+    with patch.object(otlp, "LOOK_S", PATIENCE_S), patch.object(otlp_http, "LOOK_S", PATIENCE_S):
+        yield
+
+
+@contextmanager
 def collecting(port: int = 0) -> Iterator[Collector]:
     """A collector, on a free port where none is named."""
     collector = Collector()
@@ -93,7 +104,8 @@ def collecting(port: int = 0) -> Iterator[Collector]:
     collector.endpoint = f"http://127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
     server.start()
     try:
-        yield collector
+        with _patiently():
+            yield collector
     finally:
         collector.open.set()
         server.stop(None).wait()
@@ -133,7 +145,8 @@ def collecting_http(port: int = 0) -> Iterator[Collector]:
         serving = threading.Thread(target=server.serve_forever, args=(0.01,))
         serving.start()
         try:
-            yield collector
+            with _patiently():
+                yield collector
         finally:
             collector.open.set()
             server.shutdown()

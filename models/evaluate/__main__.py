@@ -1,7 +1,6 @@
 """The command line of the evaluation."""
 
-from __future__ import annotations
-
+import services.frame.importing  # noqa: F401, I001  before what takes its time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,6 @@
 """The command line of the expansion. Prints the path of the file on stdout, everything else on stderr."""
 
-from __future__ import annotations
-
+import services.frame.importing  # noqa: F401, I001  before what takes its time
 import argparse
 import hashlib
 from collections.abc import Sequence

@@ -79,7 +79,9 @@ class Engine:
         with self._stopping:
             self._is_stopping = True
         self._inbox.put(None)
-        self._thread.join()
+        # The system may have had no room for the thread.
+        if self._thread.ident is not None:
+            self._thread.join()
         self._runtime.close()
 
     async def run(self, work: Work) -> Outcome:

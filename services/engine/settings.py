@@ -29,7 +29,11 @@ class EngineSettings(ServerSettings):
         description="file that is locked during decodes, for turns on the same cores; auto: one for these; off: none",
     )
     gpu_layers: int = Field(
-        -1, ge=-1, description="layers on the GPU; -1 takes as many as its free memory holds, none without a GPU"
+        -1,
+        ge=-1,
+        # llama.cpp counts in 32 bits.
+        le=1 << 16,
+        description="layers on the GPU; -1 takes as many as its free memory holds, none without a GPU",
     )
     flash_attention: FlashAttention = Field(
         "auto",

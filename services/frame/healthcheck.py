@@ -1,6 +1,6 @@
 """`python -m services.frame.healthcheck`: whether a server is healthy, as an exit code for container engines."""
 
-import services.frame.ctrl_c  # noqa: F401, I001  before what takes its time
+import services.frame.importing  # noqa: F401, I001  before what takes its time
 import asyncio
 import sys
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from pydantic import Field
 from services.frame.channel import client_tls, open_channel
 from services.frame.health import check_health
 from services.frame.output import guarded_output, say
-from services.frame.settings import PeerSettings, ProgramSettings, parse_settings
+from services.frame.settings import Address, PeerSettings, ProgramSettings, parse_settings
 from services.frame.startup import StartupError, refuse
 
 CODE_UNHEALTHY = 1
@@ -22,7 +22,7 @@ class HealthcheckSettings(ProgramSettings, PeerSettings, env_prefix="OUTRIDER_HE
     """Flags of `python -m services.frame.healthcheck`, and variables that start with OUTRIDER_HEALTHCHECK_."""
 
     program: ClassVar[str] = "python -m services.frame.healthcheck"
-    address: str = Field(min_length=1, description="server that is asked by grpc.health.v1")
+    address: Address = Field(min_length=1, description="server that is asked by grpc.health.v1")
     service: str = Field("", description="full name of the service in question; empty is the server as a whole")
     timeout_s: float = Field(3.0, gt=0, le=60, description="seconds that an answer is waited for")
 

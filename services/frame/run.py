@@ -11,17 +11,15 @@ from contextlib import suppress
 
 import uvloop
 
-from services.frame.ctrl_c import end_at_once
+from services.frame.importing import end_at_once
 from services.frame.logging import configure_logging
 from services.frame.output import CODE_FAILED, announce, say
 from services.frame.server import Application, FrameServer
 from services.frame.settings import ServerSettings
-from services.frame.startup import CODE_REFUSED, StartupError
+from services.frame.startup import CODE_REFUSED, StartupError, exhausted
 from services.frame.telemetry import Telemetry, configure_telemetry
 
 _logger = logging.getLogger(__name__)
-# What Python says where the system has no room for one.
-_NO_THREAD = "can't start new thread"
 
 
 def run_server(settings: ServerSettings, application: Application, service_name: str) -> int:
@@ -44,13 +42,9 @@ def run_server(settings: ServerSettings, application: Application, service_name:
         say(settings.program, str(error))
         return CODE_REFUSED
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and str(error) != _NO_THREAD:
+        if (problem := exhausted(error)) is None:
             raise
-        told = str(error) or "out of memory"
-        say(
-            settings.program,
-            f"the system gives no more memory ({told}): raise ulimit -v and -u, or the container's limits",
-        )
+        say(settings.program, problem)
         return CODE_REFUSED
     if failure is not None:
         say(settings.program, failure)

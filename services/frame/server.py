@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import ipaddress
 import logging
 import socket
 from collections.abc import Callable, Sequence
@@ -216,6 +217,8 @@ def check_free(host: str, port: int) -> None:
         except OSError as error:
             raise _cannot_listen(address, error) from error
         return
+    if _is_short(host):
+        raise _cannot_listen(address, ValueError("write the address in full, as in 0.0.0.0"))
     try:
         places = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
@@ -233,6 +236,16 @@ def check_free(host: str, port: int) -> None:
     for problem in problems:
         if len(problems) == len(places) or problem.errno == errno.EADDRINUSE:
             raise _cannot_listen(address, problem) from problem
+
+
+def _is_short(host: str) -> bool:
+    """Whether a host is an address to the system and a name to gRPC, as `*`, `0` and `127.1` are."""
+    with suppress(ValueError):
+        ipaddress.ip_address(host)
+        return False
+    with suppress(OSError, ValueError):
+        return bool(socket.getaddrinfo(host, 0, flags=socket.AI_NUMERICHOST))
+    return False
 
 
 def _cannot_listen(address: str, error: Exception) -> StartupError:

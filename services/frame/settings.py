@@ -15,7 +15,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -26,6 +34,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from services.frame.address import check_address, is_port
 from services.frame.startup import StartupError, refuse
 
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -33,7 +42,7 @@ LogFormat = Literal["text", "json"]
 TraceDetail = Literal["request", "cycle"]
 
 DEFAULT_MAX_MESSAGE_BYTES = 16 * 1024 * 1024
-_PROXY = re.compile(r"http://(\S+@)?([\w.-]+|\[[\da-fA-F:.]+\]):\d+/?")
+_PROXY = re.compile(r"http://(\S+@)?([\w.-]+|\[[\da-fA-F:.]+\]):(?P<port>\d+)/?")
 
 
 def _check_name(name: object) -> object:
@@ -44,6 +53,9 @@ def _check_name(name: object) -> object:
 
 FileName = Annotated[Path, BeforeValidator(_check_name)]
 """The path of a file; an empty one would be the working directory."""
+
+Address = Annotated[str, AfterValidator(check_address)]
+"""The address of a server; empty where there may be none."""
 
 
 class ProgramSettings(BaseSettings):
@@ -120,15 +132,19 @@ class PeerSettings(BaseModel):
         None, description="PEM file with the certificate shown to servers that ask for one"
     )
     peer_key: FileName | None = Field(None, description="PEM file with the private key of --peer-cert")
+    # Not shown anywhere: there may be a password in it.
     peer_proxy: str = Field(
-        "", description="HTTP proxy through which servers are called, as in http://HOST:PORT; no other is used"
+        "",
+        description="HTTP proxy through which servers are called, as in http://HOST:PORT; no other is used",
+        repr=False,
     )
 
     @field_validator("peer_proxy")
     @classmethod
     def _check_peer_proxy(cls, proxy: str) -> str:
         # gRPC calls directly, and logs an error, where it cannot use a proxy.
-        if proxy and not _PROXY.fullmatch(proxy):
+        found = _PROXY.fullmatch(proxy)
+        if proxy and not (found and is_port(found["port"])):
             raise ValueError("a proxy is http://HOST:PORT, with USER:PASSWORD@ before the host where it asks for them")
         return proxy
 
@@ -221,6 +237,8 @@ def _sentence(cls: type[ProgramSettings], arguments: Sequence[str], error: Valid
             message = f"{flag} is missing (or {variable} in the environment)"
         else:
             name = flag if is_flag or not variables else variables[0]
-            message = f"{name} is {first['input']!r}: {message[0].lower()}{message[1:]}"
+            is_secret = field in cls.model_fields and not cls.model_fields[field].repr
+            value = "" if is_secret else f" is {first['input']!r}"
+            message = f"{name}{value}: {message[0].lower()}{message[1:]}"
     others = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return message + others

@@ -154,7 +154,7 @@ def configure_telemetry(service_name: str) -> Telemetry:
         resource = _resource(service_name)
         recorder = _recorder(resource, spans, is_parent_taken=is_parent_taken) if spans else None
         meter_provider = _meter_provider(resource, readings) if readings else None
-    except StartupError:
+    except (StartupError, ModuleNotFoundError):
         raise
     except Exception as error:  # nearly every variable has one of its own
         # Some of its sentences are indented within.

@@ -1,6 +1,6 @@
 """`outrider-target`, or `python -m services.target`: the target service."""
 
-import services.frame.ctrl_c  # noqa: F401, I001  before what takes its time
+import services.frame.importing  # noqa: F401, I001  before what takes its time
 import sys
 from collections.abc import Sequence
 

@@ -568,3 +568,17 @@ async def test_timings_are_in_order() -> None:
         assert timings[1].started_s > timings[0].finished_s
         assert [each.num_decodes for each in timings] == [1, 2]
         assert [each.batch_rows for each in timings] == [5, 1]
+
+
+def test_an_engine_whose_thread_could_not_start_is_stopped_like_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    runtime = FakeRuntime()
+    engine = Engine(runtime)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            engine.start()
+    engine.stop()
+    assert runtime.is_closed

@@ -39,3 +39,8 @@ def test_flash_attention_is_no_other_thing(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("OUTRIDER_TARGET_FLASH_ATTENTION", "perhaps")
     with pytest.raises(StartupError, match=r"_FLASH_ATTENTION is 'perhaps': .*'auto', 'on' or 'off'"):
         load_settings(TargetSettings, {"model": "model.gguf"})
+
+
+def test_more_layers_than_llama_cpp_can_count() -> None:
+    with pytest.raises(StartupError, match=r"^--gpu-layers is 2147483648: "):
+        load_settings(TargetSettings, {"model": "a.gguf", "gpu_layers": 2**31})

@@ -49,7 +49,9 @@ async def test_nobody_listens() -> None:
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("arguments", [(), ("--address", "a:1", "--peer-tls", "--peer-ca", "no/such.pem")])
+@pytest.mark.parametrize(
+    "arguments", [(), ("--address", "a:1", "--peer-tls", "--peer-ca", "no/such.pem"), ("--address", "a:99999")]
+)
 async def test_settings_that_cannot_work(arguments: tuple[str, ...]) -> None:
     code, said = await check(*arguments)
     assert code == 2

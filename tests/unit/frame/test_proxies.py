@@ -61,11 +61,27 @@ async def test_the_proxy_that_a_setting_names_is_used(serve: Any, proxy: Proxy) 
 
 
 @pytest.mark.parametrize(
-    "value", ["proxy:3128", "https://proxy:3128", "http://proxy", "socks5://proxy:1080", "http://"]
+    "value",
+    [
+        "proxy:3128",
+        "https://proxy:3128",
+        "http://proxy",
+        "socks5://proxy:1080",
+        "http://",
+        "http://a:0",
+        "http://a:65536",
+    ],
 )
 def test_a_proxy_that_gRPC_cannot_use_is_refused(value: str) -> None:
-    with pytest.raises(StartupError, match=r"a proxy is http://HOST:PORT"):
+    with pytest.raises(StartupError, match=r"^--peer-proxy: a proxy is http://HOST:PORT"):
         load_settings(OrchestratorSettings, {"peer_proxy": value})
+
+
+def test_the_password_of_a_proxy_is_shown_nowhere() -> None:
+    with pytest.raises(StartupError) as info:
+        load_settings(OrchestratorSettings, {"peer_proxy": "me:secret@proxy:3128"})
+    assert "secret" not in str(info.value)
+    assert "secret" not in repr(load_settings(OrchestratorSettings, {"peer_proxy": "http://me:secret@proxy:3128"}))
 
 
 @pytest.mark.parametrize("value", ["", "http://proxy:3128", "http://me:secret@10.0.0.1:80", "http://[::1]:3128/"])

@@ -106,7 +106,7 @@ async def test_a_port_that_gRPC_finds_busy_is_one_sentence_too(
             await FrameServer(ServerSettings(port=port), application_class()).listen()
 
 
-@pytest.mark.parametrize("host", ["203.0.113.1", "no-such-host.invalid", "a..b", "127.0.0.1:80"])
+@pytest.mark.parametrize("host", ["203.0.113.1", "no-such-host.invalid", "a..b", "127.0.0.1:80", "*", "0", "127.1"])
 async def test_an_unusable_host_is_one_sentence(
     host: str, application_class: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:

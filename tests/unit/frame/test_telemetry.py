@@ -215,6 +215,14 @@ def test_a_value_that_the_sdk_refuses_is_one_sentence(monkeypatch: pytest.Monkey
     assert "  " not in str(refused.value)
 
 
+def test_an_exporter_that_is_not_installed_is_no_wrong_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "services.frame.otlp_http", None)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+    with pytest.raises(ModuleNotFoundError):
+        configure_telemetry("outrider-target")
+
+
 @pytest.mark.parametrize(
     ("variables", "name", "version"),
     [

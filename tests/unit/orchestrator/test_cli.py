@@ -83,6 +83,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         pytest.param(["serve", "--context", "31"], "'--context'", id="hardly any context"),
         pytest.param(["serve", "--threads", "-1"], "'--threads'", id="negative threads"),
         pytest.param(["serve", "--gpu-layers", "-2"], "'--gpu-layers'", id="negative layers"),
+        pytest.param(["serve", "--gpu-layers", str(2**31)], "'--gpu-layers'", id="too many layers"),
         pytest.param(["generate", "a", "--temperature", "nan"], "--temperature is 0 or more, not nan", id="nan"),
         pytest.param(["generate", "a", "--temperature", "-1"], "--temperature is 0 or more, not -1", id="negative"),
         pytest.param(["chat", "--temperature", "inf"], "--temperature is 0 or more, not inf", id="infinite"),
@@ -100,6 +101,9 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         ),
         pytest.param(["chat", "--peer-tls", "--peer-ca", ""], "--peer-ca is empty", id="empty name"),
         pytest.param(["generate", "\udcff"], "UTF-8", id="a prompt that is no text"),
+        pytest.param(["generate", "a", "--address", "h:99999"], "--address is 'h:99999': ", id="no such port"),
+        pytest.param(["chat", "--address", "http://h:1"], "a port from 1 to 65535", id="an address that is a URL"),
+        pytest.param(["status", "--address", "h:-1"], "a port from 1 to 65535", id="status at no port"),
         pytest.param(["status", "--address", "\udcff:1"], "UTF-8", id="an address that is no text"),
         pytest.param(
             ["generate", "a", "--target", "no/such.gguf"], "there is no model file no/such.gguf", id="no target"
@@ -355,6 +359,21 @@ def test_models_in_the_environment_are_for_a_stack_of_our_own(
     monkeypatch.setenv("TARGET_MODEL_PATH", "no/such.gguf")
     assert run(monkeypatch, "generate", "a", "--address", f"127.0.0.1:{free_port()}") == 1
     assert "no orchestrator answers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError()])
+def test_a_system_without_room_for_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    async def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "_status", fail)
+    assert run(monkeypatch, "status") == 2
+    told = str(error) or "out of memory"
+    assert capsys.readouterr().err == (
+        f"outrider: the system gives no more memory ({told}): raise ulimit -v and -u, or the container's limits\n"
+    )
 
 
 def test_the_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -199,3 +200,43 @@ def test_without_huggingface_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(StartupError, match=r"pip install 'outrider\[hub\]'"):
         fetch(HubFile(REPO, "model.gguf", None))
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"all_proxy": "socks5://127.0.0.1:1"}, "a SOCKS proxy needs the package socksio: pip install socksio"),
+        ({"SSL_CERT_FILE": "/no/such/file"}, "SSL_CERT_FILE or SSL_CERT_DIR cannot be used: No such file or directory"),
+    ],
+    ids=["proxy", "certificates"],
+)
+def test_a_session_that_cannot_be_opened(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: str
+) -> None:
+    """As without an answer, what is cached is good enough."""
+    path = fetch(HubFile(REPO, "model.gguf", None))
+    close_session()
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert fetch(HubFile(REPO, "model.gguf", None)) == path
+    with pytest.raises(StartupError) as info:
+        fetch(HubFile(REPO, "none.gguf", None))
+    assert str(info.value) == f"none.gguf is not cached and {stand_in.url} does not answer: {expected}"
+
+
+@pytest.mark.parametrize("variables", [{"HF_HUB_DOWNLOAD_TIMEOUT": "soon"}, {"HF_ENDPOINT": "http://["}])
+def test_a_variable_that_the_library_cannot_read(variables: dict[str, str]) -> None:
+    """It reads them when it is imported."""
+    program = (
+        "from orchestrator.hub import HubFile, fetch\n"
+        "from services.frame.startup import StartupError, refuse\n"
+        "try: fetch(HubFile('a/b', 'c.gguf', None))\n"
+        "except StartupError as error: refuse(error)"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, **variables}, capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 2
+    assert finished.stderr.startswith("outrider: an HF_ variable has a value that huggingface_hub cannot read: ")
+    assert finished.stderr.count("\n") == 1

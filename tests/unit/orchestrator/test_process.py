@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator import process
 from orchestrator.process import CrashedError, RefusedError, ServerProcess
+from services.frame.startup import StartupError
 from tests.waiting import PATIENCE_S, soon
 
 # What every one of them begins with; `runs` counts how often it was started.
@@ -262,3 +263,13 @@ async def test_a_name_in_traces_becomes_one_of_its_own(
     server = program("(record.parent / 'name').write_text(os.environ.get('OTEL_SERVICE_NAME', ''))\nserve()\nwait()")
     await server.start()
     assert (tmp_path / "name").read_text() == name
+
+
+async def test_a_system_that_does_not_let_it_start(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    python.touch()
+    monkeypatch.setattr(process.sys, "executable", str(python))
+    with pytest.raises(StartupError, match=f"^cannot start outrider-small with {python}: Permission denied$"):
+        await program("serve()").start()

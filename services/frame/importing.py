@@ -1,4 +1,4 @@
-"""Signals while a program is still being imported: they end it, without a traceback.
+"""What ends a program while it is still being imported: signals without a word, a missing module with a sentence.
 
 Every program imports this first. Once it runs it handles signals itself.
 """
@@ -9,6 +9,10 @@ import sys
 from types import FrameType, TracebackType
 from typing import NoReturn
 
+from services.frame.startup import refuse
+
+# How llama-cpp-python 0.3.36 begins what it says where the system lacks a library of its own.
+_UNLOADABLE = "Failed to load shared library"
 _told = sys.excepthook
 
 
@@ -18,6 +22,10 @@ def end_at_once(number: int, _: FrameType | None) -> NoReturn:
 
 
 def _tell(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    if isinstance(error, ModuleNotFoundError):
+        refuse(f"there is no module {error.name}: pip install 'outrider[engine]', or '.[engine]' in a source tree")
+    if isinstance(error, RuntimeError) and str(error).startswith(_UNLOADABLE):
+        refuse(str(error))
     # Python ends by SIGINT afterwards, as shells expect.
     if not issubclass(kind, KeyboardInterrupt):
         _told(kind, error, traceback)
