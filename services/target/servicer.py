@@ -196,8 +196,15 @@ def _in_parts(what: str) -> ServiceError:
 
 
 def _variables(variables: struct_pb2.Struct) -> dict[str, object]:
-    """Return what JSON means by these: it has whole numbers, the message has none."""
-    return {name: _whole(value) for name, value in json_format.MessageToDict(variables).items()}
+    """Return what JSON means by these: it has whole numbers, the message has none.
+
+    Raises VariablesError for numbers that JSON lacks.
+    """
+    try:
+        values = json_format.MessageToDict(variables)
+    except ValueError as error:
+        raise VariablesError("a template's variable holds a number that is not finite") from error
+    return {name: _whole(value) for name, value in values.items()}
 
 
 def _whole(value: object) -> object:

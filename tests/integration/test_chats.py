@@ -88,6 +88,11 @@ REFUSED = {
     "a broken template": (chat(name="broken"), grpc.StatusCode.FAILED_PRECONDITION, "CHAT_TEMPLATE"),
     "an unknown template": (chat(name="other"), grpc.StatusCode.FAILED_PRECONDITION, "CHAT_TEMPLATE"),
     "a reserved variable": (chat(messages=[]), grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST"),
+    "a variable that is no number": (
+        chat(numbers=[float("nan")]),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "INVALID_REQUEST",
+    ),
     "a hopeless prompt": (chat("a b " * 500_000), grpc.StatusCode.OUT_OF_RANGE, "PROMPT_TOO_LONG"),
 }
 
