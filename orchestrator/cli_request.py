@@ -56,10 +56,14 @@ class RequestOptions:
     frequency_penalty: Annotated[
         float | None, typer.Option(help="subtracted for each time that a token is among the last 64, -100 to 100")
     ] = None
-    stop: Annotated[list[str] | None, typer.Option(help="end before this text; may be given several times")] = None
+    stop: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="end before this text; may be given several times")
+    ] = None
     stop_token: Annotated[
         list[int] | None,
-        typer.Option(min=0, max=2**32 - 1, help="end with the token of this id; may be given several times"),
+        typer.Option(
+            metavar="ID", min=0, max=2**32 - 1, help="end with the token of this id; may be given several times"
+        ),
     ] = None
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**64 - 1, help="the same seed gives the same text; drawn if absent")

@@ -114,13 +114,18 @@ class Vocabulary:
         return frozenset(token for token, entry in enumerate(self.entries) if self._steers(token, entry))
 
     @cached_property
+    def steering_texts(self) -> frozenset[str]:
+        """How the tokens that steer the model are spelled."""
+        return frozenset(self.entries[token].spelling.decode(errors="replace") for token in self.steering)
+
+    @cached_property
     def steering_spellings(self) -> Spellings:
         """What a user's text must be parted at.
 
         Control tokens too where none are read: ordinary ones merge into them, with SentencePiece, where one is spelled
         like the rest of it.
         """
-        return Spellings(self.entries[token].spelling.decode(errors="replace") for token in self.steering)
+        return Spellings(self.steering_texts)
 
     @cached_property
     def adds_space(self) -> bool:

@@ -124,7 +124,7 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
             text, tokens = template.render(
                 messages, add_generation_prompt=request.add_generation_prompt, variables=variables, most=most
             )
-            form = answer_format(template.source, text)
+            form = answer_format(template.source, text, self._vocabulary.steering_texts)
             reply = target_pb2.ApplyChatTemplateResponse(text=text, tokens=tokens, answer_format=form)
             if reply.ByteSize() > self._most_bytes:
                 raise TooLongError(len(tokens))
