@@ -1,7 +1,8 @@
 """What `outrider generate` and `outrider chat` do: an orchestrator is asked, and its answers are shown as they come."""
 
 import json
-from collections.abc import Callable, Coroutine
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 from rich.console import Console
@@ -16,6 +17,8 @@ from orchestrator.stack import Stack, StackOptions
 from orchestrator.stdin import Lines, read_message
 from outrider.v1 import generation_pb2, target_pb2
 from services.frame.channel import ClientTls
+from services.frame.errors import ServiceError
+from services.frame.output import say
 from services.frame.startup import StartupError
 
 
@@ -65,13 +68,13 @@ async def hold_chat(
             del request.chat.messages[:]
             request.chat.messages.extend(messages)
             reply = target_pb2.ChatMessage(role="assistant")
-            answer = watched(generate(address, request, tls), f"the orchestrator at {address}")
-            if await until_interrupted(show_answer(answer, reply, console)) is None:
-                console.print()
+            await _show_answer(
+                watched(generate(address, request, tls), f"the orchestrator at {address}"), reply, console
+            )
             if reply.content or reply.reasoning:
                 messages.append(reply)
             else:
-                # Nothing was answered before it was interrupted, and templates refuse a question after a question.
+                # Nothing was answered, and templates refuse a question after a question.
                 messages.pop()
 
     await _run(address, options, use)
@@ -87,6 +90,21 @@ async def ask(console: Console, lines: Lines) -> str:
     except OSError as error:
         raise StartupError(f"cannot read stdin: {error.strerror}") from error
     return valid_text(said, "the prompt") if said else ""
+
+
+async def _show_answer(
+    answer: AsyncIterator[generation_pb2.GenerateResponse], reply: target_pb2.ChatMessage, console: Console
+) -> None:
+    """Print an answer up to its end, to Ctrl-C or to an error. Raises ServiceError where nobody is there to go on."""
+    try:
+        if await until_interrupted(show_answer(answer, reply, console)) is None:
+            console.print()
+    except ServiceError as error:
+        if not sys.stdin.isatty():
+            raise
+        if reply.content or reply.reasoning:
+            console.print()
+        say("outrider", error.message)
 
 
 async def _run(address: str, options: StackOptions | None, use: Callable[[str], Coroutine[Any, Any, None]]) -> None:

@@ -87,7 +87,7 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
         try:
             return await self._texts.run(len(request.text), tokenize)
         except TooLongError as error:
-            raise self._too_long(error.count) from error
+            raise self._too_long(error.count, request.max_tokens) from error
 
     async def Detokenize(
         self, request: target_pb2.DetokenizeRequest, context: RpcContext
@@ -114,7 +114,7 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
         """Render a chat."""
         most = self._most(request.max_tokens)
         if len(request.messages) > most:
-            raise self._too_long(len(request.messages))
+            raise self._too_long(len(request.messages), request.max_tokens)
 
         def render() -> target_pb2.ApplyChatTemplateResponse:
             variables = _variables(request.template_variables)
@@ -137,17 +137,21 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
         except ChatError as error:
             raise ServiceError(grpc.StatusCode.FAILED_PRECONDITION, "CHAT_TEMPLATE", str(error)) from error
         except TooLongError as error:
-            raise self._too_long(error.count) from error
+            raise self._too_long(error.count, request.max_tokens) from error
 
     def _most(self, max_tokens: int) -> int:
         return min(max_tokens or self._most_tokens, self._most_tokens)
 
-    def _too_long(self, num_tokens: int) -> ServiceError:
+    def _too_long(self, num_tokens: int, max_tokens: int) -> ServiceError:
+        context = self._info.context_length
+        if num_tokens >= context:
+            limit = f"a slot holds {context}: shorten it, or give the target more --context"
+        elif 0 < max_tokens < num_tokens:
+            limit = f"and at most {max_tokens} were asked for"
+        else:
+            limit = f"a message of {self._most_bytes} bytes holds {self._most_tokens}"
         return ServiceError(
-            grpc.StatusCode.OUT_OF_RANGE,
-            "PROMPT_TOO_LONG",
-            f"the prompt has {num_tokens} tokens or more: a slot holds {self._info.context_length}, and a message of "
-            f"{self._most_bytes} bytes at most {self._most_tokens}",
+            grpc.StatusCode.OUT_OF_RANGE, "PROMPT_TOO_LONG", f"the prompt has {num_tokens} tokens or more, {limit}"
         )
 
     async def _answer(self, request: target_pb2.VerifyBatchRequest) -> target_pb2.VerifyBatchResponse:

@@ -107,3 +107,12 @@ async def test_refusals(client: Client, name: str) -> None:
 
     status = await unary_error(ask())
     assert (status.code, reason_of(status)) == (code.value[0], reason)
+
+
+async def test_a_prompt_that_is_too_long_says_what_to_do(client: Client) -> None:
+    async def ask() -> None:
+        async for _ in client.stub.Generate(generate_request(chat=chat("a b " * 1000))):
+            pass
+
+    status = await unary_error(ask())
+    assert status.message.endswith(" tokens or more, a slot holds 256: shorten it, or give the target more --context")
