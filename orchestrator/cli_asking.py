@@ -76,6 +76,8 @@ async def hold_chat(
             else:
                 # Nothing was answered, and templates refuse a question after a question.
                 messages.pop()
+        if lines.has_ended:  # the line of the prompt has not
+            console.print()
 
     await _run(address, options, use)
 

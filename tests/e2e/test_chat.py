@@ -80,6 +80,14 @@ def test_a_chat_that_ends_with_an_empty_line(chat: Chat) -> None:
     assert chat.process.wait(PATIENCE_S) == 0
 
 
+def test_a_chat_that_ends_with_its_input_ends_its_line(chat: Chat) -> None:
+    chat.until_asked()
+    chat.say(b"\x04")
+    assert chat.process.wait(PATIENCE_S) == 0
+    assert chat.process.stdout is not None
+    assert chat.process.stdout.read() == b"\n"
+
+
 def test_a_chat_that_is_interrupted_at_its_prompt(chat: Chat) -> None:
     """It does not wait for the line that would have been said."""
     chat.until_asked()
