@@ -231,7 +231,7 @@ class Vocabulary:
         It looks for each of them in all of a text, and some vocabularies have thousands.
         """
         num_starts = sum(map(text.count, self._first_characters)) + len(text) // _SEARCHED_AT_ONCE
-        if self._strips or num_starts * len(self.steering) <= _MOST_COMPARED:
+        if num_starts * len(self.steering) <= _MOST_COMPARED or self._strips:
             return [(text, True)]
         pieces = self.steering_spellings.split(text)
         return [(piece, index % 2 == 1) for index, piece in enumerate(pieces) if piece]
