@@ -3,13 +3,14 @@
 import services.frame.ctrl_c  # noqa: F401, I001  before what takes its time
 import asyncio
 import json
+import shutil
 import sys
 from dataclasses import asdict
 from typing import Annotated
 
 import grpc
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from typer import TyperException
 
 from orchestrator.cli_asking import current_status, hold_chat, stream_text
@@ -164,7 +165,10 @@ def status(
     if as_json:
         print(json.dumps(to_json(reply)))
     else:
-        Console(highlight=False).print(status_table(reply))
+        out = Console(highlight=False)
+        if out.is_dumb_terminal:  # which rich takes for 80 columns wide
+            out.size = ConsoleDimensions(*shutil.get_terminal_size())
+        out.print(status_table(reply))
 
 
 @app.command()
