@@ -3,60 +3,34 @@
 import services.frame.importing  # noqa: F401, I001  before what takes its time
 import asyncio
 import json
+import shutil
 import sys
-from collections.abc import Callable, Coroutine
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 import grpc
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from typer import TyperException
 
+from orchestrator.cli_asking import current_status, hold_chat, stream_text
 from orchestrator.cli_options import (
     MODEL,
     AddressOption,
-    DrafterOption,
-    DraftOption,
-    ExactOption,
-    FrequencyOption,
     JsonOption,
-    MaxTokensOption,
-    MinPOption,
-    PeerCaOption,
-    PeerCertOption,
-    PeerKeyOption,
-    PeerTlsOption,
-    PresenceOption,
-    RepetitionOption,
-    SeedOption,
-    SpeculationOption,
-    StopOption,
-    TargetOption,
-    TemperatureOption,
-    TopKOption,
-    TopPOption,
-    orchestrator_tls,
-    own_stack,
-    peer_tls,
-    read_prompt,
+    ModelOptions,
+    PeerOptions,
     refuse_empty,
     refuse_unreachable,
-    sampling_of,
-    speculation_of,
-    stack_options,
-    valid_max_tokens,
-    valid_prompt,
+    stack_tls,
 )
+from orchestrator.cli_request import AnswerOptions, RequestOptions, TemplateOptions, read_prompt
 from orchestrator.cli_stack import pair_differences, run_beside
-from orchestrator.client import collect, fetch_status, generate, pair_lines, show, show_answer, status_table, to_json
-from orchestrator.interrupts import Interrupted, interruptible, run, until_interrupted
+from orchestrator.client import pair_lines, status_table, to_json
+from orchestrator.interrupts import Interrupted, interruptible, run
+from orchestrator.option_groups import with_groups
 from orchestrator.process import CrashedError, RefusedError
-from orchestrator.progress import waiting, watched
 from orchestrator.stack import Stack, StackOptions
-from orchestrator.stdin import Lines, read_message
-from outrider.v1 import generation_pb2, target_pb2
-from services.frame.channel import ClientTls
 from services.frame.errors import ServiceError
 from services.frame.logging import configure_logging
 from services.frame.output import CODE_FAILED, CODE_INTERRUPTED, announce, guarded_output, say
@@ -90,10 +64,9 @@ def outrider(
 
 
 @app.command()
+@with_groups
 def serve(
-    target: TargetOption = None,
-    draft: DraftOption = None,
-    drafter: DrafterOption = None,
+    models: ModelOptions,
     host: Annotated[
         str,
         typer.Option(
@@ -108,7 +81,6 @@ def serve(
             min=0, max=65535, envvar="OUTRIDER_ORCHESTRATOR_PORT", help="port to listen on; 0 takes a free one"
         ),
     ] = 50050,
-    exact: ExactOption = "auto",
     slots: Annotated[
         int | None, typer.Option(min=1, max=256, help="sessions cached at a time, of target and draft alike")
     ] = None,
@@ -136,132 +108,70 @@ def serve(
     configure_logging("info", "text", "outrider")
     given = {"--slots": slots, "--context": context, "--threads": threads, "--gpu-layers": gpu_layers}
     flags = [f"{flag}={value}" for flag, value in given.items() if value is not None]
-    run(
-        _serve(
-            stack_options(target, draft, drafter, exact, host=host, port=port, log_level=log_level, model_flags=flags)
-        )
-    )
+    run(_serve(models.stack(host=host, port=port, log_level=log_level, model_flags=flags)))
 
 
 @app.command(name="generate")
+@with_groups
 def generate_command(
     context: typer.Context,
+    models: ModelOptions,
+    asked: RequestOptions,
+    peer: PeerOptions,
     prompt: Annotated[str | None, typer.Argument(help="text to go on with; - takes it from stdin")] = None,
     file: Annotated[
         str | None,
         typer.Option("--file", callback=refuse_empty, help="file with the text to go on with, less its last newline"),
     ] = None,
     address: AddressOption = "",
-    target: TargetOption = None,
-    draft: DraftOption = None,
-    max_tokens: MaxTokensOption = 128,
-    temperature: TemperatureOption = 0.0,
-    top_k: TopKOption = None,
-    top_p: TopPOption = None,
-    min_p: MinPOption = None,
-    repetition_penalty: RepetitionOption = None,
-    presence_penalty: PresenceOption = None,
-    frequency_penalty: FrequencyOption = None,
-    stop: StopOption = None,
-    seed: SeedOption = None,
-    exact: ExactOption = "auto",
-    speculation: SpeculationOption = "auto",
-    drafter: DrafterOption = None,
-    over_tls: PeerTlsOption = False,
-    peer_ca: PeerCaOption = None,
-    peer_cert: PeerCertOption = None,
-    peer_key: PeerKeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Stream a generation; accepted, recovered and bonus tokens each have a colour.
 
     The prompt is plain text, markers of chats included.
     """
-    request = generation_pb2.GenerateRequest(
-        max_tokens=valid_max_tokens(max_tokens),
-        sampling=sampling_of(
-            temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repetition_penalty=repetition_penalty,
-            presence_penalty=presence_penalty,
-            frequency_penalty=frequency_penalty,
-        ),
-        stop=stop,
-        seed=seed,
-        speculation=speculation_of(speculation, drafter),
-    )
+    request = asked.request(models.drafter)
     request.text = read_prompt(prompt, file)
-    options = own_stack(context, address, target, draft, drafter, exact)
-    tls = orchestrator_tls(address, over_tls, peer_ca, peer_cert, peer_key)
-    run(_generate(address, tls, options, request, as_json))
+    options = models.own_stack(context, address)
+    run(stream_text(address, peer.tls(address), options, request, as_json))
 
 
 @app.command()
+@with_groups
 def chat(
     context: typer.Context,
+    models: ModelOptions,
+    template: TemplateOptions,
+    asked: AnswerOptions,
+    peer: PeerOptions,
     address: AddressOption = "",
-    target: TargetOption = None,
-    draft: DraftOption = None,
-    system: Annotated[str | None, typer.Option(help="what the model is told before the chat")] = None,
-    max_tokens: MaxTokensOption = 512,
-    temperature: TemperatureOption = 0.8,
-    top_k: TopKOption = None,
-    top_p: TopPOption = None,
-    min_p: MinPOption = None,
-    repetition_penalty: RepetitionOption = None,
-    presence_penalty: PresenceOption = None,
-    frequency_penalty: FrequencyOption = None,
-    seed: SeedOption = None,
-    exact: ExactOption = "auto",
-    speculation: SpeculationOption = "auto",
-    drafter: DrafterOption = None,
-    over_tls: PeerTlsOption = False,
-    peer_ca: PeerCaOption = None,
-    peer_cert: PeerCertOption = None,
-    peer_key: PeerKeyOption = None,
 ) -> None:
     """Talk with a model that has a chat template; an empty line or Ctrl-D ends it, Ctrl-C an answer.
 
     Several lines are one message where the first begins with three double quotes and the last ends with them.
     """
-    template = generation_pb2.GenerateRequest(
-        max_tokens=valid_max_tokens(max_tokens),
-        sampling=sampling_of(
-            temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repetition_penalty=repetition_penalty,
-            presence_penalty=presence_penalty,
-            frequency_penalty=frequency_penalty,
-        ),
-        seed=seed,
-        speculation=speculation_of(speculation, drafter),
-    )
-    if system is not None:
-        template.chat.messages.add(role="system", content=valid_prompt(system))
-    options = own_stack(context, address, target, draft, drafter, exact)
-    tls = orchestrator_tls(address, over_tls, peer_ca, peer_cert, peer_key)
-    run(_chat(address, tls, options, template))
+    request = asked.request(models.drafter)
+    request.chat.CopyFrom(template.chat())
+    options = models.own_stack(context, address)
+    run(hold_chat(address, peer.tls(address), options, request))
 
 
 @app.command()
+@with_groups
 def status(
+    peer: PeerOptions,
     address: Annotated[str, typer.Option(callback=refuse_unreachable, help="the orchestrator")] = "127.0.0.1:50050",
-    over_tls: PeerTlsOption = False,
-    peer_ca: PeerCaOption = None,
-    peer_cert: PeerCertOption = None,
-    peer_key: PeerKeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Tell what an orchestrator is connected to and how it is doing."""
-    reply = run(_status(address, orchestrator_tls(address, over_tls, peer_ca, peer_cert, peer_key)))
+    reply = run(current_status(address, peer.tls(address)))
     if as_json:
         print(json.dumps(to_json(reply)))
     else:
-        Console(highlight=False).print(status_table(reply))
+        out = Console(highlight=False)
+        if out.is_dumb_terminal:  # which rich takes for 80 columns wide
+            out.size = ConsoleDimensions(*shutil.get_terminal_size())
+        out.print(status_table(reply))
 
 
 @app.command()
@@ -275,7 +185,7 @@ def pair(
     as_json: JsonOption = False,
 ) -> None:
     """Tell whether a draft fits a target, and all in which they differ. Exit code 1 when it does not."""
-    found = run(pair_differences(target, draft, peer_tls()))
+    found = run(pair_differences(target, draft, stack_tls()))
     problem = next((difference.sentence for difference in found if difference.is_harmful), "")
     if as_json:
         print(json.dumps({"fits": not problem, "reason": problem, "differences": [asdict(each) for each in found]}))
@@ -314,83 +224,12 @@ def main() -> None:
         sys.exit(error.code if isinstance(error, Interrupted) else CODE_INTERRUPTED)
 
 
-async def _status(address: str, tls: ClientTls | None) -> generation_pb2.GetStatusResponse:
-    async with waiting(f"the orchestrator at {address}"):
-        return await fetch_status(address, tls)
-
-
 async def _serve(options: StackOptions) -> None:
     async def use(address: str) -> None:
         announce(f"serving on {address}")
         await asyncio.Event().wait()
 
-    await run_beside(Stack(options, peer_tls()), use)
-
-
-async def _generate(
-    address: str,
-    tls: ClientTls | None,
-    options: StackOptions | None,
-    request: generation_pb2.GenerateRequest,
-    as_json: bool,
-) -> None:
-    async def use(address: str) -> None:
-        messages = generate(address, request, tls)
-        if as_json:
-            async with waiting("the end of the text"):
-                answer = await collect(messages)
-            print(json.dumps(answer))
-        else:
-            await show(watched(messages, f"the orchestrator at {address}"), request.text, Console(highlight=False))
-
-    await _run(address, options, use)
-
-
-async def _chat(
-    address: str, tls: ClientTls | None, options: StackOptions | None, template: generation_pb2.GenerateRequest
-) -> None:
-    messages = list(template.chat.messages)
-    console, lines = Console(highlight=False), Lines()
-
-    async def use(address: str) -> None:
-        if not (await _status(address, tls)).target.model.has_chat_template:
-            raise StartupError("the model has no chat template: use `outrider generate`")
-        while said := await _ask(console, lines):
-            messages.append(target_pb2.ChatMessage(role="user", content=said))
-            request = generation_pb2.GenerateRequest()
-            request.CopyFrom(template)
-            request.chat.CopyFrom(generation_pb2.ChatPrompt(messages=messages))
-            reply = target_pb2.ChatMessage(role="assistant")
-            answer = watched(generate(address, request, tls), f"the orchestrator at {address}")
-            if await until_interrupted(show_answer(answer, reply, console)) is None:
-                console.print()
-            if reply.content or reply.reasoning:
-                messages.append(reply)
-            else:
-                # Nothing was answered before it was interrupted, and templates refuse a question after a question.
-                messages.pop()
-
-    await _run(address, options, use)
-
-
-async def _ask(console: Console, lines: Lines) -> str:
-    """Return what the user says, empty at the end. Raises StartupError for what is no text."""
-    console.print("[bold]> [/bold]", end="")
-    try:
-        said = await read_message(lines, lambda: console.print("[bold]. [/bold]", end=""))
-    except UnicodeDecodeError as error:
-        raise StartupError("the prompt is not valid UTF-8") from error
-    except OSError as error:
-        raise StartupError(f"cannot read stdin: {error.strerror}") from error
-    return valid_prompt(said) if said else ""
-
-
-async def _run(address: str, options: StackOptions | None, use: Callable[[str], Coroutine[Any, Any, None]]) -> None:
-    """Call `use` with the address of a running orchestrator, of a stack of our own where options are given."""
-    if options is None:
-        await use(address)
-    else:
-        await run_beside(Stack(options, peer_tls()), use)
+    await run_beside(Stack(options, stack_tls()), use)
 
 
 if __name__ == "__main__":

@@ -126,7 +126,9 @@ async def show_answer(
 def _write_summary(out: Console, summary: generation_pb2.GenerateSummary) -> None:
     out.print()
     line = summary_line(summary, with_legend=_has_colours(out))
-    Console(stderr=True, highlight=False).print(line, soft_wrap=True)
+    err = Console(stderr=True, highlight=False)
+    # A terminal would break words, and elsewhere a line is a line.
+    err.print(line, soft_wrap=not err.is_terminal)
 
 
 def _write(out: Console, text: str, style: str = "") -> None:
@@ -212,6 +214,8 @@ def summary_line(summary: generation_pb2.GenerateSummary, *, with_legend: bool =
         ]
     else:
         parts.append("plain decoding, no draft")
+    if summary.finish_reason == generation_pb2.FINISH_REASON_CONTEXT_FULL:
+        parts.insert(0, "the context is full")
     if summary.draft_problem:
         parts.append(f"without the draft service ({one_line(summary.draft_problem)})")
     parts += ["exact" if summary.exact else "not exact", f"seed {summary.seed}"]

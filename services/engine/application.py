@@ -58,6 +58,8 @@ class ModelApplication(ABC):
         """Load and answer. Raises StartupError when the model cannot be served."""
         loop = asyncio.get_running_loop()
         self.announce = lambda what: loop.call_soon_threadsafe(server.announce_wait, what)
+        # The thread may take its time to say more.
+        server.announce_wait(f"loading {self.settings.model.name}")
 
         async def say(waited_s: float) -> None:
             _log.info("%s, for %.0f s so far", server.wait, waited_s)

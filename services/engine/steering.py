@@ -40,7 +40,9 @@ class Spellings:
         all_of_them = sorted({spelling for spelling in spellings if len(spelling) > 1})
         wanted = _without_longer(all_of_them)
         self._pattern = re.compile(_tree(wanted, 0) if wanted else _NOTHING)
-        self._longest = max(map(len, all_of_them), default=0)
+        self._all = frozenset(all_of_them)
+        self._lengths = sorted({len(spelling) for spelling in all_of_them}, reverse=True)
+        self._longest = max(self._lengths, default=0)
         self._beginnings = {spelling[:length] for spelling in all_of_them for length in range(1, len(spelling))}
         self._ends = {spelling[length:] for spelling in all_of_them for length in range(1, len(spelling))}
 
@@ -48,6 +50,17 @@ class Spellings:
         """Part a text after the first character of every spelling, those that overlap included."""
         ends = [start + 1 for start in self._starts(text)]
         return [text[start:end] for start, end in zip([0, *ends], [*ends, len(text)], strict=True)]
+
+    def split(self, text: str) -> list[str]:
+        """Return what is between the spellings of a text, and these, by turns; the longest of a place counts."""
+        pieces, end = [], 0
+        for start in self._starts(text):
+            if start < end:
+                continue
+            length = next(length for length in self._lengths if text[start : start + length] in self._all)
+            pieces += [text[end:start], text[start : start + length]]
+            end = start + length
+        return [*pieces, text[end:]]
 
     def begins_at_end(self, text: str) -> bool:
         """Whether what follows the text could make a spelling of its end."""

@@ -40,6 +40,10 @@ _STRIPS = llama_cpp.LLAMA_TOKEN_ATTR_LSTRIP | llama_cpp.LLAMA_TOKEN_ATTR_RSTRIP
 _WHITE_SPACE = b" \t\n\v\f\r"
 # Their ids stand for all of a text, whatever it is.
 _LOSSLESS = (llama_cpp.LLAMA_VOCAB_TYPE_SPM, llama_cpp.LLAMA_VOCAB_TYPE_BPE, llama_cpp.LLAMA_VOCAB_TYPE_RWKV)
+# A search passes over so many characters in the time that it takes to compare at one where a token could begin.
+_SEARCHED_AT_ONCE = 64
+# Comparisons that take some 10 ms.
+_MOST_COMPARED = 1_000_000
 # Characters that no text has a use for: they merge with nothing, so that what follows them can be told apart.
 _NONCHARACTERS = [chr(code) for code in range(0xFDD2, 0xFDF0)]
 
@@ -114,13 +118,18 @@ class Vocabulary:
         return frozenset(token for token, entry in enumerate(self.entries) if self._steers(token, entry))
 
     @cached_property
+    def steering_texts(self) -> frozenset[str]:
+        """How the tokens that steer the model are spelled."""
+        return frozenset(self.entries[token].spelling.decode(errors="replace") for token in self.steering)
+
+    @cached_property
     def steering_spellings(self) -> Spellings:
         """What a user's text must be parted at.
 
         Control tokens too where none are read: ordinary ones merge into them, with SentencePiece, where one is spelled
         like the rest of it.
         """
-        return Spellings(self.entries[token].spelling.decode(errors="replace") for token in self.steering)
+        return Spellings(self.steering_texts)
 
     @cached_property
     def adds_space(self) -> bool:
@@ -148,9 +157,13 @@ class Vocabulary:
         """
         tokens: list[int] = []
         for part, parse_special in parts:
-            tokens += (self._continued if tokens else self._ids)(part, parse_special=parse_special)
-            if len(tokens) > most:
-                raise TooLongError(len(tokens))
+            # What follows a control token begins anew for llama.cpp.
+            is_anew = not tokens
+            for piece, is_special in self._pieces(part) if parse_special else [(part, False)]:
+                tokens += (self._ids if is_anew else self._continued)(piece, parse_special=is_special)
+                is_anew = is_special
+                if len(tokens) > most:
+                    raise TooLongError(len(tokens))
         return tokens
 
     def check_length(self, text: str, most: int) -> None:
@@ -211,6 +224,21 @@ class Vocabulary:
     def _strips(self) -> bool:
         """Whether white space beside some token is lost."""
         return any(llama_cpp.llama_vocab_get_attr(self._handle, token) & _STRIPS for token in range(self.size))
+
+    def _pieces(self, text: str) -> list[tuple[str, bool]]:
+        """Return a text whole, or parted at what control tokens are read of, where llama.cpp would search it for long.
+
+        It looks for each of them in all of a text, and some vocabularies have thousands.
+        """
+        num_starts = sum(map(text.count, self._first_characters)) + len(text) // _SEARCHED_AT_ONCE
+        if num_starts * len(self.steering) <= _MOST_COMPARED or self._strips:
+            return [(text, True)]
+        pieces = self.steering_spellings.split(text)
+        return [(piece, index % 2 == 1) for index, piece in enumerate(pieces) if piece]
+
+    @cached_property
+    def _first_characters(self) -> frozenset[str]:
+        return frozenset(spelling[0] for spelling in self.steering_texts if spelling)
 
     @cached_property
     def _mark(self) -> tuple[str, list[int]]:

@@ -33,6 +33,8 @@ _RESERVED = frozenset(
 _DEVELOPER, _SYSTEM = "developer", "system"
 # Where templates look for what a model thought before it answered.
 _REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
+# Some want it within the content, which is a list of blocks then.
+_THINKING_BLOCK = re.compile(r"type['\"\]]*\s*==\s*['\"]thinking['\"]")
 
 
 class ChatError(Exception):
@@ -80,6 +82,7 @@ class ChatTemplate:
         self.source = source
         self._vocabulary = vocabulary
         self._knows_developer = _DEVELOPER in source
+        self._wants_blocks = _THINKING_BLOCK.search(source) is not None
         self._reasoning_fields = [field for field in _REASONING_FIELDS if re.search(rf"[.'\"]{field}\b", source)]
 
     def render(
@@ -123,17 +126,21 @@ class ChatTemplate:
             tokens.insert(0, bos)
         return text, tokens
 
-    def _fields(self, message: Message) -> dict[str, str]:
+    def _fields(self, message: Message) -> dict[str, object]:
         """Return a message as the template knows it. Most drop what a developer says without a word."""
         role = _SYSTEM if message.role == _DEVELOPER and not self._knows_developer else message.role
+        content, reasoning = self._break(message.content), self._break(message.reasoning)
         # A role may stand within a spelling, as in <|user|>.
-        fields = {"role": self._break(role, is_alone=False), "content": self._break(message.content)}
-        if message.reasoning:
-            fields |= dict.fromkeys(self._reasoning_fields, self._break(message.reasoning))
+        fields: dict[str, object] = {"role": self._break(role, is_alone=False), "content": content}
+        if reasoning and self._wants_blocks:
+            said = [{"type": "text", "text": content}] if content else []
+            fields["content"] = [{"type": "thinking", "thinking": reasoning}, *said]
+        elif reasoning:
+            fields |= dict.fromkeys(self._reasoning_fields, reasoning)
         return fields
 
     def _rendered(
-        self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool, variables: Mapping[str, object]
+        self, messages: Sequence[Mapping[str, object]], add_generation_prompt: bool, variables: Mapping[str, object]
     ) -> str:
         return self._template.render(
             variables,

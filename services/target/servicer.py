@@ -87,7 +87,7 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
         try:
             return await self._texts.run(len(request.text), tokenize)
         except TooLongError as error:
-            raise self._too_long(error.count) from error
+            raise self._too_long(error.count, request.max_tokens) from error
 
     async def Detokenize(
         self, request: target_pb2.DetokenizeRequest, context: RpcContext
@@ -114,7 +114,7 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
         """Render a chat."""
         most = self._most(request.max_tokens)
         if len(request.messages) > most:
-            raise self._too_long(len(request.messages))
+            raise self._too_long(len(request.messages), request.max_tokens)
 
         def render() -> target_pb2.ApplyChatTemplateResponse:
             variables = _variables(request.template_variables)
@@ -124,7 +124,7 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
             text, tokens = template.render(
                 messages, add_generation_prompt=request.add_generation_prompt, variables=variables, most=most
             )
-            form = answer_format(template.source, text)
+            form = answer_format(template.source, text, self._vocabulary.steering_texts)
             reply = target_pb2.ApplyChatTemplateResponse(text=text, tokens=tokens, answer_format=form)
             if reply.ByteSize() > self._most_bytes:
                 raise TooLongError(len(tokens))
@@ -137,17 +137,21 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
         except ChatError as error:
             raise ServiceError(grpc.StatusCode.FAILED_PRECONDITION, "CHAT_TEMPLATE", str(error)) from error
         except TooLongError as error:
-            raise self._too_long(error.count) from error
+            raise self._too_long(error.count, request.max_tokens) from error
 
     def _most(self, max_tokens: int) -> int:
         return min(max_tokens or self._most_tokens, self._most_tokens)
 
-    def _too_long(self, num_tokens: int) -> ServiceError:
+    def _too_long(self, num_tokens: int, max_tokens: int) -> ServiceError:
+        context = self._info.context_length
+        if num_tokens >= context:
+            limit = f"a slot holds {context}: shorten it, or give the target more --context"
+        elif 0 < max_tokens < num_tokens:
+            limit = f"and at most {max_tokens} were asked for"
+        else:
+            limit = f"a message of {self._most_bytes} bytes holds {self._most_tokens}"
         return ServiceError(
-            grpc.StatusCode.OUT_OF_RANGE,
-            "PROMPT_TOO_LONG",
-            f"the prompt has {num_tokens} tokens or more: a slot holds {self._info.context_length}, and a message of "
-            f"{self._most_bytes} bytes at most {self._most_tokens}",
+            grpc.StatusCode.OUT_OF_RANGE, "PROMPT_TOO_LONG", f"the prompt has {num_tokens} tokens or more, {limit}"
         )
 
     async def _answer(self, request: target_pb2.VerifyBatchRequest) -> target_pb2.VerifyBatchResponse:
@@ -196,8 +200,15 @@ def _in_parts(what: str) -> ServiceError:
 
 
 def _variables(variables: struct_pb2.Struct) -> dict[str, object]:
-    """Return what JSON means by these: it has whole numbers, the message has none."""
-    return {name: _whole(value) for name, value in json_format.MessageToDict(variables).items()}
+    """Return what JSON means by these: it has whole numbers, the message has none.
+
+    Raises VariablesError for numbers that JSON lacks.
+    """
+    try:
+        values = json_format.MessageToDict(variables)
+    except ValueError as error:
+        raise VariablesError("a template's variable holds a number that is not finite") from error
+    return {name: _whole(value) for name, value in values.items()}
 
 
 def _whole(value: object) -> object:

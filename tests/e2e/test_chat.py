@@ -23,12 +23,12 @@ TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
 class Chat:
     """A chat whose stdin is a terminal; what it prints is read from a pipe."""
 
-    def __init__(self, home: Path, target: Path, *more: str) -> None:
+    def __init__(self, home: Path, target: Path, *more: str, **variables: str) -> None:
         self._terminal, theirs = pty.openpty()
         flags = ("--target", str(target), "--exact", "off", "--max-tokens", "4", "--temperature", "0", *more)
         self.process = subprocess.Popen(
             command("chat", *flags),
-            env=environment(home),
+            env=environment(home) | variables,
             stdin=theirs,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -80,6 +80,14 @@ def test_a_chat_that_ends_with_an_empty_line(chat: Chat) -> None:
     assert chat.process.wait(PATIENCE_S) == 0
 
 
+def test_a_chat_that_ends_with_its_input_ends_its_line(chat: Chat) -> None:
+    chat.until_asked()
+    chat.say(b"\x04")
+    assert chat.process.wait(PATIENCE_S) == 0
+    assert chat.process.stdout is not None
+    assert chat.process.stdout.read() == b"\n"
+
+
 def test_a_chat_that_is_interrupted_at_its_prompt(chat: Chat) -> None:
     """It does not wait for the line that would have been said."""
     chat.until_asked()
@@ -97,6 +105,20 @@ def test_an_interrupt_ends_the_answer_and_not_the_chat(home: Path, chatty: Path)
         first = chat.process.stdout.read(1)
         chat.process.send_signal(signal.SIGINT)
         assert (first.decode() + chat.until_asked()).endswith("\n> ")
+        chat.say(b"\n")
+        assert chat.process.wait(PATIENCE_S) == 0
+    finally:
+        chat.close()
+
+
+def test_a_message_that_is_refused_does_not_end_the_chat(home: Path, chatty: Path) -> None:
+    chat = Chat(home, chatty, OUTRIDER_TARGET_CONTEXT="64")
+    try:
+        chat.until_asked()
+        chat.say(b"a b c d " * 50 + b"\n")
+        assert chat.until_asked() == "> "
+        chat.say(b"def main(\n")
+        assert len(chat.until_asked()) > len("> ")
         chat.say(b"\n")
         assert chat.process.wait(PATIENCE_S) == 0
     finally:

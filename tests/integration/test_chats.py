@@ -88,6 +88,11 @@ REFUSED = {
     "a broken template": (chat(name="broken"), grpc.StatusCode.FAILED_PRECONDITION, "CHAT_TEMPLATE"),
     "an unknown template": (chat(name="other"), grpc.StatusCode.FAILED_PRECONDITION, "CHAT_TEMPLATE"),
     "a reserved variable": (chat(messages=[]), grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST"),
+    "a variable that is no number": (
+        chat(numbers=[float("nan")]),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "INVALID_REQUEST",
+    ),
     "a hopeless prompt": (chat("a b " * 500_000), grpc.StatusCode.OUT_OF_RANGE, "PROMPT_TOO_LONG"),
 }
 
@@ -102,3 +107,12 @@ async def test_refusals(client: Client, name: str) -> None:
 
     status = await unary_error(ask())
     assert (status.code, reason_of(status)) == (code.value[0], reason)
+
+
+async def test_a_prompt_that_is_too_long_says_what_to_do(client: Client) -> None:
+    async def ask() -> None:
+        async for _ in client.stub.Generate(generate_request(chat=chat("a b " * 1000))):
+            pass
+
+    status = await unary_error(ask())
+    assert status.message.endswith(" tokens or more, a slot holds 256: shorten it, or give the target more --context")

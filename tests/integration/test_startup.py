@@ -266,6 +266,7 @@ async def test_what_a_service_is_at_while_it_loads(
         await starting
         assert await find_obstacle(channel, PATIENCE_S) is None
     await server.stop(0)
+    assert not any(message.startswith(",") for message in caplog.messages), "it says from the first what it is at"
 
 
 async def test_a_draft_that_is_something_else(pair: Pair, stranger: str) -> None:

@@ -25,6 +25,13 @@ def test_every_spelling_is_parted(spellings: list[str], text: str, searched: int
         assert Spellings(spellings).parts(text) == parted(spellings, text)
 
 
+@given(st.lists(st.text("<|a>b", min_size=2, max_size=6), max_size=12), texts)
+def test_a_text_is_split_at_the_longest_spellings(spellings: list[str], text: str) -> None:
+    longest_first = sorted(spellings, key=len, reverse=True)
+    expected = re.split(f"({'|'.join(map(re.escape, longest_first))})", text) if spellings else [text]
+    assert Spellings(spellings).split(text) == expected
+
+
 def test_a_pattern_tries_each_character_once() -> None:
     """An alternation of all of them is tried one by one at every `<`."""
     pattern = Spellings(f"<unused{i}>" for i in range(6242))._pattern.pattern

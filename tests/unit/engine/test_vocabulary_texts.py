@@ -92,6 +92,44 @@ def test_no_chat_steers_and_every_chat_comes_back(vocabulary: Vocabulary, text: 
     assert vocabulary.detokenize(tokens).decode() == rendered
 
 
+def parsed(vocabulary: Vocabulary, text: str, monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], list[str]]:
+    """The ids of a text whose control tokens are read, and the texts in which llama.cpp has looked for them."""
+    searched = []
+    tokenize = vocabulary._ids
+
+    def note(piece: str, *, parse_special: bool) -> list[int]:
+        searched.extend([piece] if parse_special else [])
+        return tokenize(piece, parse_special=parse_special)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(vocabulary, "_ids", note)
+        return vocabulary.tokenize(text, add_bos=False, parse_special=True), searched
+
+
+@pytest.mark.parametrize(
+    "text", ["", "ab", "<end>", "a b<end> ab<|start|> <|message|>\nUser:<<|end", "<|start|>a</s> a<h1>"]
+)
+def test_control_tokens_are_found_alike_in_long_texts(
+    vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """llama.cpp looks for every one of them in all of a text, which takes seconds where there are thousands of both."""
+    expected, searched = parsed(vocabulary, text, monkeypatch)
+    assert searched == [text]
+    monkeypatch.setattr("services.engine.vocabulary._MOST_COMPARED", -1)
+    tokens, searched = parsed(vocabulary, text, monkeypatch)
+    assert tokens == expected
+    assert set(searched) <= {*STEER, "<s>", "</s>"} | {f"\ufdd2{spelling}" for spelling in (*STEER, "</s>")}
+
+
+def test_a_text_that_is_searched_for_long_is_a_long_one(
+    vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "<u " * (1_000_000 // len(vocabulary.steering)) + "<end>"
+    tokens, searched = parsed(vocabulary, text, monkeypatch)
+    assert [piece.lstrip("\ufdd2") for piece in searched] == ["<end>"]
+    assert vocabulary.entries[tokens[-1]].spelling == b"<end>"
+
+
 def test_harmless_user_defined_tokens_are_read(vocabulary: Vocabulary) -> None:
     tokens = vocabulary.tokenize("a    <h1>", add_bos=False, parse_special=False)
     spelled = [vocabulary.entries[token].spelling for token in tokens]

@@ -13,6 +13,14 @@ CHANNELS = "{{ '<|start|>assistant<|channel|>final<|message|>' }}"
 THINK = "{{ '<think>' }}{{ content.split('</think>')[-1] }}"
 GEMMA = "{{ '<|channel>thought\\n<channel|>' }}"
 COHERE = "<|START_THINKING|><|END_THINKING|><|START_RESPONSE|><|END_RESPONSE|>"
+SOLAR = "{{ '<|begin|>assistant<|think|>' + thought + '<|end|><|begin|>assistant<|content|>' + said + '<|end|>' }}"
+TO_SELF = "{{ '<|start|>assistant to=self<|message|>' + thought + '<|eom|>' }}"
+TAGS = "{{ '<|open|>' + tag }}{{ '<|sep|>' }}{{ '<|close|>' + tag + '<|sep|>' }}"
+STEPS = "give the response after the marker [BEGIN FINAL RESPONSE]. {{ 'Here are my reasoning steps:\n' }}"
+AROUND = "{{ '<think>\n' + thought + '\n</think>\n<answer>\n' + said + '\n</answer>' }}"
+MADE = "{{ '<think{}>'.format(':a') + '</think{}>'.format(':a') }}"
+# What tools give stands between the same tags.
+TOOLS = "{{ '</think>' }}" + "{# #}" * 50 + "{{ '<response>' + result + '</response>' }}"
 
 # Template, prompt, answer, what of it is said, what is thought.
 CASES = {
@@ -24,6 +32,48 @@ CASES = {
         "yes\n\nno",
         "hm\nhm",
     ),
+    "channels, a word before and JSON": (
+        CHANNELS,
+        "<|start|>assistant",
+        "<|channel|>commentary<|message|>well<|end|><|start|>assistant<|channel|>final <|constrain|>json<|message|>{}",
+        "well{}",
+        "",
+    ),
+    "a message for each": (
+        SOLAR,
+        "<|begin|>assistant",
+        "<|think|>hm<|end|><|begin|>assistant<|content|>yes<|end|>",
+        "yes",
+        "hm",
+    ),
+    "to itself": (
+        TO_SELF,
+        "<|start|>assistant",
+        " to=self<|message|>hm<|eom|><|start|>assistant to=user<|message|>yes to=<|eot|>",
+        "yes to=",
+        "hm",
+    ),
+    "to nobody": (TO_SELF, "<|start|>assistant", "<|message|>yes", "yes", ""),
+    "tags": (
+        TAGS,
+        "<|open|>message<|sep|><|open|>think<|sep|>",
+        "hm<|close|>think<|sep|><|open|>response<|sep|>yes<|close|>response<|sep|><|close|>message<|sep|>",
+        "yes",
+        "hm",
+    ),
+    "tags, no thought": (TAGS, "<|open|>response<|sep|>", "yes<|close|>response<|sep|>", "yes", ""),
+    "steps": (STEPS, "<|assistant|>\nHere are my reasoning steps:\n", "hm\n[BEGIN FINAL RESPONSE]\nyes", "yes", "hm"),
+    "steps of a model that begins": (
+        STEPS,
+        "<|assistant|>\n",
+        "Here are my reasoning steps:\nhm\n[BEGIN FINAL RESPONSE]\nyes",
+        "yes",
+        "hm",
+    ),
+    "tags around what is said": (AROUND, "", "<think>\nhm\n</think>\n<answer>\nyes</answer>", "yes", "hm"),
+    "tags around what tools give": (TOOLS, "", "<think>hm</think>a <response>", "a <response>", "hm"),
+    "made tags": (MADE, "Assistant<think:a>", "hm</think:a>yes", "yes", "hm"),
+    "made tags, no thought": (MADE, "Assistant<think:a></think:a>", "yes", "yes", ""),
     "channels, no thought": (CHANNELS, "<|start|>assistant", "<|channel|>final<|message|>yes", "yes", ""),
     "a thought": (THINK, "<|im_start|>assistant\n", "<think>\nhm\n\nhm\n</think>\n\nyes\n", "yes\n", "hm\n\nhm"),
     "a thought that the prompt began": (THINK, "<|Assistant|><think>\n", "hm\n</think>\n\nyes", "yes", "hm"),
@@ -70,6 +120,14 @@ def test_markers_that_add_nothing_to_the_text() -> None:
     for token, text in [(0, ""), (2, "hm"), (1, ""), (2, "yes"), (3, "")]:
         answer.feed(text, token)
     assert answer.finish() == ("yes", "hm")
+
+
+def test_tokens_of_which_the_template_says_nothing() -> None:
+    form = answer_format("{{ content }}", "", {"<s>", "<think>", "</think>"})
+    answer = Answer(form)
+    answer.feed("<think>hm</think>yes")
+    assert answer.finish() == ("yes", "hm")
+    assert not answer_format("{{ content }}", "", {"<s>"}).markers
 
 
 def test_an_answer_of_nothing_known() -> None:

@@ -8,9 +8,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from google.protobuf.json_format import MessageToDict
 from rich.console import Console
 
 from orchestrator import cli
+from orchestrator.cli_asking import ask
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.stack import StackOptions
 from orchestrator.stdin import Lines
@@ -78,7 +80,25 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
             ["chat", "--speculation", "some"], "--speculation is auto, off or a number", id="chat's speculation"
         ),
         pytest.param(["chat", "--seed", "-1"], "'--seed'", id="chat's seed"),
-        pytest.param(["chat", "--system", ""], "the prompt is empty", id="chat with nothing to be told"),
+        pytest.param(["chat", "--system", ""], "--system is empty", id="chat with nothing to be told"),
+        pytest.param(["chat", "--stop", ""], "--stop is empty: give it a text", id="nothing to stop at"),
+        pytest.param(["generate", "a", "--stop", "\udcff"], "--stop is not valid UTF-8", id="a stop that is no text"),
+        pytest.param(["chat", "--system", "\udcff"], "--system is not valid UTF-8", id="told what is no text"),
+        pytest.param(["generate", "a", "--stop-token", "-1"], "'--stop-token'", id="negative stop token"),
+        pytest.param(["chat", "--stop-token", str(2**32)], "'--stop-token'", id="stop token of 33 bits"),
+        pytest.param(["chat", "--template-name", ""], "--template-name is empty", id="a template without a name"),
+        pytest.param(["chat", "--template-variable", "a"], "is NAME=VALUE, not 'a'", id="a variable without a value"),
+        pytest.param(["chat", "--template-variable", "=1"], "is NAME=VALUE, not '=1'", id="a value without a variable"),
+        pytest.param(["chat", "--template-variable", "a=\udcff"], "is not valid UTF-8", id="a value that is no text"),
+        pytest.param(
+            ["chat", "--template-variable", 'a="\\ud800"'],
+            "holds what cannot be sent",
+            id="half a character in a value",
+        ),
+        pytest.param(
+            ["chat", "--template-variable", f"a={'[' * 500}{']' * 500}"], "holds what cannot be sent", id="a deep value"
+        ),
+        pytest.param(["generate", "a", "--template-variable", "a=1"], "No such option", id="a variable without a chat"),
         pytest.param(["serve", "--slots", "0"], "'--slots'", id="no slots"),
         pytest.param(["serve", "--context", "31"], "'--context'", id="hardly any context"),
         pytest.param(["serve", "--threads", "-1"], "'--threads'", id="negative threads"),
@@ -111,7 +131,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         pytest.param(["generate", "a", "--target", "."], "there is no model file", id="a folder"),
         pytest.param(["generate", "a", "--draft", "x.gguf"], "--draft (or DRAFT_MODEL_PATH) needs", id="a draft alone"),
         pytest.param(["generate", "a", "--target", "hf:owner/file.gguf"], "is no hf:owner/repo/", id="no file of hf"),
-        pytest.param(["generate", ""], "the prompt is empty: give a text to go on with", id="empty prompt"),
+        pytest.param(["generate", ""], "the prompt is empty: give it a text", id="empty prompt"),
         pytest.param(["serve", "--target", ""], "--target is empty: give it a value", id="empty target"),
         pytest.param(["generate", "a", "--draft="], "--draft is empty: give it a value", id="empty draft"),
         pytest.param(["serve", "--host", ""], "--host is empty: give it a value", id="empty host"),
@@ -256,7 +276,7 @@ def asked_for(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> generation_pb
     ) -> None:
         asked.append(request)
 
-    monkeypatch.setattr(cli, f"_{arguments[0]}", note)
+    monkeypatch.setattr(cli, {"generate": "stream_text", "chat": "hold_chat"}[arguments[0]], note)
     assert run(monkeypatch, *arguments, "--address", "127.0.0.1:1") == 0
     return asked[0]
 
@@ -289,13 +309,37 @@ def test_what_is_not_said_is_left_open(monkeypatch: pytest.MonkeyPatch, command:
     assert not request.stop
 
 
-def test_texts_at_which_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert list(asked_for(monkeypatch, "generate", "a", "--stop", "\n\n", "--stop", "b").stop) == ["\n\n", "b"]
+@pytest.mark.parametrize("command", [["generate", "a"], ["chat"]])
+def test_where_to_stop(monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
+    flags = ["--stop", "\n\n", "--stop", "b", "--stop-token", "0", "--stop-token", str(2**32 - 1)]
+    request = asked_for(monkeypatch, *command, *flags)
+    assert (list(request.stop), list(request.stop_tokens)) == (["\n\n", "b"], [0, 2**32 - 1])
 
 
 def test_what_the_model_of_a_chat_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     (message,) = asked_for(monkeypatch, "chat", "--system", "be brief").chat.messages
     assert (message.role, message.content) == ("system", "be brief")
+
+
+VARIABLES = {
+    "enable_thinking=false": False,
+    "num=3": 3.0,
+    "effort=high": "high",
+    'effort="high"': "high",
+    'tools=[{"name": "a=b"}]': [{"name": "a=b"}],
+    "none=null": None,
+    "empty=": "",
+    "number=NaN": "NaN",
+    "open=[1,": "[1,",
+}
+
+
+@pytest.mark.parametrize("given", VARIABLES)
+def test_what_a_template_is_given(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    flags = ["--template-name", "tool_use", "--template-variable", "a=1", "--template-variable", given]
+    chat = asked_for(monkeypatch, "chat", *flags).chat
+    assert chat.template_name == "tool_use"
+    assert MessageToDict(chat.template_variables) == {"a": 1.0, given.partition("=")[0]: VARIABLES[given]}
 
 
 @pytest.mark.parametrize(
@@ -398,4 +442,4 @@ async def test_a_stdin_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> N
     with Path(os.devnull).open() as null:
         monkeypatch.setattr(sys, "stdin", null)
         with pytest.raises(StartupError, match="cannot read stdin: Input/output error"):
-            await cli._ask(Console(), Broken())
+            await ask(Console(), Broken())

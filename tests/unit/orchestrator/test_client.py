@@ -176,6 +176,13 @@ def test_the_summary_of_an_exact_text() -> None:
     assert ", exact, seed " in summary_line(message).plain
 
 
+def test_the_summary_of_a_text_that_the_context_ended() -> None:
+    message = summary(num_cycles=10)
+    assert "context" not in summary_line(message).plain
+    message.finish_reason = generation_pb2.FINISH_REASON_CONTEXT_FULL
+    assert summary_line(message).plain.startswith("\nthe context is full, 10 tokens, ")
+
+
 def test_the_summary_tells_what_lookup_did() -> None:
     drafters = [
         generation_pb2.DrafterStatistics(drafter=drafter, num_drafts=1, num_draft_tokens=drafted, num_accepted_tokens=3)

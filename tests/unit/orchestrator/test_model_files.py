@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator import cli, cli_options, model_files
+from orchestrator import cli, cli_request, model_files
 from orchestrator.hub import HubFile
 from orchestrator.model_files import find_model, find_pair
 from orchestrator.stack import StackOptions
@@ -200,7 +200,7 @@ def test_the_log_level_is_left_to_the_environment(served: list[StackOptions]) ->
 
 def test_what_a_request_asks_of_speculation() -> None:
     def asked(text: str, drafter: str | None) -> dict[str, Any]:
-        return {field.name: value for field, value in cli_options.speculation_of(text, drafter).ListFields()}
+        return {field.name: value for field, value in cli_request.speculation_of(text, drafter).ListFields()}
 
     assert asked("auto", None) == {"mode": 1}
     assert asked("off", None) == {"mode": 2}

@@ -227,6 +227,20 @@ def test_reasoning_goes_back_by_the_name_that_the_template_knows(vocabulary: Voc
     assert render(vocabulary, source, message("yes", "assistant", "hm")) == expected
 
 
+BLOCKS = (
+    "{% for message in messages %}{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for block in message['content'] %}{% if block['type'] == 'thinking' %}[THINK]{{ block['thinking'] }}[/THINK]"
+    "{% else %}{{ block['text'] }}{% endif %}{% endfor %}{% endif %}{% endfor %}"
+)
+
+
+def test_reasoning_goes_back_within_the_content_where_that_has_blocks(vocabulary: Vocabulary) -> None:
+    thought = message("yes", "assistant", "hm")
+    assert render(vocabulary, BLOCKS, message("a"), thought) == "a[THINK]hm[/THINK]yes"
+    assert render(vocabulary, BLOCKS, message("a"), message("", "assistant", "hm")) == "a[THINK]hm[/THINK]"
+    assert render(vocabulary, BLOCKS, message("a"), message("yes", "assistant")) == "ayes"
+
+
 def test_spellings_in_ascii_json(vocabulary: Vocabulary) -> None:
     source = "{{ messages[0].content | tojson(ensure_ascii=true) }}"
     text, tokens = ChatTemplate(source, vocabulary).render([message(f"é{END}{USER}")], add_generation_prompt=False)
