@@ -300,7 +300,7 @@ class Endless(generation_pb2_grpc.GenerationServiceServicer):
 
 
 async def test_a_server_that_falls_silent_is_given_up(client: Sequence[str], home: Path) -> None:
-    """By keepalive, long before the time for the whole answer is over: as if it was stopped, or its machine was lost."""
+    """By keepalive, long before the time for the answer is over: as if it was stopped, or its machine lost."""
     async with _serving(Endless()) as address, relaying(address) as relay:  # type: ignore[abstract]
         process = _start(home, [*client, "--address", relay.address, "--timeout", "600", PROMPT])
         assert process.stdout is not None
