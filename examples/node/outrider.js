@@ -21,8 +21,13 @@ const definition = protoLoader.loadSync(
 const { GenerationService } = grpc.loadPackageDefinition(definition).outrider.v1;
 
 export function connect(address) {
-  // An http_proxy in the environment is for the world outside, and cannot reach this machine's own address.
-  return new GenerationService(address, grpc.credentials.createInsecure(), { 'grpc.enable_http_proxy': 0 });
+  return new GenerationService(address, grpc.credentials.createInsecure(), {
+    // A server that has vanished or stopped is given up after 25 s; it allows a ping every 10 s.
+    'grpc.keepalive_time_ms': 20_000,
+    'grpc.keepalive_timeout_ms': 5_000,
+    // An http_proxy in the environment is for the world outside, and cannot reach this machine's own address.
+    'grpc.enable_http_proxy': 0,
+  });
 }
 
 /** Return the `google.rpc` details of an error by the names of their types, as in `ErrorInfo` and `RetryInfo`. */

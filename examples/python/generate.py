@@ -12,8 +12,15 @@ from terminal import printable, write
 
 from outrider.v1 import common_pb2, generation_pb2, generation_pb2_grpc
 
-# An http_proxy in the environment is for the world outside, and cannot reach this machine's own address.
-OPTIONS = [("grpc.enable_http_proxy", 0)]
+OPTIONS = [
+    # A server that has vanished or stopped is given up after 25 s; it allows a ping every 10 s.
+    ("grpc.keepalive_time_ms", 20_000),
+    # The first decides, the second in versions of gRPC as old as 1.51.
+    ("grpc.http2.ping_timeout_ms", 5_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    # An http_proxy in the environment is for the world outside, and cannot reach this machine's own address.
+    ("grpc.enable_http_proxy", 0),
+]
 
 
 async def generate(

@@ -24,6 +24,11 @@ RECONNECT_S = 0.5
 OPTIONS = [
     # gRPC's own limit between two tries to connect is two minutes: a target that is back would stay unused for as long.
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # One that has vanished or stopped is given up after 25 s; it allows a ping every 10 s.
+    ("grpc.keepalive_time_ms", 20_000),
+    # The first decides, the second in versions of gRPC as old as 1.51.
+    ("grpc.http2.ping_timeout_ms", 5_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
     # An http_proxy in the environment is for the world outside, and cannot reach this machine's own address.
     ("grpc.enable_http_proxy", 0),
 ]

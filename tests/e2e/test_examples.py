@@ -23,6 +23,7 @@ from tests.e2e.programs import ROOT, Finished, Serving, environment, run, run_in
 from tests.e2e.wild import ACTING, HARMLESS, NAME_SHOWN, SHOWN, TOKENS
 from tests.ports import free_port
 from tests.proxy import VARIABLES, proxying
+from tests.relay import relaying
 from tests.waiting import PATIENCE_S, eventually
 
 pytestmark = pytest.mark.e2e
@@ -256,16 +257,22 @@ class Unwilling(generation_pb2_grpc.GenerationServiceServicer):
 
 
 @asynccontextmanager
-async def _unwilling(num_chunks: int) -> AsyncIterator[tuple[Unwilling, str]]:
-    # Nobody asks it for its status.
-    servicer, server = Unwilling(num_chunks), grpc.aio.server()  # type: ignore[abstract]
+async def _serving(servicer: generation_pb2_grpc.GenerationServiceServicer) -> AsyncIterator[str]:
+    server = grpc.aio.server()
     generation_pb2_grpc.add_GenerationServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
-        yield servicer, f"127.0.0.1:{port}"
+        yield f"127.0.0.1:{port}"
     finally:
         await server.stop(0)
+
+
+@asynccontextmanager
+async def _unwilling(num_chunks: int) -> AsyncIterator[tuple[Unwilling, str]]:
+    servicer = Unwilling(num_chunks)  # type: ignore[abstract]  # nobody asks it for its status
+    async with _serving(servicer) as address:
+        yield servicer, address
 
 
 async def test_a_server_that_says_when_to_come_back(client: Sequence[str], home: Path) -> None:
@@ -280,6 +287,28 @@ async def test_no_text_is_told_twice(client: Sequence[str], home: Path) -> None:
         finished = await asyncio.to_thread(_example, home, client, "--address", address, PROMPT)
     assert (finished.returncode, finished.stdout, servicer.num_calls) == (1, "one ", 1)
     assert finished.stderr.startswith("UNAVAILABLE")
+
+
+class Endless(generation_pb2_grpc.GenerationServiceServicer):
+    """Says one word, and nothing more for as long as it is asked."""
+
+    async def Generate(
+        self, request: generation_pb2.GenerateRequest, context: RpcContext
+    ) -> AsyncIterator[generation_pb2.GenerateResponse]:
+        yield generation_pb2.GenerateResponse(chunk=generation_pb2.GenerateChunk(text="one"))
+        await asyncio.Event().wait()
+
+
+async def test_a_server_that_falls_silent_is_given_up(client: Sequence[str], home: Path) -> None:
+    """By keepalive, long before the time for the answer is over: as if it was stopped, or its machine lost."""
+    async with _serving(Endless()) as address, relaying(address) as relay:  # type: ignore[abstract]
+        process = _start(home, [*client, "--address", relay.address, "--timeout", "600", PROMPT])
+        assert process.stdout is not None
+        read = await asyncio.to_thread(process.stdout.read, 3)
+        relay.fall_silent()
+        finished = await asyncio.to_thread(_end, process, read)
+    assert (finished.returncode, finished.stdout) == (1, "one")
+    assert finished.stderr.startswith("UNAVAILABLE"), finished.stderr
 
 
 async def test_a_terminal_is_not_at_the_mercy_of_the_model(wild: str, client: Sequence[str], home: Path) -> None:

@@ -4,44 +4,33 @@ Whatever a machine lacks (Debian: protobuf-compiler, protobuf-compiler-grpc, lib
 skips its part with the reason.
 """
 
-import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from google.protobuf.descriptor import Descriptor
 
 from outrider.v1 import common_pb2, draft_pb2, generation_pb2, model_pb2, target_pb2
+from tests.compilers import OURS, PROTOS, check, need, need_ruby, protoc, services
 
-PROTOS = Path(__file__).parents[2] / "protos"
-OURS = sorted(path.relative_to(PROTOS).as_posix() for path in PROTOS.glob("outrider/v1/*.proto"))
-THEIRS = sorted(path.relative_to(PROTOS).as_posix() for path in PROTOS.glob("google/rpc/*.proto"))
-SERVICES = [name for name in OURS if not name.endswith("common.proto")]
 GOPATH = Path("/usr/share/gocode")
 PROTOBUF_JAR = Path("/usr/share/java/protobuf.jar")
-
-
-def need(*programs: str) -> None:
-    """Skip the test where one of these programs is missing."""
-    for program in programs:
-        if shutil.which(program) is None:
-            pytest.skip(f"{program} is not installed")
-
-
-def protoc(*arguments: str, files: Sequence[str] = (*THEIRS, *OURS)) -> None:
-    """Run the compiler of the machine with our include path and no other."""
-    check("protoc", "-I", str(PROTOS), *arguments, *files)
-
-
-def check(*command: str, folder: Path | None = None, **variables: str) -> None:
-    """Run a command that has to succeed."""
-    finished = subprocess.run(
-        command, cwd=folder, env=os.environ | variables, capture_output=True, text=True, check=False
-    )
-    assert finished.returncode == 0, finished.stderr
+PHP_LIBRARY = Path("/usr/share/php")
+USE_PHP = """<?php
+spl_autoload_register(function ($class) use ($argv) {
+    foreach (array_slice($argv, 1) as $root) {
+        $path = "$root/" . strtr($class, '\\\\', '/') . '.php';
+        if (is_file($path)) { require_once $path; return; }
+    }
+});
+$sampling = new Outrider\\V1\\Sampling(['temperature' => 0.5]);
+$sent = new Outrider\\V1\\GenerateRequest(['text' => 'a', 'seed' => -1, 'sampling' => $sampling]);
+$read = new Outrider\\V1\\GenerateRequest();
+$read->mergeFromString($sent->serializeToString());
+echo "{$read->getText()} {$read->getPrompt()} {$read->getSeed()} {$read->getSampling()->getTemperature()}";
+"""
 
 
 def test_the_include_path_is_complete(tmp_path: Path) -> None:
@@ -63,8 +52,7 @@ def test_no_field_hides_a_type_of_python() -> None:
 def test_cpp(tmp_path: Path) -> None:
     need("protoc", "grpc_cpp_plugin")
     protoc(f"--cpp_out={tmp_path}")
-    plugin = f"--plugin=protoc-gen-grpc={shutil.which('grpc_cpp_plugin')}"
-    protoc(plugin, f"--grpc_out={tmp_path}", files=SERVICES)
+    services("grpc_cpp_plugin", tmp_path)
     need("g++", "pkg-config")
     if subprocess.run(["pkg-config", "--exists", "grpc++"], check=False).returncode:
         pytest.skip("the headers of gRPC are not installed")
@@ -99,9 +87,7 @@ def test_java(tmp_path: Path) -> None:
 def test_ruby(tmp_path: Path) -> None:
     need("protoc")
     protoc(f"--ruby_out={tmp_path}")
-    need("ruby")
-    if subprocess.run(["ruby", "-e", "require 'google/protobuf'"], capture_output=True, check=False).returncode:
-        pytest.skip("google-protobuf for Ruby is not installed")
+    need_ruby("google/protobuf")
     use = "require 'outrider/v1/generation_pb'; Outrider::V1::GenerateRequest.new(text: 'a', seed: 2**64 - 1)"
     check("ruby", "-I", str(tmp_path), "-e", use)
 
@@ -112,6 +98,12 @@ def test_php(tmp_path: Path) -> None:
     need("php")
     for path in tmp_path.rglob("*.php"):
         check("php", "-l", str(path))
+    if not (PHP_LIBRARY / "Google/Protobuf/Any.php").exists():
+        pytest.skip("php-google-protobuf is not installed")
+    script = tmp_path / "use.php"
+    script.write_text(USE_PHP)
+    # It has no unsigned numbers.
+    assert check("php", str(script), str(tmp_path), str(PHP_LIBRARY)).stdout == "a text -1 0.5"
 
 
 def test_csharp(tmp_path: Path) -> None:
