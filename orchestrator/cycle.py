@@ -3,8 +3,8 @@
 A cycle with an empty draft is plain decoding, so there is no other loop to fall back to.
 """
 
-from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from orchestrator.drafter import Draft, Drafter
@@ -40,11 +40,21 @@ class Cycle:
     tokens: Sequence[int]
 
 
+class LengthPolicy(Protocol):
+    """Decides how many tokens to draft. One is made for each generation; its choices cost or save time, never text."""
+
+    def choose(self, most: int) -> int:
+        """Return how many tokens to draft in the next cycle, 0 to `most`."""
+
+    def observe(self, cycle: Cycle) -> None:
+        """Take note of what came of a cycle."""
+
+
 async def run_cycles(
     sequence: TokenSequence,
     target: Target,
     drafter: Drafter,
-    choose_num_draft_tokens: Callable[[], int],
+    policy: LengthPolicy,
     *,
     max_length: int,
     telemetry: Telemetry,
@@ -58,15 +68,15 @@ async def run_cycles(
         with child_span(telemetry, "cycle") as span:
             # A cycle commits at most one token more than it drafts.
             room = min(max_length, target.limits.context_length) - len(sequence) - 1
-            num_draft_tokens = min(choose_num_draft_tokens(), target.limits.max_draft_tokens, room)
-            draft = await drafter.propose(sequence, num_draft_tokens)
+            most = min(room, target.limits.max_draft_tokens, drafter.room(len(sequence)))
+            draft = await drafter.propose(sequence, policy.choose(most))
             try:
                 verification = await target.verify(sequence, draft.tokens)
             except ContextFullError:
                 if index:
                     return
                 raise
-            draft = replace(draft, tokens=verification.draft_tokens)
+            draft = draft.first(len(verification.draft_tokens))
             verdict = verification.result
             tokens = [*draft.tokens[: verdict.num_accepted], verdict.next_token]
             sequence.extend(tokens)
@@ -78,7 +88,9 @@ async def run_cycles(
                     "outrider.cycle.drafter": draft.drafter,
                 }
             )
-        yield Cycle(index, draft, verification, tokens)
+        cycle = Cycle(index, draft, verification, tokens)
+        policy.observe(cycle)
+        yield cycle
         if verdict.is_end_of_generation:
             return
         index += 1

@@ -1,8 +1,8 @@
 """What a drafter is, and how several make one."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
 
 from services.frame.digest import TokenSequence
 
@@ -14,13 +14,27 @@ NOBODY = "none"
 class Draft:
     """Draft tokens, who was asked for them, and the time they took: waited for, and computed by the service's account.
 
-    A drafter that was asked in vain has its name on an empty draft: it is what the cycle waited for.
+    A model's draft has, for each token, the probability of it at temperature 1, and the margin of the best score over
+    the second best. A drafter that was asked in vain has its name on an empty draft: it is what the cycle waited for.
     """
 
     tokens: Sequence[int] = ()
+    probabilities: Sequence[float] = ()
+    margins: Sequence[float] = ()
     waited_s: float = 0.0
     computed_s: float = 0.0
     drafter: str = NOBODY
+
+    def first(self, length: int) -> Self:
+        """Return the first so many tokens of it."""
+        if length >= len(self.tokens):
+            return self
+        return replace(
+            self,
+            tokens=self.tokens[:length],
+            probabilities=self.probabilities[:length],
+            margins=self.margins[:length],
+        )
 
 
 class Drafter(Protocol):
@@ -38,8 +52,14 @@ class Drafter(Protocol):
     def problem(self) -> str:
         """What keeps a service from being used, in one sentence; empty where nothing does."""
 
+    def room(self, length: int) -> int:
+        """Return the most tokens that it proposes after so many, as far as is known; 0 where it would not try."""
+
     async def propose(self, sequence: TokenSequence, num_draft_tokens: int) -> Draft:
-        """Return at most so many tokens that may follow the sequence. One that does not try answers `Draft()`."""
+        """Return at most so many tokens that may follow the sequence. One that does not try answers `Draft()`.
+
+        It is asked for no more than `room` allows, or than that of a drafter before it.
+        """
 
     async def close(self) -> None:
         """The generation is over."""
@@ -53,6 +73,10 @@ class NoDrafter:
 
     def __init__(self, problem: str) -> None:
         self.problem = problem
+
+    def room(self, length: int) -> int:
+        """Return 0."""
+        return 0
 
     async def propose(self, sequence: TokenSequence, num_draft_tokens: int) -> Draft:
         """Return the draft of nobody."""
@@ -82,6 +106,10 @@ class FirstDrafter:
     def problem(self) -> str:
         """The first of theirs."""
         return next((drafter.problem for drafter in self._drafters if drafter.problem), "")
+
+    def room(self, length: int) -> int:
+        """Return that of the first one that has any."""
+        return next((room for drafter in self._drafters if (room := drafter.room(length))), 0)
 
     async def propose(self, sequence: TokenSequence, num_draft_tokens: int) -> Draft:
         """Return the first draft that somebody made."""

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
 
 from orchestrator.answer import Answer
-from orchestrator.cycle import Cycle, Target, run_cycles
+from orchestrator.cycle import Cycle, LengthPolicy, Target, run_cycles
 from orchestrator.drafter import Drafter
 from orchestrator.statistics import Statistics
 from orchestrator.text import TextStream
@@ -33,7 +33,7 @@ class Generation:
         drafter: Drafter,
         text: TextStream,
         *,
-        num_draft_tokens: int,
+        policy: LengthPolicy,
         max_tokens: int,
         context_length: int,
         telemetry: Telemetry,
@@ -53,7 +53,7 @@ class Generation:
         self._drafter = drafter
         self._text = text
         self.num_generated_tokens = 0
-        self._num_draft_tokens = num_draft_tokens
+        self._policy = policy
         self._telemetry = telemetry
         self._max_tokens = max_tokens
         self._max_length = min(context_length, len(prompt) + max_tokens)
@@ -78,7 +78,7 @@ class Generation:
             self._sequence,
             self._target,
             self._drafter,
-            lambda: self._num_draft_tokens,
+            self._policy,
             max_length=self._max_length,
             telemetry=self._telemetry,
         )

@@ -75,7 +75,12 @@ class NgramDrafter:
     def __init__(self, shortest: int, longest: int, never: Collection[int]) -> None:
         """Look for matches of `shortest` to `longest` tokens; propose none of the ids in `never`, nor what follows."""
         self._index = NgramIndex(shortest, longest)
+        self._longest = longest
         self._never = frozenset(never)
+
+    def room(self, length: int) -> int:
+        """Return how long a draft of the longest match is."""
+        return self._longest - _CAUTION
 
     async def propose(self, sequence: TokenSequence, num_draft_tokens: int) -> Draft:
         """Return a draft that is `_CAUTION` tokens shorter than the match, or none."""

@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from itertools import takewhile
 from typing import Protocol
 
 import grpc
@@ -89,13 +90,22 @@ class RemoteDrafter:
         """Times that the service had to be brought back to the sequence."""
         return self._cache.num_resyncs
 
+    def room(self, length: int) -> int:
+        """Return the most tokens that the service proposes after so many. Where there are none, `problem` says why."""
+        self._recognize()
+        # The last draft token is never evaluated there.
+        room = self._limits.context_length + 1 - length
+        if room < 1:
+            self.problem = f"the context of the draft is full: it holds {self._limits.context_length} tokens"
+        if not self._limits.max_draft_tokens:
+            self.problem = "the draft service is set to propose no tokens"
+        if self._breaker.is_open:
+            self.problem = self._breaker.reason
+        return 0 if self._is_refused else max(0, min(self._limits.max_draft_tokens, room))
+
     async def propose(self, sequence: TokenSequence, num_draft_tokens: int) -> Draft:
         """Return the service's draft, or an empty one."""
-        if num_draft_tokens < 1:
-            return Draft()
-        self._recognize()
-        num_draft_tokens = min(num_draft_tokens, self._room(len(sequence)))
-        if num_draft_tokens < 1 or self._is_refused:
+        if num_draft_tokens < 1 or not self.room(len(sequence)):
             return Draft()
         if not self._breaker.may_try():
             if self._is_attached:  # somebody else has found out
@@ -114,9 +124,17 @@ class RemoteDrafter:
                 self._miss(span, error)
                 return Draft(waited_s=time.perf_counter() - started_s, drafter="remote")
             self._attach(span)
-            tokens = self._known(reply)
+            known = self._known(reply)
+            tokens = [draft_token.token for draft_token in known]
             self._cache.learn(seen, reply.held_length, tokens)
-        return Draft(tokens, time.perf_counter() - started_s, reply.timings.computed_ms / 1e3, "remote")
+        return Draft(
+            tokens,
+            [draft_token.probability for draft_token in known],
+            [draft_token.margin for draft_token in known],
+            time.perf_counter() - started_s,
+            reply.timings.computed_ms / 1e3,
+            "remote",
+        )
 
     async def close(self) -> None:
         """Release the session and end its stream."""
@@ -159,26 +177,9 @@ class RemoteDrafter:
             self._is_refused = False
             self._cache.forget()
 
-    def _room(self, length: int) -> int:
-        """Return how many draft tokens the service proposes after so many tokens. None is a problem."""
-        # The last one is never evaluated there.
-        room = self._limits.context_length + 1 - length
-        if room < 1:
-            self.problem = f"the context of the draft is full: it holds {self._limits.context_length} tokens"
-        if not self._limits.max_draft_tokens:
-            self.problem = "the draft service is set to propose no tokens"
-        if self._breaker.is_open:
-            self.problem = self._breaker.reason
-        return min(self._limits.max_draft_tokens, room)
-
-    def _known(self, reply: draft_pb2.ProposeResponse) -> list[int]:
+    def _known(self, reply: draft_pb2.ProposeResponse) -> list[draft_pb2.DraftToken]:
         """Return the draft tokens up to the first that the target does not have."""
-        tokens: list[int] = []
-        for draft_token in reply.result.draft_tokens:
-            if draft_token.token >= self._vocabulary_size:
-                break
-            tokens.append(draft_token.token)
-        return tokens
+        return list(takewhile(lambda each: each.token < self._vocabulary_size, reply.result.draft_tokens))
 
     def _miss(self, span: Span, error: ServiceError) -> None:
         """Do without a draft in this cycle; where that was no accident, without the service."""

@@ -77,14 +77,14 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                 else None,
                 require_exact=request.require_exact,
             )
-            plan = plan_speculation(request.speculation, self._settings, target_model.info)
+            plan = plan_speculation(request.speculation, self._settings)
             drafter = self._backend.open_drafter(sampling, plan)
             generation = Generation(
                 await _sequence(prompt),
                 target,
                 drafter,
                 TextStream(target_model.token_bytes, request.stop),
-                num_draft_tokens=plan.num_draft_tokens,
+                policy=plan.policy,
                 max_tokens=request.max_tokens,
                 context_length=most,
                 telemetry=self._backend.telemetry,

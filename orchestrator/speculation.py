@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from orchestrator.cycle import LengthPolicy
+from orchestrator.length_policy import FixedLength
 from orchestrator.settings import OrchestratorSettings
 from outrider.v1 import common_pb2, generation_pb2
 from services.frame.errors import invalid_argument
@@ -17,10 +19,10 @@ DRAFTERS: dict[str, generation_pb2.Drafter.ValueType] = {
 
 @dataclass(frozen=True)
 class Plan:
-    """Who drafts, never unspecified, how many tokens a cycle, and when the draft service stops early."""
+    """Who drafts, never unspecified, who says how many tokens, and when the draft service stops early."""
 
     drafter: generation_pb2.Drafter.ValueType
-    num_draft_tokens: int
+    policy: LengthPolicy
     min_joint_confidence: float
 
 
@@ -44,20 +46,18 @@ def check_speculation(speculation: generation_pb2.Speculation, target: common_pb
         raise invalid_argument("INVALID_REQUEST", "speculation.min_joint_confidence", "a confidence is between 0 and 1")
 
 
-def plan_speculation(
-    speculation: generation_pb2.Speculation, settings: OrchestratorSettings, target: common_pb2.ModelInfo
-) -> Plan:
+def plan_speculation(speculation: generation_pb2.Speculation, settings: OrchestratorSettings) -> Plan:
     """Return how to speculate for a request that was checked."""
     if speculation.mode == generation_pb2.SPECULATION_MODE_OFF:
-        return Plan(generation_pb2.DRAFTER_NONE, 0, 0.0)
+        return Plan(generation_pb2.DRAFTER_NONE, FixedLength(0), 0.0)
     if speculation.mode == generation_pb2.SPECULATION_MODE_FIXED:
         num_draft_tokens = speculation.num_draft_tokens
     else:
         most = speculation.max_draft_tokens or settings.num_draft_tokens
-        num_draft_tokens = min(settings.num_draft_tokens, most, target.max_draft_tokens)
+        num_draft_tokens = min(settings.num_draft_tokens, most)
     return Plan(
         speculation.drafter or DRAFTERS[settings.drafter],
-        num_draft_tokens,
+        FixedLength(num_draft_tokens),
         speculation.min_joint_confidence
         if speculation.HasField("min_joint_confidence")
         else settings.min_joint_confidence,

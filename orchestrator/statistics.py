@@ -41,8 +41,17 @@ class Statistics:
 
     def add(self, other: "Statistics") -> None:
         """Add another's sums."""
-        for name in vars(self):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.num_cycles += other.num_cycles
+        self.num_drafts += other.num_drafts
+        self.num_draft_tokens += other.num_draft_tokens
+        self.num_accepted_tokens += other.num_accepted_tokens
+        self.num_accepted_per_position += other.num_accepted_per_position
+        self.num_resyncs += other.num_resyncs
+        self.num_fallbacks += other.num_fallbacks
+        self.target_waited_s += other.target_waited_s
+        self.target_computed_s += other.target_computed_s
+        self.draft_waited_s += other.draft_waited_s
+        self.draft_computed_s += other.draft_computed_s
 
     def to_message(self) -> generation_pb2.SpeculationStatistics:
         """Return the counters as a message."""

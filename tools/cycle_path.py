@@ -65,16 +65,15 @@ def carriers(value: object, tokens: Sequence[int], depth: int = _MOST_DEEP) -> s
 
 
 def holds(value: object, tokens: Sequence[int]) -> bool:
-    """Whether a plain sequence has these tokens in it, one after the other, by themselves or as `token` of its items."""
-    if isinstance(value, str | bytes) or not (isinstance(value, Sequence) and not isinstance(value, deque) or isinstance(value, np.ndarray)):
+    """Whether a plain sequence has these tokens in it, one after the other; as ids, or as `token` of its items."""
+    if isinstance(value, np.ndarray):
+        last: list[object] = value[-64:].tolist() if value.ndim == 1 else []
+    elif isinstance(value, Sequence) and not isinstance(value, str | bytes | deque):
+        last = [getattr(item, "token", item) for item in value[-64:]]
+    else:
         return False
-    ids = [int(getattr(item, "token", item)) if _is_token(item) else None for item in value[-64:]]
     size = len(tokens)
-    return any(ids[start : start + size] == list(tokens) for start in range(len(ids) - size + 1))
-
-
-def _is_token(item: object) -> bool:
-    return isinstance(item, int | np.integer) or hasattr(item, "token")
+    return any(last[start : start + size] == list(tokens) for start in range(len(last) - size + 1))
 
 
 def parts_of(value: object) -> list[object]:

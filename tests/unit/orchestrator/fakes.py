@@ -76,8 +76,12 @@ class FakeDrafter:
         self.problem = ""
         self.asked: list[int] = []
         self.is_closed = False
+        self.most = 1000
         self._strategy = strategy
         self._name = name
+
+    def room(self, length: int) -> int:
+        return self.most
 
     async def propose(self, sequence: TokenSequence, num_draft_tokens: int) -> Draft:
         self.asked.append(num_draft_tokens)

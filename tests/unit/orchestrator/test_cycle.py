@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from orchestrator.cycle import Cycle, run_cycles
 from orchestrator.generation import origins
+from orchestrator.length_policy import FixedLength
 from orchestrator.limits import Limits
 from orchestrator.target import ContextFullError, Verification
 from outrider.v1 import generation_pb2
@@ -43,6 +44,22 @@ STRATEGIES: dict[str, Callable[[], Strategy]] = {
 }
 
 
+class Numbers:
+    """Chooses one number after the other."""
+
+    def __init__(self, numbers: Sequence[int]) -> None:
+        self._numbers = iter(numbers)
+        self.offered: list[int] = []
+        self.observed: list[Cycle] = []
+
+    def choose(self, most: int) -> int:
+        self.offered.append(most)
+        return next(self._numbers)
+
+    def observe(self, cycle: Cycle) -> None:
+        self.observed.append(cycle)
+
+
 async def _cycles(
     target: FakeTarget, drafter: FakeDrafter, num_draft_tokens: int, num_tokens: int
 ) -> tuple[list[Cycle], list[int]]:
@@ -54,7 +71,7 @@ async def _cycles(
             sequence,
             target,
             drafter,
-            lambda: num_draft_tokens,
+            FixedLength(num_draft_tokens),
             max_length=len(PROMPT) + num_tokens,
             telemetry=Telemetry.off(),
         )
@@ -98,18 +115,18 @@ async def test_a_draft_is_never_longer_than_there_is_room_for() -> None:
 
 
 async def test_the_number_of_draft_tokens_is_chosen_anew_in_every_cycle() -> None:
-    numbers = iter([2, 0, 5])
-    target = FakeTarget()
-    cycles = run_cycles(
-        TokenSequence(PROMPT),
-        target,
-        FakeDrafter(perfect),
-        lambda: next(numbers),
-        max_length=len(PROMPT) + 10,
-        telemetry=Telemetry.off(),
-    )
-    assert [len(cycle.tokens) async for cycle in cycles] == [3, 1, 6]
+    policy, target, drafter = Numbers([2, 0, 5]), FakeTarget(), FakeDrafter(perfect)
+    drafter.most = 6
+    cycles = [
+        cycle
+        async for cycle in run_cycles(
+            TokenSequence(PROMPT), target, drafter, policy, max_length=len(PROMPT) + 10, telemetry=Telemetry.off()
+        )
+    ]
+    assert [len(cycle.tokens) for cycle in cycles] == [3, 1, 6]
     assert [len(draft) for draft in target.drafts] == [2, 0, 5]
+    assert policy.offered == [6, 6, 5], "what the drafter has room for, then what the generation has"
+    assert policy.observed == cycles
 
 
 @pytest.mark.parametrize("strategy", [empty, perfect, wrong])

@@ -42,6 +42,19 @@ async def test_nobody_tries() -> None:
     assert await FirstDrafter(idle(), idle()).propose(TokenSequence(PROMPT), 2) == Draft()
 
 
+def test_there_is_as_much_room_as_the_first_has_that_has_any() -> None:
+    full, first, second = FakeDrafter(perfect), FakeDrafter(perfect), FakeDrafter(perfect)
+    full.most, first.most, second.most = 0, 3, 8
+    assert FirstDrafter(full, first, second).room(10) == 3
+    assert FirstDrafter(full, NoDrafter("there is none")).room(10) == FirstDrafter().room(10) == 0
+
+
+def test_the_beginning_of_a_draft_keeps_what_is_known_of_it() -> None:
+    draft = Draft([1, 2, 3], [0.5, 0.25, 0.125], [3.0, 2.0, 1.0], 1.0, 0.5, "remote")
+    assert draft.first(2) == Draft([1, 2], [0.5, 0.25], [3.0, 2.0], 1.0, 0.5, "remote")
+    assert draft.first(3) is draft
+
+
 async def test_it_sums_up_and_closes_all() -> None:
     first, second = drafting("remote"), drafting("ngram")
     first.num_resyncs, first.num_fallbacks, second.num_resyncs, second.num_fallbacks = 1, 2, 3, 4

@@ -3,6 +3,7 @@
 import pytest
 
 from orchestrator.generation import Generation, draw_seed
+from orchestrator.length_policy import FixedLength
 from orchestrator.limits import Limits
 from orchestrator.text import TextStream
 from outrider.v1 import generation_pb2
@@ -48,7 +49,7 @@ async def generate(
         target or FakeTarget(),
         drafter or FakeDrafter(strategy),
         TextStream(token_bytes or TOKEN_BYTES, stop),
-        num_draft_tokens=3,
+        policy=FixedLength(3),
         max_tokens=max_tokens,
         context_length=context_length,
         telemetry=Telemetry.off(),

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from orchestrator import ngram
 from orchestrator.cycle import run_cycles
 from orchestrator.drafter import Draft, FirstDrafter
+from orchestrator.length_policy import FixedLength
 from orchestrator.ngram import NgramDrafter, NgramIndex
 from services.frame.digest import TokenSequence
 from services.frame.telemetry import Telemetry
@@ -133,7 +134,7 @@ async def test_the_text_is_the_targets_own(
                 sequence,
                 FakeTarget(next_token=next_token),
                 drafter,
-                lambda: num_draft_tokens,
+                FixedLength(num_draft_tokens),
                 max_length=len(prompt) + 300,
                 telemetry=Telemetry.off(),
             )

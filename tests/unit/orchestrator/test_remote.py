@@ -157,18 +157,23 @@ async def test_nothing_is_asked_where_nothing_is_wanted() -> None:
     assert script.num_streams == 0
 
 
+async def as_cycles_do(drafter: RemoteDrafter, sequence: TokenSequence, num_draft_tokens: int) -> Draft:
+    """Ask for no more than there is room for."""
+    return await drafter.propose(sequence, min(num_draft_tokens, drafter.room(len(sequence))))
+
+
 async def test_it_asks_for_no_more_than_the_service_proposes() -> None:
     """Another service with another limit may take its place at any time, or one that proposes nothing."""
     script = Script([proposal(7), proposal(8)])
     async with serviced(script) as service:
         drafter = drafter_of(service)
         service.model = described(max_draft_tokens=3)
-        assert list((await drafter.propose(TokenSequence(PROMPT), 4)).tokens) == [7]
+        assert list((await as_cycles_do(drafter, TokenSequence(PROMPT), 4)).tokens) == [7]
         service.model = described(max_draft_tokens=0)
-        assert await drafter.propose(TokenSequence(PROMPT), 4) == Draft()
+        assert await as_cycles_do(drafter, TokenSequence(PROMPT), 4) == Draft()
         assert drafter.problem == "the draft service is set to propose no tokens"
         service.model = described(max_draft_tokens=5)
-        assert list((await drafter.propose(TokenSequence(PROMPT), 4)).tokens) == [8]
+        assert list((await as_cycles_do(drafter, TokenSequence(PROMPT), 4)).tokens) == [8]
         assert drafter.problem == ""
         await drafter.close()
     assert [request.num_draft_tokens for request in script.requests] == [3, 4]
@@ -180,7 +185,7 @@ async def test_a_service_that_takes_less_than_it_told_is_asked_again(most: str, 
     refusal = ServiceError(grpc.StatusCode.OUT_OF_RANGE, "DRAFT_TOO_LONG", "a message", metadata={"most": most})
     script = Script([proposal(7), refusal, proposal(8)])
     async with attached(script) as drafter:
-        drafts = [await drafter.propose(TokenSequence(PROMPT), 8) for _ in range(3)]
+        drafts = [await as_cycles_do(drafter, TokenSequence(PROMPT), 8) for _ in range(3)]
         assert drafter.num_fallbacks == (not most)
     assert [list(draft.tokens) for draft in drafts] == [[7], [], [8]]
     assert [request.num_draft_tokens for request in script.requests] == [8, 8, num_asked]
@@ -492,7 +497,7 @@ async def test_a_draft_whose_context_is_full_was_not_lost() -> None:
         service.model = described(context_length=4)
         drafter = drafter_of(service)
         for expected in ([7], [8], []):
-            assert list((await drafter.propose(sequence, 4)).tokens) == expected
+            assert list((await as_cycles_do(drafter, sequence, 4)).tokens) == expected
             sequence.extend([4])
         assert drafter.problem == "the context of the draft is full: it holds 4 tokens"
         assert drafter.num_fallbacks == 0
