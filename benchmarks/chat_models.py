@@ -15,8 +15,8 @@ from pathlib import Path
 import llama_cpp
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from orchestrator.detokenizer import Detokenizer
-from services.engine.vocabulary import Vocabulary
+from orchestrator.generation.detokenizer import Detokenizer
+from services.engine.model.vocabulary import Vocabulary
 from services.target.chat import ChatError, ChatTemplate, Message
 
 CHATS = {

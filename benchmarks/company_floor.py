@@ -14,8 +14,8 @@ from pathlib import Path
 
 from company_measure import Chunk, Stream
 
-from services.engine.model import Model
-from services.engine.runtime import LlamaRuntime, Logits, RuntimeOptions, Segment
+from services.engine.model.model import Model
+from services.engine.runtime.runtime import LlamaRuntime, Logits, RuntimeOptions, Segment
 
 
 @dataclass

@@ -14,13 +14,13 @@ from typing import Any
 
 from services.draft.application import DraftApplication
 from services.draft.settings import DraftSettings
-from services.engine import scheduler
-from services.engine.application import ModelApplication
-from services.engine.engine import Engine
-from services.engine.runtime import Logits, Segment
+from services.engine.runtime.runtime import Logits, Segment
+from services.engine.scheduling import scheduler
+from services.engine.scheduling.engine import Engine
+from services.engine.startup.application import ModelApplication
+from services.frame.program.settings import parse_settings
 from services.frame.run import run_server
 from services.frame.server import FrameServer
-from services.frame.settings import parse_settings
 from services.target.application import TargetApplication
 from services.target.settings import TargetSettings
 

@@ -21,9 +21,9 @@ from pathlib import Path
 from company_prompts import PROMPTS
 from rig import until_serving
 
-from orchestrator.bundled import bundled_pair
-from orchestrator.client import generate
-from orchestrator.process import ServerProcess
+from orchestrator.cli.bundled import bundled_pair
+from orchestrator.cli.client import generate
+from orchestrator.cli.process import ServerProcess
 from outrider.v1 import generation_pb2
 
 _NUM_DRAFT_TOKENS = 3

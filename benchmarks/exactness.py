@@ -13,13 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from models.tiny import write_tiny_model
-from orchestrator.bundled import bundled_pair
-from services.engine.exactness import candidates, padded_runtime
-from services.engine.model import Model
-from services.engine.padding import Exactness
-from services.engine.probe import compare, fixed_sequences, is_exact, references
-from services.engine.quantize import quantize_file
-from services.engine.runtime import LlamaRuntime, RuntimeOptions
+from orchestrator.cli.bundled import bundled_pair
+from services.engine.model.model import Model
+from services.engine.model.quantize import quantize_file
+from services.engine.runtime.padding import Exactness
+from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions
+from services.engine.startup.exactness import candidates, padded_runtime
+from services.engine.startup.probe import compare, fixed_sequences, is_exact, references
 
 MAX_DRAFT_TOKENS = 7
 LENGTHS = (400, 150, 60, 60, 40, 40)

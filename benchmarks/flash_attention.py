@@ -9,10 +9,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator.bundled import bundled_pair
-from services.engine.measuring import Budget, least_times, rows_after
-from services.engine.model import Model
-from services.engine.runtime import LlamaRuntime, RuntimeOptions
+from orchestrator.cli.bundled import bundled_pair
+from services.engine.model.model import Model
+from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions
+from services.engine.startup.measuring import Budget, least_times, rows_after
 
 
 def measure(runtimes: dict[str, LlamaRuntime], length: int, num_sessions: int, num_rows: int, seconds: float) -> None:

@@ -12,12 +12,12 @@ from typing import Self
 
 import grpc
 
-from orchestrator.client import fetch_status, generate
-from orchestrator.process import ServerProcess
+from orchestrator.cli.client import fetch_status, generate
+from orchestrator.cli.process import ServerProcess
 from outrider.v1 import generation_pb2
-from services.frame.channel import open_channel
-from services.frame.errors import ServiceError
-from services.frame.health import watch_health
+from services.frame.rpc.channel import open_channel
+from services.frame.rpc.errors import ServiceError
+from services.frame.rpc.health import watch_health
 
 _PAUSE_S = 0.01
 # A draft is tried again at once, and a target that loads is waited for.

@@ -22,10 +22,10 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace import SpanKind
 
-from services.frame.otlp import encode
-from services.frame.recording import Recorder, _Current, _openinference
-from services.frame.spans import child_span, request_span, server_span
-from services.frame.telemetry import DEFAULT_SPAN_QUEUE, NO_HEADERS, Telemetry, TraceHeaders, headers_of
+from services.frame.telemetry.otlp import encode
+from services.frame.telemetry.recording import Recorder, _Current, _openinference
+from services.frame.telemetry.spans import child_span, request_span, server_span
+from services.frame.telemetry.telemetry import DEFAULT_SPAN_QUEUE, NO_HEADERS, Telemetry, TraceHeaders, headers_of
 
 NUM_ROUNDS = 9
 NUM_CYCLES = 3200

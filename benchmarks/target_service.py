@@ -18,16 +18,15 @@ from pathlib import Path
 
 from opentelemetry.trace import INVALID_SPAN
 
-from orchestrator.bundled import bundled_pair
-from orchestrator.process import ServerProcess
-from orchestrator.session import RemoteCache
-from orchestrator.stream import SessionStream
+from orchestrator.cli.bundled import bundled_pair
+from orchestrator.cli.process import ServerProcess
 from outrider.v1 import common_pb2, target_pb2, target_pb2_grpc
-from services.engine.model import Model
-from services.engine.runtime import LlamaRuntime, RuntimeOptions, Segment
-from services.frame.channel import open_channel
-from services.frame.digest import TokenSequence
-from services.frame.health import watch_health
+from services.engine.model.model import Model
+from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions, Segment
+from services.frame.rpc.channel import open_channel
+from services.frame.rpc.health import watch_health
+from services.session.client import ServiceSession
+from services.session.sequence import TokenSequence
 
 PROMPT = [1, 5, 9, 12, 7, 3, 20, 31]
 
@@ -71,31 +70,30 @@ async def run_session(
 
     Sessions wait for each other once their prompts are evaluated.
     """
-    cache = RemoteCache(name)
-    stream: SessionStream[target_pb2.VerifyStreamRequest, target_pb2.VerifyBatchResponse] = SessionStream(
-        stub.VerifyStream
+    session: ServiceSession[target_pb2.VerifyStreamRequest, target_pb2.VerifyBatchResponse] = ServiceSession(
+        name, stub.VerifyStream
     )
     sequence = TokenSequence(PROMPT)
     sampling = common_pb2.Sampling(temperature=temperature, seed=1)
     for cycle in range(num_cycles + 1):
         draft_tokens = [2 + (cycle + index) % 50 for index in range(num_draft_tokens)]
-        request_id = cache.next_request_id()
+        request_id = session.next_request_id()
         request = target_pb2.VerifyBatchRequest(
             request_id=request_id,
-            context=cache.context(sequence, INVALID_SPAN),
+            context=session.context(sequence, INVALID_SPAN),
             draft_tokens=draft_tokens,
             sampling=sampling,
         )
         started_s = time.perf_counter()
-        reply = await stream.ask(request_id, target_pb2.VerifyStreamRequest(verify=request), None)
+        reply = await session.exchange(request_id, target_pb2.VerifyStreamRequest(verify=request), None)
         if cycle:
             samples.add(time.perf_counter() - started_s, reply.timings)
         else:
             await samples.prefilled.wait()
             samples.started_s = time.perf_counter()
-        cache.learn(sequence, reply.held_length, draft_tokens[: reply.result.num_accepted])
+        session.learn(sequence, reply.held_length, draft_tokens[: reply.result.num_accepted])
         sequence.extend([*draft_tokens[: reply.result.num_accepted], reply.result.next_token])
-    await stream.close()
+    await session.close()
 
 
 @asynccontextmanager

@@ -27,13 +27,13 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 from opentelemetry.sdk.resources import Resource
 from rich.progress import track
 
-from orchestrator.bundled import bundled_pair
-from orchestrator.client import generate
-from orchestrator.stack import Stack, StackOptions
+from orchestrator.cli.bundled import bundled_pair
+from orchestrator.cli.client import generate
+from orchestrator.cli.stack import Stack, StackOptions
 from outrider.v1 import common_pb2, generation_pb2
-from services.frame.recording import Recorder
-from services.frame.spans import child_span, request_span, server_span
-from services.frame.telemetry import DEFAULT_EXPORT_DELAY_MS, Telemetry, TraceHeaders, headers_of
+from services.frame.telemetry.recording import Recorder
+from services.frame.telemetry.spans import child_span, request_span, server_span
+from services.frame.telemetry.telemetry import DEFAULT_EXPORT_DELAY_MS, Telemetry, TraceHeaders, headers_of
 
 PROMPT = "class Stack:\n    def __init__(self):\n"
 MODULES = ("orchestrator", "services.target", "services.draft")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
-from services.frame.output import guarded_output, say
+from services.frame.program.output import guarded_output, say
 
 BAD_INPUT = 2
 _SIGNAL_BASE = 128  # what shells add to a signal's number

@@ -1,14 +1,14 @@
 """`outrider-orchestrator`, or `python -m orchestrator`: the orchestrator."""
 
-import services.frame.importing  # noqa: F401, I001  before what takes its time
+import services.frame.program.importing  # noqa: F401, I001  before what takes its time
 import sys
 from collections.abc import Sequence
 
 from orchestrator.application import OrchestratorApplication
 from orchestrator.settings import OrchestratorSettings
-from services.frame.output import guarded_output
+from services.frame.program.output import guarded_output
 from services.frame.run import run_server
-from services.frame.settings import parse_settings
+from services.frame.program.settings import parse_settings
 
 
 @guarded_output(OrchestratorSettings.program)

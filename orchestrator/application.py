@@ -1,7 +1,7 @@
 """The orchestrator as a server."""
 
-from orchestrator.backend import Backend
-from orchestrator.servicer import GenerationServicer
+from orchestrator.generation.servicer import GenerationServicer
+from orchestrator.peers.backend import Backend
 from orchestrator.settings import OrchestratorSettings
 from outrider.v1 import generation_pb2_grpc
 from services.frame.server import FrameServer

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from services.frame.settings import Address, PeerSettings, ServerSettings
+from services.frame.program.settings import Address, PeerSettings, ServerSettings
 
 # ENABLE_SPECULATIVE, as a choice of the drafter.
 _SWITCHES = {"true": "auto", "1": "auto", "yes": "auto", "on": "auto"} | {

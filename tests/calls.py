@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc
 
-from services.frame.call_status import CallStatus
+from services.frame.rpc.call_status import CallStatus
 
 
 async def replies(call: Any) -> list[Any]:

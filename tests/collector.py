@@ -17,7 +17,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from opentelemetry.proto.common.v1 import common_pb2
 from opentelemetry.proto.trace.v1 import trace_pb2
 
-from services.frame import otlp, otlp_http
+from services.frame.telemetry import otlp, otlp_http
 from tests.waiting import PATIENCE_S
 
 

@@ -27,9 +27,9 @@ from google.protobuf.message import Message
 
 import orchestrator
 from orchestrator.application import OrchestratorApplication
-from orchestrator.bundled import bundled_pair
-from orchestrator.client import fetch_status, generate
-from orchestrator.cycle import Cycle, run_cycles
+from orchestrator.cli.bundled import bundled_pair
+from orchestrator.cli.client import fetch_status, generate
+from orchestrator.generation.cycle import Cycle, run_cycles
 from orchestrator.settings import OrchestratorSettings
 from outrider.v1 import generation_pb2
 from services.draft.application import DraftApplication

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from orchestrator.settings import OrchestratorSettings
 from services.draft.settings import DraftSettings
 from services.frame.healthcheck import HealthcheckSettings
-from services.frame.settings import ProgramSettings
+from services.frame.program.settings import ProgramSettings
 from services.target.settings import TargetSettings
 
 _HEAD = """\

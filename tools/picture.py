@@ -13,9 +13,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestrator.bundled import bundled_pair
-from orchestrator.client import generate, show, summary_line
-from orchestrator.stack import Stack, StackOptions
+from orchestrator.cli.bundled import bundled_pair
+from orchestrator.cli.client import generate, show, summary_line
+from orchestrator.cli.stack import Stack, StackOptions
 from outrider.v1 import common_pb2, generation_pb2
 
 OUT = Path(__file__).parents[1] / "docs" / "stream.svg"

@@ -1,6 +1,6 @@
 """The command line of the evaluation."""
 
-import services.frame.importing  # noqa: F401, I001  before what takes its time
+import services.frame.program.importing  # noqa: F401, I001  before what takes its time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from models.evaluate.pair import Pair, PairError, Settings
 from models.evaluate.report import draw_plot, table, update_card, write_metrics
 from models.train.corpus import read_texts
 from services.engine.errors import EngineError
-from services.frame.output import say
+from services.frame.program.output import say
 
 PROGRAM = "python -m models.evaluate"
 _PAIR = Path(__file__).resolve().parent.parent / "pair"

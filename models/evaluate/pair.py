@@ -11,8 +11,8 @@ from queue import SimpleQueue
 from typing import TypeVar
 
 from services.engine.control_groups import usable_cores
-from services.engine.model import Model
-from services.engine.runtime import LlamaRuntime, RuntimeOptions
+from services.engine.model.model import Model
+from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions
 
 T = TypeVar("T")
 R = TypeVar("R")

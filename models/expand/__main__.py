@@ -1,6 +1,6 @@
 """The command line of the expansion. Prints the path of the file on stdout, everything else on stderr."""
 
-import services.frame.importing  # noqa: F401, I001  before what takes its time
+import services.frame.program.importing  # noqa: F401, I001  before what takes its time
 import argparse
 import hashlib
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from models.command import CommandError, Parser, natural, positive, run_command
 from models.expand.expansion import Expansion
 from models.expand.shape import PRESETS, TYPES, ExpansionError, Shape
 from models.llama_gguf import LlamaFile, ModelFileError
-from services.frame.output import say
+from services.frame.program.output import say
 
 PROGRAM = "python -m models.expand"
 

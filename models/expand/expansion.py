@@ -93,7 +93,7 @@ class Expansion:
 
 def _quantize(source: Path, target: Path, file_type: str, on_bytes: Callable[[int], None]) -> None:
     arguments = [str(source), str(target), str(int(LOW_BIT_TYPES[file_type]))]
-    command = [sys.executable, "-P", "-m", "services.engine.quantize", *arguments]
+    command = [sys.executable, "-P", "-m", "services.engine.model.quantize", *arguments]
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     ) as child:

@@ -1,6 +1,6 @@
 """``python -m models.train <step>``: make the bundled pair, step by step."""
 
-import services.frame.importing  # noqa: F401, I001  before what takes its time
+import services.frame.program.importing  # noqa: F401, I001  before what takes its time
 import sys
 
 from models.train.cli import main

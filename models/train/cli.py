@@ -10,7 +10,7 @@ from pathlib import Path
 
 from models.cache import cache_folder
 from models.command import BAD_INPUT, CommandError
-from services.frame.output import guarded_output, say
+from services.frame.program.output import guarded_output, say
 
 PROGRAM = "python -m models.train"
 MINUTES = {"target": 54.0, "draft": 63.0, "together": 25.0}

@@ -1,14 +1,14 @@
 """`outrider-draft`, or `python -m services.draft`: the draft service."""
 
-import services.frame.importing  # noqa: F401, I001  before what takes its time
+import services.frame.program.importing  # noqa: F401, I001  before what takes its time
 import sys
 from collections.abc import Sequence
 
 from services.draft.application import DraftApplication
 from services.draft.settings import DraftSettings
-from services.frame.output import guarded_output
+from services.frame.program.output import guarded_output
 from services.frame.run import run_server
-from services.frame.settings import parse_settings
+from services.frame.program.settings import parse_settings
 
 
 @guarded_output(DraftSettings.program)

@@ -2,9 +2,9 @@
 
 from outrider.v1 import common_pb2, draft_pb2_grpc
 from services.draft.servicer import DraftServicer
-from services.engine.application import MODEL_SERVICE, ModelApplication
-from services.engine.engine import Engine
-from services.engine.model import Model
+from services.engine.model.model import Model
+from services.engine.scheduling.engine import Engine
+from services.engine.startup.application import MODEL_SERVICE, ModelApplication
 from services.frame.server import FrameServer
 
 

@@ -5,8 +5,8 @@ from google.rpc import status_pb2
 
 from outrider.v1 import common_pb2, draft_pb2, draft_pb2_grpc
 from services.draft.proposal import DraftToken, Proposal
-from services.engine.engine import Engine
-from services.engine.vocabulary import Vocabulary
+from services.engine.model.vocabulary import Vocabulary
+from services.engine.scheduling.engine import Engine
 from services.engine.wire import (
     check_room,
     checked_prefix,
@@ -16,11 +16,11 @@ from services.engine.wire import (
     run_work,
     trace_outcome,
 )
-from services.frame.errors import ServiceError, invalid_argument
-from services.frame.exchange import Exchange
-from services.frame.handlers import RpcContext
+from services.frame.rpc.errors import ServiceError, invalid_argument
+from services.frame.rpc.handlers import RpcContext
 from services.frame.server import FrameServer
-from services.frame.spans import server_span
+from services.frame.telemetry.spans import server_span
+from services.session.exchange import Exchange
 
 
 class DraftServicer(draft_pb2_grpc.DraftServiceServicer):

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from services.engine.settings import EngineSettings
+from services.engine.startup.settings import EngineSettings
 
 
 class DraftSettings(EngineSettings, env_prefix="OUTRIDER_DRAFT_"):

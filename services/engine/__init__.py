@@ -1,6 +1,6 @@
 """The llama.cpp runtime that both services share, and the only place that imports llama_cpp."""
 
-from services.frame.environment import set_default, unset_empty
+from services.frame.program.environment import set_default, unset_empty
 
 # It complains of an empty one on stderr.
 for _prefix in ("OMP_", "GOMP_"):

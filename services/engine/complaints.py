@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import llama_cpp
 from llama_cpp._ggml import libggml
 
-from services.frame.printable import one_line
-from services.frame.startup import CODE_REFUSED
+from services.frame.program.printable import one_line
+from services.frame.program.startup import CODE_REFUSED
 
 _GGML_LOG_LEVEL_ERROR = 4
 _STDERR = 2

@@ -9,7 +9,6 @@ import grpc
 from opentelemetry.trace import Span
 
 from outrider.v1 import common_pb2
-from services.engine.engine import Engine
 from services.engine.errors import (
     DecodeError,
     EngineError,
@@ -21,9 +20,10 @@ from services.engine.errors import (
 )
 from services.engine.sampling import SamplingError, SamplingParams
 from services.engine.sampling.params import check_num_suppressed
-from services.engine.work import Miss, Outcome, Prefix, Work
-from services.frame.digest import DIGEST_SIZE
-from services.frame.errors import ServiceError, invalid_argument
+from services.engine.scheduling.engine import Engine
+from services.engine.scheduling.work import Miss, Outcome, Prefix, Work
+from services.frame.rpc.errors import ServiceError, invalid_argument
+from services.session.sequence import DIGEST_SIZE
 
 _RETRY_AFTER_S = 0.1
 # What is longer names many tokens, and a caller could have us remember gigabytes of it.

@@ -1,7 +1,7 @@
 """What every server needs, whatever it serves."""
 
-from services.frame.environment import set_default, unset_empty
-from services.frame.version import version_of
+from services.frame.program.environment import set_default, unset_empty
+from services.frame.program.version import version_of
 
 # Before gRPC is imported, which reads each once. With an empty list of ciphers it makes no connection over TLS.
 unset_empty("GRPC_")

@@ -1,6 +1,6 @@
 """`python -m services.frame.healthcheck`: whether a server is healthy, as an exit code for container engines."""
 
-import services.frame.importing  # noqa: F401, I001  before what takes its time
+import services.frame.program.importing  # noqa: F401, I001  before what takes its time
 import asyncio
 import sys
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ from typing import ClassVar
 import grpc
 from pydantic import Field
 
-from services.frame.channel import client_tls, open_channel
-from services.frame.health import check_health
-from services.frame.output import guarded_output, say
-from services.frame.settings import Address, PeerSettings, ProgramSettings, parse_settings
-from services.frame.startup import StartupError, refuse
+from services.frame.rpc.channel import client_tls, open_channel
+from services.frame.rpc.health import check_health
+from services.frame.program.output import guarded_output, say
+from services.frame.program.settings import Address, PeerSettings, ProgramSettings, parse_settings
+from services.frame.program.startup import StartupError, refuse
 
 CODE_UNHEALTHY = 1
 

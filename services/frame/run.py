@@ -11,13 +11,13 @@ from contextlib import suppress
 
 import uvloop
 
-from services.frame.importing import end_at_once
-from services.frame.logging import configure_logging
-from services.frame.output import CODE_FAILED, announce, say
+from services.frame.program.importing import end_at_once
+from services.frame.program.logging import configure_logging
+from services.frame.program.output import CODE_FAILED, announce, say
+from services.frame.program.settings import ServerSettings
+from services.frame.program.startup import CODE_REFUSED, StartupError, exhausted
 from services.frame.server import Application, FrameServer
-from services.frame.settings import ServerSettings
-from services.frame.startup import CODE_REFUSED, StartupError, exhausted
-from services.frame.telemetry import Telemetry, configure_telemetry
+from services.frame.telemetry.telemetry import Telemetry, configure_telemetry
 
 _logger = logging.getLogger(__name__)
 

@@ -1,12 +1,12 @@
 """`outrider-target`, or `python -m services.target`: the target service."""
 
-import services.frame.importing  # noqa: F401, I001  before what takes its time
+import services.frame.program.importing  # noqa: F401, I001  before what takes its time
 import sys
 from collections.abc import Sequence
 
-from services.frame.output import guarded_output
+from services.frame.program.output import guarded_output
 from services.frame.run import run_server
-from services.frame.settings import parse_settings
+from services.frame.program.settings import parse_settings
 from services.target.application import TargetApplication
 from services.target.settings import TargetSettings
 

@@ -3,12 +3,12 @@
 import logging
 
 from outrider.v1 import common_pb2, target_pb2_grpc
-from services.engine.application import MODEL_SERVICE, ModelApplication
-from services.engine.engine import Engine
-from services.engine.exactness import choose_auto, choose_on
-from services.engine.measuring import Measuring
-from services.engine.model import Model
-from services.engine.model_service import Served
+from services.engine.model.model import Model
+from services.engine.scheduling.engine import Engine
+from services.engine.startup.application import MODEL_SERVICE, ModelApplication
+from services.engine.startup.exactness import choose_auto, choose_on
+from services.engine.startup.measuring import Measuring
+from services.engine.startup.model_service import Served
 from services.frame.server import FrameServer
 from services.target.chat_templates import ChatTemplates
 from services.target.servicer import TargetServicer

@@ -13,7 +13,7 @@ from jinja2.nodes import Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from services.engine.vocabulary import Vocabulary
+from services.engine.model.vocabulary import Vocabulary
 
 # Part spellings of control tokens that a message happens to contain; no text of a chat holds them. What follows the
 # first of them is the message's own up to the next mark, what follows the second may be the template's.

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from services.engine.vocabulary import Vocabulary
+from services.engine.model.vocabulary import Vocabulary
 from services.target.chat import ChatError, ChatTemplate
 
 _NONE = "the model has no chat template: send plain text"

@@ -5,9 +5,9 @@ from google.protobuf import json_format, struct_pb2
 from google.rpc import status_pb2
 
 from outrider.v1 import common_pb2, target_pb2, target_pb2_grpc
-from services.engine.engine import Engine
 from services.engine.errors import TooLongError
-from services.engine.vocabulary import Vocabulary
+from services.engine.model.vocabulary import Vocabulary
+from services.engine.scheduling.engine import Engine
 from services.engine.wire import (
     check_room,
     checked_prefix,
@@ -18,12 +18,12 @@ from services.engine.wire import (
     run_work,
     trace_outcome,
 )
-from services.frame.errors import ServiceError, invalid_argument
-from services.frame.exchange import Exchange
-from services.frame.handlers import RpcContext
-from services.frame.limits import most_tokens
+from services.frame.rpc.errors import ServiceError, invalid_argument
+from services.frame.rpc.handlers import RpcContext
+from services.frame.rpc.limits import most_tokens
 from services.frame.server import FrameServer
-from services.frame.spans import server_span
+from services.frame.telemetry.spans import server_span
+from services.session.exchange import Exchange
 from services.target.answer_format import answer_format
 from services.target.chat import ChatError, Message, VariablesError
 from services.target.chat_templates import ChatTemplates

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from services.engine.settings import EngineSettings
+from services.engine.startup.settings import EngineSettings
 
 
 class TargetSettings(EngineSettings, env_prefix="OUTRIDER_TARGET_"):

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from services.frame.errors import invalid_argument
+from services.frame.rpc.errors import invalid_argument
 
 T = TypeVar("T")
 

@@ -3,9 +3,9 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from services.engine.runtime import Logits
+from services.engine.runtime.runtime import Logits
 from services.engine.sampling import SamplingParams, log_probabilities, samples
-from services.engine.work import Finished, Prefix, Work
+from services.engine.scheduling.work import Finished, Prefix, Work
 from services.target.acceptance import Verdict, accept
 
 

@@ -41,9 +41,9 @@ LOAD_SLOWLY = """
     llama_cpp.llama_model_load_from_file = slowly
 """
 PROBE_FOR_EVER = """
-    import services.engine.probe
+    import services.engine.startup.probe
 
-    services.engine.probe._MIN_ROWS = float("inf")
+    services.engine.startup.probe._MIN_ROWS = float("inf")
 """
 
 

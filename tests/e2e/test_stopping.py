@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from outrider.v1 import generation_pb2
-from services.frame.channel import open_channel
-from services.frame.health import watch_health
+from services.frame.rpc.channel import open_channel
+from services.frame.rpc.health import watch_health
 from tests.e2e import accidents
 from tests.e2e.conftest import Pair
 from tests.e2e.programs import MODULES, Serving, command, environment, lives, run, services_of, serving

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from outrider.v1 import generation_pb2, generation_pb2_grpc
-from services.frame.handlers import RpcContext
+from services.frame.rpc.handlers import RpcContext
 from tests.e2e.programs import command, environment, run, run_in_terminal
 from tests.e2e.wild import ACTING, HARMLESS, NAME_SHOWN, SHOWN, TOKENS
 from tests.waiting import PATIENCE_S

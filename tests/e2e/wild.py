@@ -3,8 +3,8 @@
 from collections.abc import AsyncIterator
 
 from outrider.v1 import common_pb2, generation_pb2, generation_pb2_grpc
-from services.frame.errors import abort, invalid_argument
-from services.frame.handlers import RpcContext
+from services.frame.rpc.errors import abort, invalid_argument
+from services.frame.rpc.handlers import RpcContext
 
 # What acts on a terminal.
 ACTING = [*map(chr, [*range(9), *range(0xB, 0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)])]

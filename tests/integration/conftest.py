@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from orchestrator import patience
+from orchestrator.drafting import patience
 from services.frame.server import FrameServer
 from tests.environment import hide_settings
 from tests.integration.asking import Service, asking

@@ -15,11 +15,11 @@ from orchestrator.settings import OrchestratorSettings
 from outrider.v1 import common_pb2, generation_pb2, generation_pb2_grpc, model_pb2, model_pb2_grpc
 from services.draft.application import DraftApplication
 from services.draft.settings import DraftSettings
-from services.engine.engine import Engine
-from services.engine.model_service import Served
-from services.engine.runtime import Logits, Runtime, Segment
+from services.engine.runtime.runtime import Logits, Runtime, Segment
+from services.engine.scheduling.engine import Engine
+from services.engine.startup.model_service import Served
 from services.frame.server import FrameServer
-from services.frame.telemetry import Telemetry
+from services.frame.telemetry.telemetry import Telemetry
 from services.target.application import TargetApplication
 from services.target.settings import TargetSettings
 from tests.waiting import PATIENCE_S, soon

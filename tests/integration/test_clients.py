@@ -13,17 +13,18 @@ import grpc
 import pytest
 from gguf import GGUFValueType
 from gguf.gguf_writer import GGUFValue
+from tests.unit.frame.test_tls import Files, write_files
 
 from outrider.v1 import common_pb2, model_pb2, model_pb2_grpc, target_pb2, target_pb2_grpc
-from services.engine.engine import Engine
-from services.frame.channel import ClientTls, open_channel
-from services.frame.digest import TokenSequence
-from services.frame.duplex import MAX_UNSENT_ANSWERS
-from services.frame.errors import ServiceError, error_from_rpc, error_from_status
-from services.frame.exchange import Exchange
+from services.engine.scheduling.engine import Engine
+from services.frame.rpc.channel import ClientTls, open_channel
+from services.frame.rpc.errors import ServiceError, error_from_rpc, error_from_status
 from services.frame.run import _serve
 from services.frame.server import FrameServer
-from services.frame.telemetry import Telemetry
+from services.frame.telemetry.telemetry import Telemetry
+from services.session.duplex import MAX_UNSENT_ANSWERS
+from services.session.exchange import Exchange
+from services.session.sequence import TokenSequence
 from services.target.settings import TargetSettings
 from tests.calls import replies
 from tests.foreign_models import llama, tiny_tokenizer
@@ -39,7 +40,6 @@ from tests.integration.services import (
     target_server,
     until_idle,
 )
-from tests.unit.frame.test_tls import Files, write_files
 from tests.waiting import PATIENCE_S, soon, while_going_on
 
 pytestmark = pytest.mark.integration

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from services.engine.engine import Engine
-from services.engine.scheduler import Decode
+from services.engine.scheduling.engine import Engine
+from services.engine.scheduling.scheduler import Decode
 from services.frame.server import FrameServer
 from tests.integration.conftest import Pair
 from tests.integration.services import OFF, client_of, draft_server, fixed, orchestrator_server, target_server

@@ -14,11 +14,12 @@ from typing import Any
 import grpc
 import pytest
 
-from orchestrator import watch
+from orchestrator.peers import watch
 from outrider.v1 import generation_pb2
-from services.frame import channel, server
-from services.frame.errors import error_from_rpc
-from services.frame.health import HealthService
+from services.frame import server
+from services.frame.rpc import channel
+from services.frame.rpc.errors import error_from_rpc
+from services.frame.rpc.health import HealthService
 from tests.integration.conftest import Pair
 from tests.integration.services import (
     Client,

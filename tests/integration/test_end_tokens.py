@@ -12,10 +12,10 @@ from gguf import GGUFValueType
 from gguf.gguf_writer import GGUFValue
 
 from outrider.v1 import common_pb2, generation_pb2
-from services.engine import vocabulary
 from services.engine.errors import ModelLoadError
-from services.engine.model import Model
-from services.frame.errors import error_from_rpc
+from services.engine.model import vocabulary
+from services.engine.model.model import Model
+from services.frame.rpc.errors import error_from_rpc
 from tests.foreign_models import llama, tiny_tokenizer
 from tests.integration.conftest import Pair
 from tests.integration.services import (

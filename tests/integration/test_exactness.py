@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from models.tiny import write_tiny_model
-from services.engine import exactness
-from services.engine.exactness import choose_auto, choose_on, padded_runtime
-from services.engine.measuring import Budget, Measuring, findings
-from services.engine.model import Model
-from services.engine.model_service import Served
-from services.engine.padding import ExactMode, Exactness, PaddedRuntime
-from services.engine.probe import Comparison, compare, fixed_sequences, is_exact, references
-from services.engine.quantize import quantize_file
-from services.engine.runtime import LlamaRuntime, RuntimeOptions, Segment
+from services.engine.model.model import Model
+from services.engine.model.quantize import quantize_file
+from services.engine.runtime.padding import ExactMode, Exactness, PaddedRuntime
+from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions, Segment
+from services.engine.startup import exactness
+from services.engine.startup.exactness import choose_auto, choose_on, padded_runtime
+from services.engine.startup.measuring import Budget, Measuring, findings
+from services.engine.startup.model_service import Served
+from services.engine.startup.probe import Comparison, compare, fixed_sequences, is_exact, references
 
 Q4_K_M = 15
 MAX_DRAFT_TOKENS = 7
@@ -119,7 +119,7 @@ def test_what_is_chosen_is_exact_and_remembered(
     model = Model(write_tiny_model(tmp_path / "model.gguf", dim=256, file_type="BF16"))
     served = Served(model, OPTIONS, "some digest", "some device")
     # A probe on a slow machine is told of.
-    monkeypatch.setattr("services.engine.measuring._FIRST_NEWS_S", 0.0)
+    monkeypatch.setattr("services.engine.startup.measuring._FIRST_NEWS_S", 0.0)
     chosen = choose_on(served, MAX_DRAFT_TOKENS, Measuring(Budget(0.0), findings()))
     assert "a probe whether logits are exact" in caplog.text
     caplog.clear()

@@ -12,7 +12,7 @@ from gguf import GGUFValueType
 from gguf.gguf_writer import GGUFValue
 
 from outrider.v1 import common_pb2, generation_pb2, model_pb2, model_pb2_grpc, target_pb2, target_pb2_grpc
-from services.engine.vocabulary import Vocabulary
+from services.engine.model.vocabulary import Vocabulary
 from services.frame.server import FrameServer
 from tests.foreign_models import llama, tiny_tokenizer
 from tests.integration.asking import reason_of, unary_error

@@ -9,8 +9,8 @@ from typing import Any, NoReturn
 import pytest
 
 from outrider.v1 import common_pb2
-from services.engine import exactness, flash_attention
-from services.engine.runtime import LlamaRuntime, RuntimeOptions
+from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions
+from services.engine.startup import exactness, flash_attention
 from services.frame.server import FrameServer
 from tests.integration.conftest import Pair
 from tests.integration.services import draft_server, model_of, target_server

@@ -12,7 +12,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from outrider.v1 import target_pb2
 from services.frame.server import FrameServer
-from services.frame.telemetry import Telemetry
+from services.frame.telemetry.telemetry import Telemetry
 from tests.integration.conftest import Pair
 from tests.integration.services import (
     OFF,
@@ -159,7 +159,7 @@ async def test_an_unexpected_error_is_counted_by_its_full_name(
     def fail(*_: object) -> None:
         raise OddError
 
-    monkeypatch.setattr("orchestrator.servicer.plan_speculation", fail)
+    monkeypatch.setattr("orchestrator.generation.servicer.plan_speculation", fail)
     with pytest.raises(grpc.aio.AioRpcError):
         await metered.client.generate(max_tokens=1)
     assert metered.ends() == {f"{__name__}.{OddError.__qualname__}": 1}

@@ -13,13 +13,13 @@ import pytest
 from gguf import GGUFValueType
 from gguf.gguf_writer import GGUFValue
 
-from services.engine.engine import Engine
 from services.engine.errors import DecodeError, ModelLoadError
-from services.engine.exactness import padded_runtime
-from services.engine.model import Model
-from services.engine.padding import ExactMode, Exactness
-from services.engine.probe import compare, fixed_sequences, references
-from services.engine.runtime import LlamaRuntime, Logits, RuntimeOptions, Segment
+from services.engine.model.model import Model
+from services.engine.runtime.padding import ExactMode, Exactness
+from services.engine.runtime.runtime import LlamaRuntime, Logits, RuntimeOptions, Segment
+from services.engine.scheduling.engine import Engine
+from services.engine.startup.exactness import padded_runtime
+from services.engine.startup.probe import compare, fixed_sequences, references
 from tests import foreign_models
 from tests.foreign_models import NO_TOKENIZER, VOCABULARY_SIZE, WINDOW, tiny_tokenizer
 from tests.integration import unusual_models

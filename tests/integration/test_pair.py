@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import models
-from services.engine.model import Model
-from services.engine.vocabulary import Vocabulary
+from services.engine.model.model import Model
+from services.engine.model.vocabulary import Vocabulary
 
 MEGABYTE = 1_000_000
 PAIR = Path(models.__path__[0]) / "pair"

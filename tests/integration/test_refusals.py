@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from outrider.v1 import common_pb2, generation_pb2, target_pb2, target_pb2_grpc
-from services.frame.errors import error_from_rpc
+from services.frame.rpc.errors import error_from_rpc
 from tests.integration.asking import Service, outcome, read, reason_of, unary_error
 from tests.integration.conftest import VOCABULARY, System
 from tests.integration.services import fixed, generate_request, until_idle

@@ -9,7 +9,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from outrider.v1 import common_pb2, target_pb2, target_pb2_grpc
-from services.frame.digest import TokenSequence
+from services.session.sequence import TokenSequence
 from tests.integration.asking import PROMPT, Service, ask, outcome, read, reason_of, unary_error
 from tests.integration.conftest import Pair, System
 from tests.integration.services import Gate, target_server, until_idle

@@ -17,19 +17,19 @@ import grpc
 import pytest
 import trustme
 
-from orchestrator import backend, draft_peer
-from orchestrator.obstacle import Obstacle, find_obstacle
-from orchestrator.pair import ServedModel
+from orchestrator.peers import draft_peer, target_peer
+from orchestrator.peers.obstacle import Obstacle, find_obstacle
+from orchestrator.peers.pair import ServedModel
 from outrider.v1 import generation_pb2
-from services.engine import application as engine_application
-from services.engine import exactness
 from services.engine.errors import ModelLoadError
-from services.engine.model import Model
-from services.engine.model_service import Served
-from services.engine.runtime import Runtime
+from services.engine.model.model import Model
+from services.engine.runtime.runtime import Runtime
+from services.engine.startup import application as engine_application
+from services.engine.startup import exactness
+from services.engine.startup.model_service import Served
+from services.frame.program.startup import StartupError
+from services.frame.program.waiting import saying
 from services.frame.server import FrameServer
-from services.frame.startup import StartupError
-from services.frame.waiting import saying
 from services.target import application as target_application
 from services.target.application import TargetApplication
 from services.target.settings import TargetSettings
@@ -209,7 +209,7 @@ async def test_a_target_that_does_not_answer_is_told_about_again_and_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It speaks TLS, and the orchestrator does not."""
-    monkeypatch.setattr(backend, "saying", partial(saying, after_s=0.0, again_s=0.0))
+    monkeypatch.setattr(target_peer, "saying", partial(saying, after_s=0.0, again_s=0.0))
     certificate = trustme.CA().issue_cert("localhost")
     server = grpc.aio.server()
     chain = b"".join(blob.bytes() for blob in certificate.cert_chain_pems)
@@ -230,7 +230,7 @@ async def test_a_target_that_does_not_answer_is_told_about_again_and_again(
             await client.status()
     starting.cancel()
     await asyncio.wait({starting})
-    await orchestrator.stop(0)
+    await orchestrator.generation.stop(0)
     await server.stop(None)
 
 
@@ -316,11 +316,11 @@ async def test_a_draft_that_takes_the_place_of_the_target(
         orchestrator = await stack.enter_async_context(orchestrator_server(target.address))
         client = await stack.enter_async_context(client_of(orchestrator))
         await target.stop(0)
-        monkeypatch.setattr(backend, "_RETRY_S", 0.01)
+        monkeypatch.setattr(target_peer, "_RETRY_S", 0.01)
         await stack.enter_async_context(draft_server(pair.draft, port=target.port))
         problem = f"what answers at {target.address} is no target service: "
         await soon(lambda: problem in caplog.text)
-        tries = _counted(monkeypatch, backend)
+        tries = _counted(monkeypatch, target_peer)
         await soon(lambda: len(tries) > 3)
         assert (await client.status()).target.reason.startswith(f"the target service is away: {problem}")
     assert len([each for each in caplog.messages if each.startswith(problem)]) == 1
@@ -357,7 +357,7 @@ async def test_a_draft_that_does_not_answer_is_told_about_again_and_again(
 
 async def test_a_target_that_is_stopped_while_it_probes_its_model(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """The probe would never end."""
-    monkeypatch.setattr("services.engine.probe._MIN_ROWS", math.inf)
+    monkeypatch.setattr("services.engine.startup.probe._MIN_ROWS", math.inf)
     probed: list[bool] = []
     runtime = exactness.padded_runtime
 

@@ -15,7 +15,7 @@ from gguf import TokenType
 from models.llama_gguf import read_llama, write_llama
 from models.tiny import write_tiny_model
 from outrider.v1 import common_pb2, draft_pb2, draft_pb2_grpc, generation_pb2
-from services.frame.errors import error_from_rpc
+from services.frame.rpc.errors import error_from_rpc
 from services.frame.server import FrameServer
 from tests.integration.conftest import VOCABULARY, Pair, System
 from tests.integration.services import (

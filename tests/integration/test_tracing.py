@@ -15,8 +15,8 @@ from opentelemetry.trace import SpanKind
 
 from outrider.v1 import common_pb2, draft_pb2, draft_pb2_grpc, target_pb2, target_pb2_grpc
 from services.frame.server import FrameServer
-from services.frame.spans import child_span
-from services.frame.telemetry import Telemetry, configure_telemetry
+from services.frame.telemetry.spans import child_span
+from services.frame.telemetry.telemetry import Telemetry, configure_telemetry
 from tests.collector import COLLECTING, CollectedSpan, Collector
 from tests.integration.conftest import Pair
 from tests.integration.services import (
@@ -351,7 +351,7 @@ async def test_the_draft_that_comes_back_is_in_the_trace(traced: Traced, pair: P
 async def test_a_replay_is_in_the_trace(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
     # A session loses its slot however short it is away.
     for name in ("_RETURNS", "_LEAST_EXPECTED_S"):
-        monkeypatch.setattr(f"services.engine.gathering.{name}", 0.0)
+        monkeypatch.setattr(f"services.engine.scheduling.gathering.{name}", 0.0)
     traced.target_gate.hold_after(5)
     task = asyncio.create_task(traced.client.generate(speculation=fixed(3)))
     await traced.target_gate.reached()

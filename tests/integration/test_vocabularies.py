@@ -19,12 +19,12 @@ from gguf.gguf_writer import GGUFValue
 from jinja2 import TemplateError
 
 from models.tiny import tiny_vocabulary, write_tiny_model
-from orchestrator.pair import ServedModel, check_pair, fetch_model
+from orchestrator.peers.pair import ServedModel, check_pair, fetch_model
 from outrider.v1 import common_pb2, model_pb2, model_pb2_grpc
-from services.engine.gguf_file import GgufFile
-from services.engine.model import Model
-from services.engine.model_service import ModelServicer
-from services.engine.vocabulary import Attribute, Vocabulary
+from services.engine.model.gguf_file import GgufFile
+from services.engine.model.model import Model
+from services.engine.model.vocabulary import Attribute, Vocabulary
+from services.engine.startup.model_service import ModelServicer
 from services.target.chat import ChatError, ChatTemplate, Message
 from tests.foreign_models import llama, tiny_tokenizer
 from tests.integration.services import client_of, draft_server, fixed, orchestrator_server, target_server

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import grpc
 from grpc_status import rpc_status
 
-from services.frame.errors import ServiceError
+from services.frame.rpc.errors import ServiceError
 
 
 class EndingServer:

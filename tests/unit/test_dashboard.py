@@ -11,15 +11,15 @@ import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import Gauge, Histogram, InMemoryMetricReader, Metric, Sum
 
-from orchestrator.instruments import GenerationInstruments
-from orchestrator.request_span import request_attributes
-from orchestrator.statistics import Statistics
+from orchestrator.generation.instruments import GenerationInstruments
+from orchestrator.generation.request_span import request_attributes
+from orchestrator.generation.statistics import Statistics
 from outrider.v1 import common_pb2, generation_pb2
-from services.engine.devices import Accelerator
-from services.engine.engine import Engine
-from services.engine.instruments import EngineInstruments
-from services.engine.scheduler import Decode
-from services.frame.telemetry import Telemetry
+from services.engine.runtime.devices import Accelerator
+from services.engine.scheduling.engine import Engine
+from services.engine.scheduling.scheduler import Decode
+from services.engine.startup.instruments import EngineInstruments
+from services.frame.telemetry.telemetry import Telemetry
 
 DASHBOARD = json.loads((Path(__file__).parents[2] / "deploy" / "grafana" / "dashboard.json").read_text())
 
@@ -68,7 +68,7 @@ def metrics() -> list[Metric]:
     with pytest.raises(ValueError), instruments.request(attributes):
         raise ValueError
     with pytest.MonkeyPatch.context() as patches:
-        patches.setattr("services.engine.instruments.accelerators", lambda: [Accelerator("a GPU", 1, 2)])
+        patches.setattr("services.engine.startup.instruments.accelerators", lambda: [Accelerator("a GPU", 1, 2)])
         data = reader.get_metrics_data()
     provider.shutdown()
     assert data is not None

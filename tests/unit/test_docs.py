@@ -11,11 +11,11 @@ import pytest
 from pydantic.fields import FieldInfo
 from typer.main import get_command
 
-from orchestrator.cli import app
+from orchestrator.cli.commands import app
 from orchestrator.settings import OrchestratorSettings
 from services.draft.settings import DraftSettings
 from services.frame.healthcheck import HealthcheckSettings
-from services.frame.settings import ProgramSettings
+from services.frame.program.settings import ProgramSettings
 from services.target.settings import TargetSettings
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.settings import OrchestratorSettings
 from services.draft.settings import DraftSettings
-from services.frame.settings import ProgramSettings, load_settings
+from services.frame.program.settings import ProgramSettings, load_settings
 from services.target.settings import TargetSettings
 from tools.env_example import render
 

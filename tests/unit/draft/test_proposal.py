@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from services.draft.proposal import DraftToken, Proposal
 from services.engine.sampling import SamplingParams
-from services.engine.work import Finished, More, Prefix
+from services.engine.scheduling.work import Finished, More, Prefix
 from tests.unit.engine.fakes import fake_logits, true_text
 
 PROMPT = [1, 2, 3]

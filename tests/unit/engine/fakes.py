@@ -9,9 +9,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from services.engine.costs import DecodeCosts
 from services.engine.errors import DecodeError
-from services.engine.runtime import Logits, Segment
+from services.engine.runtime.costs import DecodeCosts
+from services.engine.runtime.runtime import Logits, Segment
 from services.engine.sampling import SamplingParams
 from services.engine.sampling.reference import sample
 from tests.waiting import PATIENCE_S
@@ -41,7 +41,7 @@ def true_text(prompt: Sequence[int], num_tokens: int, params: SamplingParams = G
 
 
 class FakeRuntime:
-    """Implements `services.engine.runtime.Runtime`.
+    """Implements `services.engine.runtime.runtime.Runtime`.
 
     Attributes:
         caches: the tokens of each slot.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from services.engine.control_groups import MemoryLimit, cpu_quota, tightest_memory_limit, usable_cores
-from services.engine.runtime import RuntimeOptions
+from services.engine.runtime.runtime import RuntimeOptions
 from tests.control_groups import MIB, UNLIMITED, Groups, make_groups
 
 TREE = "/sys/fs/cgroup"

@@ -3,9 +3,9 @@
 import pytest
 
 from services.draft.settings import DraftSettings
-from services.engine.settings import EngineSettings
-from services.frame.settings import load_settings, parse_settings
-from services.frame.startup import StartupError
+from services.engine.startup.settings import EngineSettings
+from services.frame.program.settings import load_settings, parse_settings
+from services.frame.program.startup import StartupError
 from services.target.settings import TargetSettings
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.engine.plan import PATIENCE, Pending, plan_rows
+from services.engine.scheduling.plan import PATIENCE, Pending, plan_rows
 
 LONG = (100, 1)
 

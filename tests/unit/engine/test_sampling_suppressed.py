@@ -18,7 +18,7 @@ from services.engine.sampling import (
     sample_rows,
     sample_with_confidence,
 )
-from services.frame.errors import ServiceError
+from services.frame.rpc.errors import ServiceError
 
 SIZE = 3000
 LOGITS = np.random.default_rng(7).normal(0, 2, SIZE).astype(np.float32)

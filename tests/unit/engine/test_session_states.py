@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from outrider.v1 import common_pb2, target_pb2
-from services.engine.engine import Engine
 from services.engine.sampling import SamplingParams
-from services.frame.digest import TokenSequence
-from services.frame.errors import ServiceError
+from services.engine.scheduling.engine import Engine
+from services.frame.rpc.errors import ServiceError
+from services.session.sequence import TokenSequence
 from tests.unit.engine.fakes import FakeRuntime, true_token
 from tests.unit.target.fakes import END, MAX_DRAFT_TOKENS, fake_target
 from tests.waiting import PATIENCE_S, eventually, soon
@@ -122,9 +122,9 @@ class Session:
 def _slots_change_hands_at_once() -> Iterator[None]:
     """Sessions keep their slots for moments instead of for as long as a person would not notice."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("services.engine.gathering._RETURNS", 0.0)
-        patch.setattr("services.engine.gathering._LEAST_EXPECTED_S", 0.0)
-        patch.setattr("services.engine.scheduler._SLOT_POLL_S", 0.001)
+        patch.setattr("services.engine.scheduling.gathering._RETURNS", 0.0)
+        patch.setattr("services.engine.scheduling.gathering._LEAST_EXPECTED_S", 0.0)
+        patch.setattr("services.engine.scheduling.scheduler._SLOT_POLL_S", 0.001)
         yield
 
 

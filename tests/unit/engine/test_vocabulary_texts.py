@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.engine.errors import TooLongError
-from services.engine.model import Model
-from services.engine.vocabulary import Vocabulary
+from services.engine.model.model import Model
+from services.engine.model.vocabulary import Vocabulary
 from services.target.chat import ChatTemplate, Message
 from tests.foreign_models import VOCABULARY_SIZE, Tokenizer, llama, tiny_tokenizer
 
@@ -115,7 +115,7 @@ def test_control_tokens_are_found_alike_in_long_texts(
     """llama.cpp looks for every one of them in all of a text, which takes seconds where there are thousands of both."""
     expected, searched = parsed(vocabulary, text, monkeypatch)
     assert searched == [text]
-    monkeypatch.setattr("services.engine.vocabulary._MOST_COMPARED", -1)
+    monkeypatch.setattr("services.engine.model.vocabulary._MOST_COMPARED", -1)
     tokens, searched = parsed(vocabulary, text, monkeypatch)
     assert tokens == expected
     assert set(searched) <= {*STEER, "<s>", "</s>"} | {f"\ufdd2{spelling}" for spelling in (*STEER, "</s>")}

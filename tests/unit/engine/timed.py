@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from services.engine.costs import DecodeCosts
-from services.engine.measuring import Budget, Finding, Measuring, findings
-from services.engine.model_service import Served
-from services.engine.runtime import Logits, RuntimeOptions, Segment
+from services.engine.runtime.costs import DecodeCosts
+from services.engine.runtime.runtime import Logits, RuntimeOptions, Segment
+from services.engine.startup.measuring import Budget, Finding, Measuring, findings
+from services.engine.startup.model_service import Served
 
 
 class FakeClock:
@@ -28,7 +28,7 @@ Cost = Callable[[Sequence[Segment], RuntimeOptions], float]
 
 
 class TimedRuntime:
-    """Implements `services.engine.runtime.Runtime`, and holds callers to the positions that they have."""
+    """Implements `services.engine.runtime.runtime.Runtime`, and holds callers to the positions that they have."""
 
     def __init__(self, machine: "Machine", options: RuntimeOptions) -> None:
         self.costs = DecodeCosts()

@@ -3,11 +3,11 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from services.engine.engine import Engine
-from services.engine.runtime import Logits
-from services.engine.turns import Turns
-from services.engine.work import Finished, More, Prefix, Work
-from services.frame.digest import TokenSequence
+from services.engine.runtime.runtime import Logits
+from services.engine.scheduling.engine import Engine
+from services.engine.scheduling.turns import Turns
+from services.engine.scheduling.work import Finished, More, Prefix, Work
+from services.session.sequence import TokenSequence
 from tests.unit.engine.fakes import FakeRuntime
 from tests.waiting import soon
 

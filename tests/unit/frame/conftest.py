@@ -7,8 +7,8 @@ from typing import Any
 import grpc
 import pytest
 
+from services.frame.program.settings import ServerSettings
 from services.frame.server import FrameServer
-from services.frame.settings import ServerSettings
 
 SERVICE = "test.Echo"
 

@@ -8,7 +8,7 @@ import grpc
 from google.rpc import status_pb2
 
 from outrider.v1 import common_pb2, draft_pb2
-from services.frame.exchange import Exchange
+from services.session.exchange import Exchange
 from tests.waiting import PATIENCE_S
 
 Request = draft_pb2.ProposeRequest

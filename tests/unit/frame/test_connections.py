@@ -9,8 +9,9 @@ from typing import Any
 import grpc
 import pytest
 
-from services.frame import channel, server
-from services.frame.channel import open_channel
+from services.frame import server
+from services.frame.rpc import channel
+from services.frame.rpc.channel import open_channel
 from services.frame.server import FrameServer
 from tests.ports import free_port
 from tests.relay import relaying, scaled

@@ -9,8 +9,8 @@ import grpc
 import pytest
 
 from outrider.v1 import target_pb2
-from services.frame.call_status import CallStatus
-from services.frame.errors import ServiceError
+from services.frame.rpc.call_status import CallStatus
+from services.frame.rpc.errors import ServiceError
 from services.frame.server import FrameServer
 from tests.calls import replies
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from outrider.v1 import common_pb2, draft_pb2
-from services.frame.errors import ServiceError, error_from_status
-from services.frame.exchange import Exchange
+from services.frame.rpc.errors import ServiceError, error_from_status
+from services.session.exchange import Exchange
 from tests.unit.frame.exchanging import Reply, Request, refuse, request
 
 NAMES = ("a", "b")

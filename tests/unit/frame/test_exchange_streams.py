@@ -10,12 +10,12 @@ import grpc
 import pytest
 
 from outrider.v1 import common_pb2, draft_pb2, draft_pb2_grpc
-from services.frame.call_status import CallStatus
-from services.frame.duplex import MAX_UNSENT_ANSWERS
-from services.frame.errors import ServiceError, error_from_rpc, error_from_status
-from services.frame.exchange import Exchange
+from services.frame.program.settings import ServerSettings
+from services.frame.rpc.call_status import CallStatus
+from services.frame.rpc.errors import ServiceError, error_from_rpc, error_from_status
 from services.frame.server import FrameServer
-from services.frame.settings import ServerSettings
+from services.session.duplex import MAX_UNSENT_ANSWERS
+from services.session.exchange import Exchange
 from tests.unit.frame.exchanging import CANCELLED, SUPERSEDED, Reply, Request, Service, refuse, request
 from tests.waiting import PATIENCE_S, soon
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from services.frame.program.settings import ServerSettings
 from services.frame.server import FrameServer
-from services.frame.settings import ServerSettings
 from tests.ports import free_port
 
 

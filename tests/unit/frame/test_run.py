@@ -17,8 +17,8 @@ from services.frame.server import FrameServer
 PROGRAM = """
 import asyncio, sys
 from services.frame.run import run_server
-from services.frame.settings import ServerSettings, parse_settings
-from services.frame.startup import StartupError
+from services.frame.program.settings import ServerSettings, parse_settings
+from services.frame.program.startup import StartupError
 
 class Application:
     service_names = ("test.Echo",)

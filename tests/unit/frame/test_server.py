@@ -8,11 +8,11 @@ import pytest
 from google.protobuf import descriptor_pool
 from grpc_reflection.v1alpha import reflection_pb2
 
-from services.frame.call_status import CallStatus
-from services.frame.channel import open_channel
+from services.frame.program.settings import ServerSettings
+from services.frame.program.startup import StartupError
+from services.frame.rpc.call_status import CallStatus
+from services.frame.rpc.channel import open_channel
 from services.frame.server import FrameServer
-from services.frame.settings import ServerSettings
-from services.frame.startup import StartupError
 
 Connect = Callable[[FrameServer], grpc.aio.Channel]
 

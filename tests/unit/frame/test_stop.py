@@ -8,12 +8,12 @@ from typing import Any
 import grpc
 import pytest
 
-from services.frame.call_status import CallStatus
-from services.frame.errors import error_from_rpc
-from services.frame.health import watch_health
+from services.frame.program.settings import ServerSettings
+from services.frame.program.startup import StartupError
+from services.frame.rpc.call_status import CallStatus
+from services.frame.rpc.errors import error_from_rpc
+from services.frame.rpc.health import watch_health
 from services.frame.server import FrameServer
-from services.frame.settings import ServerSettings
-from services.frame.startup import StartupError
 from tests.waiting import PATIENCE_S
 
 Connect = Callable[[FrameServer], grpc.aio.Channel]

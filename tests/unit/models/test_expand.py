@@ -24,8 +24,8 @@ from models.expand.expansion import Expansion
 from models.expand.shape import LOW_BIT_TYPES, PRESETS, ExpansionError, Shape, estimated_bytes, expanded_config
 from models.llama_gguf import MATRIX_TYPES, LlamaConfig, LlamaFile, ModelFileError, read_llama, tensor_shapes
 from models.tiny import write_tiny_model
-from services.engine.model import Model
-from services.engine.runtime import LlamaRuntime, RuntimeOptions, Segment
+from services.engine.model.model import Model
+from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions, Segment
 from tests.unit.models.reference_llama import reference_logits
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -10,8 +10,8 @@ import pytest
 from models.evaluate.runs import choices_along, generate
 from models.llama_gguf import LlamaFile, read_llama
 from models.tiny import BOS_ID, EOS_ID, byte_alphabet, tiny_vocabulary, write_tiny_model, write_tiny_pair
-from services.engine.model import Model
-from services.engine.runtime import LlamaRuntime, RuntimeOptions
+from services.engine.model.model import Model
+from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions
 from services.engine.sampling import SamplingParams
 
 

@@ -3,11 +3,11 @@
 import hashlib
 from collections.abc import Callable, Sequence
 
-from orchestrator.drafter import Draft
-from orchestrator.limits import Limits
-from orchestrator.target import Verification
+from orchestrator.drafting.drafter import Draft
+from orchestrator.peers.target import Verification
 from outrider.v1 import common_pb2, target_pb2
-from services.frame.digest import TokenSequence
+from services.session.limits import Limits
+from services.session.sequence import TokenSequence
 
 NUM_TOKENS = 12
 # Ends a generation; the fake model never says it of itself.

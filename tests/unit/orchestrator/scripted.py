@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 
 from outrider.v1 import draft_pb2, draft_pb2_grpc, target_pb2, target_pb2_grpc
-from services.frame.errors import ServiceError, status_of
+from services.frame.rpc.errors import ServiceError, status_of
 from tests.waiting import PATIENCE_S
 
 # What a script makes of a request: a result, an error, the end of the stream as by a proxy, or nothing at all.

@@ -6,18 +6,18 @@ from typing import Any
 
 import pytest
 
-from orchestrator.servicer import GenerationServicer
+from orchestrator.generation.servicer import GenerationServicer
 from orchestrator.settings import OrchestratorSettings
 from outrider.v1 import generation_pb2
-from services.frame.telemetry import Telemetry
+from services.frame.telemetry.telemetry import Telemetry
 
 
 def servicer() -> GenerationServicer:
     """A servicer without a target or a draft."""
     backend: Any = SimpleNamespace(
-        target_status=generation_pb2.ServiceStatus,
-        draft_status=lambda: None,
-        drafter=lambda: generation_pb2.DRAFTER_NONE,
+        target=SimpleNamespace(status=generation_pb2.ServiceStatus),
+        draft=None,
+        usual_drafter=lambda drafter: generation_pb2.DRAFTER_NONE,
         draft_overhead=lambda: 0.0,
     )
     return GenerationServicer(OrchestratorSettings(), backend, Telemetry.off())

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from outrider.v1 import common_pb2
-from services.engine.engine import Engine
-from services.engine.runtime import Runtime
-from services.frame.telemetry import Telemetry
+from services.engine.runtime.runtime import Runtime
+from services.engine.scheduling.engine import Engine
+from services.frame.telemetry.telemetry import Telemetry
 from services.target.chat_templates import ChatTemplates
 from services.target.servicer import TargetServicer
 

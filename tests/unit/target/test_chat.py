@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from outrider.v1 import target_pb2
-from services.engine.engine import Engine
-from services.engine.model import Model
-from services.engine.vocabulary import Attribute, Vocabulary
-from services.frame.errors import ServiceError
+from services.engine.model.model import Model
+from services.engine.model.vocabulary import Attribute, Vocabulary
+from services.engine.scheduling.engine import Engine
+from services.frame.rpc.errors import ServiceError
 from services.target.application import TargetApplication
 from services.target.chat import ChatError, ChatTemplate, Message, VariablesError
 from services.target.chat_templates import ChatTemplates

@@ -10,10 +10,10 @@ import pytest
 
 from outrider.v1 import common_pb2, target_pb2
 from services.engine import wire
-from services.engine.engine import Engine
 from services.engine.sampling import SamplingParams
-from services.frame.errors import ServiceError
-from services.frame.exchange import MAX_REMEMBERED_SESSIONS
+from services.engine.scheduling.engine import Engine
+from services.frame.rpc.errors import ServiceError
+from services.session.exchange import MAX_REMEMBERED_SESSIONS
 from tests.unit.engine.fakes import VOCABULARY_SIZE, FakeRuntime, fake_logits, true_text
 from tests.unit.engine.works import at_the_gate, blocked, running
 from tests.unit.target.fakes import MAX_DRAFT_TOKENS, fake_target

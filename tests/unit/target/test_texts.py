@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.frame.errors import ServiceError
+from services.frame.rpc.errors import ServiceError
 from services.target.texts import TextThread, check_text, longest_run
 
 LONGEST = 200_000

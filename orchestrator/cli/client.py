@@ -1,0 +1,227 @@
+"""A client of GenerationService for the command line, and how a generation looks in a terminal."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import grpc
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from rich.console import Console
+from rich.segment import Segment, Segments
+from rich.style import Style
+from rich.table import Column, Table
+from rich.text import Text
+
+from orchestrator.peers.pair import Difference
+from outrider.v1 import generation_pb2, generation_pb2_grpc, target_pb2
+from services.frame.program.printable import one_line, printable
+from services.frame.rpc.channel import ClientTls, open_channel
+from services.frame.rpc.errors import ServiceError, error_from_rpc, is_from_server
+
+# What gRPC makes of nobody, of another program, and of what proxies say and do.
+_UNREACHABLE = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.CANCELLED,
+)
+STYLES = {
+    generation_pb2.TOKEN_ORIGIN_ACCEPTED: "green",
+    generation_pb2.TOKEN_ORIGIN_RECOVERED: "yellow",
+    generation_pb2.TOKEN_ORIGIN_BONUS: "cyan",
+}
+DRAFTERS = {
+    generation_pb2.DRAFTER_REMOTE: "draft model",
+    generation_pb2.DRAFTER_NGRAM: "lookup",
+    generation_pb2.DRAFTER_NONE: "none, plain decoding",
+}
+_NAMES = {
+    generation_pb2.TOKEN_ORIGIN_ACCEPTED: "accepted draft token",
+    generation_pb2.TOKEN_ORIGIN_RECOVERED: "recovered",
+    generation_pb2.TOKEN_ORIGIN_BONUS: "bonus",
+}
+
+
+async def generate(
+    address: str, request: generation_pb2.GenerateRequest, tls: ClientTls | None = None
+) -> AsyncIterator[generation_pb2.GenerateResponse]:
+    """Stream the answer of a running orchestrator. Raises ServiceError, and StartupError for unusable TLS files."""
+    async with open_channel(address, tls=tls) as channel:
+        has_begun = False
+        try:
+            async for message in generation_pb2_grpc.GenerationServiceStub(channel).Generate(request):
+                has_begun = True
+                yield message
+        except grpc.aio.AioRpcError as error:
+            raise _told(error, address, has_begun=has_begun) from error
+
+
+async def fetch_status(address: str, tls: ClientTls | None = None) -> generation_pb2.GetStatusResponse:
+    """Ask a running orchestrator how it is doing. Raises as `generate` does."""
+    async with open_channel(address, tls=tls) as channel:
+        try:
+            return await generation_pb2_grpc.GenerationServiceStub(channel).GetStatus(generation_pb2.GetStatusRequest())
+        except grpc.aio.AioRpcError as error:
+            raise _told(error, address) from error
+
+
+def _told(error: grpc.aio.AioRpcError, address: str, *, has_begun: bool = False) -> ServiceError:
+    """Return the error; by whose fault, and with advice, where it was no orchestrator that said it."""
+    if is_from_server(error) or error.code() not in _UNREACHABLE:
+        return error_from_rpc(error)
+    if has_begun:
+        sentence = f"the orchestrator at {address} was lost ({error.details()}): ask again"
+    elif error.code() is grpc.StatusCode.UNIMPLEMENTED:
+        sentence = f"what answers at {address} is no orchestrator ({error.details()}): name another --address"
+    else:
+        advice = "start one with `outrider serve`, or name another --address"
+        sentence = f"no orchestrator answers at {address} ({error.details()}): {advice}"
+    return ServiceError(error.code(), "UNREACHABLE", sentence)
+
+
+async def show(messages: AsyncIterator[generation_pb2.GenerateResponse], prompt: str, out: Console) -> str:
+    """Print the text as it comes, coloured by origin where `out` is a terminal, and a summary on stderr; return it."""
+    text = ""
+    async for message in messages:
+        # Not before there is an answer: a refusal is all that is to be seen then.
+        _write(out, prompt, "bold")
+        prompt = ""
+        text += message.chunk.text
+        if message.HasField("chunk"):
+            for token in message.chunk.tokens:
+                _write(out, token.text, STYLES.get(token.origin, ""))
+            if not message.chunk.tokens:
+                _write(out, message.chunk.text)
+        else:
+            _write_summary(out, message.summary)
+    return text
+
+
+async def show_answer(
+    messages: AsyncIterator[generation_pb2.GenerateResponse], said: target_pb2.ChatMessage, out: Console
+) -> target_pb2.ChatMessage:
+    """Print an answer of a chat as `show` does, what was thought dimmed and apart.
+
+    It is added to `said` as it comes, so that what has come is there whatever ends it; `said` is returned.
+    """
+    async for message in messages:
+        if not message.HasField("chunk"):
+            _write_summary(out, message.summary)
+            continue
+        chunk = message.chunk
+        _write(out, chunk.reasoning, "dim")
+        if chunk.content and said.reasoning and not said.content:
+            _write(out, "\n\n")
+        if chunk.content == chunk.text:
+            for token in chunk.tokens:
+                _write(out, token.text, STYLES.get(token.origin, ""))
+        if chunk.content != chunk.text or not chunk.tokens:
+            _write(out, chunk.content)
+        said.reasoning += chunk.reasoning
+        said.content += chunk.content
+    return said
+
+
+def _write_summary(out: Console, summary: generation_pb2.GenerateSummary) -> None:
+    out.print()
+    line = summary_line(summary, with_legend=_has_colours(out))
+    err = Console(stderr=True, highlight=False)
+    # A terminal would break words, and elsewhere a line is a line.
+    err.print(line, soft_wrap=not err.is_terminal)
+
+
+def _write(out: Console, text: str, style: str = "") -> None:
+    """Write text as it is, but for a terminal: there it has a style, and nothing of it is obeyed."""
+    # The environment can tell rich that a terminal is none.
+    if out.is_terminal or out.file.isatty():
+        # Not a Text: rich would count its tabs from where it begins.
+        out.print(Segments([Segment(printable(text), Style.parse(style))]), end="", soft_wrap=True)
+    else:
+        out.file.write(text)
+        out.file.flush()
+
+
+def _has_colours(out: Console) -> bool:
+    return out.color_system is not None and not out.no_color
+
+
+async def collect(messages: AsyncIterator[generation_pb2.GenerateResponse]) -> dict[str, Any]:
+    """Return the whole answer as JSON values: `text` and the fields of the summary."""
+    text = ""
+    summary = generation_pb2.GenerateSummary()
+    async for message in messages:
+        if message.HasField("chunk"):
+            text += message.chunk.text
+        else:
+            summary = message.summary
+    return {"text": text} | to_json(summary)
+
+
+def to_json(message: Message) -> dict[str, Any]:
+    """Return a message as JSON values, with its own field names and with the fields that are zero."""
+    return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+
+
+def status_table(reply: generation_pb2.GetStatusResponse) -> Table:
+    """Return the services and what speculation did since the orchestrator started."""
+    columns = (Column(header, overflow="fold") for header in ("", "address", "model", "state"))
+    table = Table(*columns, box=None, pad_edge=False)
+    for name in ("target", "draft"):
+        if reply.HasField(name):
+            service: generation_pb2.ServiceStatus = getattr(reply, name)
+            model = f"{service.model.name} {service.model.quantization}"
+            state = f"available, at most {service.model.max_draft_tokens} draft tokens a cycle"
+            cells = (name, service.address, model, state if service.is_available else service.reason)
+            # Texts, as rich looks for markup in strings.
+            table.add_row(*(Text(one_line(cell)) for cell in cells))
+            for note in service.notes:
+                table.add_row("", "", "", Text(one_line(note)))
+    counts = reply.speculation
+    table.add_row("drafter", "", "", DRAFTERS.get(reply.drafter, ""))
+    table.add_row("generations", "", "", f"{reply.num_active} under way")
+    for drafter in counts.drafters:
+        rate = drafter.num_accepted_tokens / drafter.num_draft_tokens
+        state = f"{drafter.num_draft_tokens} draft tokens, {rate:.0%} accepted"
+        table.add_row(DRAFTERS.get(drafter.drafter, ""), "", "", state)
+    table.add_row("fallbacks, resyncs", "", "", f"{counts.num_fallbacks}, {counts.num_resyncs}")
+    return table
+
+
+def pair_lines(found: Sequence[Difference]) -> list[str]:
+    """Return whether a draft fits, and every difference, those that do harm first."""
+    harmful = [difference for difference in found if difference.is_harmful]
+    verdict = "the draft does not fit the target" if harmful else "the draft fits the target"
+    harmless = [difference for difference in found if not difference.is_harmful]
+    told = [f"  {one_line(difference.sentence)}" for difference in harmful]
+    told += [f"  no harm: {one_line(difference.sentence)}" for difference in harmless]
+    return [f"{verdict}:" if told else verdict, *told]
+
+
+def summary_line(summary: generation_pb2.GenerateSummary, *, with_legend: bool = True) -> Text:
+    """Return tokens/s, acceptance rate, mean accepted length and target passes saved, after a legend of the colours."""
+    counts = summary.speculation
+    num_tokens = summary.usage.num_generated_tokens
+    parts = [f"{num_tokens} tokens", f"{num_tokens / summary.timings.total_ms * 1e3:.1f} tokens/s"]
+    if counts.num_draft_tokens:
+        lookups = [drafter for drafter in counts.drafters if drafter.drafter == generation_pb2.DRAFTER_NGRAM]
+        rate = counts.num_accepted_tokens / counts.num_draft_tokens
+        parts += [
+            f"{rate:.0%} of {counts.num_draft_tokens} draft tokens accepted",
+            *(f"{drafter.num_accepted_tokens} of {drafter.num_draft_tokens} by lookup" for drafter in lookups),
+            f"mean accepted length {1 + counts.num_accepted_tokens / counts.num_cycles:.2f}",
+            f"{num_tokens - counts.num_cycles} of {num_tokens} target passes saved",
+        ]
+    else:
+        parts.append("plain decoding, no draft")
+    if summary.finish_reason == generation_pb2.FINISH_REASON_CONTEXT_FULL:
+        parts.insert(0, "the context is full")
+    if summary.draft_problem:
+        parts.append(f"without the draft service ({one_line(summary.draft_problem)})")
+    parts += ["exact" if summary.exact else "not exact", f"seed {summary.seed}"]
+    line = Text("\n")
+    if counts.num_draft_tokens and with_legend:
+        for origin, name in _NAMES.items():
+            line.append(name, STYLES[origin]).append("  ")
+        line.append("\n")
+    return line.append(", ".join(parts))

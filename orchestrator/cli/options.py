@@ -1,0 +1,160 @@
+"""What several commands of the command line say of models, processes and peers, and what it means."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import typer
+from pydantic import ValidationError
+
+from orchestrator.cli.model_files import find_pair
+from orchestrator.cli.stack import StackOptions
+from orchestrator.settings import OrchestratorSettings
+from services.frame.program.settings import PeerSettings, load_settings
+from services.frame.program.startup import StartupError
+from services.frame.rpc.address import check_address
+from services.frame.rpc.channel import ClientTls, client_tls
+
+
+def refuse_empty(context: typer.Context, parameter: typer.CallbackParam, value: str | None) -> str | None:
+    """Return the value of a parameter. Raises StartupError for an empty one of the command line."""
+    source = context.get_parameter_source(parameter.name or "")
+    if value == "" and source is not None and source.name == "COMMANDLINE":
+        raise StartupError(f"{parameter.opts[0]} is empty: give it a value")
+    return value
+
+
+def refuse_unreachable(context: typer.Context, parameter: typer.CallbackParam, value: str) -> str:
+    """Return an address. Raises StartupError for an empty one of the command line, and a port that no server has."""
+    try:
+        return check_address(refuse_empty(context, parameter, value) or "")
+    except ValueError as error:
+        raise StartupError(f"{parameter.opts[0]} is {value!r}: {error}") from error
+
+
+MODEL = "PATH|hf:OWNER/REPO/FILE"
+AddressOption = Annotated[
+    str, typer.Option(callback=refuse_unreachable, help="a running orchestrator; a stack of our own if absent")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object")]
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """What a stack of our own serves. Other engines' names for a variable come after our own."""
+
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            metavar=MODEL,
+            callback=refuse_empty,
+            envvar=["OUTRIDER_TARGET_MODEL", "TARGET_MODEL_PATH"],
+            help="GGUF file of the target; the default pair if absent",
+        ),
+    ] = None
+    draft: Annotated[
+        str | None,
+        typer.Option(
+            "--draft",
+            metavar=MODEL,
+            callback=refuse_empty,
+            envvar=["OUTRIDER_DRAFT_MODEL", "DRAFT_MODEL_PATH"],
+            help="GGUF file of the draft; if absent that of the default pair, or none beside a --target",
+        ),
+    ] = None
+    drafter: Annotated[
+        Literal["auto", "remote", "ngram", "none"] | None,
+        typer.Option(
+            "--drafter",
+            help="who drafts: the draft model (remote), lookup in the text itself (ngram), nobody, or auto, the first "
+            "that can; as OUTRIDER_ORCHESTRATOR_DRAFTER or ENABLE_SPECULATIVE says if absent, else auto",
+        ),
+    ] = None
+    exact: Annotated[
+        Literal["auto", "on", "off"],
+        typer.Option(
+            envvar="OUTRIDER_TARGET_EXACT",
+            help="whether the text is the same to the bit whatever else is served",
+        ),
+    ] = "auto"
+
+    def stack(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        log_level: str | None = "warning",
+        model_flags: Sequence[str] = (),
+    ) -> StackOptions:
+        """Return what is served, and how; `model_flags` are for target and draft alike. Raises StartupError."""
+        # As the orchestrator's process will read it, so that a draft model that nobody asks is not loaded.
+        drafter = self.drafter or load_settings(OrchestratorSettings).drafter
+        target_path, draft_path = find_pair(self.target, self.draft, wants_draft=drafter in ("auto", "remote"))
+        return StackOptions(
+            target_path,
+            draft_path,
+            host,
+            port,
+            log_level,
+            target_flags=("--exact", self.exact, *model_flags),
+            draft_flags=model_flags,
+            orchestrator_flags=("--drafter", drafter),
+        )
+
+    def own_stack(self, context: typer.Context, address: str) -> StackOptions | None:
+        """Return what is served, None where the command line names the address of a running orchestrator.
+
+        Raises StartupError, also for flags that such an orchestrator would know nothing of.
+        """
+        if not address:
+            if os.environ.get("OUTRIDER_ORCHESTRATOR_TLS_CERT"):
+                raise StartupError(
+                    "OUTRIDER_ORCHESTRATOR_TLS_CERT is set, which is for `outrider serve` only: unset it"
+                )
+            return self.stack()
+        for name in ("target", "draft", "exact"):
+            source = context.get_parameter_source(name)
+            if source is not None and source.name == "COMMANDLINE":
+                raise StartupError(f"--{name} is for a stack of our own, and --address names one that runs")
+        return None
+
+
+@dataclass(frozen=True)
+class PeerOptions:
+    """How a running orchestrator is called."""
+
+    peer_tls: Annotated[bool, typer.Option("--peer-tls", help="call the orchestrator at --address over TLS")] = False
+    peer_ca: Annotated[
+        str | None,
+        typer.Option(callback=refuse_empty, help="PEM file that signs the orchestrator; the system's where absent"),
+    ] = None
+    peer_cert: Annotated[
+        str | None,
+        typer.Option(
+            callback=refuse_empty, help="PEM file with the certificate shown to an orchestrator that asks for one"
+        ),
+    ] = None
+    peer_key: Annotated[
+        str | None, typer.Option(callback=refuse_empty, help="PEM file with the private key of --peer-cert")
+    ] = None
+
+    def tls(self, address: str) -> ClientTls | None:
+        """Return how the orchestrator at `address` is called; None is without TLS. Raises StartupError."""
+        if self.peer_tls and not address:
+            raise StartupError("--peer-tls is for a running orchestrator: name its --address")
+        try:
+            settings = PeerSettings.model_validate(vars(self))
+        except ValidationError as error:
+            raise StartupError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
+        return client_tls(settings)
+
+
+def stack_tls() -> ClientTls | None:
+    """Return how the services of a stack are called, as its orchestrator does it. Raises StartupError."""
+    settings = load_settings(OrchestratorSettings)
+    for name in ("OUTRIDER_TARGET_TLS_CERT", "OUTRIDER_DRAFT_TLS_CERT"):
+        if os.environ.get(name) and not settings.peer_tls:
+            raise StartupError(f"{name} is set, so OUTRIDER_ORCHESTRATOR_PEER_TLS and _PEER_CA must be set too")
+    return client_tls(settings)

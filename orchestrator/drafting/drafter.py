@@ -1,0 +1,125 @@
+"""What a drafter is, and how several make one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
+
+from services.session.sequence import TokenSequence
+
+# The name of a draft that nobody made.
+NOBODY = "none"
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Draft tokens, who was asked for them, and the time they took: waited for, and computed by the service's account.
+
+    A model's draft has, for each token, the probability of it at temperature 1, and the margin of the best score over
+    the second best. A drafter that was asked in vain has its name on an empty draft: it is what the cycle waited for.
+    """
+
+    tokens: Sequence[int] = ()
+    probabilities: Sequence[float] = ()
+    margins: Sequence[float] = ()
+    waited_s: float = 0.0
+    computed_s: float = 0.0
+    drafter: str = NOBODY
+
+    def first(self, length: int) -> Self:
+        """Return the first so many tokens of it."""
+        if length >= len(self.tokens):
+            return self
+        return replace(
+            self,
+            tokens=self.tokens[:length],
+            probabilities=self.probabilities[:length],
+            margins=self.margins[:length],
+        )
+
+
+class Drafter(Protocol):
+    """Proposes tokens. Whatever goes wrong, it answers: an empty draft is plain decoding."""
+
+    @property
+    def num_resyncs(self) -> int:
+        """Times that a service had to be brought back to the sequence."""
+
+    @property
+    def num_fallbacks(self) -> int:
+        """Times that a service that worked was lost."""
+
+    @property
+    def problem(self) -> str:
+        """What keeps a service from being used, in one sentence; empty where nothing does."""
+
+    def room(self, length: int) -> int:
+        """Return the most tokens that it proposes after so many, as far as is known; 0 where it would not try."""
+
+    async def propose(self, sequence: TokenSequence, num_draft_tokens: int) -> Draft:
+        """Return at most so many tokens that may follow the sequence. One that does not try answers `Draft()`.
+
+        It is asked for no more than `room` allows, or than that of a drafter before it.
+        """
+
+    async def close(self) -> None:
+        """The generation is over."""
+
+
+class NoDrafter:
+    """Proposes nothing, and says why."""
+
+    num_resyncs = 0
+    num_fallbacks = 0
+
+    def __init__(self, problem: str) -> None:
+        self.problem = problem
+
+    def room(self, length: int) -> int:
+        """Return 0."""
+        return 0
+
+    async def propose(self, sequence: TokenSequence, num_draft_tokens: int) -> Draft:
+        """Return the draft of nobody."""
+        return Draft()
+
+    async def close(self) -> None:
+        """Do nothing."""
+
+
+class FirstDrafter:
+    """Takes each cycle's draft from the first of its drafters that tries. Without any it proposes nothing."""
+
+    def __init__(self, *drafters: Drafter) -> None:
+        self._drafters = drafters
+
+    @property
+    def num_resyncs(self) -> int:
+        """The sum of theirs."""
+        return sum(drafter.num_resyncs for drafter in self._drafters)
+
+    @property
+    def num_fallbacks(self) -> int:
+        """The sum of theirs."""
+        return sum(drafter.num_fallbacks for drafter in self._drafters)
+
+    @property
+    def problem(self) -> str:
+        """The first of theirs."""
+        return next((drafter.problem for drafter in self._drafters if drafter.problem), "")
+
+    def room(self, length: int) -> int:
+        """Return that of the first one that has any."""
+        return next((room for drafter in self._drafters if (room := drafter.room(length))), 0)
+
+    async def propose(self, sequence: TokenSequence, num_draft_tokens: int) -> Draft:
+        """Return the first draft that somebody made."""
+        for drafter in self._drafters:
+            draft = await drafter.propose(sequence, num_draft_tokens)
+            if draft.drafter != NOBODY:
+                return draft
+        return Draft()
+
+    async def close(self) -> None:
+        """Close all of them."""
+        for drafter in self._drafters:
+            await drafter.close()

@@ -1,0 +1,231 @@
+"""The draft service as the cycle sees it."""
+
+import logging
+import math
+import time
+from itertools import takewhile
+from typing import Protocol
+
+import grpc
+from opentelemetry.trace import Span, SpanKind, get_current_span
+
+from orchestrator.drafting.breaker import Breaker
+from orchestrator.drafting.draft_view import DraftView
+from orchestrator.drafting.drafter import Draft
+from orchestrator.drafting.patience import DraftPatience
+from outrider.v1 import common_pb2, draft_pb2, draft_pb2_grpc
+from services.frame.rpc.errors import ServiceError
+from services.frame.telemetry.spans import child_span
+from services.frame.telemetry.telemetry import Telemetry
+from services.session.client import ServiceSession
+from services.session.limits import Limits
+from services.session.sequence import TokenSequence
+
+_log = logging.getLogger(__name__)
+_REASON_TIMEOUT = "TIMEOUT"
+_REASON_CHANGED = "TOKENIZER_CHANGED"
+# The message is too long, or the target refuses the request as well.
+_REFUSALS = (
+    grpc.StatusCode.OUT_OF_RANGE,
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+)
+# Drafts of a session that are missed by chance, one after the other, before the service is taken for lost.
+_MOST_MISSED = 3
+
+
+class DraftService(Protocol):
+    """What all sessions of a draft service share."""
+
+    stub: draft_pb2_grpc.DraftServiceStub
+    breaker: Breaker
+    patience: DraftPatience
+
+    @property
+    def model(self) -> common_pb2.ModelInfo:
+        """What it served when its tokens were compared; another one may take its place at any time."""
+
+    def suspect(self, model: common_pb2.ModelInfo, reason: str) -> None:
+        """Whoever answers does not serve `model`: use it for no session until its tokens have been compared."""
+
+
+class RemoteDrafter:
+    """One session of the draft service. While the service is away, late or unwilling, its drafts are empty."""
+
+    def __init__(
+        self,
+        service: DraftService,
+        session_id: str,
+        view: DraftView,
+        telemetry: Telemetry,
+        *,
+        vocabulary_size: int,
+        min_joint_confidence: float = 0.0,
+    ) -> None:
+        """`view` is the request as the draft may see it; `vocabulary_size` is the target's."""
+        self.num_fallbacks = 0
+        self.problem = ""
+        self._service = service
+        self._breaker = service.breaker
+        self._patience = service.patience
+        self._session: ServiceSession[draft_pb2.ProposeStreamRequest, draft_pb2.ProposeResponse] = ServiceSession(
+            session_id, lambda: service.stub.ProposeStream(metadata=(("x-session-id", session_id),))
+        )
+        self._view = view
+        self._telemetry = telemetry
+        self._vocabulary_size = vocabulary_size
+        self._min_joint_confidence = min_joint_confidence
+        self._model = common_pb2.ModelInfo()
+        self._limits = Limits()
+        self._is_attached = False
+        self._is_refused = False
+        self._num_missed = 0
+        self._is_missing = False
+        self._limit_s = self._patience.most_s
+
+    @property
+    def num_resyncs(self) -> int:
+        """Times that the service had to be brought back to the sequence."""
+        return self._session.num_resyncs
+
+    def room(self, length: int) -> int:
+        """Return the most tokens that the service proposes after so many. Where there are none, `problem` says why."""
+        self._recognize()
+        # The last draft token is never evaluated there.
+        room = self._limits.context_length + 1 - length
+        if room < 1:
+            self.problem = f"the context of the draft is full: it holds {self._limits.context_length} tokens"
+        if not self._limits.max_draft_tokens:
+            self.problem = "the draft service is set to propose no tokens"
+        if self._breaker.is_open:
+            self.problem = self._breaker.reason
+        return 0 if self._is_refused else max(0, min(self._limits.max_draft_tokens, room))
+
+    async def propose(self, sequence: TokenSequence, num_draft_tokens: int) -> Draft:
+        """Return the service's draft, or an empty one."""
+        if num_draft_tokens < 1 or not self.room(len(sequence)):
+            return Draft()
+        if not self._breaker.may_try():
+            if self._is_attached:  # somebody else has found out
+                self._detach(get_current_span(), self._breaker.reason)
+            return Draft()
+        started_s = time.perf_counter()
+        with child_span(self._telemetry, "propose", SpanKind.CLIENT) as span:
+            try:
+                seen = await self._view.sequence(sequence)
+                reply = await self._session.request(
+                    seen, span, lambda context, request_id: self._send(context, request_id, num_draft_tokens)
+                )
+                if self._breaker.is_disabled:
+                    raise ServiceError(grpc.StatusCode.UNAVAILABLE, "NOT_READY", self._breaker.reason)
+            except ServiceError as error:
+                self._miss(span, error)
+                return Draft(waited_s=time.perf_counter() - started_s, drafter="remote")
+            self._attach(span)
+            known = self._known(reply)
+            tokens = [draft_token.token for draft_token in known]
+            self._session.learn(seen, reply.held_length, tokens)
+        return Draft(
+            tokens,
+            [draft_token.probability for draft_token in known],
+            [draft_token.margin for draft_token in known],
+            time.perf_counter() - started_s,
+            reply.timings.computed_ms / 1e3,
+            "remote",
+        )
+
+    async def close(self) -> None:
+        """Release the session and end its stream."""
+        await self._session.send(draft_pb2.ProposeStreamRequest(release=common_pb2.ReleaseMessage()))
+        await self._session.close()
+
+    async def _send(
+        self, context: common_pb2.Context, request_id: int, num_draft_tokens: int
+    ) -> draft_pb2.ProposeResponse:
+        """Ask, and learn how long it takes. Raises ServiceError, also where it takes too long."""
+        num_read_tokens, is_try = len(context.tokens), self._breaker.is_open
+        self._limit_s = self._patience.limit_s(num_draft_tokens, num_read_tokens, is_try=is_try)
+        request = draft_pb2.ProposeRequest(
+            request_id=request_id,
+            timeout_ms=math.ceil(self._limit_s * 1e3),
+            context=context,
+            num_draft_tokens=num_draft_tokens,
+            min_joint_confidence=self._min_joint_confidence,
+            sampling=self._view.sampling,
+            tokenizer_fingerprint=self._model.tokenizer_fingerprint,
+        )
+        asked_s = time.perf_counter()
+        try:
+            message = draft_pb2.ProposeStreamRequest(propose=request)
+            reply = await self._session.exchange(request_id, message, self._limit_s)
+        except TimeoutError as error:
+            if not is_try:
+                self._patience.note_proposal(num_draft_tokens, num_read_tokens, self._limit_s)
+            sentence = f"no draft within {self._limit_s:.3g} s"
+            raise ServiceError(grpc.StatusCode.DEADLINE_EXCEEDED, _REASON_TIMEOUT, sentence) from error
+        if reply.HasField("result"):
+            self._patience.note_proposal(num_draft_tokens, num_read_tokens, time.perf_counter() - asked_s)
+        return reply
+
+    def _recognize(self) -> None:
+        """Find out whether another draft has taken the place of the one that was asked before."""
+        self._model = self._service.model
+        if self._view.look_from(self._model):
+            self._limits = Limits.of(self._model)
+            self._is_refused = False
+            self._session.forget()
+
+    def _known(self, reply: draft_pb2.ProposeResponse) -> list[draft_pb2.DraftToken]:
+        """Return the draft tokens up to the first that the target does not have."""
+        return list(takewhile(lambda each: each.token < self._vocabulary_size, reply.result.draft_tokens))
+
+    def _miss(self, span: Span, error: ServiceError) -> None:
+        """Do without a draft in this cycle; where that was no accident, without the service."""
+        is_unwilling = error.code is grpc.StatusCode.RESOURCE_EXHAUSTED and self._session.is_open
+        if is_unwilling or self._limits.learn(error) or self._is_chance(error):
+            span.add_event("outrider.draft_missed", {"outrider.reason": error.message})
+        else:
+            self._fall_back(span, error)
+        # A single draft that is missing among others is no news.
+        if self._is_missing or not self._is_attached:
+            self.problem = error.message
+        self._is_missing = True
+
+    def _is_chance(self, error: ServiceError) -> bool:
+        """Whether a draft is missing that the next one need not follow: it was late, or a proxy has cut the stream."""
+        is_late = error.reason == _REASON_TIMEOUT and self._limit_s < self._patience.most_s
+        is_cut = self._is_attached and self._session.was_cut(error) and error.code not in _REFUSALS
+        if self._breaker.is_open or not (is_late or is_cut):
+            return False
+        self._num_missed += 1
+        return self._num_missed < _MOST_MISSED
+
+    def _fall_back(self, span: Span, error: ServiceError) -> None:
+        # A service that refuses what it is asked is well: other sessions may go on with it. One that takes shorter
+        # drafts than it told is another service, which will be asked what it takes.
+        self._is_refused = error.code in _REFUSALS and error.reason != "DRAFT_TOO_LONG"
+        if error.reason == _REASON_CHANGED:
+            self._service.suspect(self._model, error.message)
+        elif not self._is_refused:
+            if not self._breaker.is_open:
+                _log.warning("the draft service is lost, decoding goes on without it: %s", error.message)
+            self._breaker.fail(error.message)
+        self._detach(span, error.message)
+
+    def _detach(self, span: Span, reason: str) -> None:
+        if self._is_attached:
+            self.num_fallbacks += 1
+            self._is_attached = False
+        span.add_event("outrider.fallback", {"outrider.reason": reason})
+        self._session.forget()
+        self._num_missed = 0
+
+    def _attach(self, span: Span) -> None:
+        if self._breaker.succeed():
+            _log.info("the draft service is back")
+        self._num_missed = 0
+        self._is_missing = False
+        self.problem = ""
+        if not self._is_attached:
+            self._is_attached = True
+            span.add_event("outrider.attach")

@@ -1,0 +1,96 @@
+"""The speculative cycle: draft, verify, commit, yield.
+
+A cycle with an empty draft is plain decoding, so there is no other loop to fall back to.
+"""
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from orchestrator.drafting.drafter import Draft, Drafter
+from orchestrator.peers.target import ContextFullError, Verification
+from services.frame.telemetry.spans import child_span
+from services.frame.telemetry.telemetry import Telemetry
+from services.session.limits import Limits
+from services.session.sequence import TokenSequence
+
+
+class Target(Protocol):
+    """Decides every token."""
+
+    @property
+    def limits(self) -> Limits:
+        """What it takes, as far as is known: another one may take its place at any time, and take less."""
+
+    @property
+    def num_resyncs(self) -> int:
+        """Times that the target had to be brought back to the sequence."""
+
+    async def verify(self, sequence: TokenSequence, draft_tokens: Sequence[int]) -> Verification:
+        """Verify draft tokens after the sequence; none is plain decoding. Raises ContextFullError."""
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """One proposal, possibly empty, of which `draft` is what was verified. `tokens` are what the cycle committed."""
+
+    index: int
+    draft: Draft
+    verification: Verification
+    tokens: Sequence[int]
+
+
+class LengthPolicy(Protocol):
+    """Decides how many tokens to draft. One is made for each generation; its choices cost or save time, never text."""
+
+    def choose(self, most: int) -> int:
+        """Return how many tokens to draft in the next cycle, 0 to `most`."""
+
+    def observe(self, cycle: Cycle) -> None:
+        """Take note of what came of a cycle."""
+
+
+async def run_cycles(
+    sequence: TokenSequence,
+    target: Target,
+    drafter: Drafter,
+    policy: LengthPolicy,
+    *,
+    max_length: int,
+    telemetry: Telemetry,
+) -> AsyncGenerator[Cycle, None]:
+    """Extend the sequence cycle by cycle, until the model ends the generation or no more tokens are taken.
+
+    That is at `max_length`, or at what the context of the target holds. Raises ServiceError.
+    """
+    index = 0
+    while len(sequence) < min(max_length, target.limits.context_length):
+        with child_span(telemetry, "cycle") as span:
+            # A cycle commits at most one token more than it drafts.
+            room = min(max_length, target.limits.context_length) - len(sequence) - 1
+            most = min(room, target.limits.max_draft_tokens, drafter.room(len(sequence)))
+            draft = await drafter.propose(sequence, policy.choose(most))
+            try:
+                verification = await target.verify(sequence, draft.tokens)
+            except ContextFullError:
+                if index:
+                    return
+                raise
+            draft = draft.first(len(verification.draft_tokens))
+            verdict = verification.result
+            tokens = [*draft.tokens[: verdict.num_accepted], verdict.next_token]
+            sequence.extend(tokens)
+            span.set_attributes(
+                {
+                    "outrider.cycle.index": index,
+                    "outrider.cycle.num_draft_tokens": len(draft.tokens),
+                    "outrider.cycle.num_accepted": verdict.num_accepted,
+                    "outrider.cycle.drafter": draft.drafter,
+                }
+            )
+        cycle = Cycle(index, draft, verification, tokens)
+        policy.observe(cycle)
+        yield cycle
+        if verdict.is_end_of_generation:
+            return
+        index += 1

@@ -1,0 +1,64 @@
+"""How one request is speculated for: what it asks, within what the orchestrator is set to and the target takes."""
+
+from dataclasses import dataclass
+
+from orchestrator.generation.cycle import LengthPolicy
+from orchestrator.generation.length_policy import FixedLength
+from orchestrator.settings import OrchestratorSettings
+from outrider.v1 import common_pb2, generation_pb2
+from services.frame.rpc.errors import invalid_argument
+
+# By the name that settings, traces and metrics have for a drafter.
+DRAFTERS: dict[str, generation_pb2.Drafter.ValueType] = {
+    "auto": generation_pb2.DRAFTER_AUTO,
+    "remote": generation_pb2.DRAFTER_REMOTE,
+    "ngram": generation_pb2.DRAFTER_NGRAM,
+    "none": generation_pb2.DRAFTER_NONE,
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Who drafts, never unspecified, who says how many tokens, and when the draft service stops early."""
+
+    drafter: generation_pb2.Drafter.ValueType
+    policy: LengthPolicy
+    min_joint_confidence: float
+
+
+def check_speculation(speculation: generation_pb2.Speculation, target: common_pb2.ModelInfo) -> None:
+    """Raise ServiceError for what cannot be done."""
+    for field, values in (
+        ("mode", generation_pb2.SpeculationMode.values()),
+        ("drafter", generation_pb2.Drafter.values()),
+    ):
+        if getattr(speculation, field) not in values:
+            raise invalid_argument("INVALID_REQUEST", f"speculation.{field}", f"{field} has no such value")
+    if speculation.mode == generation_pb2.SPECULATION_MODE_FIXED and (
+        not 1 <= speculation.num_draft_tokens <= target.max_draft_tokens
+    ):
+        raise invalid_argument(
+            "INVALID_REQUEST",
+            "speculation.num_draft_tokens",
+            f"1 to {target.max_draft_tokens} draft tokens can be fixed, not {speculation.num_draft_tokens}",
+        )
+    if not 0 <= speculation.min_joint_confidence <= 1:
+        raise invalid_argument("INVALID_REQUEST", "speculation.min_joint_confidence", "a confidence is between 0 and 1")
+
+
+def plan_speculation(speculation: generation_pb2.Speculation, settings: OrchestratorSettings) -> Plan:
+    """Return how to speculate for a request that was checked."""
+    if speculation.mode == generation_pb2.SPECULATION_MODE_OFF:
+        return Plan(generation_pb2.DRAFTER_NONE, FixedLength(0), 0.0)
+    if speculation.mode == generation_pb2.SPECULATION_MODE_FIXED:
+        num_draft_tokens = speculation.num_draft_tokens
+    else:
+        most = speculation.max_draft_tokens or settings.num_draft_tokens
+        num_draft_tokens = min(settings.num_draft_tokens, most)
+    return Plan(
+        speculation.drafter or DRAFTERS[settings.drafter],
+        FixedLength(num_draft_tokens),
+        speculation.min_joint_confidence
+        if speculation.HasField("min_joint_confidence")
+        else settings.min_joint_confidence,
+    )

@@ -1,0 +1,138 @@
+"""What a generation is served with: one target and at most one draft, and sessions of them."""
+
+import asyncio
+import uuid
+from collections.abc import Callable
+
+import grpc
+
+from orchestrator.drafting.draft_view import DraftView
+from orchestrator.drafting.drafter import Drafter, FirstDrafter, NoDrafter
+from orchestrator.drafting.ngram import NgramDrafter
+from orchestrator.drafting.remote import RemoteDrafter
+from orchestrator.peers.draft_peer import DRAFT_SERVICE, DraftPeer
+from orchestrator.peers.target import TargetSession
+from orchestrator.peers.target_peer import TARGET_SERVICE, TargetPeer
+from orchestrator.settings import OrchestratorSettings
+from outrider.v1 import common_pb2, generation_pb2
+from services.frame.rpc.channel import client_tls, open_channel, service_config
+from services.frame.telemetry.telemetry import Telemetry
+
+_REMOTE = (generation_pb2.DRAFTER_AUTO, generation_pb2.DRAFTER_REMOTE)
+_NGRAM = (generation_pb2.DRAFTER_AUTO, generation_pb2.DRAFTER_NGRAM)
+
+
+class Backend:
+    """The two services, shared by all generations. `connect` it first, `close` it last."""
+
+    def __init__(
+        self,
+        settings: OrchestratorSettings,
+        telemetry: Telemetry,
+        announce: Callable[[str], object] = lambda what: None,
+    ) -> None:
+        """`announce` is told what `connect` waits for, whenever that is another thing."""
+        self.telemetry = telemetry
+        self._settings = settings
+        self._channels = [_open(settings, settings.target, TARGET_SERVICE)]
+        self.target = TargetPeer(settings, self._channels[0], announce)
+        self.draft: DraftPeer | None = None
+        if settings.draft:
+            self._channels.append(_open(settings, settings.draft, DRAFT_SERVICE))
+            self.draft = DraftPeer(settings, self._channels[1], lambda: self.target.served)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def connect(self) -> None:
+        """Return once the target has answered; go on watching it, and looking for the draft, in the background.
+
+        Raises:
+            StartupError: what answers at the target's address is no target service.
+        """
+        await self.target.find()
+        draft = self.draft
+        self._tasks.append(asyncio.create_task(self.target.follow(draft.compare if draft else lambda: None)))
+        if draft is not None:
+            self._tasks.append(asyncio.create_task(draft.follow()))
+
+    async def close(self) -> None:
+        """Close the channels."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for channel in self._channels:
+            await channel.close()
+
+    def open_target(
+        self, sampling: common_pb2.Sampling, *, num_log_probabilities: int | None, require_exact: bool
+    ) -> TargetSession:
+        """Start a session on the target, which must have been connected."""
+        return TargetSession(
+            self.target.stub,
+            uuid.uuid4().hex,
+            sampling,
+            self.telemetry,
+            model=self.target.served.info,
+            describe=self.target.describe,
+            patience_s=self._settings.target_patience_s,
+            on_verified=self.draft.patience.note_cycle if self.draft is not None else None,
+            num_log_probabilities=num_log_probabilities,
+            require_exact=require_exact,
+        )
+
+    def open_drafter(
+        self,
+        sampling: common_pb2.Sampling,
+        drafter: generation_pb2.Drafter.ValueType,
+        *,
+        min_joint_confidence: float,
+    ) -> Drafter:
+        """Return who drafts for a request. The target must have been connected."""
+        drafters: list[Drafter] = []
+        if drafter in _REMOTE and self.draft is not None:
+            drafters.append(self._remote_drafter(self.draft, sampling, min_joint_confidence))
+        elif drafter == generation_pb2.DRAFTER_REMOTE:
+            drafters.append(NoDrafter("the orchestrator has no draft service"))
+        if drafter in _NGRAM:
+            drafters.append(self._ngram_drafter(sampling))
+        if drafters and not self.target.served.info.max_draft_tokens:
+            drafters = [NoDrafter("the target is set to take no draft tokens")]
+        return FirstDrafter(*drafters)
+
+    def usual_drafter(self, drafter: generation_pb2.Drafter.ValueType) -> generation_pb2.Drafter.ValueType:
+        """Return who drafts at the moment, where that is left to `drafter`."""
+        if drafter in _REMOTE and self.draft is not None and not self.draft.breaker.is_open:
+            return generation_pb2.DRAFTER_REMOTE
+        return generation_pb2.DRAFTER_NGRAM if drafter in _NGRAM else generation_pb2.DRAFTER_NONE
+
+    def draft_overhead(self) -> float:
+        """Return the memory of the draft, weights and caches, in percent of the target's."""
+        if self.draft is None or self.draft.served is None:
+            return 0.0
+        target, draft = self.target.served.info, self.draft.served.info
+        return 100 * (draft.model_bytes + draft.cache_bytes) / (target.model_bytes + target.cache_bytes)
+
+    def _remote_drafter(self, draft: DraftPeer, sampling: common_pb2.Sampling, min_joint_confidence: float) -> Drafter:
+        target = self.target.served
+        return RemoteDrafter(
+            draft,
+            uuid.uuid4().hex,
+            DraftView(sampling, target.info.suppressed_tokens, target.stand_in),
+            self.telemetry,
+            vocabulary_size=target.info.vocabulary_size,
+            min_joint_confidence=min_joint_confidence,
+        )
+
+    def _ngram_drafter(self, sampling: common_pb2.Sampling) -> Drafter:
+        info = self.target.served.info
+        never = {*info.end_of_generation_tokens, *info.suppressed_tokens, *sampling.suppressed_tokens}
+        return NgramDrafter(self._settings.ngram_min, self._settings.ngram_max, never)
+
+
+def _open(settings: OrchestratorSettings, address: str, service: str) -> grpc.aio.Channel:
+    return open_channel(
+        address,
+        tls=client_tls(settings),
+        proxy=settings.peer_proxy,
+        max_message_bytes=settings.max_message_bytes,
+        config=service_config([(service, ""), ("outrider.v1.ModelService", "")]),
+    )

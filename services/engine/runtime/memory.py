@@ -1,0 +1,153 @@
+"""Whether weights and caches fit into memory, and how much of a model fits onto a GPU."""
+
+import resource
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from services.engine.control_groups import tightest_memory_limit
+from services.engine.errors import ModelLoadError
+from services.engine.model.cache_shape import CacheShape, cache_shape
+from services.engine.model.gguf_file import GgufFile
+from services.engine.model.model import Model
+from services.engine.runtime.devices import Accelerator
+from services.engine.runtime.runtime import RuntimeOptions
+
+_MEBIBYTE = 1 << 20
+# Of a GPU's free memory; what is left is for graphs.
+_USABLE_SHARE = 0.8
+# Stacks and heaps of threads, and graphs: without room for them threads do not start, long after the check.
+_KEPT_ADDRESSES, _KEPT_DATA = 512 * _MEBIBYTE, 256 * _MEBIBYTE
+
+
+@dataclass(frozen=True)
+class Room:
+    """Memory that this process can still have: bytes, the limit that leaves no more, and whether weights count.
+
+    Weights are mapped from their file: they are in memory and in the address space, and no data of the process.
+    """
+
+    free_bytes: int
+    limit: str = ""
+    holds_weights: bool = True
+
+
+def rooms() -> list[Room]:
+    """Return what bounds this process, the least first; ask before a model is loaded, as mapped weights count as free.
+
+    The machine has what can be had without swapping; a control group what its limit leaves, page cache that can be
+    dropped included.
+    """
+    found = [Room(psutil.virtual_memory().available)]
+    if (group := tightest_memory_limit()) is not None:
+        found.append(Room(group.free_bytes, f"the control group's limit of {_mib(group.limit_bytes)}"))
+    return sorted([*found, *_own_rooms()], key=lambda room: room.free_bytes)
+
+
+def _own_rooms() -> Iterator[Room]:
+    """Yield what the limits of the process itself leave, where it has any."""
+    held = psutil.Process().memory_info()
+    for flag, kind, held_bytes, kept_bytes in (
+        ("-v", resource.RLIMIT_AS, held.vms, _KEPT_ADDRESSES),
+        ("-d", resource.RLIMIT_DATA, held.data, _KEPT_DATA),
+    ):
+        limit_bytes, _ = resource.getrlimit(kind)
+        if limit_bytes != resource.RLIM_INFINITY:
+            limit = f"the {_mib(limit_bytes)} of ulimit {flag}, of which {_mib(kept_bytes)} are kept for threads"
+            free_bytes = max(0, limit_bytes - held_bytes - kept_bytes)
+            yield Room(free_bytes, limit, holds_weights=kind == resource.RLIMIT_AS)
+
+
+def free_ram() -> int:
+    """Return how many bytes of memory can be had now without anything being swapped out, within every limit."""
+    return rooms()[0].free_bytes
+
+
+def cache_bytes(model: Model, options: RuntimeOptions) -> int:
+    """Return the size of all slots' caches in bytes: keys and values of every layer and position."""
+    return sum(_by_layer(model.cache_shape, options))
+
+
+def layers_that_fit(path: Path, options: RuntimeOptions, free_bytes: int) -> int:
+    """Return how many layers of a model, with their caches, fit into a GPU's free memory; -1 is all of them.
+
+    Raises:
+        ModelLoadError: the file cannot be read.
+    """
+    shape, weights_bytes = _read_sizes(path)
+    # The output counts as a layer: it is about as large.
+    num_layers = shape.num_layers + 1
+    layer_bytes = max(1, (weights_bytes + sum(_by_layer(shape, options))) // num_layers)
+    num_fitting = int(free_bytes * _USABLE_SHARE) // layer_bytes
+    return -1 if num_fitting >= num_layers else num_fitting
+
+
+def check_ram(path: Path, options: RuntimeOptions, rooms: Sequence[Room], num_gpu_layers: int) -> None:
+    """Refuse a model whose layers, but for the last ones on GPUs, do not fit with their caches into all of `rooms`.
+
+    Before it is loaded: weights that do not fit would be swapped out, or end the process. Raises ModelLoadError with
+    the arithmetic, also where the file cannot be read.
+    """
+    shape, weights_bytes = _read_sizes(path)
+    num_in_ram = _num_in_ram(shape, num_gpu_layers)
+    by_layer = _by_layer(shape, options)
+    cache_bytes = sum(by_layer[:num_in_ram])
+    weights_bytes = weights_bytes * num_in_ram // (shape.num_layers + 1)
+    caches = f"{_caches(by_layer, options)} {_mib(cache_bytes)}"
+    for room in rooms:
+        if room.holds_weights and weights_bytes + cache_bytes > room.free_bytes:
+            remedy = "lower --slots or --context" if weights_bytes <= room.free_bytes else "take a smaller model"
+            raise ModelLoadError(f"{caches} beside {_mib(weights_bytes)} of weights, {_free(room, remedy)}")
+        if not room.holds_weights and cache_bytes > room.free_bytes:
+            raise ModelLoadError(f"{caches}, {_free(room, 'lower --slots or --context')}")
+
+
+def check_gpus(model: Model, options: RuntimeOptions, gpus: Sequence[Accelerator], num_gpu_layers: int) -> None:
+    """Refuse caches that do not fit into what is free on GPUs now, with their layers' weights there already.
+
+    Raises ModelLoadError with the arithmetic.
+    """
+    by_layer = _by_layer(model.cache_shape, options)
+    cache_bytes = sum(by_layer[_num_in_ram(model.cache_shape, num_gpu_layers) :])
+    free_bytes = sum(gpu.free_bytes for gpu in gpus)
+    if gpus and cache_bytes > free_bytes:
+        names = ", ".join(gpu.name for gpu in gpus)
+        raise ModelLoadError(
+            f"{_caches(by_layer, options)} {_mib(cache_bytes)} on {names}, {_mib(free_bytes)} are free there: "
+            "lower --slots, --context or --gpu-layers"
+        )
+
+
+def _read_sizes(path: Path) -> tuple[CacheShape, int]:
+    """Return the shape of a model's cache and the size of its files in bytes."""
+    with GgufFile(path) as file:
+        return cache_shape(file), sum(part.stat().st_size for part in file.parts())
+
+
+def _num_in_ram(shape: CacheShape, num_gpu_layers: int) -> int:
+    """Return how many layers are not on a GPU, the first ones; the output is the last."""
+    return 0 if num_gpu_layers < 0 else max(0, shape.num_layers + 1 - num_gpu_layers)
+
+
+def _caches(by_layer: Sequence[int], options: RuntimeOptions) -> str:
+    per_token = sum(by_layer) // options.num_positions()
+    return f"{options.num_slots} slots of {options.context_length} tokens at {per_token} bytes a token need"
+
+
+def _free(room: Room, remedy: str) -> str:
+    """Return how much is free, within which limit, and what to do about it."""
+    within, alternative = (f" within {room.limit}", ", or raise that limit") if room.limit else ("", "")
+    return f"{_mib(room.free_bytes)} are free{within}: {remedy}{alternative}"
+
+
+def _by_layer(shape: CacheShape, options: RuntimeOptions) -> list[int]:
+    """Return the bytes of all slots' caches for each layer."""
+    element_bytes = 4 if options.cache_in_f32 else 2
+    elements = shape.elements(flash_attention=options.flash_attention)
+    return [options.num_positions() * element_bytes * num_elements for num_elements in elements]
+
+
+def _mib(num_bytes: int) -> str:
+    return f"{num_bytes // _MEBIBYTE} MiB"

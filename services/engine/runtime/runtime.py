@@ -1,0 +1,297 @@
+"""One llama_context: rows in, logits out, cache cut. Not thread-safe; one thread owns it."""
+
+import ctypes
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import llama_cpp
+import numpy as np
+from numpy.typing import NDArray
+
+from services.engine.complaints import take_complaint
+from services.engine.control_groups import usable_cores
+from services.engine.errors import DecodeError, ModelLoadError
+from services.engine.model.model import NO_GENERATION, Model
+from services.engine.runtime.costs import DecodeCosts
+from services.engine.runtime.watching import Watcher
+
+Logits = NDArray[np.float32]
+_THROW_AWAY_TOKEN = 0
+# Positions of a stream come in multiples of this.
+_CACHE_UNIT = 256
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Consecutive rows of one slot in a decode: `tokens` from `first_position` on, logits wanted for the last ones.
+
+    `num_padding` throw-away rows follow them, the first `num_padding_outputs` with logits; the caller cuts their cache
+    entries.
+    """
+
+    slot: int
+    first_position: int
+    tokens: Sequence[int]
+    num_outputs: int
+    num_padding: int = 0
+    num_padding_outputs: int = 0
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows, padding included."""
+        return len(self.tokens) + self.num_padding
+
+
+class Runtime(Protocol):
+    """What the engine needs of a model; tests put a fake in its place. `costs` are of its decodes."""
+
+    costs: DecodeCosts
+    num_slots: int
+    context_length: int
+    max_batch_rows: int
+    vocabulary_size: int
+
+    def group(self, segments: Sequence[Segment]) -> list[list[Segment]]:
+        """Part segments of different slots into groups that are decoded one after the other."""
+
+    def decode(self, segments: Sequence[Segment]) -> list[Logits]:
+        """Evaluate one group; return logits [rows with output, vocabulary] of each segment, valid until the next call.
+
+        Raises:
+            DecodeError: the model failed; the slots are cut back to the first positions of their segments.
+        """
+
+    def cut(self, slot: int, length: int) -> None:
+        """Drop the cache of `slot` from position `length` on. Raises DecodeError when that is impossible."""
+
+    def trace(self, slot: int, position: int) -> bytes:
+        """Return a digest of what is inside the model for a row of the last decode; empty where rows are not traced."""
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Give slot `target`, which is empty, the first `length` positions of slot `source`."""
+
+    def close(self) -> None:
+        """Free everything."""
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """How a context is made. Each slot has `context_length` positions, in tokens, and `reserve` more for padding."""
+
+    num_slots: int = 8
+    context_length: int = 2048
+    reserve: int = 0
+    max_batch_rows: int = 1024
+    num_threads: int = 0
+    flash_attention: bool = False
+    cache_in_f32: bool = False
+    count_passes: bool = False
+    trace_rows: bool = False
+    can_fill: bool = False
+
+    def threads(self) -> int:
+        """Return the number of threads: as set, else the cores this process may use."""
+        return self.num_threads or usable_cores()
+
+    def num_positions(self) -> int:
+        """Return how many positions the caches of all slots have: llama.cpp rounds each slot's up."""
+        return self.num_slots * -(-(self.context_length + self.reserve) // _CACHE_UNIT) * _CACHE_UNIT
+
+
+class LlamaRuntime:
+    """The real runtime: a stream of its own for every slot.
+
+    A cache that all slots share would take any rows in one pass, but each row would pay for the attention of all slots,
+    idle ones too. With streams it pays for its own.
+
+    Attributes:
+        num_decodes: calls of llama_decode so far.
+    """
+
+    def __init__(self, model: Model, options: RuntimeOptions) -> None:
+        """Make a context. Raises ModelLoadError when llama.cpp refuses."""
+        self.costs = DecodeCosts()
+        self._has_copied = False
+        self.num_slots = options.num_slots
+        self.context_length = options.context_length + options.reserve
+        self.vocabulary_size = model.vocabulary.size
+        self._given_up = model.given_up
+        self.num_decodes = 0
+        is_watched = options.count_passes or options.trace_rows or options.can_fill
+        self._watcher = Watcher(traces_rows=options.trace_rows) if is_watched else None
+        parameters = llama_cpp.llama_context_default_params()
+        parameters.n_ctx = options.num_positions()
+        parameters.n_seq_max = options.num_slots
+        # One physical batch per decode: cut by n_ubatch, it takes several passes and the logits' last bits change.
+        parameters.n_batch = parameters.n_ubatch = options.max_batch_rows
+        parameters.n_threads = parameters.n_threads_batch = options.threads()
+        parameters.kv_unified = False
+        parameters.flash_attn_type = int(options.flash_attention)
+        if options.cache_in_f32:
+            parameters.type_k = parameters.type_v = llama_cpp.GGML_TYPE_F32
+        parameters.swa_full = True
+        parameters.no_perf = True
+        if self._watcher is not None:
+            parameters.cb_eval = self._watcher.callback
+        self._context = llama_cpp.llama_init_from_model(model.handle, parameters)
+        if not self._context:
+            raise ModelLoadError(f"cannot make a context for {model.path}: {take_complaint()}")
+        self._memory = llama_cpp.llama_get_memory(self._context)
+        if not (self._memory and llama_cpp.llama_get_causal_attn(self._context)):
+            self.close()
+            raise ModelLoadError(f"cannot serve {model.path}: {model.architecture} {NO_GENERATION}")
+        # llama.cpp takes no more rows than all slots have positions.
+        self.max_batch_rows = min(options.max_batch_rows, llama_cpp.llama_n_batch(self._context))
+        self._batch = _Batch(self.max_batch_rows)
+
+    @property
+    def num_passes(self) -> int:
+        """Graph passes so far, where they are counted."""
+        return self._watcher.num_passes if self._watcher is not None else 0
+
+    def group(self, segments: Sequence[Segment]) -> list[list[Segment]]:
+        """One decode for all; it takes several passes unless slots are neighbours with equal numbers of rows."""
+        return [list(segments)]
+
+    def decode(self, segments: Sequence[Segment]) -> list[Logits]:
+        """Evaluate one group; see `Runtime.decode`."""
+        if self._given_up.is_set():
+            raise DecodeError("the model was given up")
+        self._check(segments)
+        num_outputs = self._batch.fill(segments)
+        if self._watcher is not None:
+            self._watcher.begin(_places(segments))
+        started_s = time.perf_counter()
+        code = llama_cpp.llama_decode(self._context, self._batch.struct)
+        # A GPU may still be at work.
+        llama_cpp.llama_synchronize(self._context)
+        duration_s = time.perf_counter() - started_s
+        self.num_decodes += 1
+        if code != 0:
+            complaint = take_complaint()
+            for segment in segments:
+                self.cut(segment.slot, segment.first_position)
+            raise DecodeError(f"llama_decode returned {code}: {complaint}")
+        self.costs.observe(self._batch.struct.n_tokens, duration_s, after_copy=self._has_copied)
+        self._has_copied = False
+        if not num_outputs:
+            return [np.empty((0, self.vocabulary_size), np.float32) for _ in segments]
+        pointer = llama_cpp.llama_get_logits(self._context)
+        # The view drops ctypes' explicit byte order, which buffer consumers take for a foreign type.
+        logits = np.ctypeslib.as_array(pointer, (num_outputs, self.vocabulary_size)).view(np.float32)
+        return _split(logits, [segment.num_outputs + segment.num_padding_outputs for segment in segments])
+
+    def trace(self, slot: int, position: int) -> bytes:
+        """Return what `trace_rows` asks for, of a row of the last decode: a digest of attention in all layers."""
+        return self._watcher.trace(slot, position) if self._watcher is not None else b""
+
+    def cut(self, slot: int, length: int) -> None:
+        """Drop the cache of `slot` from position `length` on. Raises DecodeError when the cache cannot be cut there."""
+        if not llama_cpp.llama_memory_seq_rm(self._memory, slot, length, -1):
+            raise DecodeError(f"the cache of slot {slot} cannot be cut at position {length}")
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copy between two slots, which takes as long for few positions as for many; the next decode does it."""
+        # Between streams llama.cpp copies whole buffers, and ends the process when it is asked for a part of one.
+        llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+        self._has_copied = True
+        self.cut(target, length)
+
+    def fill(self, slot: int, first_position: int, length: int) -> None:
+        """Give `slot` its positions from the first on up to `length`, without evaluating them; `can_fill` asks for it.
+
+        What decodes cost afterwards is what they cost after a prompt, but what they give means nothing.
+        """
+        assert self._watcher is not None, "this runtime was not made to be filled"
+        self._watcher.cancels = True
+        for first in range(first_position, length, self.max_batch_rows):
+            self.decode([Segment(slot, first, [_THROW_AWAY_TOKEN] * min(self.max_batch_rows, length - first), 0)])
+        self._watcher.cancels = False
+
+    def close(self) -> None:
+        """Free the context; the model stays."""
+        llama_cpp.llama_free(self._context)
+
+    def _check(self, segments: Sequence[Segment]) -> None:
+        """Raise DecodeError for what llama.cpp would end the process for, or write into another slot's room."""
+        num_rows = sum(segment.num_rows for segment in segments)
+        if not 0 < num_rows <= self.max_batch_rows:
+            raise DecodeError(f"{num_rows} rows in a decode, which takes 1 to {self.max_batch_rows}")
+        for segment in segments:
+            if not 0 <= segment.slot < self.num_slots:
+                raise DecodeError(f"slot {segment.slot} is none of the {self.num_slots} slots")
+            end = segment.first_position + segment.num_rows
+            if segment.first_position < 0 or end > self.context_length:
+                raise DecodeError(
+                    f"positions {segment.first_position} to {end - 1} leave the context of {self.context_length} tokens"
+                )
+            if not 0 <= segment.num_outputs <= len(segment.tokens):
+                raise DecodeError(f"{segment.num_outputs} outputs for {len(segment.tokens)} tokens")
+            if len(segment.tokens) and not 0 <= min(segment.tokens) <= max(segment.tokens) < self.vocabulary_size:
+                raise DecodeError(f"a token is outside the vocabulary of {self.vocabulary_size} ids")
+
+
+class _Batch:
+    """A llama_batch whose arrays are numpy's, so that filling it costs a few slice assignments a segment."""
+
+    def __init__(self, capacity: int) -> None:
+        """Make room for `capacity` rows."""
+        self._tokens = np.zeros(capacity, np.int32)
+        self._positions = np.zeros(capacity, np.int32)
+        self._sequences = np.zeros(capacity, np.int32)
+        self._outputs = np.zeros(capacity, np.int8)
+        self._num_sequences = np.ones(capacity, np.int32)
+        item_bytes = self._sequences.itemsize
+        self._sequence_pointers = self._sequences.ctypes.data + item_bytes * np.arange(capacity, dtype=np.uintp)
+        self.struct = llama_cpp.llama_batch(
+            n_tokens=0,
+            token=_pointer(self._tokens, ctypes.c_int32),
+            embd=None,
+            pos=_pointer(self._positions, ctypes.c_int32),
+            n_seq_id=_pointer(self._num_sequences, ctypes.c_int32),
+            seq_id=_pointer(self._sequence_pointers, ctypes.POINTER(ctypes.c_int32)),
+            logits=_pointer(self._outputs, ctypes.c_int8),
+        )
+
+    def fill(self, segments: Sequence[Segment]) -> int:
+        """Lay the segments down one after the other; return the number of rows with output."""
+        end = num_outputs = 0
+        for segment in segments:
+            start, end = end, end + segment.num_rows
+            padding = end - segment.num_padding
+            first_output, last_output = padding - segment.num_outputs, padding + segment.num_padding_outputs
+            self._tokens[start:padding] = segment.tokens
+            self._tokens[padding:end] = _THROW_AWAY_TOKEN
+            self._positions[start:end] = range(segment.first_position, segment.first_position + end - start)
+            self._sequences[start:end] = segment.slot
+            self._outputs[start:end] = 0
+            self._outputs[first_output:last_output] = 1
+            num_outputs += last_output - first_output
+        self.struct.n_tokens = end
+        return num_outputs
+
+
+def _split(logits: Logits, counts: Sequence[int]) -> list[Logits]:
+    parts: list[Logits] = []
+    end = 0
+    for count in counts:
+        start, end = end, end + count
+        parts.append(logits[start:end])
+    return parts
+
+
+def _pointer(array: NDArray[np.generic], kind: type) -> object:
+    return ctypes.cast(array.ctypes.data, ctypes.POINTER(kind))
+
+
+def _places(segments: Sequence[Segment]) -> list[tuple[int, int]]:
+    """Return slot and position of each row."""
+    return [(segment.slot, segment.first_position + index) for segment in segments for index in range(segment.num_rows)]
+
+
+def digest(row: Logits) -> bytes:
+    """Return a digest of one row of logits, to the bit."""
+    return hashlib.blake2b(row.tobytes(), digest_size=16).digest()

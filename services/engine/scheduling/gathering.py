@@ -1,0 +1,211 @@
+"""When a decode begins: at once, or once the sessions that were answered are back. Pure but for its clock.
+
+Left alone, sessions fall into groups that take turns and never share a decode, and many rows cost little more than
+few. So a decode waits for sessions that are between two cycles, as long as one decode is quicker than two: than two
+as they usually are, beside each of which the other's sessions draft, on the same cores perhaps. Return times that
+were seen say little, since drafts beside a decode look slow. So nothing is predicted. A session that was waited for
+in vain, or that alone kept all others waiting for longer than that, is late and not waited for any more, until it
+comes back in time, and all the same after 2, 4, 8 and at last every 64 answers, as without waiting nobody may ever be
+in time. Whether waiting pays at all is found out by doing without it for a while (`Comparison`).
+"""
+
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from services.engine.runtime.costs import DecodeCosts
+from services.engine.scheduling.comparison import Comparison
+
+# Share of the longest wait that is left where waiting does not pay.
+_SHORT_SHARE = 0.1
+# A session that was answered is expected for so many of its usual return times, but for no less than this. One that is
+# new is taken for what new ones were lately: those that lost their slot and did not come back count as quickest.
+_RETURNS, _LEAST_EXPECTED_S = 2.0, 0.25
+_NUM_RETURNS = 8
+_MOST_EVICTED = 256
+# Sessions that are answered together do not come back in the same moment: how long the first waits for the last at
+# least, and the most that this may take of a decode.
+_SPREAD_S, _SPREAD_SHARE = 0.005, 0.25
+# A session that was late so many times in a row is not waited for for 2 to that power answers.
+_MOST_DOUBTS = 6
+
+
+@dataclass
+class _Session:
+    """What is known of a session: `answered_s` is None while it is here, `usual_tokens` is a mean over its answers.
+
+    Back before `missed_until_s`, it would have been worth the wait of the first decode that it missed.
+    """
+
+    num_rows: int = 1
+    usual_tokens: float = 1.0
+    returns_s: deque[float] = field(default_factory=lambda: deque(maxlen=_NUM_RETURNS))
+    answered_s: float | None = None
+    missed_until_s: float | None = None
+    is_late: bool = False
+    num_doubts: int = 0
+    num_unawaited: int = 0
+
+    def doubt(self) -> None:
+        """It was waited for in vain, or for too long."""
+        self.num_doubts = min(self.num_doubts + 1, _MOST_DOUBTS)
+        self.num_unawaited = 1 << self.num_doubts
+        self.is_late = True
+
+
+class Gathering:
+    """Is told who was answered and who arrived, and says until when the next decode waits."""
+
+    def __init__(self, costs: DecodeCosts, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._costs = costs
+        self._clock = clock
+        self._sessions: dict[str, _Session] = {}
+        self._first_returns_s: deque[float] = deque(maxlen=_NUM_RETURNS)
+        # Sessions that lost their slot, and when they had been answered, the oldest first.
+        self._evicted: OrderedDict[str, float] = OrderedDict()
+        self._comparison = Comparison()
+        # When the next decode could have begun, with how many rows, and when the last one to join it came.
+        self._ready_s: float | None = None
+        self._num_ready_rows = 0
+        self._joined_s = 0.0
+        # When the last decode began, and what was answered since.
+        self._begun_s: float | None = None
+        self._num_tokens = 0.0
+
+    def arrived(self, session_id: str) -> None:
+        """A session asks for something."""
+        if (answered_s := self._evicted.pop(session_id, None)) is not None:
+            self._first_returns_s.append(self._clock() - answered_s)
+        session = self._sessions.get(session_id)
+        if session is None or session.answered_s is None:
+            return
+        now_s = self._clock()
+        if not session.returns_s:
+            self._first_returns_s.append(now_s - session.answered_s)
+        session.returns_s.append(now_s - session.answered_s)
+        if session.is_late:
+            session.is_late = session.missed_until_s is not None and now_s > session.missed_until_s
+        elif self._kept_waiting(now_s):
+            session.doubt()
+        else:
+            session.num_doubts = 0
+        session.answered_s = session.missed_until_s = None
+        self._joined_s = now_s
+
+    def answered(self, session_id: str, num_rows: int, num_tokens: int) -> None:
+        """A session was answered with so many tokens; its last decode had so many rows of it."""
+        session = self._sessions.setdefault(session_id, _Session())
+        session.num_rows = num_rows
+        session.answered_s = self._clock()
+        session.num_unawaited -= 1
+        session.is_late = session.is_late and session.num_unawaited > 0
+        # Each answer counts as is usual for its session: a lucky draft is no merit of the company.
+        session.usual_tokens += 0.1 * (num_tokens - session.usual_tokens)
+        self._num_tokens += session.usual_tokens
+
+    def left(self, session_id: str) -> None:
+        """A session was released, or failed."""
+        self._sessions.pop(session_id, None)
+
+    def evicted(self, session_id: str) -> None:
+        """A session lost its slot to another one. When it comes back soon, it should have kept it."""
+        session = self._sessions.pop(session_id, None)
+        if session is None or session.answered_s is None:
+            return
+        if not session.returns_s:
+            self._first_returns_s.append(0.0)
+        self._evicted[session_id] = session.answered_s
+        if len(self._evicted) > _MOST_EVICTED:
+            self._evicted.popitem(last=False)
+
+    def is_expected(self, session_id: str) -> bool:
+        """Whether a session was answered and has been away no longer than usual."""
+        return (session := self._sessions.get(session_id)) is not None and self._is_expected(session)
+
+    @property
+    def is_between_cycles(self) -> bool:
+        """Whether any session is expected."""
+        return any(map(self._is_expected, self._sessions.values()))
+
+    @property
+    def num_present(self) -> int:
+        """Sessions that are here or expected."""
+        return sum(session.answered_s is None or self._is_expected(session) for session in self._sessions.values())
+
+    def until_s(self, num_ready_rows: int) -> float:
+        """Return until when the decode of what is ready waits; now or earlier where there is nobody to wait for.
+
+        To be asked again whenever a session has arrived.
+        """
+        if self._ready_s is None:
+            self._ready_s = self._joined_s = self._clock()
+        self._num_ready_rows = num_ready_rows
+        num_missing_rows = self._num_missing_rows()
+        if not num_missing_rows:
+            return self._ready_s
+        patience_s = self._worth_s(num_ready_rows, num_missing_rows)
+        if any(session.num_doubts for session in self._awaited()):
+            # One decode of all was not seen lately, and may be quicker than it is thought to be.
+            patience_s = max(patience_s, self._costs.usual_s(min(num_ready_rows, num_missing_rows)))
+        return self._ready_s + (patience_s if self._comparison.waits(self.num_present) else _SHORT_SHARE * patience_s)
+
+    def held_up(self) -> None:
+        """Another process had the cores until now: the wait for those whose draft that was cost nothing.
+
+        It begins anew, as long as any of them is expected, or was answered just now.
+        """
+        if self._ready_s is not None and any(self._is_expected(each, _LEAST_EXPECTED_S) for each in self._awaited()):
+            self._ready_s = self._joined_s = self._clock()
+
+    def begin(self, num_ready_rows: int) -> None:
+        """The decode of what is ready begins: who is still away is late."""
+        now_s = self._clock()
+        ready_s = now_s if self._ready_s is None else self._ready_s
+        for session in self._away():
+            if session.missed_until_s is None:
+                session.missed_until_s = ready_s + self._worth_s(num_ready_rows, session.num_rows)
+            if not session.is_late:
+                session.doubt()
+        self._end_round(now_s)
+        self._ready_s = None
+
+    def join(self) -> None:
+        """What is ready joins work that goes on, which waits for nobody."""
+        self._ready_s = None
+
+    def _kept_waiting(self, now_s: float) -> bool:
+        """Whether one that comes now has kept those who are here waiting for longer than its company saves."""
+        if self._ready_s is None:
+            return False
+        return now_s - self._joined_s > self._worth_s(self._num_ready_rows, self._num_missing_rows())
+
+    def _worth_s(self, num_ready_rows: int, num_missing_rows: int) -> float:
+        """Return how long one decode in the place of two is worth waiting."""
+        together_s = self._costs.decode_s(num_ready_rows + num_missing_rows)
+        saving_s = self._costs.usual_s(num_ready_rows) + self._costs.usual_s(num_missing_rows) - together_s
+        return max(saving_s, min(_SPREAD_S, _SPREAD_SHARE * together_s))
+
+    def _num_missing_rows(self) -> int:
+        return sum(session.num_rows for session in self._awaited())
+
+    def _is_expected(self, session: _Session, least_s: float = 0.0) -> bool:
+        if session.answered_s is None:
+            return False
+        if session.returns_s:
+            expected_s = max(_RETURNS * max(session.returns_s), _LEAST_EXPECTED_S)
+        else:
+            expected_s = max(_RETURNS * max(self._first_returns_s, default=0.0), least_s)
+        return self._clock() < session.answered_s + expected_s
+
+    def _awaited(self) -> list[_Session]:
+        return [session for session in self._away() if not session.is_late]
+
+    def _away(self) -> list[_Session]:
+        return [session for session in self._sessions.values() if session.answered_s is not None]
+
+    def _end_round(self, now_s: float) -> None:
+        num_present = self.num_present
+        if self._begun_s is not None and num_present > 1:
+            self._comparison.count(self._num_tokens, now_s - self._begun_s, num_present)
+        self._begun_s, self._num_tokens = now_s, 0.0

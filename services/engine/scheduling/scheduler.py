@@ -1,0 +1,329 @@
+"""Continuous batching: whatever is ready goes into the next decode, all sessions together. One thread owns it."""
+
+import contextlib
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from services.engine.errors import DecodeError, EngineError, SlotsTakenError, WorkCancelledError, WorkTimeoutError
+from services.engine.runtime.runtime import Logits, Runtime, Segment
+from services.engine.scheduling.gathering import Gathering
+from services.engine.scheduling.plan import Pending, plan_rows
+from services.engine.scheduling.slots import Slot, SlotTable
+from services.engine.scheduling.turns import Turns
+from services.engine.scheduling.work import Finished, Miss, Outcome, Work
+
+_log = logging.getLogger(__name__)
+# Decodes that may fail one after the other before the engine gives up and its supervisor starts it again.
+_MAX_FAILURES = 3
+# A decode of prompts takes at most as long as so many one-row decodes where sessions are between two cycles, else this
+# long, as somebody may come. Rows of the first ones, before costs are known.
+_PROMPT_DECODES, _PROMPT_S = 4.0, 0.25
+_START_ROWS = 64
+# How often work that waits for a slot looks for one that its session has left without a word.
+_SLOT_POLL_S = 0.05
+
+
+@dataclass(frozen=True)
+class Decode:
+    """One decode: when, in seconds of `time.perf_counter`, and which sessions gave how many rows, padding left out."""
+
+    started_s: float
+    ended_s: float
+    sessions: Sequence[tuple[str, int]]
+    is_verification: bool
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all sessions."""
+        return sum(num_rows for _, num_rows in self.sessions)
+
+
+@dataclass(eq=False)
+class _Active:
+    """Work that has a slot: `pending` rows are still to be evaluated, the last `num_outputs` of them with logits.
+
+    It `goes_on` from token to token once it has asked for more.
+    """
+
+    work: Work
+    slot: Slot
+    pending: Sequence[int]
+    num_outputs: int
+    num_passed_over: int = 0
+    goes_on: bool = False
+
+    @property
+    def to_plan(self) -> Pending:
+        """What the plan wants to know of it."""
+        return Pending(len(self.pending), self.num_outputs, self.num_passed_over)
+
+
+class Scheduler:
+    """Gives slots to work, and rows of work to decodes of the runtime."""
+
+    def __init__(self, runtime: Runtime, prompt_rows: int = 0, turns: Turns | None = None) -> None:
+        """Serve `runtime`, with at most `prompt_rows` prompt rows where others wait; 0 takes what four tokens take.
+
+        It decodes when `turns` says that it is its turn, and goes on until no work goes on from token to token.
+        """
+        self.on_decode: Callable[[Decode], object] = lambda decode: None
+        self._runtime = runtime
+        self._turns = turns or Turns()
+        self._gathering = Gathering(runtime.costs)
+        self.slots = SlotTable(runtime.num_slots, self._gathering.is_expected, self._gathering.evicted)
+        self._prompt_rows = prompt_rows
+        self._waiting: deque[Work] = deque()
+        self._active: list[_Active] = []
+        self._num_failures = 0
+        # Whether prompts had their turn since the last decode of others.
+        self._had_prompts = False
+
+    @property
+    def num_waiting(self) -> int:
+        """Pieces of work that have no slot yet."""
+        return len(self._waiting)
+
+    @property
+    def num_active(self) -> int:
+        """Pieces of work that have a slot."""
+        return len(self._active)
+
+    def add(self, work: Work) -> None:
+        """Take in work; its outcome is delivered by this or a later step."""
+        session_id = work.prefix.session_id
+        self._gathering.arrived(session_id)
+        if not self._try_admit(work, may_take_slot=not self._waiting):
+            self._waiting.append(work)
+
+    def release(self, session_id: str) -> None:
+        """Let the session's slot go first when another session needs one."""
+        self._gathering.left(session_id)
+        self.slots.release(session_id)
+        self._admit()
+
+    def due_s(self) -> float:
+        """Return when the next step is due, in seconds of `time.perf_counter`; infinity where nothing is to be done."""
+        if not self._active:
+            return time.perf_counter() + _SLOT_POLL_S if self._waiting else math.inf
+        if self._must_go_on() or self._has_turn_of_prompts():
+            return 0.0
+        return self._gathering.until_s(self._num_short_rows())
+
+    def take_turn(self) -> None:
+        """Wait for the cores, if a step decodes. To be called before a step, as what comes meanwhile can be added."""
+        if (self._active or self._waiting) and self._turns.take(0.0):
+            self._gathering.held_up()
+
+    def step(self) -> None:
+        """Give slots to waiting work, and evaluate what is due: one decode, or as many as the runtime needs.
+
+        Raises DecodeError when decodes fail again and again; the works concerned were told already.
+        """
+        self._drop_given_up()
+        self._admit()
+        by_slot: dict[int, _Active] = {}
+        segments: list[Segment] = []
+        for active, num_rows in self._plan():
+            if num_rows:
+                by_slot[active.slot.index] = active
+                num_outputs = active.num_outputs if num_rows == len(active.pending) else 0
+                tokens = active.pending[:num_rows]
+                segments.append(Segment(active.slot.index, len(active.slot.held), tokens, num_outputs))
+        try:
+            for group in self._runtime.group(segments) if segments else ():
+                # Work that failed in an earlier group has no business in a later one.
+                batch = [(by_slot[segment.slot], segment) for segment in group if by_slot[segment.slot] in self._active]
+                if batch:
+                    self._decode(batch)
+        finally:
+            if not any(active.goes_on for active in self._active):
+                self._turns.give()
+
+    def end(self, error: EngineError) -> None:
+        """Answer everything that is left with `error`."""
+        for active in self._active:
+            self._finish(active.work, active.slot, error)
+        for work in self._waiting:
+            self._deliver(work, error, 0)
+        self._active.clear()
+        self._waiting.clear()
+        self._turns.close()
+
+    def _drop_given_up(self) -> None:
+        for active in list(self._active):
+            if refusal := _given_up(active.work):
+                self._fail(active, refusal)
+
+    def _admit(self) -> None:
+        """Give slots to waiting work, first come first served; what cannot have one yet goes on waiting."""
+        waiting, self._waiting = self._waiting, deque()
+        may_take_slot = True
+        for work in waiting:
+            if not self._try_admit(work, may_take_slot=may_take_slot):
+                self._waiting.append(work)
+                may_take_slot = may_take_slot and self.slots.find(work.prefix.session_id) is not None
+
+    def _try_admit(self, work: Work, *, may_take_slot: bool) -> bool:
+        """Return whether the work was given a slot or an answer. A session's own slot is always given."""
+        if refusal := _given_up(work):
+            self._deliver(work, refusal, 0)
+            return True
+        prefix = work.prefix
+        slot = self.slots.find(prefix.session_id)
+        if slot is not None and slot.is_busy:
+            return False
+        if prefix.cached_length and not (slot and slot.held.has_prefix(prefix.cached_length, prefix.cached_digest)):
+            held_length = len(slot.held) if slot else 0
+            digest = slot.held.digests[-1] if slot else b""
+            self._deliver(work, Miss(held_length, digest), held_length)
+            return True
+        slot = self.slots.take(prefix.session_id) if slot or may_take_slot else None
+        if slot is None:
+            return not work.waits_for_slot and self._refuse(work)
+        try:
+            # The last token of the prefix is always evaluated: its logits are not kept.
+            self._reuse(slot, prefix.cached_length, list(prefix.tokens[:-1]))
+        except DecodeError as error:
+            self._finish(work, slot, error)
+            return True
+        pending = [*prefix.tokens[len(slot.held) - prefix.cached_length :], *work.rows_after_prefix]
+        self._active.append(_Active(work, slot, pending, 1 + len(work.rows_after_prefix)))
+        return True
+
+    def _refuse(self, work: Work) -> bool:
+        self._deliver(work, SlotsTakenError("every slot is needed by another session"), 0)
+        return True
+
+    def _short(self) -> list[_Active]:
+        """Return what is done after one decode of few rows."""
+        return [active for active in self._active if not active.to_plan.is_prompt]
+
+    def _num_short_rows(self) -> int:
+        return sum(len(active.pending) for active in self._short())
+
+    def _must_go_on(self) -> bool:
+        """Whether work that goes on from token to token is under way, or nothing but prompts is there."""
+        short = self._short()
+        return not short or any(active.goes_on for active in short)
+
+    def _has_turn_of_prompts(self) -> bool:
+        """Whether prompts are due while others are waited for: once between two decodes of others."""
+        return not self._had_prompts and len(self._short()) < len(self._active)
+
+    def _plan(self) -> Iterable[tuple[_Active, int]]:
+        """Say how many rows of each active work go into the next decode."""
+        short = self._short()
+        num_short_rows = self._num_short_rows()
+        must_go_on = self._must_go_on()
+        is_gathering = not must_go_on and self._gathering.until_s(num_short_rows) > time.perf_counter()
+        planned = [active for active in self._active if not (is_gathering and active in short)]
+        takes_prompts = is_gathering or not (short and self._had_prompts)
+        prompt_rows = self._most_prompt_rows() if takes_prompts else 0
+        num_rows = plan_rows([active.to_plan for active in planned], self._runtime.max_batch_rows, prompt_rows)
+        self._had_prompts = False
+        for active, taken in zip(planned, num_rows, strict=True):
+            active.num_passed_over = 0 if taken else active.num_passed_over + 1
+            self._had_prompts |= taken > 0 and active.to_plan.is_prompt
+        if must_go_on:
+            self._gathering.join()
+        elif not is_gathering:
+            self._gathering.begin(num_short_rows)
+        return zip(planned, num_rows, strict=True)
+
+    def _most_prompt_rows(self) -> int:
+        costs, most = self._runtime.costs, self._runtime.max_batch_rows
+        if not (self._short() or self._gathering.is_between_cycles):
+            return costs.rows_within(_PROMPT_S, _START_ROWS, most)
+        return self._prompt_rows or costs.rows_within(_PROMPT_DECODES * costs.decode_s(1), _START_ROWS, most)
+
+    def _decode(self, batch: Sequence[tuple[_Active, Segment]]) -> None:
+        self._turns.take(self._runtime.costs.usual_s(sum(len(segment.tokens) for _, segment in batch)))
+        started_s = time.perf_counter()
+        for active, _ in batch:
+            active.work.timings.started_s = active.work.timings.started_s or started_s
+        try:
+            logits = self._runtime.decode([segment for _, segment in batch])
+        except DecodeError as error:
+            _log.error("decode failed: %s", error)
+            for active, _ in batch:
+                self._fail(active, error)
+            self._num_failures += 1
+            if self._num_failures == _MAX_FAILURES:
+                raise
+            return
+        self._num_failures = 0
+        sessions = [(active.work.prefix.session_id, len(segment.tokens)) for active, segment in batch]
+        is_verification = not any(active.to_plan.is_prompt for active, _ in batch)
+        decode = Decode(started_s, time.perf_counter(), sessions, is_verification)
+        self.on_decode(decode)
+        for (active, segment), rows in zip(batch, logits, strict=True):
+            timings = active.work.timings
+            timings.decode_s += decode.ended_s - started_s
+            timings.num_decodes += 1
+            timings.batch_rows = decode.num_rows
+            active.slot.held.extend(segment.tokens)
+            active.pending = active.pending[len(segment.tokens) :]
+            if segment.num_outputs:
+                self._advance(active, rows)
+
+    def _advance(self, active: _Active, logits: Logits) -> None:
+        try:
+            step = active.work.take(logits, active.slot.held.tokens)
+            if isinstance(step, Finished):
+                self._cut(active.slot, step.keep_length)
+        except Exception as error:  # a defect in one request must not take the other sessions down
+            _log.exception("work of session %s failed", active.work.prefix.session_id)
+            self._fail(active, error)
+            return
+        if isinstance(step, Finished):
+            self._active.remove(active)
+            self._gathering.answered(active.work.prefix.session_id, active.num_outputs, step.num_tokens)
+            self._finish(active.work, active.slot, step.value)
+        else:
+            active.pending, active.num_outputs, active.goes_on = step.tokens, 1, True
+
+    def _reuse(self, slot: Slot, cached_length: int, tokens: list[int]) -> None:
+        """Cut the slot to what it has in common with the prefix, or take that from a slot that has more of it."""
+        length = slot.held.common_length(cached_length, tokens)
+        self._cut(slot, length)
+        if cached_length:
+            return
+        donor = max(self.slots.slots, key=lambda other: other.held.common_length(0, tokens))
+        shared = donor.held.common_length(0, tokens)
+        if shared > length + self._runtime.costs.copy_worth:
+            self._cut(slot, 0)
+            self._runtime.copy(donor.index, slot.index, shared)
+            slot.held.extend(tokens[:shared])
+
+    def _cut(self, slot: Slot, length: int) -> None:
+        if length < len(slot.held):
+            self._runtime.cut(slot.index, length)
+            slot.held.cut(length)
+
+    def _fail(self, active: _Active, error: Exception) -> None:
+        """Answer work with an error; its session may not come back."""
+        self._active.remove(active)
+        self._gathering.left(active.work.prefix.session_id)
+        self._finish(active.work, active.slot, error)
+
+    def _finish(self, work: Work, slot: Slot, value: object) -> None:
+        slot.is_busy = False
+        self._deliver(work, value, len(slot.held))
+
+    def _deliver(self, work: Work, value: object, held_length: int) -> None:
+        work.timings.finished_s = time.perf_counter()
+        work.timings.started_s = work.timings.started_s or work.timings.finished_s
+        with contextlib.suppress(RuntimeError):  # the caller's event loop has closed: nobody is waiting any more
+            work.deliver(Outcome(value, held_length, work.timings))
+
+
+def _given_up(work: Work) -> EngineError | None:
+    if work.is_cancelled:
+        return WorkCancelledError("the request was given up")
+    if work.deadline_s is not None and time.perf_counter() > work.deadline_s:
+        return WorkTimeoutError("the deadline passed before the answer was ready")
+    return None

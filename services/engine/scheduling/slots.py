@@ -1,0 +1,95 @@
+"""Which session sits in which slot, and what each slot holds. Pure bookkeeping: nothing here touches the model."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from services.session.sequence import TokenSequence
+
+
+@dataclass(eq=False)
+class Slot:
+    """One llama sequence of fixed context size."""
+
+    index: int
+    held: TokenSequence = field(default_factory=TokenSequence)
+    session_id: str | None = None
+    is_busy: bool = False
+
+
+class SlotTable:
+    """Sessions in slots: released sessions leave first, then the least recently used.
+
+    A busy one never does, nor one that is about to come back. Sessions at work sit side by side where they can: gaps
+    between them are padded in every decode.
+    """
+
+    def __init__(
+        self,
+        num_slots: int,
+        is_expected: Callable[[str], bool] = lambda session_id: False,
+        on_evicted: Callable[[str], object] = lambda session_id: None,
+    ) -> None:
+        """`is_expected` says whether a session is between two requests; `on_evicted` is told who lost its slot."""
+        self.slots = [Slot(index) for index in range(num_slots)]
+        self._is_expected = is_expected
+        self._on_evicted = on_evicted
+        # Session to slot, the one to evict first in front, and the sessions that are over.
+        self._sessions: OrderedDict[str, Slot] = OrderedDict()
+        self._released: set[str] = set()
+        self.num_evictions = 0
+
+    def find(self, session_id: str) -> Slot | None:
+        """Return the session's slot without taking it."""
+        return self._sessions.get(session_id)
+
+    def take(self, session_id: str) -> Slot | None:
+        """Return the session's slot, marked busy, evicting another session where needed; None where none can go.
+
+        A slot that changes hands keeps its tokens: the caller decides what of them can be used.
+        """
+        slot = self._sessions.get(session_id) or self._nearest_free() or self._least_recently_used()
+        if slot is None or slot.is_busy:
+            return None
+        if slot.session_id is not None and slot.session_id != session_id:
+            self._evict(slot.session_id)
+        self._released.discard(session_id)
+        slot.session_id, slot.is_busy = session_id, True
+        self._sessions[session_id] = slot
+        self._sessions.move_to_end(session_id)
+        return slot
+
+    def release(self, session_id: str) -> None:
+        """Let the session's slot go first when another needs one."""
+        if session_id in self._sessions:
+            self._released.add(session_id)
+
+    def _nearest_free(self) -> Slot | None:
+        """Return, of slots that nobody has, or else needs, one between those at work, or else the nearest to them."""
+        working = [slot.index for slot in self.slots if slot.is_busy or self._is_held(slot)]
+
+        def distance(slot: Slot) -> tuple[bool, bool, int]:
+            is_outside = not (working and min(working) < slot.index < max(working))
+            nearest = min((abs(slot.index - index) for index in working), default=slot.index)
+            return slot.session_id is not None, is_outside, nearest
+
+        free = [slot for slot in self.slots if not slot.is_busy and self._is_over(slot)]
+        return min(free, key=distance, default=None)
+
+    def _is_over(self, slot: Slot) -> bool:
+        return slot.session_id is None or slot.session_id in self._released
+
+    def _is_held(self, slot: Slot) -> bool:
+        return slot.session_id is not None and self._is_expected(slot.session_id)
+
+    def _least_recently_used(self) -> Slot | None:
+        for slot in self._sessions.values():
+            if not slot.is_busy and not self._is_held(slot):
+                return slot
+        return None
+
+    def _evict(self, session_id: str) -> None:
+        del self._sessions[session_id]
+        self._released.discard(session_id)
+        self.num_evictions += 1
+        self._on_evicted(session_id)

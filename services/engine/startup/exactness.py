@@ -1,0 +1,172 @@
+"""Which way to exactness a target takes, from a probe of the model as it will be run. Results are kept on disk."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cache
+
+from services.engine.errors import ModelLoadError
+from services.engine.model.model import Model
+from services.engine.runtime.padding import ExactMode, Exactness, PaddedRuntime, reserve
+from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions, Segment
+from services.engine.startup.measuring import Budget, Finding, Measuring, OutOfTimeError, least_times, rows_after
+from services.engine.startup.model_service import Served
+from services.engine.startup.probe import is_exact
+
+_log = logging.getLogger(__name__)
+# Not 1: kernels for one row differ from those for more, in the attention at least. Where activations are quantized that
+# shows in the logits of one position in hundreds, so rarely that a probe can miss it.
+_WIDTHS = (2, 4, 8, 16)
+_MAX_COST = 1.05
+# What costs more than this at first is not measured further, nor are more rows than some that cost so much.
+_CLEARLY_DEAR, _NO_WAY_BACK = 1.2, 2.0
+_ENOUGH_S = 0.4
+# These numbers rise when what they name becomes another one.
+_PROBE_VERSION, _COST_VERSION = 2, 2
+
+
+def padded_runtime(
+    model: Model, options: RuntimeOptions, exactness: Exactness | None, max_draft_tokens: int
+) -> PaddedRuntime:
+    """Make a runtime with the context that the options ask for: exact, if the probe was right, or plain."""
+    flash_attention = options.flash_attention and exactness is None
+    options = replace(options, reserve=reserve(exactness, max_draft_tokens), flash_attention=flash_attention)
+    return PaddedRuntime(LlamaRuntime(model, options), exactness, max_draft_tokens)
+
+
+def most_reserve(max_draft_tokens: int) -> int:
+    """Return how many positions of a slot padding takes at most, whatever is found exact."""
+    return max(reserve(exactness, max_draft_tokens) for exactness in (None, *candidates(max_draft_tokens)))
+
+
+def candidates(max_draft_tokens: int) -> list[Exactness]:
+    """Return what is worth trying, the cheapest first. Constant rows must leave room for a whole draft."""
+    constant = [width for width in _WIDTHS if width > max_draft_tokens]
+    return [Exactness(ExactMode.ROW_MULTIPLE, width) for width in _WIDTHS] + [
+        Exactness(ExactMode.CONSTANT_ROWS, width) for width in constant
+    ]
+
+
+def choose_on(served: Served, max_draft_tokens: int, measuring: Measuring) -> Exactness:
+    """Return the first candidate that the probe finds exact, however long that takes.
+
+    Raises:
+        ModelLoadError: no candidate is exact.
+    """
+    choosing = _Choosing(served, max_draft_tokens, measuring)
+    for exactness in candidates(max_draft_tokens):
+        if choosing.is_exact_in_full(exactness):
+            return exactness
+    raise ModelLoadError(
+        f"{served.model.path} cannot be served exactly on this device: its logits change with the batch in every mode"
+    )
+
+
+def choose_auto(served: Served, max_draft_tokens: int, measuring: Measuring) -> Exactness | None:
+    """Return the first candidate that costs one session under 5 % more than one plain row and is exact; else None.
+
+    What is not found out within the budget counts as not exact, in this start and in later ones.
+    """
+    choosing = _Choosing(served, max_draft_tokens, measuring)
+    for exactness in candidates(max_draft_tokens):
+        is_cheap = choosing.is_cheap(exactness)
+        is_taken = is_cheap and choosing.is_exact(exactness)
+        if is_taken:
+            return exactness
+        if is_taken is None:
+            what = "whether its logits are exact" if is_cheap else "what exactness costs"
+            _log.info(
+                "exact off: there was no time to find out %s with %s; --exact on has it probed in full",
+                what,
+                _name(exactness),
+            )
+            return None
+    return None
+
+
+class _Choosing:
+    """What is asked about candidates. Each answer is found once, and remembered."""
+
+    def __init__(self, served: Served, max_draft_tokens: int, measuring: Measuring) -> None:
+        self._model = served.model
+        self._options = replace(served.options, flash_attention=False)
+        self._max_draft_tokens = max_draft_tokens
+        self._measuring = measuring
+        self._key = f"{served.identity} {self._options} {max_draft_tokens}"
+        self._cheap_widths = cache(lambda: _cheap_widths(served.model, self._options, measuring.budget))
+
+    def is_cheap(self, exactness: Exactness) -> Finding:
+        """Whether it costs one session nearly nothing."""
+        if exactness.mode is ExactMode.CONSTANT_ROWS:
+            # It takes what the row multiple takes and more.
+            found = self.is_cheap(Exactness(ExactMode.ROW_MULTIPLE, exactness.width))
+            return found and self._find_cost(exactness, lambda: self._is_cheap_in_all_slots(exactness))
+        return self._find_cost(exactness, lambda: exactness.width in self._cheap_widths())
+
+    def is_exact(self, exactness: Exactness) -> Finding:
+        """Whether its logits are exact, as far as that can be found out in time."""
+        return self._measuring.find_out(
+            self._probe_key(exactness), lambda: self._probe(exactness, self._measuring.budget.pace())
+        )
+
+    def is_exact_in_full(self, exactness: Exactness) -> bool:
+        """Whether its logits are exact, however long it takes to find out."""
+        news = self._measuring.news_of(f"a probe whether logits are exact with {_name(exactness)}")
+        return self._measuring.find_out_in_full(self._probe_key(exactness), lambda: self._probe(exactness, news))
+
+    def _find_cost(self, exactness: Exactness, measure: Callable[[], bool]) -> Finding:
+        return self._measuring.find_out(f"cost {_COST_VERSION} {_name(exactness)} {self._key}", measure)
+
+    def _is_cheap_in_all_slots(self, exactness: Exactness) -> bool:
+        plain = LlamaRuntime(self._model, replace(self._options, num_slots=1))
+        padded = padded_runtime(self._model, self._options, exactness, self._max_draft_tokens)
+        try:
+            plain.decode([Segment(0, 0, [0], 1)])
+            padded.decode([Segment(0, 0, [0], 1)])
+            turn = {"plain": rows_after(plain, 1, 1), "padded": rows_after(padded, 1, 1)}
+            times = least_times([turn], self._measuring.budget, _ENOUGH_S)
+            return times["padded"] < _MAX_COST * times["plain"]
+        finally:
+            plain.close()
+            padded.close()
+
+    def _probe_key(self, exactness: Exactness) -> str:
+        return f"exactness {_PROBE_VERSION} {_name(exactness)} {self._key}"
+
+    def _probe(self, exactness: Exactness, on_share: Callable[[float], None]) -> bool:
+        traced = replace(self._options, trace_rows=self._model.num_gpu_layers == 0)
+        on_share(0.0)
+        runtime = padded_runtime(self._model, traced, exactness, self._max_draft_tokens)
+        try:
+            return is_exact(runtime, self._max_draft_tokens, on_share)
+        finally:
+            runtime.close()
+
+
+def _cheap_widths(model: Model, options: RuntimeOptions, budget: Budget) -> list[int]:
+    """Return the numbers of rows, of one session, that cost under 5 % more than one row."""
+    if budget.left_s <= 0:
+        raise OutOfTimeError
+    runtime = LlamaRuntime(model, replace(options, num_slots=1, context_length=64, max_batch_rows=64))
+    try:
+        # The first decode brings the weights into memory.
+        runtime.decode([Segment(0, 0, [0], 1)])
+        turns = {rows: {rows: rows_after(runtime, 1, rows)} for rows in (1, *_WIDTHS)}
+        times = least_times(list(turns.values()), budget, 0.0, is_enough=_are_more_rows_dear)
+        near = [width for width in times if width > 1 and times[width] < _CLEARLY_DEAR * times[1]]
+        if near:
+            again = least_times([turns[rows] for rows in (1, *near)], budget, _ENOUGH_S)
+            times |= {rows: min(times[rows], again[rows]) for rows in again}
+    finally:
+        runtime.close()
+    _log.info("measured ms by rows of one session: %s", ", ".join(f"{n}: {1e3 * s:.1f}" for n, s in times.items()))
+    return [width for width in near if times[width] < _MAX_COST * times[1]]
+
+
+def _are_more_rows_dear(times: Mapping[int, float]) -> bool:
+    """Whether some rows take so long that no step in the costs could bring those of more rows down again."""
+    return max(times.values()) > _NO_WAY_BACK * times[1]
+
+
+def _name(exactness: Exactness) -> str:
+    return f"{exactness.mode.value} {exactness.width}"

@@ -1,0 +1,29 @@
+"""How a program refuses to start: one sentence on stderr, exit code 2, no traceback."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from services.frame.program.output import say
+
+CODE_REFUSED = 2
+# What Python says where the system has no room for one.
+_NO_THREAD = "can't start new thread"
+
+
+class StartupError(Exception):
+    """A reason not to start that the user can do something about. The text is one sentence that says what to change."""
+
+
+def refuse(problem: str | StartupError, program: str = "outrider") -> NoReturn:
+    """End the process with `program: problem` on stderr and exit code 2."""
+    say(program, str(problem))
+    raise SystemExit(CODE_REFUSED)
+
+
+def exhausted(error: MemoryError | RuntimeError) -> str | None:
+    """Return what is to be said where the system gives no more memory or threads; None for any other error."""
+    if not isinstance(error, MemoryError) and str(error) != _NO_THREAD:
+        return None
+    told = str(error) or "out of memory"
+    return f"the system gives no more memory ({told}): raise ulimit -v and -u, or the container's limits"

@@ -1,0 +1,54 @@
+"""Addresses of servers as gRPC names: HOST:PORT, dns:///NAME:PORT, ipv4:A:PORT,B:PORT or unix:/path."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+
+from services.frame.rpc.unix_socket import is_unix_address
+
+# Without a port, or with one of another kind.
+_OTHER_SCHEMES = ("unix-abstract:", "vsock:", "xds:")
+_SCHEME = re.compile(r"(dns|ipv4|ipv6):(//[^/]*/)?")
+_HOST_AND_PORT = re.compile(r"(?P<host>\[[^\]]*\]|[^:\s]+)(:(?P<port>[^:]*))?")
+# What the system takes, scheme and slashes apart.
+_MOST_PATH_BYTES = 107
+
+
+def is_port(text: str) -> bool:
+    """Whether a text is the number of a port at which a server can be called."""
+    return re.fullmatch(r"[0-9]{1,5}", text) is not None and 0 < int(text) < 1 << 16
+
+
+def check_address(address: str) -> str:
+    """Return the address, which may be empty. Raises ValueError for one at which no server can be.
+
+    gRPC 1.85 calls port 34463 where 99999 is named, and 65535 for -1; of what it cannot read it writes several lines to
+    stderr by itself.
+    """
+    if is_unix_address(address):
+        if len(os.fsencode(address.removeprefix("unix:").removeprefix("//"))) > _MOST_PATH_BYTES:
+            raise ValueError(f"the path of a socket has at most {_MOST_PATH_BYTES} bytes")
+    elif address and not address.startswith(_OTHER_SCHEMES):
+        scheme = _SCHEME.match(address)
+        names = address[scheme.end() :].split(",") if scheme else [address]
+        if not all(_is_host_and_port(name, scheme[1] if scheme else "dns") for name in names):
+            raise ValueError("an address is HOST:PORT, with a port from 1 to 65535 and brackets around IPv6")
+    return address
+
+
+def _is_host_and_port(name: str, scheme: str) -> bool:
+    found = _HOST_AND_PORT.fullmatch(name)
+    if found is None or not (found["port"] is None or is_port(found["port"])):
+        return False
+    if scheme == "dns":
+        return True
+    if found["port"] is None:
+        return False
+    version = ipaddress.IPv4Address if scheme == "ipv4" else ipaddress.IPv6Address
+    try:
+        version(found["host"].strip("[]"))
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,195 @@
+"""The frame around every method of a service: readiness, requests under way, and errors as rich statuses."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, TypeAlias, cast
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from services.frame.rpc.errors import METADATA_WAIT, REASON_NOT_READY, ServiceError, abort
+
+# The parameters that generated stubs give ServicerContext are those of iterators and awaitables, not of messages.
+RpcContext: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+UnaryBehavior: TypeAlias = Callable[[Any, RpcContext], Awaitable[Any]]
+StreamBehavior: TypeAlias = Callable[[Any, RpcContext], AsyncGenerator[Any, None]]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+RETRY_WHILE_LOADING_S = 1.0
+
+# By (request is a stream, response is a stream). Untyped, as the types describe synchronous servers only.
+_KINDS: dict[tuple[bool, bool], tuple[str, Callable[..., Any]]] = {
+    (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
+    (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
+    (True, False): ("stream_unary", grpc.stream_unary_rpc_method_handler),
+    (True, True): ("stream_stream", grpc.stream_stream_rpc_method_handler),
+}
+
+
+class HandlerRegistry(grpc.GenericRpcHandler):
+    """Handlers that may be added after the server has started, as a model takes its time to load.
+
+    Until `is_open`, and again while draining, every method is answered UNAVAILABLE with reason NOT_READY; before the
+    start is over message and metadata tell what takes so long, where `wait` is set, as in "loading a.gguf (30 MiB)".
+    Behaviours are coroutines or asynchronous generators; what they raise becomes the call's status, see `errors.abort`.
+    Where requests and answers are streams, the headers go out before the first request is read: a client may wait for
+    them before it sends one.
+    """
+
+    def __init__(self) -> None:
+        self.is_open = False
+        self.is_draining = False
+        self.wait = ""
+        self._handlers: dict[str, Handler] = {}
+        self._num_under_way = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        # A stream on both sides fits calls of every kind, as nothing is read and nothing but a status is sent.
+        self._refusal: Handler = _KINDS[True, True][1](self._refuse)
+
+    @property
+    def num_under_way(self) -> int:
+        """Calls that have begun and not ended; a stream counts as one."""
+        return self._num_under_way
+
+    async def wait_idle(self) -> None:
+        """Return once no call is under way."""
+        await self._idle.wait()
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
+        """Return the handler of a call; None makes gRPC answer UNIMPLEMENTED."""
+        if not self.is_open or self.is_draining:
+            return self._refusal
+        return self._handlers.get(handler_call_details.method)
+
+    def as_server(self) -> grpc.aio.Server:
+        """Return it as what generated `add_..._to_server` functions take."""
+        return cast(grpc.aio.Server, self)
+
+    def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Handler]) -> None:
+        """Take the handlers of one service; generated `add_..._to_server` functions call this."""
+        for method, handler in method_handlers.items():
+            path = f"/{service_name}/{method}"
+            self._handlers[path] = self._framed(path, handler)
+
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """Do nothing: generated code hands over the same handlers once more, by the older way."""
+
+    async def _refuse(self, requests: AsyncIterator[bytes], context: RpcContext) -> None:
+        await abort(context, self._not_ready())
+
+    def _not_ready(self) -> ServiceError:
+        if self.is_draining:
+            return ServiceError(grpc.StatusCode.UNAVAILABLE, REASON_NOT_READY, "the service is stopping")
+        return ServiceError(
+            grpc.StatusCode.UNAVAILABLE,
+            REASON_NOT_READY,
+            "the service is still starting" + (f": {self.wait}" if self.wait else ""),
+            metadata={METADATA_WAIT: self.wait} if self.wait else None,
+            retry_after_s=RETRY_WHILE_LOADING_S,
+        )
+
+    def _framed(self, path: str, handler: Handler) -> Handler:
+        """Return `handler` with its behaviour wrapped. Raises TypeError for a behaviour that would block the loop."""
+        attribute, make = _KINDS[handler.request_streaming, handler.response_streaming]
+        behavior = getattr(handler, attribute)
+        is_duplex = handler.request_streaming and handler.response_streaming
+        framed: UnaryBehavior | StreamBehavior
+        if inspect.iscoroutinefunction(behavior):
+            framed = self._framed_coroutine(behavior, is_duplex=is_duplex)
+        elif handler.response_streaming and inspect.isasyncgenfunction(behavior):
+            framed = self._framed_generator(behavior, is_duplex=is_duplex)
+        else:
+            raise TypeError(f"{path} must be a coroutine function, or an asynchronous generator function if it streams")
+        wrapped: Handler = make(framed, _deserializer(handler), handler.response_serializer)
+        return wrapped
+
+    def _framed_coroutine(self, behavior: UnaryBehavior, *, is_duplex: bool) -> UnaryBehavior:
+        """Wrap a coroutine: one that returns its answer, or one that writes its answers to the context."""
+
+        async def framed(request: Any, context: RpcContext) -> Any:
+            self._count(context)
+            try:
+                await self._begin(request, context, is_duplex=is_duplex)
+                return await behavior(request, context)
+            except grpc.aio.AbortError:
+                raise
+            except Exception as error:
+                await abort(context, error)
+
+        return framed
+
+    def _framed_generator(self, behavior: StreamBehavior, *, is_duplex: bool) -> StreamBehavior:
+        async def framed(request: Any, context: RpcContext) -> AsyncGenerator[Any, None]:
+            self._count(context)
+            try:
+                await self._begin(request, context, is_duplex=is_duplex)
+                # Closed here and now when the caller vanishes between two replies, not when garbage is collected.
+                async with aclosing(behavior(request, context)) as replies:
+                    async for reply in replies:
+                        yield reply
+            except grpc.aio.AbortError:
+                raise
+            except Exception as error:
+                await abort(context, error)
+
+        return framed
+
+    async def _begin(self, request: Any, context: RpcContext, *, is_duplex: bool) -> None:
+        """Let a call begin.
+
+        Raises ServiceError for what `_deserializer` gave in place of a request, and for a call that came before the end
+        began and whose request came after it: nobody waits for it any more, it would be cut off in the middle.
+        """
+        if self.is_draining:
+            raise self._not_ready()
+        if isinstance(request, ServiceError):
+            raise request
+        if is_duplex:
+            await context.send_initial_metadata(())
+
+    def _count(self, context: RpcContext) -> None:
+        """Count a call until its status is sent, which is after its behaviour has returned."""
+        self._num_under_way += 1
+        self._idle.clear()
+        # The stubs describe the callback as a class and not as a protocol.
+        context.add_done_callback(self._count_down)  # type: ignore[arg-type]
+
+    def _count_down(self, _: object) -> None:
+        self._num_under_way -= 1
+        if self._num_under_way == 0:
+            self._idle.set()
+
+
+def _deserializer(handler: Handler) -> Callable[[bytes], Any] | None:
+    """Return a handler's deserializer, made to tell of messages that cannot be read as of any bad request.
+
+    For a stream it raises, and the behavior's next read with it. For a single request it would raise where nobody but
+    gRPC can answer, so it returns the error in place of the request.
+    """
+    deserialize = handler.request_deserializer
+    if deserialize is None:
+        return None
+
+    def deserialize_or_refuse(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except DecodeError as error:
+            refusal = _unreadable(error)
+            if handler.request_streaming:
+                raise refusal from error
+            return refusal
+
+    return deserialize_or_refuse
+
+
+def _unreadable(error: DecodeError) -> ServiceError:
+    if "UTF-8" in str(error):
+        return ServiceError(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_UTF8", "a text of the request is not UTF-8")
+    return ServiceError(
+        grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "the request is not a message of this method"
+    )

@@ -1,0 +1,107 @@
+"""grpc.health.v1: for a server that stops gracefully, and for clients of such servers.
+
+The servicer of grpcio-health-checking keeps its watches open for ever, so that every graceful stop would last as long
+as it may while somebody watches. Here a watch hears NOT_SERVING and ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from services.frame.rpc.handlers import RpcContext
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+
+class HealthService(health_pb2_grpc.HealthServicer):
+    """Tells the health of named services; the empty name is the server as a whole."""
+
+    def __init__(self) -> None:
+        self._statuses: dict[str, int] = {}
+        self._is_ending = False
+        # Replaced at every change, so that each watch waits for the next change after the one it knows.
+        self._changed = asyncio.Event()
+
+    def set(self, service: str, is_serving: bool) -> None:
+        """Tell the health of a service; without effect once `end` was called."""
+        if not self._is_ending:
+            self._statuses[service] = SERVING if is_serving else NOT_SERVING
+            self._notify()
+
+    def end(self) -> None:
+        """Tell NOT_SERVING of everything, for good, and let every watch end with that."""
+        self._is_ending = True
+        self._statuses = dict.fromkeys(self._statuses, NOT_SERVING)
+        self._notify()
+
+    async def Check(
+        self, request: health_pb2.HealthCheckRequest, context: RpcContext
+    ) -> health_pb2.HealthCheckResponse:
+        """Answer with the health of one service, NOT_FOUND for an unknown one."""
+        status = self._statuses.get(request.service)
+        if status is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no service {request.service!r} here")
+        return health_pb2.HealthCheckResponse(status=status)
+
+    async def List(self, request: object, context: RpcContext) -> Any:
+        """Answer with the health of everything, by name."""
+        statuses = {name: health_pb2.HealthCheckResponse(status=status) for name, status in self._statuses.items()}
+        return health_pb2.HealthListResponse(statuses=statuses)  # type: ignore[attr-defined]  # the stubs are older
+
+    async def Watch(
+        self, request: health_pb2.HealthCheckRequest, context: RpcContext
+    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
+        """Stream the health of one service: at once, and at every change."""
+        told: int | None = None
+        while True:
+            # All that is told belongs to this moment: it may change while the answer is on its way.
+            changed, is_ending = self._changed, self._is_ending
+            status = self._statuses.get(request.service, SERVICE_UNKNOWN)
+            if status != told:
+                yield health_pb2.HealthCheckResponse(status=status)
+                told = status
+            if is_ending:
+                return
+            await changed.wait()
+
+    def _notify(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+
+async def check_health(
+    channel: grpc.aio.Channel, service: str, timeout_s: float | None = None, *, wait_for_ready: bool = False
+) -> bool:
+    """Return whether a service says that it serves; `wait_for_ready` waits until somebody can be reached.
+
+    Raises AioRpcError: NOT_FOUND or UNIMPLEMENTED where another program answers, anything else where nobody does.
+    """
+    check = channel.unary_unary(
+        "/grpc.health.v1.Health/Check",
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=health_pb2.HealthCheckResponse.FromString,
+    )
+    request = health_pb2.HealthCheckRequest(service=service)
+    response = await check(request, timeout=timeout_s, wait_for_ready=wait_for_ready)
+    return response.status == SERVING
+
+
+async def watch_health(channel: grpc.aio.Channel, service: str) -> AsyncIterator[bool]:
+    """Yield whether a service says that it serves, at once and at every change.
+
+    Ends when the server stops gracefully; raises AioRpcError when it is lost or cannot be reached.
+    """
+    watch = channel.unary_stream(
+        "/grpc.health.v1.Health/Watch",
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=health_pb2.HealthCheckResponse.FromString,
+    )
+    async for response in watch(health_pb2.HealthCheckRequest(service=service)):
+        yield response.status == SERVING

@@ -1,0 +1,88 @@
+"""What decodes cost, from those that were seen."""
+
+import pytest
+
+from services.engine.runtime.costs import DecodeCosts
+
+
+def seen(times_s: dict[int, float]) -> DecodeCosts:
+    costs = DecodeCosts()
+    for num_rows, duration_s in times_s.items():
+        costs.observe(num_rows, duration_s)
+    return costs
+
+
+@pytest.mark.parametrize(
+    ("times_s", "num_rows", "expected_s"),
+    [
+        pytest.param({}, 4, 0.0, id="nothing is known"),
+        pytest.param({4: 2.0}, 2, 1.0, id="one size is known: in proportion"),
+        pytest.param({1: 1.0, 9: 3.0}, 5, 2.0, id="between two sizes: a line"),
+        pytest.param({8: 8.0, 16: 10.0}, 1, 6.25, id="below the smallest: the same line"),
+        pytest.param({8: 8.0, 16: 8.0}, 1, 8.0, id="which may be flat"),
+        pytest.param({8: 8.0, 16: 16.5}, 4, 4.0, id="but not below its share of the smallest"),
+        pytest.param({1: 1.0, 9: 3.0}, 13, 4.0, id="above the largest: the same line"),
+        pytest.param({1: 1.0, 4: 8.0}, 8, 16.0, id="but not above the largest in proportion"),
+        pytest.param({1: 3.0, 4: 2.0}, 8, 2.0, id="nor below the largest"),
+        pytest.param({40: 5.0}, 64, 8.0, id="large sizes are taken together by powers of two"),
+    ],
+)
+def test_an_estimate(times_s: dict[int, float], num_rows: int, expected_s: float) -> None:
+    assert seen(times_s).decode_s(num_rows) == pytest.approx(expected_s)
+
+
+def test_the_least_of_recent_times_counts_and_old_ones_are_forgotten() -> None:
+    costs = seen({1: 1.0})
+    for _ in range(7):
+        costs.observe(1, 5.0)
+    assert costs.decode_s(1) == 1.0
+    costs.observe(1, 4.0)
+    assert costs.decode_s(1) == 4.0
+
+
+def test_rows_within_a_time() -> None:
+    costs = seen({1: 1.0, 32: 32.0})
+    assert costs.rows_within(19.5, start_rows=64, most_rows=1024) == 19
+    assert costs.rows_within(0.5, start_rows=64, most_rows=1024) == 8
+    assert costs.rows_within(1e9, start_rows=64, most_rows=100) == 100
+
+
+def test_until_costs_are_known_few_rows_go_and_little_is_copied() -> None:
+    costs = DecodeCosts()
+    assert costs.rows_within(1.0, start_rows=64, most_rows=1024) == 64
+    assert costs.copy_worth == 64.0
+    assert costs.decode_worth == 16.0
+
+
+def test_a_first_slow_decode_is_not_kept_for_life() -> None:
+    """A busy machine once made all prompts small, or all large, for as long as the process lived."""
+    costs = seen({1: 1.0, 512: 0.1})
+    for _ in range(8):
+        costs.observe(1, 0.01)
+        costs.observe(512, 5.12)
+    assert costs.rows_within(0.04, start_rows=64, most_rows=1024) <= 8
+
+
+def test_what_a_decode_costs_by_itself() -> None:
+    assert seen({1: 11.0, 9: 19.0, 512: 9000.0}).decode_worth == pytest.approx(10.0)
+
+
+def test_a_copy_is_told_from_the_decode_after_it() -> None:
+    costs = seen({1: 1.0, 100: 100.0})
+    costs.observe(1, 41.0, after_copy=True)
+    assert costs.decode_s(1) == 1.0
+    assert costs.copy_worth == pytest.approx(40.0)
+
+
+def test_one_dear_copy_does_not_end_copying() -> None:
+    costs = seen({1: 1.0, 100: 100.0})
+    costs.observe(1, 1e6, after_copy=True)
+    assert costs.copy_worth == 256.0
+
+
+def test_what_a_decode_usually_takes_is_not_the_least() -> None:
+    costs = seen({1: 1.0})
+    for duration_s in (4.0, 3.0):
+        costs.observe(1, duration_s)
+    assert costs.usual_s(1) == 3.0
+    assert costs.decode_s(1) == 1.0

@@ -1,0 +1,209 @@
+"""What the scheduler decides step by step, without a thread, by a clock of the test's own."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from services.engine.errors import SlotsTakenError
+from services.engine.scheduling.scheduler import Decode, Scheduler
+from services.engine.scheduling.work import Outcome
+from tests.unit.engine.costs import LinearCosts
+from tests.unit.engine.fakes import VOCABULARY_SIZE, FakeRuntime
+from tests.unit.engine.works import Chain, Greedy, prefix
+
+PROMPT = [1, 2, 3, 4, 5]
+LONG = [index % VOCABULARY_SIZE for index in range(1000)]
+# A decode costs 16 ms by itself and 1 ms a row: a one-row decode takes 17 ms.
+COSTS = LinearCosts(16.0)
+
+
+class Clock:
+    """Stands still until it is told otherwise."""
+
+    def __init__(self) -> None:
+        self.now_s = 1.0
+
+    def perf_counter(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("services.engine.scheduling.scheduler.time", clock)
+    monkeypatch.setattr("services.engine.scheduling.work.time", clock)
+    monkeypatch.setattr("services.engine.scheduling.gathering.time", clock)
+    return clock
+
+
+class Scheduled:
+    """A scheduler, what it decoded and what it answered."""
+
+    def __init__(self, clock: Clock, num_slots: int = 4, prompt_rows: int = 0) -> None:
+        self.clock = clock
+        self.runtime = FakeRuntime(num_slots, context_length=1024, max_batch_rows=512)
+        self.runtime.costs = COSTS
+        self.scheduler = Scheduler(self.runtime, prompt_rows)
+        self.scheduler._gathering._clock = clock.perf_counter
+        self.scheduler.on_decode = self._on_decode
+        self.decodes: list[dict[str, int]] = []
+        self.outcomes: dict[str, Any] = {}
+
+    def add(self, session_id: str, tokens: Sequence[int] = PROMPT, rows: Sequence[int] = (), **flags: Any) -> None:
+        work = Chain(prefix(session_id, tokens), 1) if flags else Greedy(prefix(session_id, tokens), rows)
+        work.waits_for_slot = flags.get("waits_for_slot", True)
+
+        def deliver(outcome: Outcome) -> None:
+            self.outcomes[session_id] = outcome.value
+
+        work.deliver = deliver
+        self.scheduler.add(work)
+
+    def step(self, *session_ids: str) -> dict[str, int]:
+        """Let sessions ask, and return what they gave to the next decode, which begins when it is due."""
+        for session_id in session_ids:
+            self.add(session_id)
+        num_decodes = len(self.decodes)
+        while len(self.decodes) == num_decodes:
+            due_s = self.scheduler.due_s()
+            assert due_s < math.inf
+            self.clock.now_s = max(self.clock.now_s, due_s)
+            self.scheduler.step()
+        return self.decodes[-1]
+
+    def come_back(self, session_id: str) -> None:
+        """Let a session ask often enough to be expected again."""
+        for _ in range(2):
+            self.step(session_id)
+
+    def _on_decode(self, decode: Decode) -> None:
+        self.clock.now_s += COSTS.decode_s(decode.num_rows)
+        self.decodes.append(dict(decode.sessions))
+
+
+def test_nothing_is_due_where_nothing_is_asked(clock: Clock) -> None:
+    assert Scheduled(clock).scheduler.due_s() == math.inf
+
+
+def test_a_decode_is_due_when_all_are_back(clock: Clock) -> None:
+    scheduled = Scheduled(clock)
+    assert scheduled.step("a", "b").keys() == {"a", "b"}
+    scheduled.add("a")
+    assert scheduled.scheduler.due_s() > clock.now_s
+    scheduled.add("b")
+    assert scheduled.scheduler.due_s() <= clock.now_s
+    assert scheduled.step().keys() == {"a", "b"}
+
+
+def test_a_wait_begins_anew_where_another_process_had_the_cores(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduled = Scheduled(clock)
+    scheduled.step("a", "b")
+    scheduled.add("a")
+    clock.now_s = scheduled.scheduler.due_s()
+    monkeypatch.setattr(scheduled.scheduler._turns, "take", lambda usual_s: True)
+    scheduled.scheduler.take_turn()
+    assert scheduled.scheduler.due_s() > clock.now_s
+    scheduled.add("b")
+    assert scheduled.step().keys() == {"a", "b"}
+
+
+def test_work_that_goes_on_waits_for_nobody(clock: Clock) -> None:
+    scheduled = Scheduled(clock)
+    scheduled.step("a", "b")
+    scheduled.scheduler.add(Chain(prefix("a", PROMPT), 3))
+    clock.now_s = max(clock.now_s, scheduled.scheduler.due_s())
+    scheduled.scheduler.step()
+    assert scheduled.scheduler.due_s() <= clock.now_s
+
+
+def test_a_prompt_goes_in_parts_while_a_session_is_between_two_cycles(clock: Clock) -> None:
+    """Not only while one waits: a session at its draft comes back any moment."""
+    scheduled = Scheduled(clock)
+    scheduled.come_back("a")
+    scheduled.add("long", LONG)
+    assert scheduled.step() == {"long": 52}, "four one-row decodes take 68 ms, as 52 rows do"
+    scheduled.add("a")
+    assert scheduled.step() == {"a": 1}, "the prompt has had its turn"
+    assert scheduled.step() == {"long": 52}
+
+
+def test_a_prompt_is_evaluated_while_others_are_waited_for(clock: Clock) -> None:
+    scheduled = Scheduled(clock)
+    scheduled.step("a", "b")
+    scheduled.step("a", "b")
+    scheduled.add("a")
+    scheduled.add("long", LONG)
+    assert scheduled.scheduler.due_s() <= clock.now_s
+    assert scheduled.step() == {"long": 52}
+    scheduled.add("b")
+    assert scheduled.step() == {"a": 1, "b": 1}
+
+
+def test_a_prompt_alone_takes_a_quarter_of_a_second_at_most(clock: Clock) -> None:
+    scheduled = Scheduled(clock)
+    scheduled.add("long", LONG)
+    assert scheduled.step() == {"long": 234}
+
+
+def test_a_setting_limits_prompts_beside_others(clock: Clock) -> None:
+    scheduled = Scheduled(clock, prompt_rows=7)
+    scheduled.come_back("a")
+    scheduled.add("long", LONG)
+    assert scheduled.step() == {"long": 7}
+
+
+def test_a_short_prompt_does_not_queue_behind_long_ones(clock: Clock) -> None:
+    scheduled = Scheduled(clock, num_slots=8)
+    for number in range(6):
+        scheduled.add(f"long {number}", LONG)
+    for _ in range(10):
+        scheduled.step()
+    scheduled.add("short", LONG[:30])
+    assert "short" in scheduled.step()
+
+
+def test_a_slot_is_not_taken_from_a_session_between_two_cycles(clock: Clock) -> None:
+    scheduled = Scheduled(clock, num_slots=2)
+    for _ in range(3):
+        scheduled.step("a", "b")
+    scheduled.add("c")
+    assert scheduled.scheduler.num_waiting == 1
+    assert scheduled.step("a", "b").keys() == {"a", "b"}
+    assert scheduled.scheduler.slots.num_evictions == 0
+    scheduled.scheduler.release("a")
+    assert scheduled.step("b").keys() == {"b", "c"}
+
+
+def test_a_session_that_stays_away_loses_its_slot(clock: Clock) -> None:
+    scheduled = Scheduled(clock, num_slots=2)
+    for _ in range(3):
+        scheduled.step("a", "b")
+    scheduled.add("c")
+    clock.now_s += 10.0
+    assert scheduled.step().keys() == {"c"}
+    assert scheduled.scheduler.slots.find("a") is None
+
+
+def test_those_without_a_slot_get_one_in_the_order_of_asking(clock: Clock) -> None:
+    scheduled = Scheduled(clock, num_slots=1)
+    scheduled.step("a")
+    for session_id in ("b", "c", "d"):
+        scheduled.add(session_id)
+    served = []
+    for _ in range(3):
+        clock.now_s += 10.0
+        served += scheduled.step()
+    assert served == ["b", "c", "d"]
+
+
+def test_work_that_does_not_wait_for_a_slot_is_refused_at_once(clock: Clock) -> None:
+    scheduled = Scheduled(clock, num_slots=1)
+    scheduled.come_back("a")
+    scheduled.add("b", waits_for_slot=False)
+    assert isinstance(scheduled.outcomes["b"], SlotsTakenError)
+    scheduled.scheduler.release("a")
+    scheduled.add("b", waits_for_slot=False)
+    scheduled.step()
+    assert isinstance(scheduled.outcomes["b"], list)

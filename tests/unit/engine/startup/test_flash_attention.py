@@ -1,0 +1,148 @@
+"""When flash attention is used: where the model is on a GPU, and where it is quicker and nowhere slower."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from services.engine.runtime.padding import ExactMode, Exactness
+from services.engine.runtime.runtime import RuntimeOptions, Segment
+from services.engine.startup import flash_attention
+from services.engine.startup.flash_attention import choose_flash_attention
+from services.engine.startup.measuring import budget_after
+from tests.unit.engine.timed import FakeClock, Machine, known, served
+
+EXACT = Exactness(ExactMode.ROW_MULTIPLE, 2)
+
+
+@pytest.fixture(autouse=True)
+def _cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    machine = Machine(costs())
+    monkeypatch.setattr(flash_attention, "LlamaRuntime", machine.make)
+    return machine
+
+
+def costs(
+    short: float = 1.0, long: float = 1.0, rows: float = 1.0, row_s: float = 0.005
+) -> Callable[[Sequence[Segment], RuntimeOptions], float]:
+    """What flash attention takes of the time without: with short contexts, long ones, and several rows of a session."""
+
+    def cost(segments: Sequence[Segment], options: RuntimeOptions) -> float:
+        num_rows = sum(segment.num_rows for segment in segments)
+        usual_s = row_s * (1 + 0.2 * num_rows)
+        if not options.flash_attention:
+            return usual_s
+        ratio = long if segments[0].first_position > 500 else short
+        return usual_s * ratio * (rows if num_rows > len(segments) else 1.0)
+
+    return cost
+
+
+def auto(machine: Machine, budget_s: float = 4.0) -> bool:
+    return choose_flash_attention("auto", served(), None, machine.measuring(budget_s))
+
+
+@pytest.mark.parametrize(
+    ("cost", "chosen"),
+    [
+        pytest.param(costs(short=0.9, long=0.8), True, id="quicker"),
+        pytest.param(costs(short=0.9), True, id="quicker at times"),
+        pytest.param(costs(rows=0.9), True, id="quicker for several rows"),
+        pytest.param(costs(), False, id="no difference"),
+        pytest.param(costs(short=0.98, long=1.02), False, id="noise"),
+        pytest.param(costs(short=0.8, long=1.2), False, id="slower with long contexts"),
+        pytest.param(costs(short=1.2, long=0.8), False, id="slower with short contexts"),
+        pytest.param(costs(short=0.8, long=0.8, rows=1.5), False, id="slower for several rows"),
+    ],
+)
+def test_auto_takes_it_where_it_is_quicker_and_nowhere_slower(
+    cost: Callable[[Sequence[Segment], RuntimeOptions], float], chosen: bool, machine: Machine
+) -> None:
+    machine.cost = cost
+    assert auto(machine) == chosen
+    assert [runtime.is_closed for runtime in machine.runtimes] == [True, True]
+    # A second start has nothing to measure.
+    machine.cost = costs(short=2.0) if chosen else costs(short=0.5, long=0.5)
+    num_decodes = machine.num_decodes
+    assert auto(machine) == chosen
+    assert (machine.num_decodes, len(machine.runtimes)) == (num_decodes, 2)
+
+
+@pytest.mark.parametrize("num_slots", [1, 2, 4, 8, 256])
+@pytest.mark.parametrize("context_length", [32, 256, 2048])
+def test_what_is_measured_with_takes_no_more_than_what_is_served(
+    num_slots: int, context_length: int, machine: Machine
+) -> None:
+    model = served(num_slots=num_slots, context_length=context_length)
+    choose_flash_attention("auto", model, None, machine.measuring())
+    sizes = [runtime.num_slots * runtime.context_length for runtime in machine.runtimes]
+    assert sum(sizes) <= max(num_slots, 2) * context_length
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_a_model_whose_decodes_take_long_is_measured_in_a_second_or_two(chosen: bool, machine: Machine) -> None:
+    started_s = machine.clock()
+    # 72 ms for a row of each of four sessions, 168 for four rows of each.
+    machine.cost = costs(short=0.9, long=0.9 if chosen else 1.2, row_s=0.04)
+    assert auto(machine) == chosen
+    assert machine.clock() - started_s < 2.2
+
+
+@pytest.mark.parametrize("budget_s", [0.0, 0.05, 0.3, 1.0])
+def test_without_the_time_to_measure_it_is_off(
+    budget_s: float, machine: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    machine.cost = costs(short=0.5, long=0.5, row_s=0.5)
+    started_s = machine.clock()
+    assert not auto(machine, budget_s)
+    assert machine.clock() - started_s < budget_s + 2.0
+    assert "--flash-attention on" in caplog.text
+    # A restart decides alike, and says it again.
+    caplog.clear()
+    num_decodes = machine.num_decodes
+    assert not auto(machine, budget_s=1000.0)
+    assert machine.num_decodes == num_decodes
+    assert "--flash-attention on" in caplog.text
+
+
+def test_on_a_gpu_it_is_on_without_a_measurement(machine: Machine) -> None:
+    for num_gpu_layers in (-1, 5):
+        model = served(num_gpu_layers=num_gpu_layers)
+        assert choose_flash_attention("auto", model, None, machine.measuring())
+        assert not choose_flash_attention("auto", model, EXACT, machine.measuring())
+    assert not machine.runtimes
+    assert known() == {}
+
+
+@pytest.mark.parametrize("num_gpu_layers", [0, -1])
+@pytest.mark.parametrize(("setting", "chosen"), [("on", True), ("off", False)])
+def test_a_setting_is_followed(
+    setting: Literal["on", "off"], chosen: bool, num_gpu_layers: int, machine: Machine
+) -> None:
+    model = served(num_gpu_layers=num_gpu_layers)
+    assert choose_flash_attention(setting, model, None, machine.measuring()) == chosen
+    assert not machine.runtimes
+
+
+def test_exactness_goes_without_it_and_says_so_where_it_was_asked_for(
+    machine: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings: Sequence[Literal["auto", "off", "on"]] = ("auto", "off", "on")
+    for setting in settings:
+        assert not caplog.records
+        assert not choose_flash_attention(setting, served(), EXACT, machine.measuring())
+    assert "exact mode goes without it" in caplog.text
+    assert not machine.runtimes
+
+
+@pytest.mark.parametrize(("loading_s", "budget_s"), [(0.01, 0.5), (0.25, 0.5), (1.0, 2.0), (2.0, 4.0), (100.0, 4.0)])
+def test_measuring_takes_as_long_as_loading_twice_and_no_more_than_seconds(loading_s: float, budget_s: float) -> None:
+    assert 0 < budget_after(loading_s).left_s <= budget_s
+    assert budget_after(loading_s, FakeClock()).left_s == budget_s

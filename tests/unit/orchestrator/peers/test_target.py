@@ -1,0 +1,266 @@
+"""A session of the target: broken streams are opened again, and the target that comes back is recognized."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import pytest
+
+from orchestrator.peers import target as target_module
+from orchestrator.peers.target import ContextFullError, TargetSession
+from outrider.v1 import common_pb2, target_pb2, target_pb2_grpc
+from services.frame.rpc.errors import ServiceError
+from services.frame.telemetry.telemetry import Telemetry
+from services.session.sequence import TokenSequence
+from tests.unit.orchestrator.scripted import Script, ScriptedTarget, serving
+from tests.waiting import PATIENCE_S, soon
+
+PROMPT = [1, 2, 3]
+SAMPLING = common_pb2.Sampling(temperature=0.5, seed=9)
+LIMITS: dict[str, Any] = {"max_draft_tokens": 16, "context_length": 100}
+MODEL = common_pb2.ModelInfo(name="target", tokenizer_fingerprint="one", numerics_fingerprint="one", **LIMITS)
+UNAVAILABLE = ServiceError(grpc.StatusCode.UNAVAILABLE, "NOT_READY", "it is stopping")
+
+
+def verdict(num_accepted: int, next_token: int) -> target_pb2.VerifyBatchResult:
+    return target_pb2.VerifyBatchResult(num_accepted=num_accepted, next_token=next_token)
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target_module, "_FIRST_RETRY_S", 0.0)
+
+
+@asynccontextmanager
+async def attached(
+    script: Script,
+    described: Sequence[common_pb2.ModelInfo] = (),
+    *,
+    patience_s: float = PATIENCE_S,
+    require_exact: bool = False,
+    num_log_probabilities: int | None = None,
+) -> AsyncIterator[TargetSession]:
+    """A session whose service follows the script; `described` is what it says it serves, each time that it is asked."""
+    descriptions = iter(described)
+
+    async def describe() -> common_pb2.ModelInfo:
+        return next(descriptions)
+
+    async with serving(target_pb2_grpc.add_TargetServiceServicer_to_server, ScriptedTarget(script)) as channel:
+        session = TargetSession(
+            target_pb2_grpc.TargetServiceStub(channel),
+            "the session",
+            SAMPLING,
+            Telemetry.off(),
+            model=MODEL,
+            describe=describe,
+            patience_s=patience_s,
+            num_log_probabilities=num_log_probabilities,
+            require_exact=require_exact,
+        )
+        yield session
+        assert not list(descriptions), "it was asked less often than expected"
+        await session.close()
+
+
+async def _refused(session: TargetSession) -> ServiceError:
+    with pytest.raises(ServiceError) as info:
+        await session.verify(TokenSequence(PROMPT), [])
+    return info.value
+
+
+@pytest.mark.parametrize("num_log_probabilities", [None, 0, 5])
+async def test_it_asks_for_a_verdict(num_log_probabilities: int | None) -> None:
+    script = Script([verdict(1, 8)])
+    async with attached(script, num_log_probabilities=num_log_probabilities) as session:
+        verification = await session.verify(TokenSequence(PROMPT), [7, 9])
+    assert (verification.result.num_accepted, verification.result.next_token) == (1, 8)
+    assert verification.waited_s > 0
+    (request,) = script.requests
+    assert list(request.draft_tokens) == [7, 9]
+    assert request.sampling == SAMPLING
+    assert request.HasField("num_log_probabilities") == (num_log_probabilities is not None)
+    assert request.num_log_probabilities == (num_log_probabilities or 0)
+
+
+async def test_it_releases_its_session() -> None:
+    script = Script([verdict(0, 8)])
+    async with attached(script) as session:
+        await session.verify(TokenSequence(PROMPT), [])
+        await session.close()
+        await soon(lambda: script.num_released == 1)
+
+
+@pytest.mark.parametrize(
+    "accident",
+    [
+        pytest.param(UNAVAILABLE, id="says that it is away"),
+        pytest.param(ServiceError(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", "too much"), id="is too busy"),
+    ],
+)
+async def test_a_target_that_is_away_is_waited_for(accident: ServiceError) -> None:
+    script = Script([verdict(0, 4), accident, accident, verdict(0, 5)])
+    sequence = TokenSequence(PROMPT)
+    async with attached(script, [MODEL, MODEL]) as session:
+        await session.verify(sequence, [])
+        verification = await session.verify(sequence.extend([4]), [])
+        assert verification.result.next_token == 5
+        assert session.is_same_model
+        assert session.num_resyncs == 1
+    # It may have lost everything, so it is told everything.
+    assert list(script.requests[3].context.tokens) == [*PROMPT, 4]
+    assert [request.request_id for request in script.requests] == [1, 2, 3, 4]
+
+
+async def test_whoever_answers_after_a_stream_has_ended_is_asked_who_it_is() -> None:
+    other = common_pb2.ModelInfo(tokenizer_fingerprint="one", numerics_fingerprint="two", **LIMITS)
+    script = Script([verdict(0, 4), verdict(0, 5), verdict(0, 6), verdict(0, 7)], ends_after=(1, 2))
+    sequence = TokenSequence(PROMPT)
+    async with attached(script, [MODEL, other]) as session:
+        await session.verify(sequence, [])
+        await soon(lambda: session._session.has_broken)
+        await session.verify(sequence.extend([4]), [])
+        assert session.is_same_model
+        await soon(lambda: session._session.has_broken)
+        await session.verify(sequence.extend([5]), [])
+        assert not session.is_same_model
+        await session.verify(sequence.extend([6]), [])
+    assert script.num_streams == 3
+
+
+@pytest.mark.parametrize("code", ["INTERNAL", "UNKNOWN", "CANCELLED", "UNAVAILABLE", "DEADLINE_EXCEEDED"])
+async def test_a_stream_that_somebody_cuts_on_the_way_is_replayed(code: str) -> None:
+    """As proxies do, each with a status of its own, where an answer takes long."""
+    script = Script([verdict(0, 4), grpc.StatusCode[code], verdict(0, 5)])
+    sequence = TokenSequence(PROMPT)
+    async with attached(script, [MODEL]) as session:
+        await session.verify(sequence, [])
+        assert (await session.verify(sequence.extend([4]), [])).result.next_token == 5
+        assert session.num_resyncs == 1
+    assert script.num_streams == 2
+
+
+async def test_a_stream_that_is_cut_again_and_again_is_a_target_that_is_away() -> None:
+    script = Script([grpc.StatusCode.INTERNAL])
+    async with attached(script, patience_s=0.0) as session:
+        error = await _refused(session)
+    assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "TARGET_UNAVAILABLE")
+    assert error.message.endswith("it was cut")
+
+
+async def test_patience_begins_when_an_attempt_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that has fallen silent is found to be lost after half a minute."""
+    now_s = 0.0
+
+    async def fail_late(request: target_pb2.VerifyBatchRequest) -> ServiceError:
+        nonlocal now_s
+        now_s += 25.0
+        return UNAVAILABLE
+
+    monkeypatch.setattr(target_module, "time", SimpleNamespace(perf_counter=lambda: now_s))
+    script = Script([fail_late, UNAVAILABLE, verdict(0, 4), fail_late, fail_late])
+    async with attached(script, [MODEL] * 3, patience_s=10.0) as session:
+        assert (await session.verify(TokenSequence(PROMPT), [])).waited_s == 25.0
+        # An attempt that takes so long in vain is one that failed for so long.
+        error = await _refused(session)
+    assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "TARGET_UNAVAILABLE")
+
+
+async def test_patience_has_an_end() -> None:
+    script = Script([UNAVAILABLE])
+    async with attached(script, patience_s=0.0) as session:
+        error = await _refused(session)
+    assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "TARGET_UNAVAILABLE")
+    assert error.retry_after_s
+    assert "it is stopping" in error.message
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_SAMPLING"),
+        (grpc.StatusCode.OUT_OF_RANGE, "CONTEXT_TOO_LONG"),
+        (grpc.StatusCode.INTERNAL, "DECODE_FAILED"),
+    ],
+)
+async def test_a_refusal_is_passed_on(code: grpc.StatusCode, reason: str) -> None:
+    script = Script([ServiceError(code, reason, "a message")])
+    async with attached(script) as session:
+        error = await _refused(session)
+    assert (error.code, error.reason, error.message) == (code, reason, "a message")
+    assert len(script.requests) == 1
+
+
+async def test_another_tokenizer_ends_the_generation() -> None:
+    other = common_pb2.ModelInfo(tokenizer_fingerprint="two", numerics_fingerprint="one", **LIMITS)
+    script = Script([UNAVAILABLE])
+    async with attached(script, [other]) as session:
+        error = await _refused(session)
+    assert (error.code, error.reason) == (grpc.StatusCode.ABORTED, "TARGET_REPLACED")
+    assert len(script.requests) == 1
+
+
+async def test_other_numerics_are_told() -> None:
+    other = common_pb2.ModelInfo(tokenizer_fingerprint="one", numerics_fingerprint="two", **LIMITS)
+    script = Script([UNAVAILABLE, verdict(0, 4)])
+    async with attached(script, [other]) as session:
+        await session.verify(TokenSequence(PROMPT), [])
+        assert not session.is_same_model
+
+
+async def test_other_numerics_are_refused_where_exactness_is_demanded() -> None:
+    other = common_pb2.ModelInfo(tokenizer_fingerprint="one", numerics_fingerprint="two", **LIMITS)
+    script = Script([UNAVAILABLE])
+    async with attached(script, [other], require_exact=True) as session:
+        error = await _refused(session)
+    assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "EXACT_UNAVAILABLE")
+
+
+def too_long(reason: str, most: int) -> ServiceError:
+    """As a service refuses what is longer than it takes."""
+    return ServiceError(grpc.StatusCode.OUT_OF_RANGE, reason, "a message", metadata={"most": str(most)})
+
+
+async def test_a_target_that_takes_shorter_drafts_gets_the_beginning() -> None:
+    """It has taken another's place, in a failover perhaps, and tells by itself what it takes."""
+    script = Script([verdict(0, 4), too_long("DRAFT_TOO_LONG", 2), verdict(2, 7), verdict(0, 8)])
+    sequence = TokenSequence(PROMPT)
+    async with attached(script) as session:
+        assert list((await session.verify(sequence, [4, 5, 6])).draft_tokens) == [4, 5, 6]
+        assert list((await session.verify(sequence.extend([4]), [5, 6, 9, 9])).draft_tokens) == [5, 6]
+        assert session.limits.max_draft_tokens == 2
+        await session.verify(sequence.extend([5, 6, 7]), [])
+    assert [list(request.draft_tokens) for request in script.requests] == [[4, 5, 6], [5, 6, 9, 9], [5, 6], []]
+
+
+async def test_a_target_that_comes_back_smaller_is_asked_for_no_more_than_it_takes() -> None:
+    smaller = common_pb2.ModelInfo()
+    smaller.CopyFrom(MODEL)
+    smaller.max_draft_tokens, smaller.context_length = 3, 6
+    script = Script([UNAVAILABLE, verdict(0, 4)])
+    async with attached(script, [smaller]) as session:
+        # Of six tokens, three are there, and the target's own comes last.
+        assert list((await session.verify(TokenSequence(PROMPT), [5, 6, 7, 8])).draft_tokens) == [5, 6]
+
+
+@pytest.mark.parametrize(("most", "draft_tokens"), [(5, [7]), (4, [])])
+async def test_a_target_that_holds_less_gets_what_still_fits(most: int, draft_tokens: list[int]) -> None:
+    script = Script([too_long("CONTEXT_TOO_LONG", most), verdict(0, 4)])
+    async with attached(script) as session:
+        assert list((await session.verify(TokenSequence(PROMPT), [7, 8, 9])).draft_tokens) == draft_tokens
+
+
+async def test_a_sequence_as_long_as_a_context_is_at_its_end() -> None:
+    script = Script([too_long("CONTEXT_TOO_LONG", 3)])
+    async with attached(script) as session:
+        with pytest.raises(ContextFullError, match="the prompt has 3 tokens, the target holds 3 now"):
+            await session.verify(TokenSequence(PROMPT), [7])
+
+
+@pytest.mark.parametrize("most", ["", "many", "100"])
+async def test_a_refusal_that_names_no_lower_limit_is_passed_on(most: str) -> None:
+    error = ServiceError(grpc.StatusCode.OUT_OF_RANGE, "CONTEXT_TOO_LONG", "a message", metadata={"most": most})
+    async with attached(Script([error])) as session:
+        assert (await _refused(session)).message == "a message"
