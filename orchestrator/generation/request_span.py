@@ -55,7 +55,7 @@ class RequestSpan:
         self._said: list[str] = []
         self._thought: list[str] = []
 
-    def ask(self, request: generation_pb2.GenerateRequest, model: common_pb2.ModelInfo, seed: int) -> None:
+    def begin(self, request: generation_pb2.GenerateRequest, model: common_pb2.ModelInfo, seed: int) -> None:
         """Tell what was asked for."""
         self._is_chat = request.HasField("chat")
         span = self._span
@@ -81,7 +81,7 @@ class RequestSpan:
         if self._is_content_told and not request.HasField("tokens"):
             self._tell_input(request)
 
-    def answer(self, chunk: generation_pb2.GenerateChunk) -> None:
+    def add(self, chunk: generation_pb2.GenerateChunk) -> None:
         """Remember a part of the answer."""
         if self._is_content_told:
             self._said.append(chunk.content if self._is_chat else chunk.text)

@@ -31,9 +31,9 @@ def told(
     span = TracerProvider(shutdown_on_exit=False).get_tracer("t").start_span("request")
     assert isinstance(span, Span)
     request_span = RequestSpan(span, is_content_told=is_content_told)
-    request_span.ask(request, MODEL, 1)
+    request_span.begin(request, MODEL, 1)
     for chunk in chunks:
-        request_span.answer(chunk)
+        request_span.add(chunk)
     request_span.end(generation_pb2.GenerateSummary())
     return dict(span.attributes or {})
 

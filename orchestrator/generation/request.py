@@ -1,0 +1,132 @@
+"""What a client asks for: checked, and its prompt as tokens."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+import grpc
+
+from orchestrator.generation.speculation import check_speculation
+from orchestrator.peers.target import is_too_large, target_unavailable, too_large
+from outrider.v1 import common_pb2, generation_pb2, target_pb2, target_pb2_grpc
+from services.frame.rpc.errors import ServiceError, error_from_rpc, invalid_argument, is_from_server
+from services.session.sequence import TokenSequence
+
+_MAX_STOP_STRINGS = 64
+_MAX_LOG_PROBABILITIES = 20
+_LONG_PROMPT = 8192
+
+
+def check_request(request: generation_pb2.GenerateRequest, info: common_pb2.ModelInfo) -> None:
+    """Raise ServiceError for a request that cannot be served."""
+    if not (request.text or request.chat.messages or request.tokens.tokens):
+        raise invalid_argument("EMPTY_PROMPT", _prompt_field(request), "a prompt is needed")
+    if (most := max(request.tokens.tokens, default=0)) >= info.vocabulary_size:
+        raise invalid_argument(
+            "TOKEN_OUT_OF_RANGE",
+            "tokens.tokens",
+            f"token {most} is outside the vocabulary of {info.vocabulary_size} ids",
+        )
+    if len(request.stop) > _MAX_STOP_STRINGS or not all(request.stop):
+        raise invalid_argument(
+            "INVALID_REQUEST", "stop", f"at most {_MAX_STOP_STRINGS} stop strings are taken, none of them empty"
+        )
+    if len(request.stop_tokens) > _MAX_STOP_STRINGS:
+        raise invalid_argument("INVALID_REQUEST", "stop_tokens", f"at most {_MAX_STOP_STRINGS} stop tokens are taken")
+    if max(request.stop_tokens, default=0) >= info.vocabulary_size:
+        raise invalid_argument(
+            "TOKEN_OUT_OF_RANGE",
+            "stop_tokens",
+            f"token {max(request.stop_tokens)} is outside the vocabulary of {info.vocabulary_size} ids",
+        )
+    if request.max_tokens < 1:
+        raise invalid_argument("INVALID_REQUEST", "max_tokens", "ask for at least one token")
+    if request.num_log_probabilities > _MAX_LOG_PROBABILITIES:
+        raise invalid_argument(
+            "INVALID_REQUEST", "num_log_probabilities", f"at most {_MAX_LOG_PROBABILITIES} can be asked for"
+        )
+    if len(request.sampling.logit_bias) > info.vocabulary_size:
+        raise invalid_argument("INVALID_SAMPLING", "sampling.logit_bias", "it has more tokens than the vocabulary")
+    check_speculation(request.speculation, info)
+    if request.require_exact and info.exact_mode == common_pb2.EXACT_MODE_OFF:
+        raise ServiceError(
+            grpc.StatusCode.FAILED_PRECONDITION, "EXACT_UNAVAILABLE", "the target does not run in an exact mode"
+        )
+
+
+async def read_prompt(
+    stub: target_pb2_grpc.TargetServiceStub, request: generation_pb2.GenerateRequest, most: int
+) -> tuple[Sequence[int], target_pb2.AnswerFormat | None]:
+    """Return the prompt's ids, fewer than `most`, and for a chat how its answer is parted.
+
+    Raises ServiceError: the target refuses it or is away, or it has too many tokens or none.
+    """
+    if len(request.chat.messages) >= most:
+        raise _prompt_too_long(len(request.chat.messages), most)
+    try:
+        tokens, form = await _tokenize(stub, request, most - 1)
+    except grpc.aio.AioRpcError as error:
+        refusal = error_from_rpc(error)
+        # A message that is too long is refused by gRPC, anything else that is not the target's word by a proxy.
+        is_final = is_from_server(error) or refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        if refusal.code is grpc.StatusCode.UNAVAILABLE or not is_final:
+            refusal = target_unavailable(f"the target is away: {refusal.message}")
+        elif is_too_large(refusal):
+            refusal = too_large(refusal)
+        raise _of_prompt(refusal, request) from error
+    if not tokens:
+        raise invalid_argument("EMPTY_PROMPT", _prompt_field(request), "the prompt has no tokens")
+    if len(tokens) >= most:
+        raise _prompt_too_long(len(tokens), most)
+    return tokens, form
+
+
+async def sequence_of(prompt: Sequence[int]) -> TokenSequence:
+    """Take the digests of a prompt, of a long one in a thread: they are a second of work for a million tokens."""
+    if len(prompt) < _LONG_PROMPT:
+        return TokenSequence(prompt)
+    return await asyncio.to_thread(TokenSequence, prompt)
+
+
+async def _tokenize(
+    stub: target_pb2_grpc.TargetServiceStub, request: generation_pb2.GenerateRequest, most: int
+) -> tuple[Sequence[int], target_pb2.AnswerFormat | None]:
+    match request.WhichOneof("prompt"):
+        case "tokens":
+            return request.tokens.tokens, None
+        case "chat":
+            rendered = await stub.ApplyChatTemplate(
+                target_pb2.ApplyChatTemplateRequest(
+                    messages=request.chat.messages,
+                    add_generation_prompt=True,
+                    template_variables=request.chat.template_variables,
+                    template_name=request.chat.template_name,
+                    max_tokens=most,
+                )
+            )
+            return rendered.tokens, rendered.answer_format
+        case _:
+            text = target_pb2.TokenizeRequest(text=request.text, add_bos=True, max_tokens=most)
+            return (await stub.Tokenize(text)).tokens, None
+
+
+def _prompt_field(request: generation_pb2.GenerateRequest) -> str:
+    """Return the path of the field that holds the prompt, or that of the choice among them where there is none."""
+    paths = {"text": "text", "chat": "chat.messages", "tokens": "tokens.tokens"}
+    return paths.get(request.WhichOneof("prompt") or "", "prompt")
+
+
+def _of_prompt(refusal: ServiceError, request: generation_pb2.GenerateRequest) -> ServiceError:
+    """Return what the target refused of a prompt, with the paths that its fields have in the request."""
+    if request.HasField("chat"):
+        violations = refusal.field_violations
+        refusal.field_violations = tuple(replace(each, field=f"chat.{each.field}") for each in violations)
+    return refusal
+
+
+def _prompt_too_long(num_tokens: int, most: int) -> ServiceError:
+    return ServiceError(
+        grpc.StatusCode.OUT_OF_RANGE,
+        "PROMPT_TOO_LONG",
+        f"the prompt has {num_tokens} tokens, the context of {most} leaves no room for more",
+    )
