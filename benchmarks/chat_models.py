@@ -15,7 +15,7 @@ from pathlib import Path
 import llama_cpp
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from orchestrator.generation.detokenizer import Detokenizer
+from orchestrator.generation.text import Detokenizer
 from services.engine.model.vocabulary import Vocabulary
 from services.target.chat import ChatError, ChatTemplate, Message
 

@@ -14,7 +14,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from typing import Self
 
-from orchestrator.peers.obstacle import find_obstacle
+from orchestrator.peers.watch import find_obstacle
 from services.frame.program.printable import printable
 from services.frame.program.startup import CODE_REFUSED, StartupError
 from services.frame.rpc.channel import ClientTls, open_channel

@@ -6,10 +6,9 @@ from collections.abc import Callable
 
 import grpc
 
-from orchestrator.peers.obstacle import find_obstacle
 from orchestrator.peers.pair import ServedModel, fetch_loading_model
 from orchestrator.peers.target import target_unavailable
-from orchestrator.peers.watch import until_away, words_of
+from orchestrator.peers.watch import find_obstacle, until_away, words_of
 from orchestrator.settings import OrchestratorSettings
 from outrider.v1 import common_pb2, generation_pb2, model_pb2, model_pb2_grpc, target_pb2_grpc
 from services.frame.program.startup import StartupError

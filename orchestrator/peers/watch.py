@@ -1,12 +1,13 @@
-"""Whether a service is there, and the same, and why not."""
+"""Whether a service is there, and the same, and why not: as it says itself, or as the way to it says."""
 
 import asyncio
 import contextlib
+from dataclasses import dataclass
 
 import grpc
 
 from outrider.v1 import common_pb2, model_pb2, model_pb2_grpc
-from services.frame.rpc.errors import ServiceError, error_from_rpc
+from services.frame.rpc.errors import METADATA_WAIT, REASON_NOT_READY, ServiceError, error_from_rpc
 from services.frame.rpc.health import watch_health
 
 # How long a service whose watch was cut may take to answer.
@@ -15,6 +16,14 @@ _ANSWER_S = 5.0
 _PAUSE_S = 1.0
 # Statuses that no program gives that answers by itself.
 _SILENT = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """Why a service with a model does not serve, in a few words. One that `is_not_ready` is as it should be, and says so itself."""
+
+    text: str
+    is_not_ready: bool
 
 
 async def until_away(channel: grpc.aio.Channel, service: str, model: common_pb2.ModelInfo) -> str:
@@ -39,6 +48,16 @@ async def describe_silence(channel: grpc.aio.Channel, timeout_s: float) -> Servi
         await _get_model(channel, timeout_s)
     except grpc.aio.AioRpcError as error:
         return error_from_rpc(error) if error.code() in _SILENT else None
+    return None
+
+
+async def find_obstacle(channel: grpc.aio.Channel, timeout_s: float) -> Obstacle | None:
+    """Ask a service with a model what is in its way; None where it serves."""
+    try:
+        await _get_model(channel, timeout_s)
+    except grpc.aio.AioRpcError as failure:
+        error = error_from_rpc(failure)
+        return Obstacle(error.metadata.get(METADATA_WAIT) or error.message, error.reason == REASON_NOT_READY)
     return None
 
 

@@ -221,7 +221,7 @@ async def test_a_target_that_is_restarted_between_requests(pair: Pair) -> None:
             assert len(generated.tokens) == 48
             assert generated.counts.num_resyncs == 0
     finally:
-        await orchestrator.generation.stop(0)
+        await orchestrator.stop(0)
 
 
 async def test_a_target_that_stays_away_is_told(pair: Pair) -> None:
@@ -325,4 +325,4 @@ async def test_the_orchestrator_waits_for_its_target(pair: Pair) -> None:
                 await starting
                 assert len((await client.generate(max_tokens=4)).tokens) == 4
     finally:
-        await orchestrator.generation.stop(0)
+        await orchestrator.stop(0)

@@ -18,8 +18,8 @@ import pytest
 import trustme
 
 from orchestrator.peers import draft_peer, target_peer
-from orchestrator.peers.obstacle import Obstacle, find_obstacle
 from orchestrator.peers.pair import ServedModel
+from orchestrator.peers.watch import Obstacle, find_obstacle
 from outrider.v1 import generation_pb2
 from services.engine.errors import ModelLoadError
 from services.engine.model.model import Model
@@ -230,7 +230,7 @@ async def test_a_target_that_does_not_answer_is_told_about_again_and_again(
             await client.status()
     starting.cancel()
     await asyncio.wait({starting})
-    await orchestrator.generation.stop(0)
+    await orchestrator.stop(0)
     await server.stop(None)
 
 

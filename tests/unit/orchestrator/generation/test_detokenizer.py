@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.generation.detokenizer import Detokenizer
+from orchestrator.generation.text import Detokenizer
 
 
 def _feed(pieces: list[bytes]) -> list[str]:

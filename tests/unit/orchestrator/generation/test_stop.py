@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.generation.stop import StopStrings
+from orchestrator.generation.text import StopStrings
 
 
 def told(stop: list[str], pieces: list[str]) -> tuple[str, bool]:
