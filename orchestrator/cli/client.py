@@ -54,7 +54,7 @@ async def generate(
                 has_begun = True
                 yield message
         except grpc.aio.AioRpcError as error:
-            raise _told(error, address, has_begun=has_begun) from error
+            raise _described(error, address, has_begun=has_begun) from error
 
 
 async def fetch_status(address: str, tls: ClientTls | None = None) -> generation_pb2.GetStatusResponse:
@@ -63,10 +63,10 @@ async def fetch_status(address: str, tls: ClientTls | None = None) -> generation
         try:
             return await generation_pb2_grpc.GenerationServiceStub(channel).GetStatus(generation_pb2.GetStatusRequest())
         except grpc.aio.AioRpcError as error:
-            raise _told(error, address) from error
+            raise _described(error, address) from error
 
 
-def _told(error: grpc.aio.AioRpcError, address: str, *, has_begun: bool = False) -> ServiceError:
+def _described(error: grpc.aio.AioRpcError, address: str, *, has_begun: bool = False) -> ServiceError:
     """Return the error; by whose fault, and with advice, where it was no orchestrator that said it."""
     if is_from_server(error) or error.code() not in _UNREACHABLE:
         return error_from_rpc(error)

@@ -83,7 +83,7 @@ class NoDrafter:
         return Draft()
 
     async def close(self) -> None:
-        """Do nothing."""
+        """Nothing was opened."""
 
 
 class FirstDrafter:

@@ -99,4 +99,4 @@ class NgramDrafter:
         return Draft(draft_tokens, drafter="ngram") if draft_tokens else Draft()
 
     async def close(self) -> None:
-        """Do nothing."""
+        """Nothing was opened."""

@@ -41,7 +41,7 @@ class DraftPeer:
         self._retry_s = settings.draft_retry_s
         self._channel = channel
         self._target = target
-        self._told = ""
+        self._logged = ""
         self._differences: list[str] = []
         self._last_problem = ""
         # Set once another draft has answered than the one that is served.
@@ -101,7 +101,7 @@ class DraftPeer:
         _log.info("draft %s at %s, at most %d draft tokens a cycle", info.name, self._address, info.max_draft_tokens)
         for note in self._told_differences():
             _log.info("%s", note)
-        self._told = ""
+        self._logged = ""
         self.breaker.enable()
 
     def _told_differences(self) -> list[str]:
@@ -125,9 +125,9 @@ class DraftPeer:
 
     def _do_without(self, reason: str) -> None:
         """Ask the draft nothing until it is found again."""
-        if reason != self._told:
+        if reason != self._logged:
             _log.warning("decoding goes on without a draft: %s", reason)
-        self._told = reason
+        self._logged = reason
         self.breaker.disable(reason)
 
     async def _fetch(self) -> ServedModel:

@@ -20,7 +20,7 @@ _SILENT = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCo
 
 @dataclass(frozen=True)
 class Obstacle:
-    """Why a service with a model does not serve, in a few words. One that `is_not_ready` is as it should be, and says so itself."""
+    """Why a service does not serve, in a few words. One that `is_not_ready` is as it should be, and says so itself."""
 
     text: str
     is_not_ready: bool
