@@ -22,16 +22,16 @@ from types import FrameType
 from typing import Any
 from unittest.mock import patch
 
+import grpc
 import numpy as np
 from google.protobuf.message import Message
 
 import orchestrator
 from orchestrator.application import OrchestratorApplication
 from orchestrator.cli.bundled import bundled_pair
-from orchestrator.cli.client import fetch_status, generate
 from orchestrator.generation.cycle import Cycle, run_cycles
 from orchestrator.settings import OrchestratorSettings
-from outrider.v1 import generation_pb2
+from outrider.v1 import generation_pb2, generation_pb2_grpc
 from services.draft.application import DraftApplication
 from services.draft.settings import DraftSettings
 from services.frame.server import FrameServer
@@ -159,14 +159,16 @@ async def _serve_one(stack: AsyncExitStack, pair: tuple[Path, Path]) -> None:
     draft = await stack.enter_async_context(FrameServer(settings[1], DraftApplication(settings[1])))
     peers = OrchestratorSettings(port=0, target=target.address, draft=draft.address, draft_timeout_s=60.0)
     server = await stack.enter_async_context(FrameServer(peers, OrchestratorApplication(peers)))
-    while not (await fetch_status(server.address)).draft.is_available:
+    channel = await stack.enter_async_context(grpc.aio.insecure_channel(server.address))
+    stub = generation_pb2_grpc.GenerationServiceStub(channel)
+    while not (await stub.GetStatus(generation_pb2.GetStatusRequest())).draft.is_available:
         await asyncio.sleep(0.05)
     fixed = generation_pb2.SPECULATION_MODE_FIXED
     speculation = generation_pb2.Speculation(
         mode=fixed, num_draft_tokens=NUM_DRAFT_TOKENS, min_joint_confidence=0.0, drafter=generation_pb2.DRAFTER_REMOTE
     )
     request = generation_pb2.GenerateRequest(text="def main(", max_tokens=32, seed=1, speculation=speculation)
-    async for _ in generate(server.address, request):
+    async for _ in stub.Generate(request):
         pass
 
 

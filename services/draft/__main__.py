@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from services.draft.application import DraftApplication
 from services.draft.settings import DraftSettings
 from services.frame.program.output import guarded_output
-from services.frame.run import run_server
 from services.frame.program.settings import parse_settings
+from services.frame.run import run_server
 
 
 @guarded_output(DraftSettings.program)

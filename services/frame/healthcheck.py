@@ -9,11 +9,11 @@ from typing import ClassVar
 import grpc
 from pydantic import Field
 
-from services.frame.rpc.channel import client_tls, open_channel
-from services.frame.rpc.health import check_health
 from services.frame.program.output import guarded_output, say
 from services.frame.program.settings import Address, PeerSettings, ProgramSettings, parse_settings
 from services.frame.program.startup import StartupError, refuse
+from services.frame.rpc.channel import client_tls, open_channel
+from services.frame.rpc.health import check_health
 
 CODE_UNHEALTHY = 1
 

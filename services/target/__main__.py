@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 
 from services.frame.program.output import guarded_output
-from services.frame.run import run_server
 from services.frame.program.settings import parse_settings
+from services.frame.run import run_server
 from services.target.application import TargetApplication
 from services.target.settings import TargetSettings
 
