@@ -2,13 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from typing import TypeVar
 
 import grpc
 from opentelemetry import trace
 
-from orchestrator.generation.ahead import running_ahead
 from orchestrator.generation.answer import Answer, marker_spellings
 from orchestrator.generation.generation import Generation, draw_seed
 from orchestrator.generation.instruments import GenerationInstruments
@@ -27,6 +27,7 @@ from services.frame.rpc.limits import most_tokens
 from services.frame.telemetry.spans import request_span
 from services.frame.telemetry.telemetry import Telemetry, TraceHeaders
 
+ItemT = TypeVar("ItemT")
 # Chunks that a slow client has not taken before the generation waits for it.
 _MAX_CHUNKS_AHEAD = 8
 
@@ -147,3 +148,35 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
 def _trace_id(span: trace.Span) -> str:
     context = span.get_span_context()
     return trace.format_trace_id(context.trace_id) if context.is_valid else ""
+
+
+@asynccontextmanager
+async def running_ahead(source: AsyncGenerator[ItemT, None], max_ahead: int) -> AsyncIterator[AsyncIterator[ItemT]]:
+    """Give the items of `source`, which goes on by itself until `max_ahead` of them wait to be taken.
+
+    An error of the source comes after the items that came before it. Leaving the context ends the source.
+    """
+    items: asyncio.Queue[ItemT | None] = asyncio.Queue()  # None is the end
+    room = asyncio.Semaphore(max_ahead)
+
+    async def fill() -> None:
+        try:
+            async with aclosing(source):
+                async for item in source:
+                    await room.acquire()
+                    items.put_nowait(item)
+        finally:
+            items.put_nowait(None)
+
+    async def take() -> AsyncIterator[ItemT]:
+        while (item := await items.get()) is not None:
+            room.release()
+            yield item
+        await filling
+
+    filling = asyncio.create_task(fill())
+    try:
+        yield take()
+    finally:
+        filling.cancel()
+        await asyncio.wait([filling])
