@@ -16,6 +16,9 @@ _SWITCHES = {"true": "auto", "1": "auto", "yes": "auto", "on": "auto"} | {
 }
 
 
+DrafterName = Literal["auto", "remote", "ngram", "none"]
+
+
 def _read_switch(value: object) -> object:
     return _SWITCHES.get(value.lower(), value) if isinstance(value, str) else value
 
@@ -31,7 +34,7 @@ class OrchestratorSettings(ServerSettings, PeerSettings, env_prefix="OUTRIDER_OR
     port: int = Field(50050, ge=0, le=65535, description="port to listen on; 0 takes a free one, which is printed")
     target: Address = Field("127.0.0.1:50052", min_length=1, description="address of the target service")
     draft: Address = Field("", description="address of the draft service; empty is plain decoding")
-    drafter: Annotated[Literal["auto", "remote", "ngram", "none"], BeforeValidator(_read_switch)] = Field(
+    drafter: Annotated[DrafterName, BeforeValidator(_read_switch)] = Field(
         "auto",
         description="who drafts: the draft service (remote), lookup in the text itself (ngram), none, or what is there",
     )

@@ -31,7 +31,7 @@ STYLES = {
     generation_pb2.TOKEN_ORIGIN_RECOVERED: "yellow",
     generation_pb2.TOKEN_ORIGIN_BONUS: "cyan",
 }
-DRAFTERS = {
+_DRAFTERS_SHOWN = {
     generation_pb2.DRAFTER_REMOTE: "draft model",
     generation_pb2.DRAFTER_NGRAM: "lookup",
     generation_pb2.DRAFTER_NONE: "none, plain decoding",
@@ -178,12 +178,12 @@ def status_table(reply: generation_pb2.GetStatusResponse) -> Table:
             for note in service.notes:
                 table.add_row("", "", "", Text(one_line(note)))
     counts = reply.speculation
-    table.add_row("drafter", "", "", DRAFTERS.get(reply.drafter, ""))
+    table.add_row("drafter", "", "", _DRAFTERS_SHOWN.get(reply.drafter, ""))
     table.add_row("generations", "", "", f"{reply.num_active} under way")
     for drafter in counts.drafters:
         rate = drafter.num_accepted_tokens / drafter.num_draft_tokens
         state = f"{drafter.num_draft_tokens} draft tokens, {rate:.0%} accepted"
-        table.add_row(DRAFTERS.get(drafter.drafter, ""), "", "", state)
+        table.add_row(_DRAFTERS_SHOWN.get(drafter.drafter, ""), "", "", state)
     table.add_row("fallbacks, resyncs", "", "", f"{counts.num_fallbacks}, {counts.num_resyncs}")
     return table
 

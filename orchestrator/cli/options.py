@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from orchestrator.cli.model_files import find_pair
 from orchestrator.cli.stack import StackOptions
-from orchestrator.settings import OrchestratorSettings
+from orchestrator.settings import DrafterName, OrchestratorSettings
 from services.frame.program.settings import PeerSettings, load_settings
 from services.frame.program.startup import StartupError
 from services.frame.rpc.address import check_address
@@ -65,7 +65,7 @@ class ModelOptions:
         ),
     ] = None
     drafter: Annotated[
-        Literal["auto", "remote", "ngram", "none"] | None,
+        DrafterName | None,
         typer.Option(
             "--drafter",
             help="who drafts: the draft model (remote), lookup in the text itself (ngram), nobody, or auto, the first "

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 from google.protobuf import json_format, struct_pb2
 
-from orchestrator.generation.speculation import DRAFTERS
+from orchestrator.drafting.drafter import DRAFTERS
 from outrider.v1 import common_pb2, generation_pb2
 from services.frame.program.startup import StartupError
 

@@ -4,10 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
+from outrider.v1 import generation_pb2
 from services.session.sequence import TokenSequence
 
-# The name of a draft that nobody made.
-NOBODY = "none"
+# What settings, traces and metrics call those who draft; the last is the name of a draft that nobody made.
+REMOTE, NGRAM, NOBODY = "remote", "ngram", "none"
+DRAFTERS: dict[str, generation_pb2.Drafter.ValueType] = {
+    "auto": generation_pb2.DRAFTER_AUTO,
+    REMOTE: generation_pb2.DRAFTER_REMOTE,
+    NGRAM: generation_pb2.DRAFTER_NGRAM,
+    NOBODY: generation_pb2.DRAFTER_NONE,
+}
 
 
 @dataclass(frozen=True)

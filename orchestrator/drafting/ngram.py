@@ -10,7 +10,7 @@ gave 0.914 to 1.94.
 
 from collections.abc import Collection, Sequence
 
-from orchestrator.drafting.drafter import Draft
+from orchestrator.drafting.drafter import NGRAM, Draft
 from services.session.sequence import TokenSequence
 
 # Earlier places that are looked at for the longest match: bounds the time where a short one is everywhere.
@@ -96,7 +96,7 @@ class NgramDrafter:
             if token in self._never:
                 break
             draft_tokens.append(token)
-        return Draft(draft_tokens, drafter="ngram") if draft_tokens else Draft()
+        return Draft(draft_tokens, drafter=NGRAM) if draft_tokens else Draft()
 
     async def close(self) -> None:
         """Nothing was opened."""

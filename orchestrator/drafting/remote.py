@@ -11,7 +11,7 @@ from opentelemetry.trace import Span, SpanKind, get_current_span
 
 from orchestrator.drafting.breaker import Breaker
 from orchestrator.drafting.draft_view import DraftView
-from orchestrator.drafting.drafter import Draft
+from orchestrator.drafting.drafter import REMOTE, Draft
 from orchestrator.drafting.patience import DraftPatience
 from outrider.v1 import common_pb2, draft_pb2, draft_pb2_grpc
 from services.frame.rpc.errors import ServiceError
@@ -120,7 +120,7 @@ class RemoteDrafter:
                     raise ServiceError(grpc.StatusCode.UNAVAILABLE, "NOT_READY", self._breaker.reason)
             except ServiceError as error:
                 self._miss(span, error)
-                return Draft(waited_s=time.perf_counter() - started_s, drafter="remote")
+                return Draft(waited_s=time.perf_counter() - started_s, drafter=REMOTE)
             self._attach(span)
             known = self._known(reply)
             tokens = [draft_token.token for draft_token in known]
@@ -131,7 +131,7 @@ class RemoteDrafter:
             [draft_token.margin for draft_token in known],
             time.perf_counter() - started_s,
             reply.timings.computed_ms / 1e3,
-            "remote",
+            REMOTE,
         )
 
     async def close(self) -> None:

@@ -9,12 +9,13 @@ from typing import TypeVar
 import grpc
 from opentelemetry import trace
 
+from orchestrator.drafting.drafter import DRAFTERS
 from orchestrator.generation.answer import Answer, marker_spellings
 from orchestrator.generation.generation import Generation, draw_seed
 from orchestrator.generation.instruments import GenerationInstruments
 from orchestrator.generation.request import check_request, read_prompt, sequence_of
 from orchestrator.generation.request_span import RequestSpan, request_attributes, span_name
-from orchestrator.generation.speculation import DRAFTERS, plan_speculation
+from orchestrator.generation.speculation import plan_speculation
 from orchestrator.generation.statistics import Statistics
 from orchestrator.generation.text import TextStream
 from orchestrator.peers.backend import Backend

@@ -2,19 +2,12 @@
 
 from dataclasses import dataclass
 
+from orchestrator.drafting.drafter import DRAFTERS
 from orchestrator.generation.cycle import LengthPolicy
 from orchestrator.generation.length_policy import FixedLength
 from orchestrator.settings import OrchestratorSettings
 from outrider.v1 import common_pb2, generation_pb2
 from services.frame.rpc.errors import invalid_argument
-
-# By the name that settings, traces and metrics have for a drafter.
-DRAFTERS: dict[str, generation_pb2.Drafter.ValueType] = {
-    "auto": generation_pb2.DRAFTER_AUTO,
-    "remote": generation_pb2.DRAFTER_REMOTE,
-    "ngram": generation_pb2.DRAFTER_NGRAM,
-    "none": generation_pb2.DRAFTER_NONE,
-}
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
+from orchestrator.drafting.drafter import DRAFTERS
 from orchestrator.generation.cycle import Cycle
-from orchestrator.generation.speculation import DRAFTERS
 from outrider.v1 import generation_pb2
 
 
