@@ -4,7 +4,8 @@ from collections import defaultdict, deque
 from statistics import median
 
 _NUM_REMEMBERED = 16
-# A proposal may take as many times as long as the longest of the last ones.
+# A proposal may take as many times as long as the longest of the last ones, and a cycle more: on the cores that it shares
+# with the target it has to wait for a decode of others.
 _MOST_TIMES_USUAL = 3
 # Draft tokens save at most a cycle each, and about half of that as a rule.
 _CYCLES_PER_TOKEN = 0.5
@@ -19,7 +20,7 @@ class DraftPatience:
     """Limits of the wait for proposals, from how long they and the target's cycles took. All sessions share one."""
 
     def __init__(self, most_s: float) -> None:
-        """`most_s` limits every wait."""
+        """`most_s` limits every wait, but for two cycles of the target where these take longer."""
         self.most_s = most_s
         self._proposals_s: defaultdict[int, deque[float]] = defaultdict(lambda: deque(maxlen=_NUM_REMEMBERED))
         self._cycles_s: deque[float] = deque(maxlen=_NUM_REMEMBERED)
@@ -40,11 +41,13 @@ class DraftPatience:
         finds out whether it is back. What it has read by then it need not read again.
         """
         is_prompt = num_read_tokens > _MOST_READ_TOKENS
+        cycle_s = median(self._cycles_s) if self._cycles_s else 0.0
+        most_s = max(self.most_s, _LEAST_CYCLES * cycle_s)
         if is_prompt and not is_try:
-            return self.most_s
-        limits_s = [self.most_s]
-        if self._cycles_s:
-            limits_s.append(max(_LEAST_CYCLES, _CYCLES_PER_TOKEN * num_draft_tokens) * median(self._cycles_s))
+            return most_s
+        limits_s = [most_s]
+        if cycle_s:
+            limits_s.append(max(_LEAST_CYCLES, _CYCLES_PER_TOKEN * num_draft_tokens) * cycle_s)
         if not is_prompt and (usual_s := self._proposals_s.get(num_draft_tokens)):
-            limits_s.append(_MOST_TIMES_USUAL * max(usual_s))
-        return min(self.most_s, max(_LEAST_S, min(limits_s)))
+            limits_s.append(_MOST_TIMES_USUAL * max(usual_s) + cycle_s)
+        return min(most_s, max(_LEAST_S, min(limits_s)))
