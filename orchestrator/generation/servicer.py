@@ -25,8 +25,7 @@ from services.frame.program.version import VERSION
 from services.frame.rpc.errors import ServiceError, error_from_rpc, invalid_argument, is_from_server
 from services.frame.rpc.handlers import RpcContext
 from services.frame.rpc.limits import most_tokens
-from services.frame.telemetry.spans import request_span
-from services.frame.telemetry.telemetry import Telemetry, TraceHeaders
+from services.frame.telemetry import Telemetry, TraceHeaders, request_span
 from services.session.sequence import TokenSequence
 
 _MAX_STOP_STRINGS = 64

@@ -19,7 +19,7 @@ from services.engine.wire import (
 from services.frame.rpc.errors import ServiceError, invalid_argument
 from services.frame.rpc.handlers import RpcContext
 from services.frame.server import FrameServer
-from services.frame.telemetry.spans import server_span
+from services.frame.telemetry import server_span
 from services.session.exchange import Exchange
 
 

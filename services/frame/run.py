@@ -17,7 +17,7 @@ from services.frame.program.output import CODE_FAILED, announce, say
 from services.frame.program.settings import ServerSettings
 from services.frame.program.startup import CODE_REFUSED, StartupError, exhausted
 from services.frame.server import Application, FrameServer
-from services.frame.telemetry.telemetry import Telemetry, configure_telemetry
+from services.frame.telemetry import Telemetry, configure_telemetry
 
 _logger = logging.getLogger(__name__)
 

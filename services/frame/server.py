@@ -15,14 +15,15 @@ from typing import Any, Protocol, Self
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 
+from services.frame.program.address import is_unix_address
 from services.frame.program.settings import ServerSettings
 from services.frame.program.startup import StartupError
 from services.frame.rpc.handlers import HandlerRegistry
 from services.frame.rpc.health import HealthService
 from services.frame.rpc.reflection import add_reflection
 from services.frame.rpc.tls import ServerCertificates
-from services.frame.rpc.unix_socket import check_socket_free, is_unix_address
-from services.frame.telemetry.telemetry import Telemetry
+from services.frame.rpc.unix_socket import check_socket_free
+from services.frame.telemetry import Telemetry
 
 # A client may ping every ten seconds even between calls; we find out within 25 that one has vanished, see
 # `channel.KEEPALIVE_OPTIONS`.

@@ -11,7 +11,7 @@ from opentelemetry.trace import Span
 from outrider.v1 import common_pb2
 from services.frame.rpc.call_status import CallStatus
 from services.frame.rpc.errors import ServiceError, error_from_status
-from services.frame.telemetry.telemetry import headers_of
+from services.frame.telemetry import headers_of
 from services.session.sequence import TokenSequence
 
 MessageT = TypeVar("MessageT")

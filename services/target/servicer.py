@@ -22,7 +22,7 @@ from services.frame.rpc.errors import ServiceError, invalid_argument
 from services.frame.rpc.handlers import RpcContext
 from services.frame.rpc.limits import most_tokens
 from services.frame.server import FrameServer
-from services.frame.telemetry.spans import server_span
+from services.frame.telemetry import server_span
 from services.session.exchange import Exchange
 from services.target.answer_format import answer_format
 from services.target.chat import ChatError, Message, VariablesError

@@ -34,8 +34,8 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from services.frame.program.address import check_address, is_port
 from services.frame.program.startup import StartupError, refuse
-from services.frame.rpc.address import check_address, is_port
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]

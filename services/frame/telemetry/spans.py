@@ -6,7 +6,8 @@ from typing import Protocol
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, get_current_span
 from opentelemetry.util import types
 
-from services.frame.telemetry.telemetry import Telemetry, TraceHeaders, UnsampledSpan, headers_of
+from services.frame.telemetry.headers import TraceHeaders, UnsampledSpan, headers_of
+from services.frame.telemetry.telemetry import Telemetry
 
 _OFF = nullcontext(INVALID_SPAN)
 
