@@ -16,8 +16,7 @@ from orchestrator.drafting.patience import DraftPatience
 from outrider.v1 import common_pb2, draft_pb2, draft_pb2_grpc
 from services.frame.rpc.errors import ServiceError
 from services.frame.telemetry import Telemetry, child_span
-from services.session.client import ServiceSession
-from services.session.limits import Limits
+from services.session.client import Limits, ServiceSession
 from services.session.sequence import TokenSequence
 
 _log = logging.getLogger(__name__)

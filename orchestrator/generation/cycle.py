@@ -10,7 +10,7 @@ from typing import Protocol
 from orchestrator.drafting.drafter import Draft, Drafter
 from orchestrator.peers.target import ContextFullError, Verification
 from services.frame.telemetry import Telemetry, child_span
-from services.session.limits import Limits
+from services.session.client import Limits
 from services.session.sequence import TokenSequence
 
 

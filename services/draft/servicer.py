@@ -35,7 +35,7 @@ class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
 
     async def Propose(self, request: draft_pb2.ProposeRequest, context: RpcContext) -> draft_pb2.ProposeResponse:
         """Propose once."""
-        return await self._exchange.ask(request)
+        return await self._exchange.answer(request)
 
     async def ProposeStream(  # type: ignore[override]  # replies are written to the context
         self, request_iterator: object, context: RpcContext

@@ -62,7 +62,7 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
         self, request: target_pb2.VerifyBatchRequest, context: RpcContext
     ) -> target_pb2.VerifyBatchResponse:
         """Verify once."""
-        return await self._exchange.ask(request)
+        return await self._exchange.answer(request)
 
     async def VerifyStream(  # type: ignore[override]  # replies are written to the context
         self, request_iterator: object, context: RpcContext
