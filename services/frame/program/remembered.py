@@ -10,13 +10,15 @@ import json
 import logging
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, Generic, TypeVar, cast
 
 from platformdirs import user_cache_path
+
+from services.frame.program.atomic_file import replacing
 
 _logger = logging.getLogger(__name__)
 # Whoever holds the lock reads and writes a small file; one that was stopped meanwhile is not waited for.
@@ -52,7 +54,9 @@ class Remembered(Generic[ValueT]):
             path = self._path()
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with _locked(path.with_suffix(".lock")):
-                _replace(path, self._read(path) | {key: value})
+                values = json.dumps(self._read(path) | {key: value})
+                with replacing(path) as part:
+                    part.write_text(values)
         except OSError as error:
             self._go_without(error)
 
@@ -128,15 +132,3 @@ def _locked(path: Path) -> Iterator[None]:
 def _open(path: Path, mode: str) -> IO[bytes]:
     """Open a file; a pipe in its place is not waited for. Raises OSError."""
     return cast(IO[bytes], open(path, mode, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK, 0o666)))
-
-
-def _replace(path: Path, values: Mapping[str, object]) -> None:
-    """Write a file so that whoever reads sees the old content or the new one."""
-    part = path.with_suffix(".part")
-    try:
-        part.write_text(json.dumps(values))
-        part.replace(path)
-    except OSError:
-        with suppress(OSError):
-            part.unlink()
-        raise

@@ -6,14 +6,13 @@ A variable without a value is not set.
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -35,7 +34,7 @@ from pydantic_settings import (
 )
 
 from services.frame.program.address import check_address, is_port
-from services.frame.program.startup import StartupError, refuse
+from services.frame.program.startup import Parser, StartupError, refuse
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
@@ -160,20 +159,13 @@ class PeerSettings(BaseModel):
 SettingsT = TypeVar("SettingsT", bound=ProgramSettings)
 
 
-class _Parser(argparse.ArgumentParser):
-    """An argument parser that leaves the wording and the exit to the caller."""
-
-    def error(self, message: str) -> NoReturn:
-        raise StartupError(f"{message}; --help lists the flags")
-
-
 def parse_settings(cls: type[SettingsT], argv: Sequence[str] | None = None) -> SettingsT:
     """Read `cls` from `argv` (the process's own where None) and the environment.
 
     Ends the process: with exit code 2 and a sentence where a setting is refused, with 0 after --help.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = _Parser(
+    parser = Parser(
         prog=cls.program,
         description=inspect.getdoc(cls),
         epilog=f"Flags can be set in the environment too, as in {_variable(cls, 'log_level')}; the command line wins.",

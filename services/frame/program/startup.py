@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import NoReturn
 
 from services.frame.program.output import say
@@ -13,6 +14,13 @@ _NO_THREAD = "can't start new thread"
 
 class StartupError(Exception):
     """A reason not to start that the user can do something about. The text is one sentence that says what to change."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that answers a bad command line with a StartupError, instead of a page of usage and an exit."""
+
+    def error(self, message: str) -> NoReturn:
+        raise StartupError(f"{message}; --help lists the flags")
 
 
 def refuse(problem: str | StartupError, program: str = "outrider") -> NoReturn:

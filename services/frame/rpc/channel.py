@@ -60,22 +60,14 @@ def client_tls(settings: PeerSettings) -> ClientTls | None:
     return ClientTls(settings.peer_ca, settings.peer_cert, settings.peer_key)
 
 
-def service_config(
-    retry_methods: Sequence[tuple[str, str]] = (), load_balancing: Sequence[Mapping[str, object]] = ()
-) -> str:
-    """Return gRPC's service config as JSON.
+def service_config(retry_methods: Sequence[tuple[str, str]]) -> str:
+    """Return gRPC's service config as JSON: which methods it calls again where nobody was reached.
 
     `retry_methods` are (full service name, method), an empty method standing for all of the service. Name unary ones
-    only: a stream that breaks has to be opened anew by somebody who can replay. `load_balancing` is the list of
-    policies, best first.
+    only: a stream that breaks has to be opened anew by somebody who can replay.
     """
-    config: dict[str, object] = {}
-    if load_balancing:
-        config["loadBalancingConfig"] = list(load_balancing)
-    if retry_methods:
-        names = [{"service": service, "method": method} for service, method in retry_methods]
-        config["methodConfig"] = [{"name": names, "retryPolicy": RETRY_POLICY}]
-    return json.dumps(config)
+    names = [{"service": service, "method": method} for service, method in retry_methods]
+    return json.dumps({"methodConfig": [{"name": names, "retryPolicy": RETRY_POLICY}]})
 
 
 def channel_options(max_message_bytes: int, config: str | None = None, proxy: str = "") -> list[ChannelOption]:
