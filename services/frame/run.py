@@ -89,7 +89,7 @@ async def _start_unless_ended(server: FrameServer) -> None:
 def _end_on_signals(server: FrameServer) -> None:
     loop = asyncio.get_running_loop()
     signals = [signal.SIGTERM, signal.SIGINT]
-    # A terminal that closes; below nohup it is ignored.
+    # Sent when a terminal is closed; ignored under nohup.
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signals.append(signal.SIGHUP)
 

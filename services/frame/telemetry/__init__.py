@@ -1,13 +1,13 @@
 """Tracing and metrics by OpenTelemetry: switched on by the standard OTEL_* variables, free of cost otherwise.
 
 This is the door: whoever is outside imports from here and from no module of this folder. Importing it does not import
-OpenTelemetry's SDK, which costs start-up time and threads; only `configure_telemetry` does, where a variable asks for
-it. That is why `recording`, which needs the SDK, is not imported here: tests and benchmarks that make a `Recorder` of
-their own take it from there.
+OpenTelemetry's SDK, which costs start-up time and threads; that happens in `configuration`, where a variable asks for
+it. So `recording`, which needs the SDK, is not imported here: tests and benchmarks that make a `Recorder` of their own
+take it from there.
 
-Read `configuration` first, which lists the variables, then `spans`. Two promises are easily broken. `recording` and
-`otlp` must tell what the SDK's spans and encoder would, while they rely on its private parts; benchmarks/spans.py says
-what they save. And headers that somebody else wrote never fail a request.
+Read `configuration` first, which lists the variables, then `spans`. Before you touch `recording`, `otlp` or
+`otlp_http`: they must tell what the SDK's own spans and encoder would tell, and they use its private parts, so that
+pyproject.toml holds its version; benchmarks/spans.py says what they save.
 """
 
 from services.frame.telemetry.configuration import (

@@ -1,4 +1,4 @@
-"""Tracing and metrics by OpenTelemetry: switched on by the standard OTEL_* variables, free of cost otherwise.
+"""What the environment says about tracing and metrics, read once at start-up, and the SDK's parts that it asks for.
 
 | variable | effect |
 |---|---|
@@ -59,9 +59,9 @@ def configure_telemetry(service_name: str) -> Telemetry:
     if not spans and not readings:
         return Telemetry.off()
     is_parent_taken = _is_parent_taken()
-    # A collector that is away is told of when an export is given up, not with every try.
+    # The SDK warns with every try; that an export was given up is said once, as an error.
     logging.getLogger("opentelemetry.exporter").setLevel(logging.ERROR)
-    # What a client writes into a header is no trouble of ours.
+    # It warns of whatever a client writes into a header.
     logging.getLogger("opentelemetry.trace.span").setLevel(logging.ERROR)
     try:
         resource = _resource(service_name)
@@ -69,8 +69,8 @@ def configure_telemetry(service_name: str) -> Telemetry:
         meter_provider = _meter_provider(resource, readings) if readings else None
     except (StartupError, ModuleNotFoundError):
         raise
-    except Exception as error:  # nearly every variable has one of its own
-        # Some of its sentences are indented within.
+    except Exception as error:  # the SDK has another kind for nearly every variable
+        # Some of its sentences have several lines.
         sentence = " ".join(str(error).split())
         raise StartupError(f"an OTEL_ variable has a value that OpenTelemetry refuses: {sentence}") from error
     is_content_told = os.environ.get(_CONTENT_VARIABLE, "").strip().lower() in ("true", "span_only", "span_and_event")
@@ -78,7 +78,7 @@ def configure_telemetry(service_name: str) -> Telemetry:
 
 
 def named_service() -> str:
-    """Return the name that the environment gives to a service, empty where it gives none."""
+    """Return the name that the environment gives to our services, empty where it gives none."""
     named = os.environ.get("OTEL_SERVICE_NAME", "")
     if named or "service.name" not in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", ""):
         return named
@@ -99,7 +99,7 @@ def _is_parent_taken() -> bool:
 
 
 def _resource(service_name: str) -> Resource:
-    """Return what the environment says of the service, with our own name and version where it says nothing."""
+    """Return the resource that spans and metrics belong to: our name and version, unless the environment has others."""
     from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, OTELResourceDetector, Resource
 
     said = OTELResourceDetector().detect().attributes
@@ -119,7 +119,7 @@ def _batches(exporter: SpanExporter) -> BatchSpanProcessor:
     from opentelemetry.sdk.environment_variables import OTEL_BSP_MAX_QUEUE_SIZE, OTEL_BSP_SCHEDULE_DELAY
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    # Left to the SDK where the variables are set.
+    # Where the variables are set, the SDK reads them.
     return BatchSpanProcessor(
         exporter,
         max_queue_size=None if os.environ.get(OTEL_BSP_MAX_QUEUE_SIZE) else DEFAULT_SPAN_QUEUE,
@@ -131,7 +131,7 @@ def _span_exporter(exporter: Exporter) -> SpanExporter:
     if exporter == CONSOLE:
         from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 
-        # Supervisors read stdout.
+        # Not to stdout, which supervisors read.
         return ConsoleSpanExporter(out=sys.stderr)
     if exporter.protocol == HTTP:
         from services.frame.telemetry.otlp_http import HttpSpanExporter

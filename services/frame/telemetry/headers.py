@@ -62,7 +62,7 @@ def context_from(headers: TraceHeaders) -> Context:
 
 
 def read_tracestate(tracestate: str) -> TraceState:
-    """Return a W3C `tracestate`, empty where it is longer than anybody has to pass on, or malformed."""
+    """Return a W3C `tracestate`. It is empty where it is malformed, or longer than anybody has to pass on."""
     return _read_tracestate(tracestate if len(tracestate) <= _MOST_TRACESTATE else "")
 
 
@@ -72,7 +72,7 @@ def _read_tracestate(tracestate: str) -> TraceState:
 
 
 class UnsampledSpan(NonRecordingSpan):
-    """Records nothing, and hands the trace headers above it on as those of a trace that is not to be recorded."""
+    """A span that records nothing. Its headers are those above it, marked so that nobody below records either."""
 
     def __init__(self, headers: TraceHeaders) -> None:
         super().__init__(INVALID_SPAN_CONTEXT)

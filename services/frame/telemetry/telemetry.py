@@ -22,10 +22,10 @@ _logger = logging.getLogger(__name__)
 
 
 class Telemetry:
-    """What records the spans of one service, and its meter, with what is needed to flush them.
+    """The recorder of one service's spans and the meter of its metrics, and how both are brought to an end.
 
     No global provider is set, so that several services can live in one process, each under its own name. Without a
-    recorder spans do nothing, without a provider instruments do nothing.
+    recorder spans do nothing, and without a provider instruments do nothing.
     """
 
     def __init__(
@@ -36,10 +36,9 @@ class Telemetry:
         is_of_requests: bool = False,
         is_content_told: bool = False,
     ) -> None:
-        """Make it.
+        """With `is_of_requests` somebody else records the request, and its span gets the events of what is within it.
 
-        `is_of_requests`: somebody else records the request, and its span is to have the events.
-        `is_content_told`: spans of requests may hold what users write and what they are answered.
+        With `is_content_told` the spans of requests may hold what users write and what they are answered.
         """
         self.recorder = recorder
         self._meter_provider = meter_provider
