@@ -17,7 +17,7 @@ from company_prompts import PROMPTS
 from company_report import kept_cases
 from company_systems import Checkout, Models, Services, Setting, System
 
-from models.atomic_file import replacing
+from services.frame.program.atomic_file import replacing
 
 _WARM_UP_TOKENS = 4
 _QUIET_S = 0.1

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 from rig import Answer
 
-from models.atomic_file import replacing
+from services.frame.program.atomic_file import replacing
 
 _NO_COUNTS = ("differs_at", "error")
 

@@ -22,10 +22,18 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace import SpanKind
 
+from services.frame.telemetry import (
+    DEFAULT_SPAN_QUEUE,
+    NO_HEADERS,
+    Telemetry,
+    TraceHeaders,
+    child_span,
+    headers_of,
+    request_span,
+    server_span,
+)
 from services.frame.telemetry.otlp import encode
-from services.frame.telemetry.recording import Recorder, _Current, _openinference
-from services.frame.telemetry.spans import child_span, request_span, server_span
-from services.frame.telemetry.telemetry import DEFAULT_SPAN_QUEUE, NO_HEADERS, Telemetry, TraceHeaders, headers_of
+from services.frame.telemetry.recording import Recorder
 
 NUM_ROUNDS = 9
 NUM_CYCLES = 3200
@@ -55,7 +63,7 @@ class SdkRecorder(Recorder):
 
     def child(self, name: str, kind: SpanKind) -> AbstractContextManager[trace.Span]:
         """Begin a span under the current one."""
-        return _Current(self._tracer.start_span(name, kind=kind, attributes=_openinference(kind)))
+        return self._begin(name, kind, None, {"openinference.span.kind": "CHAIN"})
 
 
 WAYS: dict[str, tuple[type[Recorder], Callable[[Sequence[ReadableSpan]], Message]]] = {

@@ -31,9 +31,16 @@ from orchestrator.cli.bundled import bundled_pair
 from orchestrator.cli.client import generate
 from orchestrator.cli.stack import Stack, StackOptions
 from outrider.v1 import common_pb2, generation_pb2
+from services.frame.telemetry import (
+    DEFAULT_EXPORT_DELAY_MS,
+    Telemetry,
+    TraceHeaders,
+    child_span,
+    headers_of,
+    request_span,
+    server_span,
+)
 from services.frame.telemetry.recording import Recorder
-from services.frame.telemetry.spans import child_span, request_span, server_span
-from services.frame.telemetry.telemetry import DEFAULT_EXPORT_DELAY_MS, Telemetry, TraceHeaders, headers_of
 
 PROMPT = "class Stack:\n    def __init__(self):\n"
 MODULES = ("orchestrator", "services.target", "services.draft")

@@ -10,20 +10,13 @@ from types import FrameType
 from typing import NoReturn
 
 from services.frame.program.output import guarded_output, say
+from services.frame.program.startup import StartupError, refuse
 
-BAD_INPUT = 2
 _SIGNAL_BASE = 128  # what shells add to a signal's number
 
 
-class CommandError(Exception):
-    """The command cannot do what was asked; the message is one sentence for a person."""
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser that answers a bad command line with one sentence instead of a page of usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise CommandError(f"{message} (see --help)")
+# The command cannot do what was asked: told as any program tells why it does not start.
+CommandError = StartupError
 
 
 def run_command(program: str, command: Callable[[], None]) -> NoReturn:
@@ -41,8 +34,7 @@ def run_command(program: str, command: Callable[[], None]) -> NoReturn:
         with guarded_output(program):
             _run(program, command)
     except CommandError as error:
-        say(program, str(error))
-        sys.exit(BAD_INPUT)
+        refuse(error, program)
     sys.exit(0)
 
 

@@ -10,13 +10,14 @@ from rich.markdown import Markdown
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from models.cache import cache_folder
-from models.command import CommandError, Parser, natural, run_command
+from models.command import CommandError, natural, run_command
 from models.evaluate.measure import Metrics, OnProgress, measure
 from models.evaluate.pair import Pair, PairError, Settings
 from models.evaluate.report import draw_plot, table, update_card, write_metrics
 from models.train.corpus import read_texts
 from services.engine.errors import EngineError
 from services.frame.program.output import say
+from services.frame.program.startup import Parser
 
 PROGRAM = "python -m models.evaluate"
 _PAIR = Path(__file__).resolve().parent.parent / "pair"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from models.atomic_file import replacing
 from models.evaluate.measure import GREEDY, HELD_OUT, MODES, SAMPLED, Metrics
+from services.frame.program.atomic_file import replacing
 
 BEGIN, END = "<!-- metrics:begin -->", "<!-- metrics:end -->"
 _MODE_NAMES = {GREEDY: "greedy", SAMPLED: "temperature 0.8"}

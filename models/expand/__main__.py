@@ -18,11 +18,12 @@ from rich.progress import (
 )
 
 from models.cache import cache_folder
-from models.command import CommandError, Parser, natural, positive, run_command
+from models.command import CommandError, natural, positive, run_command
 from models.expand.expansion import Expansion
 from models.expand.shape import PRESETS, TYPES, ExpansionError, Shape
 from models.llama_gguf import LlamaFile, ModelFileError
 from services.frame.program.output import say
+from services.frame.program.startup import Parser
 
 PROGRAM = "python -m models.expand"
 

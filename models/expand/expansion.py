@@ -12,10 +12,10 @@ from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from models.atomic_file import replacing
 from models.expand.shape import LOW_BIT_TYPES, ExpansionError, Shape, estimated_bytes, expanded_config
 from models.expand.tensors import write_expanded
 from models.llama_gguf import LlamaConfig, LlamaFile, tensor_shapes
+from services.frame.program.atomic_file import replacing
 
 _INTERMEDIATE_TYPE = "F16"  # what llama.cpp quantizes: of the types of two bytes, the one that rounds weights least
 _POLL_S = 0.2

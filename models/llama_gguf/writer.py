@@ -13,8 +13,8 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType, GGUFWrit
 from gguf.gguf_writer import GGUFValue
 from gguf.quants import quantize
 
-from models.atomic_file import replacing
 from models.llama_gguf.config import ARCHITECTURE, LlamaConfig, ModelFileError, Vocabulary, tensor_shapes
+from services.frame.program.atomic_file import replacing
 
 MATRIX_TYPES: dict[str, LlamaFileType] = {
     "F32": LlamaFileType.ALL_F32,

@@ -9,13 +9,13 @@ from importlib import import_module
 from pathlib import Path
 
 from models.cache import cache_folder
-from models.command import BAD_INPUT, CommandError
-from services.frame.program.output import guarded_output, say
+from models.command import CommandError
+from services.frame.program.output import CODE_INTERRUPTED, guarded_output, say
+from services.frame.program.startup import CODE_REFUSED
 
 PROGRAM = "python -m models.train"
 MINUTES = {"target": 54.0, "draft": 63.0, "together": 25.0}
 """Time budgets of the steps that train, for two CPU cores."""
-CODE_INTERRUPTED = 130
 MODELS_DIR = Path(__file__).resolve().parent.parent
 
 
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return CODE_INTERRUPTED
     except (CommandError, ModuleNotFoundError, OSError, subprocess.CalledProcessError) as error:
         say(PROGRAM, _sentence(error))
-        return BAD_INPUT
+        return CODE_REFUSED
     return 0
 
 

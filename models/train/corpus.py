@@ -16,9 +16,9 @@ from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import Literal
 
-from models.atomic_file import replacing
 from models.command import CommandError
 from models.train.packages import COPYLEFT, PACKAGES, PERMISSIVE, SKIPPED_FOLDERS, STDLIB_LICENCE
+from services.frame.program.atomic_file import replacing
 
 Split = Literal["train", "held_out"]
 

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from models.atomic_file import replacing
 from models.command import CommandError
 from models.llama_gguf import ModelFileError, Vocabulary, write_llama
 from models.train.corpus import CorpusFile, read_manifest
@@ -19,6 +18,7 @@ from models.train.llama import llama_config, llama_tensors
 from models.train.model import DRAFT_SHAPE, TARGET_SHAPE, ModelShape
 from models.train.tokenizer import BOS_ID, EOS_ID, load_tokenizer
 from models.train.trainer import reading
+from services.frame.program.atomic_file import replacing
 
 FILE_TYPES = {"target": "F16", "draft": "Q8_0"}
 """By measured loss and cost: F16 loses nothing and leaves the draft at most a fifth of the target's time."""

@@ -7,13 +7,14 @@ From a state the target's whole distribution follows by one product with its emb
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from services.frame.program.atomic_file import replacing
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +59,8 @@ class Store:
 
 def mark_complete(folder: Path, stores: list[Store], target_digest: str) -> None:
     """Say that the stores are filled by the target of this digest; until then a run fills them again."""
-    temporary = folder / "complete.tmp"
-    temporary.write_text(json.dumps(_note(stores, target_digest)))
-    os.replace(temporary, folder / "complete.json")
+    with replacing(folder / "complete.json") as temporary:
+        temporary.write_text(json.dumps(_note(stores, target_digest)))
 
 
 def are_complete(folder: Path, stores: list[Store], target_digest: str) -> bool:

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from models.atomic_file import replacing
 from models.command import CommandError
 from models.train.corpus import Split, read_texts
+from services.frame.program.atomic_file import replacing
 
 VOCABULARY_SIZE = 4096
 BOS_TOKEN = "<|bos|>"

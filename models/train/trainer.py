@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import random
 import sys
@@ -21,6 +20,7 @@ from models.command import CommandError
 from models.train.optimizer import Optimizers
 from models.train.schedule import Budget, Stage, lr_factor, momentum_at, stage_at
 from models.train.workers import Inline, Objective, Workers, passes_for
+from services.frame.program.atomic_file import replacing
 
 CHECKPOINT_EVERY_S = 180.0
 LOG_EVERY_S = 60.0
@@ -61,10 +61,9 @@ def seed_everything(seed: int) -> None:
 
 
 def save_atomically(state: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint beside its place and move it there, so that an interruption leaves the older one."""
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    """Write a checkpoint in the place of the older one, which an interruption leaves as it was."""
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
 
 
 @contextmanager

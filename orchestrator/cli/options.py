@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from orchestrator.cli.model_files import find_pair
 from orchestrator.cli.stack import StackOptions
 from orchestrator.settings import DrafterName, OrchestratorSettings
+from services.frame.program.address import check_address
 from services.frame.program.settings import PeerSettings, load_settings
 from services.frame.program.startup import StartupError
-from services.frame.rpc.address import check_address
 from services.frame.rpc.channel import ClientTls, client_tls
 
 

@@ -15,11 +15,11 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Self
 
 from orchestrator.peers.watch import find_obstacle
+from services.frame.program.address import is_unix_address
 from services.frame.program.printable import printable
 from services.frame.program.startup import CODE_REFUSED, StartupError
 from services.frame.rpc.channel import ClientTls, open_channel
-from services.frame.rpc.unix_socket import is_unix_address
-from services.frame.telemetry.telemetry import named_service
+from services.frame.telemetry import named_service
 
 _log = logging.getLogger(__name__)
 _LISTENING = re.compile(r"listening on (.+)")

@@ -15,10 +15,8 @@ from orchestrator.drafting.drafter import REMOTE, Draft
 from orchestrator.drafting.patience import DraftPatience
 from outrider.v1 import common_pb2, draft_pb2, draft_pb2_grpc
 from services.frame.rpc.errors import ServiceError
-from services.frame.telemetry.spans import child_span
-from services.frame.telemetry.telemetry import Telemetry
-from services.session.client import ServiceSession
-from services.session.limits import Limits
+from services.frame.telemetry import Telemetry, child_span
+from services.session.client import Limits, ServiceSession
 from services.session.sequence import TokenSequence
 
 _log = logging.getLogger(__name__)

@@ -9,9 +9,8 @@ from typing import Protocol
 
 from orchestrator.drafting.drafter import Draft, Drafter
 from orchestrator.peers.target import ContextFullError, Verification
-from services.frame.telemetry.spans import child_span
-from services.frame.telemetry.telemetry import Telemetry
-from services.session.limits import Limits
+from services.frame.telemetry import Telemetry, child_span
+from services.session.client import Limits
 from services.session.sequence import TokenSequence
 
 

@@ -11,7 +11,7 @@ from orchestrator.generation.cycle import Cycle, LengthPolicy, Target, run_cycle
 from orchestrator.generation.statistics import Statistics
 from orchestrator.generation.text import TextStream
 from outrider.v1 import generation_pb2
-from services.frame.telemetry.telemetry import Telemetry
+from services.frame.telemetry import Telemetry
 from services.session.sequence import TokenSequence
 
 # JavaScript's numbers hold whole numbers up to this many bits, and its gRPC libraries fail above it, or round.

@@ -10,7 +10,7 @@ from opentelemetry.metrics import Histogram
 from orchestrator.generation.statistics import Statistics
 from outrider.v1 import generation_pb2
 from services.frame.rpc.errors import error_type
-from services.frame.telemetry.telemetry import Telemetry, observed
+from services.frame.telemetry import Telemetry, observed
 
 # https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics; the SDK's own bounds suit milliseconds.
 _FIRST_TOKEN_BOUNDS_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)

@@ -25,8 +25,7 @@ from services.frame.program.version import VERSION
 from services.frame.rpc.errors import ServiceError
 from services.frame.rpc.handlers import RpcContext
 from services.frame.rpc.limits import most_tokens
-from services.frame.telemetry.spans import request_span
-from services.frame.telemetry.telemetry import Telemetry, TraceHeaders
+from services.frame.telemetry import Telemetry, TraceHeaders, request_span
 
 ItemT = TypeVar("ItemT")
 # Chunks that a slow client has not taken before the generation waits for it.

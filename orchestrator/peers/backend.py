@@ -16,7 +16,7 @@ from orchestrator.peers.target_peer import TARGET_SERVICE, TargetPeer
 from orchestrator.settings import OrchestratorSettings
 from outrider.v1 import common_pb2, generation_pb2
 from services.frame.rpc.channel import client_tls, open_channel, service_config
-from services.frame.telemetry.telemetry import Telemetry
+from services.frame.telemetry import Telemetry
 
 _REMOTE = (generation_pb2.DRAFTER_AUTO, generation_pb2.DRAFTER_REMOTE)
 _NGRAM = (generation_pb2.DRAFTER_AUTO, generation_pb2.DRAFTER_NGRAM)

@@ -10,10 +10,8 @@ from opentelemetry.trace import Span, SpanKind
 
 from outrider.v1 import common_pb2, target_pb2, target_pb2_grpc
 from services.frame.rpc.errors import ServiceError, error_from_rpc
-from services.frame.telemetry.spans import child_span
-from services.frame.telemetry.telemetry import Telemetry
-from services.session.client import ServiceSession
-from services.session.limits import Limits
+from services.frame.telemetry import Telemetry, child_span
+from services.session.client import Limits, ServiceSession
 from services.session.sequence import TokenSequence
 
 _FIRST_RETRY_S = 0.05

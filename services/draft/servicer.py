@@ -19,7 +19,7 @@ from services.engine.wire import (
 from services.frame.rpc.errors import ServiceError, invalid_argument
 from services.frame.rpc.handlers import RpcContext
 from services.frame.server import FrameServer
-from services.frame.telemetry.spans import server_span
+from services.frame.telemetry import server_span
 from services.session.exchange import Exchange
 
 
@@ -35,7 +35,7 @@ class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
 
     async def Propose(self, request: draft_pb2.ProposeRequest, context: RpcContext) -> draft_pb2.ProposeResponse:
         """Propose once."""
-        return await self._exchange.ask(request)
+        return await self._exchange.answer(request)
 
     async def ProposeStream(  # type: ignore[override]  # replies are written to the context
         self, request_iterator: object, context: RpcContext

@@ -17,7 +17,7 @@ from services.frame.program.output import CODE_FAILED, announce, say
 from services.frame.program.settings import ServerSettings
 from services.frame.program.startup import CODE_REFUSED, StartupError, exhausted
 from services.frame.server import Application, FrameServer
-from services.frame.telemetry.telemetry import Telemetry, configure_telemetry
+from services.frame.telemetry import Telemetry, configure_telemetry
 
 _logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ async def _start_unless_ended(server: FrameServer) -> None:
 def _end_on_signals(server: FrameServer) -> None:
     loop = asyncio.get_running_loop()
     signals = [signal.SIGTERM, signal.SIGINT]
-    # A terminal that closes; below nohup it is ignored.
+    # Sent when a terminal is closed; ignored under nohup.
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signals.append(signal.SIGHUP)
 

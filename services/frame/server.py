@@ -15,17 +15,18 @@ from typing import Any, Protocol, Self
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 
+from services.frame.program.address import is_unix_address
 from services.frame.program.settings import ServerSettings
 from services.frame.program.startup import StartupError
 from services.frame.rpc.handlers import HandlerRegistry
 from services.frame.rpc.health import HealthService
 from services.frame.rpc.reflection import add_reflection
 from services.frame.rpc.tls import ServerCertificates
-from services.frame.rpc.unix_socket import check_socket_free, is_unix_address
-from services.frame.telemetry.telemetry import Telemetry
+from services.frame.rpc.unix_socket import check_socket_free
+from services.frame.telemetry import Telemetry
 
-# A client may ping every ten seconds even between calls; we find out within 25 that one has vanished, see
-# `channel.KEEPALIVE_OPTIONS`.
+# A client may ping every ten seconds, even between calls. One that has vanished is noticed within 25 seconds: see
+# `channel.KEEPALIVE_OPTIONS`, whose numbers must fit these.
 KEEPALIVE_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 5_000),
@@ -36,7 +37,7 @@ KEEPALIVE_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.http2.max_pings_without_data", 0),
 )
 
-# For streams of reflection that a client leaves open.
+# What streams of health and reflection get to end by themselves; a client may leave one of reflection open.
 GOODBYE_S = 1.0
 
 _logger = logging.getLogger(__name__)
@@ -47,10 +48,10 @@ class Application(Protocol):
 
     @property
     def service_names(self) -> Sequence[str]:
-        """Full names, as in "outrider.v1.TargetService": what health and reflection tell."""
+        """Full names, as in "outrider.v1.TargetService", for health and reflection."""
 
     async def start(self, server: FrameServer) -> None:
-        """Load what is needed, away from the event loop, and register the servicers.
+        """Load what is needed, in a thread where that takes long, and register the servicers.
 
         Health is NOT_SERVING meanwhile and SERVING afterwards. Raises StartupError for what the user can mend.
         """
@@ -62,8 +63,8 @@ class Application(Protocol):
 class FrameServer:
     """A gRPC server around one application.
 
-    In a test: `async with FrameServer(settings, application) as server`, with port 0 in the settings and the bound one
-    in `server.port`.
+    A test writes `async with FrameServer(settings, application) as server`: port 0 in the settings is a free one, which
+    `server.port` names.
     """
 
     def __init__(self, settings: ServerSettings, application: Application, telemetry: Telemetry | None = None) -> None:
@@ -96,16 +97,16 @@ class FrameServer:
         add_servicer(servicer, self._registry.as_server())
 
     def announce_wait(self, what: str) -> None:
-        """Tell callers, until the application has started, what takes so long, as in "loading a.gguf (30 MiB)"."""
+        """Say what callers wait for until the application has started, as in "loading a.gguf (30 MiB)"."""
         self._registry.wait = what
 
     @property
     def wait(self) -> str:
-        """What was announced last, empty before that."""
+        """What was announced last; empty where nothing was."""
         return self._registry.wait
 
     def set_serving(self, is_serving: bool) -> None:
-        """Tell the health of the application's services, and of the server as a whole."""
+        """Set the health of the application's services, and of the server as a whole."""
         for name in ("", *self._application.service_names):
             self._health.set(name, is_serving)
 
@@ -144,7 +145,7 @@ class FrameServer:
         return self.port
 
     async def start(self) -> None:
-        """Listen where that has not been done, start the application and tell that it serves."""
+        """Listen where that has not been done, start the application, and set health to SERVING."""
         if self._server is None:
             await self.listen()
         self._has_application_begun = True
@@ -208,7 +209,7 @@ def _bind(server: grpc.aio.Server, host: str, port: int, credentials: grpc.Serve
 def check_free(host: str, port: int) -> None:
     """Raise StartupError where `host` and `port`, or the Unix socket that `host` names, cannot be bound.
 
-    gRPC finds out as well, but it tells no reason and writes several lines of its own to stderr.
+    gRPC would find out as well, but gives no reason and writes several lines of its own to stderr.
     """
     address = _join_address(host, port)
     if is_unix_address(host):
@@ -239,7 +240,7 @@ def check_free(host: str, port: int) -> None:
 
 
 def _is_short(host: str) -> bool:
-    """Whether a host is an address to the system and a name to gRPC, as `*`, `0` and `127.1` are."""
+    """Whether the system reads a host as an address and gRPC as a name, as with `*`, `0` and `127.1`."""
     with suppress(ValueError):
         ipaddress.ip_address(host)
         return False

@@ -1,9 +1,9 @@
-"""The caller's half: one session of a service, what the service holds of it, and the stream to it."""
+"""The caller's half: one session of a service, what the service is believed to hold, and what it takes."""
 
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import grpc
 from opentelemetry.trace import Span
@@ -11,7 +11,7 @@ from opentelemetry.trace import Span
 from outrider.v1 import common_pb2
 from services.frame.rpc.call_status import CallStatus
 from services.frame.rpc.errors import ServiceError, error_from_status
-from services.frame.telemetry.telemetry import headers_of
+from services.frame.telemetry import headers_of
 from services.session.sequence import TokenSequence
 
 MessageT = TypeVar("MessageT")
@@ -19,25 +19,51 @@ MessageT = TypeVar("MessageT")
 ReplyT = TypeVar("ReplyT", bound=Any)
 
 
-class ServiceSession(Generic[MessageT, ReplyT]):
-    """One session of a service.
+class Limits:
+    """How much a service takes, as it describes itself, or less where it refuses more."""
 
-    What the service is believed to hold is only ever a hint: a wrong one costs a cache miss and a replay. The stream is
-    opened by the first request, and again by the next one after it broke. A reply that nobody waits for any more,
-    because it came too late, is dropped by its id.
+    def __init__(self, max_draft_tokens: int = 0, context_length: int = 0) -> None:
+        """At most `max_draft_tokens` in one request, and `context_length` tokens in a sequence."""
+        self.max_draft_tokens = max_draft_tokens
+        self.context_length = context_length
+
+    @classmethod
+    def of(cls, model: common_pb2.ModelInfo) -> Self:
+        """Return what a service says of itself."""
+        return cls(model.max_draft_tokens, model.context_length)
+
+    def learn(self, error: ServiceError) -> bool:
+        """Lower the limit that a refusal names. Return whether that changed it, so that the next try may pass."""
+        most = error.metadata.get("most", "")
+        if not most.isdecimal():
+            return False
+        if error.reason == "DRAFT_TOO_LONG" and int(most) < self.max_draft_tokens:
+            self.max_draft_tokens = int(most)
+        elif error.reason == "CONTEXT_TOO_LONG" and int(most) < self.context_length:
+            self.context_length = int(most)
+        else:
+            return False
+        return True
+
+
+class ServiceSession(Generic[MessageT, ReplyT]):
+    """One session of a service, and the stream that carries it.
+
+    What the service is believed to hold is only a guess: a wrong one costs a cache miss and a replay. The first request
+    opens the stream, and so does the next one after it broke. A reply that comes too late is dropped by its id.
     """
 
     def __init__(self, session_id: str, open_call: Callable[[], Any]) -> None:
-        """`open_call` starts the gRPC call; its messages wrap a request on the way out and a reply on the way in."""
+        """`open_call` starts the gRPC call, whose messages wrap our requests and the service's replies."""
         self.num_resyncs = 0
-        # Set when the stream ended from the other side: whoever answers next may be another server.
+        # The other side ended the stream: whoever answers next may be another server.
         self.has_broken = False
         self._session_id = session_id
         self._request_id = 0
+        # The service holds so many tokens: of the sequence, which was so long, and of the draft tokens after it.
         self._held_length = 0
-        # What the service holds beyond the sequence of the last request: draft tokens that may not have been accepted.
-        self._ahead_of = 0
-        self._ahead: Sequence[int] = ()
+        self._sequence_length = 0
+        self._draft_tokens: Sequence[int] = ()
         self._open_call = open_call
         self._call: Any = None
         self._reader: asyncio.Task[None] | None = None
@@ -49,7 +75,7 @@ class ServiceSession(Generic[MessageT, ReplyT]):
         return self._call is not None
 
     def was_cut(self, error: ServiceError) -> bool:
-        """Whether an error of `exchange` is a stream that somebody on the way ended, not a word of the service."""
+        """Whether somebody on the way ended the stream: an error of `exchange` that is no word of the service."""
         is_of_service = f"ERROR_REASON_{error.reason}" in common_pb2.ErrorReason.keys()  # noqa: SIM118  no mapping
         return not (self.is_open or is_of_service)
 
@@ -67,8 +93,8 @@ class ServiceSession(Generic[MessageT, ReplyT]):
             miss = reply.cache_miss
             self.num_resyncs += 1
             span.add_event("outrider.resync", {"outrider.held_length": miss.held_length})
-            asked_length = self.context(sequence, span).cached_length
-            is_prefix = sequence.has_prefix(miss.held_length, miss.held_digest) and miss.held_length < asked_length
+            sent_length = self.context(sequence, span).cached_length
+            is_prefix = sequence.has_prefix(miss.held_length, miss.held_digest) and miss.held_length < sent_length
             self.learn(sequence, miss.held_length if is_prefix else 0)
 
     async def exchange(self, request_id: int, message: MessageT, timeout_s: float | None) -> ReplyT:
@@ -105,20 +131,14 @@ class ServiceSession(Generic[MessageT, ReplyT]):
                 await self._call.done_writing()
             self._call = None
 
-    def abandon(self) -> None:
-        """Cut the stream without a word."""
-        if self._call is not None:
-            self._call.cancel()
-            self._call = None
-
-    def learn(self, sequence: TokenSequence, held_length: int, ahead: Sequence[int] = ()) -> None:
-        """Remember that the service holds `held_length` tokens of the sequence followed by `ahead`."""
-        self._held_length, self._ahead_of, self._ahead = held_length, len(sequence), ahead
+    def learn(self, sequence: TokenSequence, held_length: int, draft_tokens: Sequence[int] = ()) -> None:
+        """Remember that the service holds `held_length` tokens of the sequence with the draft tokens after it."""
+        self._held_length, self._sequence_length, self._draft_tokens = held_length, len(sequence), draft_tokens
 
     def forget(self) -> None:
-        """Believe nothing: the service may be another one now. Counts as a resync if there was something to lose."""
+        """Believe that nothing is held: the service may be another one now. A resync, where something was held."""
         self.num_resyncs += self._held_length > 0
-        self._held_length, self._ahead = 0, ()
+        self._held_length, self._draft_tokens = 0, ()
 
     def next_request_id(self) -> int:
         """Return an id above all earlier ones."""
@@ -139,9 +159,10 @@ class ServiceSession(Generic[MessageT, ReplyT]):
         )
 
     def _common_length(self, sequence: TokenSequence) -> int:
-        length = self._ahead_of
-        for token, ahead in zip(sequence.tokens[length:], self._ahead, strict=False):
-            if token != ahead:
+        """Return how much of the sequence the service is believed to hold."""
+        length = self._sequence_length
+        for token, draft_token in zip(sequence.tokens[length:], self._draft_tokens, strict=False):
+            if token != draft_token:
                 break
             length += 1
         return min(length, self._held_length)
@@ -153,14 +174,19 @@ class ServiceSession(Generic[MessageT, ReplyT]):
                 await self._call.write(message)
         except asyncio.CancelledError:
             # A write that is cut off ends the call, and the next request needs another one.
-            self.abandon()
+            self._abandon()
             raise
+
+    def _abandon(self) -> None:
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
 
     async def _read(self, call: Any, status: CallStatus) -> None:
         try:
             error = await self._read_replies(call, status)
         except asyncio.CancelledError:
-            # By somebody on the way: a stream that we abandon has nobody who waits.
+            # By somebody on the way: nobody waits for a stream that we cut ourselves.
             error = ServiceError(grpc.StatusCode.UNAVAILABLE, "STREAM_BROKEN", "the stream was cancelled")
         if self._call is call:
             self._call = None

@@ -1,8 +1,12 @@
-"""Requests of sessions and their answers, over unary calls and over streams alike.
+"""The service's half: requests of sessions and their answers, over unary calls and over streams alike.
 
 Every request of a session has an id. The same id again is a retry and gets the same answer; a higher one supersedes
 what is under way; a lower one is refused. One `Exchange` keeps that promise for both carriers of a service.
+
+Streams are the hot path: a message costs one trip through the event loop for each thing that it really waits for.
 """
+
+from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
@@ -17,10 +21,11 @@ from google.rpc import status_pb2
 from outrider.v1 import common_pb2
 from services.frame.rpc.errors import ServiceError, invalid_argument, status_of
 from services.frame.rpc.handlers import RpcContext
-from services.session.duplex import Incoming, Outgoing
 
 # Sessions whose last answer is remembered for a retry.
 MAX_REMEMBERED_SESSIONS = 1024
+# Answers of one stream that may wait for a slow reader before the stream stops reading requests.
+MAX_UNSENT_ANSWERS = 16
 _MAX_SESSION_ID = 128
 
 
@@ -42,6 +47,8 @@ ReplyT = TypeVar("ReplyT")
 
 @dataclass(eq=False)
 class _Request(Generic[ReplyT]):
+    """The last request of a session: the task that works on it, and how many callers wait for its answer."""
+
     request_id: int
     task: asyncio.Task[ReplyT]
     num_waiting: int = 0
@@ -52,6 +59,19 @@ class _Request(Generic[ReplyT]):
         self.num_waiting -= 1
         if self.num_waiting == 0:
             self.task.cancel()
+
+    def give_up(self, refusal: ServiceError) -> None:
+        """End the work that is under way; whoever waits for it gets `refusal`."""
+        if not self.task.done():
+            self.refusal = refusal
+            self.task.cancel()
+
+    def is_to_be_repeated(self) -> bool:
+        """Whether a retry begins anew: the callers vanished before there was an answer, or the work failed."""
+        if self.refusal is not None:
+            return False
+        task = self.task
+        return task.cancelling() > 0 or (task.done() and (task.cancelled() or task.exception() is not None))
 
     def result(self) -> ReplyT:
         """Return the answer that is there. Raises what became of the request instead."""
@@ -65,26 +85,26 @@ class Exchange(Generic[RequestT, ReplyT]):
 
     def __init__(
         self,
-        answer: Callable[[RequestT], Awaitable[ReplyT]],
+        work: Callable[[RequestT], Awaitable[ReplyT]],
         refuse: Callable[[int, status_pb2.Status], ReplyT],
         forget: Callable[[str], None],
     ) -> None:
-        """Make an exchange.
+        """Work on requests with `work`, which returns the reply to one or raises.
 
-        `answer` does the work of one request or raises; `refuse` makes the reply that carries an error on a stream,
-        from the request's id; `forget` is told of sessions that were released.
+        `refuse` makes the reply that carries an error on a stream, from the request's id. `forget` is called with the
+        id of every session that is released.
         """
-        self._answer = answer
+        self._work = work
         self._refuse = refuse
         self._forget = forget
         self._requests: OrderedDict[str, _Request[ReplyT]] = OrderedDict()
 
-    async def ask(self, request: RequestT) -> ReplyT:
-        """Answer one request.
+    async def answer(self, request: RequestT) -> ReplyT:
+        """Return the reply to a request that came by a unary call.
 
         Raises:
             ServiceError: the session id is malformed, or the request was superseded or given up.
-            Exception: whatever `answer` raised.
+            Exception: whatever `work` raised.
         """
         entry = self._enter(request)
         try:
@@ -97,13 +117,13 @@ class Exchange(Generic[RequestT, ReplyT]):
         """Give up the request if it is under way."""
         entry = self._requests.get(session_id)
         if entry is not None and entry.request_id == request_id:
-            _end(entry, ServiceError(grpc.StatusCode.CANCELLED, "CANCELLED", "the caller gave the request up"))
+            entry.give_up(ServiceError(grpc.StatusCode.CANCELLED, "CANCELLED", "the caller gave the request up"))
 
     def release(self, session_id: str) -> None:
         """Forget the session."""
         entry = self._requests.pop(session_id, None)
         if entry is not None:
-            _end(entry, ServiceError(grpc.StatusCode.CANCELLED, "CANCELLED", "the session was released"))
+            entry.give_up(ServiceError(grpc.StatusCode.CANCELLED, "CANCELLED", "the session was released"))
         self._forget(session_id)
 
     async def serve(
@@ -120,15 +140,15 @@ class Exchange(Generic[RequestT, ReplyT]):
         """
         session_id = ""
         incoming, outgoing = Incoming(context, draining), Outgoing(context, wrap)
-        asked: dict[Callable[[object], None], _Request[ReplyT]] = {}
+        unanswered: dict[Callable[[object], None], _Request[ReplyT]] = {}
         try:
             while (message := await incoming.next()) is not None:
                 kind = message.WhichOneof("message")
                 if kind == field:
                     request = getattr(message, field)
                     session_id = session_id or request.context.session_id
-                    await outgoing.have_room()
-                    self._ask(request, session_id, asked, outgoing)
+                    await outgoing.reserve()
+                    self._begin(request, session_id, unanswered, outgoing)
                 elif kind == "cancel":
                     self.cancel(session_id, message.cancel.request_id)
                 elif kind == "release":
@@ -139,21 +159,21 @@ class Exchange(Generic[RequestT, ReplyT]):
         finally:
             incoming.close()
             outgoing.close()
-            for send, entry in asked.items():
+            for send, entry in unanswered.items():
                 entry.task.remove_done_callback(send)
                 entry.leave()
 
-    def _ask(
+    def _begin(
         self,
         request: RequestT,
         session_id: str,
-        asked: dict[Callable[[object], None], _Request[ReplyT]],
+        unanswered: dict[Callable[[object], None], _Request[ReplyT]],
         outgoing: Outgoing[ReplyT],
     ) -> None:
-        """Begin one request of a session's stream; its answer goes out when it is there, `asked` is waited for."""
+        """Begin a request of a session's stream. It is `unanswered` until its reply is there and goes out."""
 
         def send(_: object) -> None:
-            asked.pop(send).leave()
+            unanswered.pop(send).leave()
             try:
                 reply = entry.result()
             except Exception as error:  # status_of logs what is not a ServiceError
@@ -169,22 +189,22 @@ class Exchange(Generic[RequestT, ReplyT]):
         except ServiceError as error:
             outgoing.put(self._refuse(request.request_id, status_of(error)))
             return
-        asked[send] = entry
+        unanswered[send] = entry
         entry.task.add_done_callback(send)
 
     def _enter(self, request: RequestT) -> _Request[ReplyT]:
         """Return the work of a request, begun if it was not; the caller has to `leave` it."""
-        session_id = checked_session_id(request.context.session_id)
+        session_id, request_id = checked_session_id(request.context.session_id), request.request_id
         entry = self._requests.get(session_id)
-        if entry is None or request.request_id > entry.request_id or _has_no_answer(entry, request.request_id):
+        if entry is not None and request_id < entry.request_id:
+            raise _superseded(request_id, entry.request_id)
+        if entry is None or request_id > entry.request_id or entry.is_to_be_repeated():
             if entry is not None:
-                _end(entry, _superseded(entry.request_id, request.request_id))
-            entry = _Request(request.request_id, asyncio.ensure_future(self._answer(request)))
+                entry.give_up(_superseded(entry.request_id, request_id))
+            entry = _Request(request_id, asyncio.ensure_future(self._work(request)))
             self._requests[session_id] = entry
             self._requests.move_to_end(session_id)
             self._trim()
-        elif request.request_id < entry.request_id:
-            raise _superseded(request.request_id, entry.request_id)
         entry.num_waiting += 1
         return entry
 
@@ -207,21 +227,83 @@ def checked_session_id(session_id: str) -> str:
     return session_id
 
 
-def _has_no_answer(entry: _Request[Any], request_id: int) -> bool:
-    """Whether a retry finds no answer to repeat: its caller vanished before there was one, or there was an error."""
-    if entry.request_id != request_id or entry.refusal is not None:
-        return False
-    task = entry.task
-    return task.cancelling() > 0 or (task.done() and (task.cancelled() or task.exception() is not None))
-
-
-def _end(entry: _Request[Any], refusal: ServiceError) -> None:
-    if not entry.task.done():
-        entry.refusal = refusal
-        entry.task.cancel()
-
-
 def _superseded(request_id: int, newer_id: int) -> ServiceError:
     return ServiceError(
         grpc.StatusCode.ABORTED, "SUPERSEDED", f"request {request_id} was superseded by request {newer_id}"
     )
+
+
+class Incoming:
+    """The messages of one stream, until it ends or the server is draining."""
+
+    def __init__(self, context: RpcContext, draining: asyncio.Event) -> None:
+        self._context = context
+        self._draining = draining
+        self._limit: asyncio.Timeout | None = None
+        self._watch = asyncio.create_task(self._end_when_draining())
+
+    async def next(self) -> Any:
+        """Return the next message, None at the end."""
+        if self._draining.is_set():
+            return None
+        try:
+            async with asyncio.timeout(None) as self._limit:
+                message = await self._context.read()
+        except TimeoutError:
+            return None
+        finally:
+            self._limit = None
+        return None if message is grpc.aio.EOF else message
+
+    def close(self) -> None:
+        """Stop watching the server."""
+        self._watch.cancel()
+
+    async def _end_when_draining(self) -> None:
+        await self._draining.wait()
+        if self._limit is not None:
+            self._limit.reschedule(asyncio.get_running_loop().time())
+
+
+class Outgoing(Generic[ReplyT]):
+    """The replies of one stream, sent as they are ready. A place is reserved for each before it is worked on."""
+
+    def __init__(self, context: RpcContext, wrap: Callable[[ReplyT], Any]) -> None:
+        """`wrap` turns a reply into a message of the stream."""
+        self._context = context
+        self._wrap = wrap
+        self._room = asyncio.Semaphore(MAX_UNSENT_ANSWERS)
+        self._ready: asyncio.Queue[ReplyT] = asyncio.Queue()
+        self._writer = asyncio.create_task(self._write())
+        self._num_unsent = 0
+        self._is_all_sent = asyncio.Event()
+        self._is_all_sent.set()
+
+    async def reserve(self) -> None:
+        """Reserve a place for one reply; wait while too many are unsent."""
+        await self._room.acquire()
+        self._num_unsent += 1
+        self._is_all_sent.clear()
+
+    def put(self, reply: ReplyT) -> None:
+        """Send a reply after the ones before it."""
+        self._ready.put_nowait(reply)
+
+    async def all_sent(self) -> None:
+        """Return once every place has been filled and its reply sent, or nothing more can be sent."""
+        await self._is_all_sent.wait()
+
+    def close(self) -> None:
+        """Send nothing more."""
+        self._writer.cancel()
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                await self._context.write(self._wrap(await self._ready.get()))
+                self._room.release()
+                self._num_unsent -= 1
+                if not self._num_unsent:
+                    self._is_all_sent.set()
+        finally:
+            self._is_all_sent.set()

@@ -1,4 +1,4 @@
-"""Digests of token prefixes, kept per position by callers and services alike."""
+"""A sequence of tokens with the digest of each of its prefixes, as callers and services both keep it."""
 
 import hashlib
 from collections.abc import Iterable

@@ -22,7 +22,7 @@ from services.frame.rpc.errors import ServiceError, invalid_argument
 from services.frame.rpc.handlers import RpcContext
 from services.frame.rpc.limits import most_tokens
 from services.frame.server import FrameServer
-from services.frame.telemetry.spans import server_span
+from services.frame.telemetry import server_span
 from services.session.exchange import Exchange
 from services.target.answer_format import answer_format
 from services.target.chat import ChatError, Message, VariablesError
@@ -62,7 +62,7 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
         self, request: target_pb2.VerifyBatchRequest, context: RpcContext
     ) -> target_pb2.VerifyBatchResponse:
         """Verify once."""
-        return await self._exchange.ask(request)
+        return await self._exchange.answer(request)
 
     async def VerifyStream(  # type: ignore[override]  # replies are written to the context
         self, request_iterator: object, context: RpcContext

@@ -19,7 +19,7 @@ from services.engine.runtime.runtime import Logits, Runtime, Segment
 from services.engine.scheduling.engine import Engine
 from services.engine.startup.model_service import Served
 from services.frame.server import FrameServer
-from services.frame.telemetry.telemetry import Telemetry
+from services.frame.telemetry import Telemetry
 from services.target.application import TargetApplication
 from services.target.settings import TargetSettings
 from tests.waiting import PATIENCE_S, soon

@@ -21,9 +21,8 @@ from services.frame.rpc.channel import ClientTls, open_channel
 from services.frame.rpc.errors import ServiceError, error_from_rpc, error_from_status
 from services.frame.run import _serve
 from services.frame.server import FrameServer
-from services.frame.telemetry.telemetry import Telemetry
-from services.session.duplex import MAX_UNSENT_ANSWERS
-from services.session.exchange import Exchange
+from services.frame.telemetry import Telemetry
+from services.session.exchange import MAX_UNSENT_ANSWERS, Exchange
 from services.session.sequence import TokenSequence
 from services.target.settings import TargetSettings
 from tests.calls import replies

@@ -16,8 +16,8 @@ from opentelemetry.trace import format_trace_id
 from outrider.v1 import generation_pb2
 from services.frame.rpc.errors import error_from_rpc
 from services.frame.server import FrameServer
+from services.frame.telemetry import Telemetry
 from services.frame.telemetry.recording import Recorder
-from services.frame.telemetry.telemetry import Telemetry
 from tests.integration.conftest import Pair, System
 from tests.integration.services import (
     OFF,

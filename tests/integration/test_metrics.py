@@ -12,7 +12,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from outrider.v1 import target_pb2
 from services.frame.server import FrameServer
-from services.frame.telemetry.telemetry import Telemetry
+from services.frame.telemetry import Telemetry
 from tests.integration.conftest import Pair
 from tests.integration.services import (
     OFF,

@@ -15,8 +15,7 @@ from opentelemetry.trace import SpanKind
 
 from outrider.v1 import common_pb2, draft_pb2, draft_pb2_grpc, target_pb2, target_pb2_grpc
 from services.frame.server import FrameServer
-from services.frame.telemetry.spans import child_span
-from services.frame.telemetry.telemetry import Telemetry, configure_telemetry
+from services.frame.telemetry import Telemetry, child_span, configure_telemetry
 from tests.collector import COLLECTING, CollectedSpan, Collector
 from tests.integration.conftest import Pair
 from tests.integration.services import (

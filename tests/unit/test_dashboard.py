@@ -19,7 +19,7 @@ from services.engine.runtime.devices import Accelerator
 from services.engine.scheduling.engine import Engine
 from services.engine.scheduling.scheduler import Decode
 from services.engine.startup.instruments import EngineInstruments
-from services.frame.telemetry.telemetry import Telemetry
+from services.frame.telemetry import Telemetry
 
 DASHBOARD = json.loads((Path(__file__).parents[2] / "deploy" / "grafana" / "dashboard.json").read_text())
 

@@ -13,7 +13,7 @@ from orchestrator.settings import OrchestratorSettings
 from services.draft.settings import DraftSettings
 from services.frame.healthcheck import HealthcheckSettings
 from services.frame.program.settings import ServerSettings, load_settings
-from services.frame.telemetry.telemetry import SHUTDOWN_S
+from services.frame.telemetry import SHUTDOWN_S
 from services.target.settings import TargetSettings
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,7 @@ from opentelemetry.metrics import CallbackOptions, Observation
 from services.engine.runtime.devices import Accelerator, accelerators
 from services.engine.scheduling.engine import Engine
 from services.engine.scheduling.scheduler import Decode
-from services.frame.telemetry.telemetry import Telemetry, observed
+from services.frame.telemetry import Telemetry, observed
 
 # The SDK's own bounds suit milliseconds.
 _DECODE_BOUNDS_S = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096)

@@ -10,7 +10,7 @@ def set_default(name: str, value: str) -> None:
 
 
 def unset_empty(prefix: str) -> None:
-    """Take variables without a value away from a library that would read them as one."""
+    """Unset the variables with this prefix that have no value, as a library would read them as set."""
     for name, value in list(os.environ.items()):
         if name.startswith(prefix) and not value:
             del os.environ[name]

@@ -1,6 +1,6 @@
-"""What ends a program while it is still being imported: signals without a word, a missing module with a sentence.
+"""How a program ends that is still being imported: by a signal without a word, for a missing module with a sentence.
 
-Every program imports this first. Once it runs it handles signals itself.
+Every program imports this first. Once it runs, it handles signals itself.
 """
 
 import os
@@ -11,13 +11,13 @@ from typing import NoReturn
 
 from services.frame.program.startup import refuse
 
-# How llama-cpp-python 0.3.36 begins what it says where the system lacks a library of its own.
+# How llama-cpp-python 0.3.36 begins its message where the system lacks a library that it needs.
 _UNLOADABLE = "Failed to load shared library"
-_told = sys.excepthook
+_usual_hook = sys.excepthook
 
 
 def end_at_once(number: int, _: FrameType | None) -> NoReturn:
-    """Do what a signal does by default, for process 1 of a container, which the kernel spares it."""
+    """End as signals end a process by default. The kernel does not do that to process 1 of a container."""
     os._exit(128 + number)
 
 
@@ -28,7 +28,7 @@ def _tell(kind: type[BaseException], error: BaseException, traceback: TracebackT
         refuse(str(error))
     # Python ends by SIGINT afterwards, as shells expect.
     if not issubclass(kind, KeyboardInterrupt):
-        _told(kind, error, traceback)
+        _usual_hook(kind, error, traceback)
 
 
 sys.excepthook = _tell

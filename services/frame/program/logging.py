@@ -27,7 +27,7 @@ class TextFormatter(logging.Formatter):
         return one_line(super().formatMessage(record) + fields)
 
     def format(self, record: logging.LogRecord) -> str:
-        # A traceback has its lines.
+        # Line by line, as a traceback has several.
         return printable(super().format(record))
 
 
@@ -54,16 +54,16 @@ class JsonFormatter(logging.Formatter):
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):
-    """Writes to what `sys.stderr` is at the moment: a progress line on a terminal takes its place for a while."""
+    """Writes to whatever `sys.stderr` is now: a progress line on a terminal takes its place for a while."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        # Not by setStream, which flushes what may be closed by now.
+        # Not by setStream, which flushes the earlier stream, and that may be closed by now.
         self.stream = sys.stderr
         super().emit(record)
 
 
 def _spare_traceback(record: logging.LogRecord) -> bool:
-    """Tell what OpenTelemetry stumbled over, a variable say, in one line: its own code is nobody's business."""
+    """Cut a record of OpenTelemetry's down to one line: what it stumbled over, without a traceback of its own code."""
     if record.exc_info and record.exc_info[0] and record.name.startswith("opentelemetry."):
         kind, error, _ = record.exc_info
         record.msg, record.args = f"{record.getMessage()} ({kind.__name__}: {error})", ()
@@ -78,18 +78,18 @@ def configure_logging(level: str, log_format: Literal["text", "json"], service: 
     handler.setFormatter(JsonFormatter(service) if log_format == "json" else TextFormatter(service))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
-    # asyncio tells its selector's name at debug level, grpc every wake-up of its poller.
+    # At debug level asyncio logs its selector's name, and grpc every wake-up of its poller.
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     logging.getLogger("grpc").setLevel(logging.WARNING)
 
 
 def _valid(value: object) -> object:
-    """Return text as text that can be UTF-8: names of files need not be, and strict readers would drop the line."""
+    """Return a text as valid UTF-8: names of files need not be, and strict readers would drop the line."""
     return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:
-    """Return what the caller passed as `extra`, and the ids of the active span so that logs and traces meet."""
+    """Return what the caller passed as `extra`, and the ids of the current span, by which traces are found."""
     fields = {key: value for key, value in vars(record).items() if key not in _STANDARD_ATTRIBUTES}
     context = trace.get_current_span().get_span_context()
     if context.is_valid:

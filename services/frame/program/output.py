@@ -20,7 +20,7 @@ class OutputError(Exception):
 
 
 class _Stdout(io.FileIO):
-    """Tells a failure to write from every other OSError."""
+    """Raises OutputError where it cannot be written to, so that this can be told from every other OSError."""
 
     def write(self, data: object) -> int:
         try:
@@ -33,10 +33,10 @@ class _Stdout(io.FileIO):
 
 @contextmanager
 def guarded_output(program: str) -> Iterator[None]:
-    """Around the whole life of a program, or as a decorator of its `main`.
+    """Guard the whole life of a program: as a block around it, or as a decorator of its `main`.
 
-    Ends the process with exit code 1 where stdout cannot be written to, with a sentence on stderr; without one where
-    whoever read it has seen enough. Ctrl-C ends it without a word and with 130.
+    Where stdout cannot be written to, the process ends with exit code 1 and a sentence on stderr, or without the
+    sentence where the reader of a pipe has seen enough. Ctrl-C ends it without a word and with 130.
     """
     _open_streams()
     try:
@@ -58,7 +58,7 @@ def guarded_output(program: str) -> Iterator[None]:
 
 
 def say(program: str, sentence: str) -> None:
-    """Write `program: sentence` to stderr, as one line. Where that cannot be written, the exit code tells enough."""
+    """Write `program: sentence` to stderr, as one line. Where stderr cannot be written to, the exit code has to do."""
     with suppress(OSError):
         print(f"{program}: {one_line(sentence)}", file=sys.stderr)
     _flush_stderr()
@@ -108,5 +108,5 @@ def _flush_stderr() -> None:
 
 
 def _abandon(stream: TextIO) -> None:
-    """Give what is still buffered to nobody: at exit it would fail once more, and change the exit code."""
+    """Throw away what is still buffered: at exit it would fail once more, and change the exit code."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

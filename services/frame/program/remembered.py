@@ -1,6 +1,6 @@
 """What a program found out once and need not find out again: a file in the user's cache folder.
 
-The file is never a condition. Where it cannot be read or written one warning says so, and work goes on without it.
+No program needs the file. Where it cannot be read or written, one warning says so and the work goes on without it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -18,8 +18,10 @@ from typing import IO, Any, Generic, TypeVar, cast
 
 from platformdirs import user_cache_path
 
+from services.frame.program.atomic_file import replacing
+
 _logger = logging.getLogger(__name__)
-# Whoever holds the lock reads and writes a small file; one that was stopped meanwhile is not waited for.
+# The lock is held while a small file is read and written: whoever holds it longer was stopped, and is not waited for.
 _LOCK_PATIENCE_S = 2.0
 _LOCK_PAUSE_S = 0.01
 
@@ -30,7 +32,7 @@ class Remembered(Generic[ValueT]):
     """A JSON object in a file that several programs may write to at once. It is read when it is first needed."""
 
     def __init__(self, name: str, types: Collection[type]) -> None:
-        """Use the file `name` of the cache folder, and of it what is of one of `types`, those that JSON has."""
+        """Use the file `name` of the cache folder. Values in it that are of none of `types` are ignored."""
         self._name = name
         self._types = types
         self._is_in_use = True
@@ -44,7 +46,7 @@ class Remembered(Generic[ValueT]):
         return self._values.get(key)
 
     def keep(self, key: str, value: ValueT) -> None:
-        """Keep `value` in the place of what was there, beside what other programs have kept meanwhile."""
+        """Keep `value` under `key`, and leave alone what other programs have kept meanwhile."""
         self._values[key] = value
         if not self._is_in_use:
             return
@@ -52,7 +54,9 @@ class Remembered(Generic[ValueT]):
             path = self._path()
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with _locked(path.with_suffix(".lock")):
-                _replace(path, self._read(path) | {key: value})
+                values = json.dumps(self._read(path) | {key: value})
+                with replacing(path) as part:
+                    part.write_text(values)
         except OSError as error:
             self._go_without(error)
 
@@ -75,7 +79,7 @@ class Remembered(Generic[ValueT]):
         return folder / self._name
 
     def _read(self, path: Path) -> dict[str, ValueT]:
-        """Return what the file holds, but for what is not of our making. Raises OSError where it cannot be read."""
+        """Return what can be used of the file. Raises OSError where it cannot be read."""
         try:
             with _open(path, "rb") as file:
                 content = file.read()
@@ -111,7 +115,7 @@ class Remembered(Generic[ValueT]):
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Keep other programs out. Raises OSError where there are no locks, or somebody does not let go of this one."""
+    """Keep other programs out for a block. Raises OSError where there are no locks, or this one is not to be had."""
     with _open(path, "ab") as file:
         give_up_s = time.monotonic() + _LOCK_PATIENCE_S
         while True:
@@ -126,17 +130,5 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _open(path: Path, mode: str) -> IO[bytes]:
-    """Open a file; a pipe in its place is not waited for. Raises OSError."""
+    """Open a file, without waiting where somebody has put a pipe in its place. Raises OSError."""
     return cast(IO[bytes], open(path, mode, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK, 0o666)))
-
-
-def _replace(path: Path, values: Mapping[str, object]) -> None:
-    """Write a file so that whoever reads sees the old content or the new one."""
-    part = path.with_suffix(".part")
-    try:
-        part.write_text(json.dumps(values))
-        part.replace(path)
-    except OSError:
-        with suppress(OSError):
-            part.unlink()
-        raise

@@ -6,14 +6,13 @@ A variable without a value is not set.
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -34,8 +33,8 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from services.frame.program.startup import StartupError, refuse
-from services.frame.rpc.address import check_address, is_port
+from services.frame.program.address import check_address, is_port
+from services.frame.program.startup import Parser, StartupError, refuse
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
@@ -52,10 +51,10 @@ def _check_name(name: object) -> object:
 
 
 FileName = Annotated[Path, BeforeValidator(_check_name)]
-"""The path of a file; an empty one would be the working directory."""
+"""The path of a file. An empty one is refused: it would be the working directory."""
 
 Address = Annotated[str, AfterValidator(check_address)]
-"""The address of a server; empty where there may be none."""
+"""The address of a server, or empty for none."""
 
 
 class ProgramSettings(BaseSettings):
@@ -73,7 +72,7 @@ class ProgramSettings(BaseSettings):
     )
 
     program: ClassVar[str] = "outrider"
-    # Variables that other engines have for some of the fields. Whatever else sets a field wins over them.
+    # Variables by which other engines set some of the fields. They count where nothing else sets the field.
     familiar_names: ClassVar[Mapping[str, str]] = {}
 
     log_level: LogLevel = Field("info", description="least severe messages that are logged")
@@ -88,9 +87,9 @@ class ProgramSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Return the sources, first the one that wins."""
+        """Return the sources of values, the one that wins first."""
         familiar = {field: os.environ[name] for name, field in cls.familiar_names.items() if os.environ.get(name)}
-        # Not by `env_ignore_empty` of the settings, which empty flags would fall under too: those are refused.
+        # `env_ignore_empty` of the settings themselves would ignore empty flags too, which are to be refused.
         variables = EnvSettingsSource(settings_cls, env_ignore_empty=True)
         return init_settings, variables, InitSettingsSource(settings_cls, familiar)
 
@@ -132,7 +131,7 @@ class PeerSettings(BaseModel):
         None, description="PEM file with the certificate shown to servers that ask for one"
     )
     peer_key: FileName | None = Field(None, description="PEM file with the private key of --peer-cert")
-    # Not shown anywhere: there may be a password in it.
+    # Never shown: there may be a password in it.
     peer_proxy: str = Field(
         "",
         description="HTTP proxy through which servers are called, as in http://HOST:PORT; no other is used",
@@ -160,20 +159,13 @@ class PeerSettings(BaseModel):
 SettingsT = TypeVar("SettingsT", bound=ProgramSettings)
 
 
-class _Parser(argparse.ArgumentParser):
-    """An argument parser that leaves the wording and the exit to the caller."""
-
-    def error(self, message: str) -> NoReturn:
-        raise StartupError(f"{message}; --help lists the flags")
-
-
 def parse_settings(cls: type[SettingsT], argv: Sequence[str] | None = None) -> SettingsT:
     """Read `cls` from `argv` (the process's own where None) and the environment.
 
     Ends the process: with exit code 2 and a sentence where a setting is refused, with 0 after --help.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = _Parser(
+    parser = Parser(
         prog=cls.program,
         description=inspect.getdoc(cls),
         epilog=f"Flags can be set in the environment too, as in {_variable(cls, 'log_level')}; the command line wins.",
@@ -223,7 +215,7 @@ def _flag(field: str) -> str:
 
 
 def _sentence(cls: type[ProgramSettings], arguments: Sequence[str], error: ValidationError) -> str:
-    """Word the first of pydantic's problems, and count the others."""
+    """Return pydantic's first problem as a sentence, and how many others there are."""
     problems = error.errors(include_url=False, include_context=False)
     first = problems[0]
     message = first["msg"].removeprefix("Value error, ")

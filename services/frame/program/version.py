@@ -11,5 +11,5 @@ def version_of(distribution: str) -> str:
         return "unknown"
 
 
-# Found once: files of an installation that is replaced meanwhile must not fail a call.
+# Read once: a call must not fail because the installation is being replaced.
 VERSION = version_of("outrider")

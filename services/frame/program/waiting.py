@@ -14,7 +14,7 @@ SAY_AGAIN_S = 30.0
 async def saying(
     say: Callable[[float], Awaitable[None]], after_s: float = SAY_AFTER_S, again_s: float = SAY_AGAIN_S
 ) -> AsyncIterator[None]:
-    """Call `say` with the seconds since the block began: first after `after_s`, then every `again_s`, until it ends."""
+    """Call `say` with the seconds since the block began: after `after_s`, and then every `again_s` until it ends."""
     repeating = asyncio.create_task(_repeat(say, after_s, again_s))
     try:
         yield

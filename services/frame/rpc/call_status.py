@@ -1,7 +1,7 @@
-"""How a call ended whose requests are a stream: what the server said, whatever became of the last write.
+"""How a stream of requests ended: what the server said, whatever became of the last write.
 
 grpc.aio puts an error of its own in the place of the server's status when a write fails as the call ends
-(grpc/grpc#36066): for good where the status has come before the write failed, for a moment where it comes after.
+(grpc/grpc#36066): for good where the status came before the write failed, for a moment where it comes after.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import grpc
 from services.frame.rpc.errors import ServiceError, error_from_rpc
 
 _LOST = (grpc.StatusCode.INTERNAL, "Internal error from Core")
-# The status follows the failed write within milliseconds; nothing tells of it.
+# The status follows the failed write within milliseconds, but nothing says when.
 _PATIENCE_S = 5.0
 _PAUSE_S = 0.001
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class CallStatus:
-    """The status of one call. To be made before anything is written."""
+    """The status of one call. Make it before anything is written."""
 
     def __init__(self, call: Any) -> None:
         self._call = call
@@ -31,7 +31,7 @@ class CallStatus:
         call.add_done_callback(self._keep)
 
     async def error(self) -> ServiceError | None:
-        """Return why the call ended, None where all was well. To be asked once every reply has been read."""
+        """Return why the call ended, None where all was well. Call it once every reply has been read."""
         status = self._first or await _status(self._call)
         try:
             async with asyncio.timeout(_PATIENCE_S):

@@ -25,13 +25,13 @@ KEEPALIVE_OPTIONS: tuple[ChannelOption, ...] = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
 )
-# gRPC's own limit is two minutes: a service that is back would stay unused for as long.
+# By gRPC's own limit a service that is back could stay unused for two minutes.
 RECONNECT_OPTIONS: tuple[ChannelOption, ...] = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     # How long one attempt may take: an address that swallows packets must not hide a service for gRPC's 20 seconds.
     ("grpc.min_reconnect_backoff_ms", 3_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
-    # A name of a service that moves has another address from one moment to the next. gRPC's own is half a minute.
+    # A service that moves keeps its name and changes its address at once. gRPC by itself asks every half minute.
     ("grpc.dns_min_time_between_resolutions_ms", 1_000),
 )
 
@@ -46,7 +46,7 @@ RETRY_POLICY: Mapping[str, object] = {
 
 @dataclass(frozen=True)
 class ClientTls:
-    """Files of a TLS client: who signs servers (the system's authorities where None), and what we show them."""
+    """Files of a TLS client: who signs servers (the system's authorities where None), and what it shows to them."""
 
     ca: Path | None = None
     cert: Path | None = None
@@ -54,28 +54,20 @@ class ClientTls:
 
 
 def client_tls(settings: PeerSettings) -> ClientTls | None:
-    """Return how peers are called by these settings; None is without TLS."""
+    """Return the TLS files by which peers are called; None is without TLS."""
     if not settings.peer_tls:
         return None
     return ClientTls(settings.peer_ca, settings.peer_cert, settings.peer_key)
 
 
-def service_config(
-    retry_methods: Sequence[tuple[str, str]] = (), load_balancing: Sequence[Mapping[str, object]] = ()
-) -> str:
-    """Return gRPC's service config as JSON.
+def service_config(retry_methods: Sequence[tuple[str, str]]) -> str:
+    """Return gRPC's service config as JSON: which methods it calls again where nobody was reached.
 
     `retry_methods` are (full service name, method), an empty method standing for all of the service. Name unary ones
-    only: a stream that breaks has to be opened anew by somebody who can replay. `load_balancing` is the list of
-    policies, best first.
+    only: a stream that breaks has to be opened anew by somebody who can replay.
     """
-    config: dict[str, object] = {}
-    if load_balancing:
-        config["loadBalancingConfig"] = list(load_balancing)
-    if retry_methods:
-        names = [{"service": service, "method": method} for service, method in retry_methods]
-        config["methodConfig"] = [{"name": names, "retryPolicy": RETRY_POLICY}]
-    return json.dumps(config)
+    names = [{"service": service, "method": method} for service, method in retry_methods]
+    return json.dumps({"methodConfig": [{"name": names, "retryPolicy": RETRY_POLICY}]})
 
 
 def channel_options(max_message_bytes: int, config: str | None = None, proxy: str = "") -> list[ChannelOption]:

@@ -1,4 +1,4 @@
-"""Errors with a gRPC status, a stable reason and details, on both sides of the wire.
+"""Errors with a gRPC status, a stable reason and details, for those who raise them and those who get them.
 
 A `ServiceError` travels as a `google.rpc.Status`: in the trailers of a call that ends with it, or inside a reply of a
 stream that goes on.
@@ -21,11 +21,11 @@ from grpc_status import rpc_status
 ERROR_DOMAIN = "outrider"
 REASON_INTERNAL = "INTERNAL"
 REASON_NOT_READY = "NOT_READY"
-# What a service that is still starting is at, in the metadata of NOT_READY.
+# The key in the metadata of NOT_READY under which a service that is starting says what it is at.
 METADATA_WAIT = "wait"
 
-# gRPC drops trailers beyond 8 KB, and with them the reason; the message goes out twice, once percent-encoded, which
-# makes three bytes of one. In bytes of UTF-8.
+# In bytes of UTF-8. gRPC drops trailers beyond 8 KB, and the reason with them. The message goes out twice, once with
+# percent signs, which make three bytes of one.
 MAX_MESSAGE_LENGTH = 1024
 MAX_METADATA_LENGTH = 128
 
@@ -111,9 +111,9 @@ def as_service_error(error: Exception) -> ServiceError:
 
 
 def error_type(error: BaseException) -> str:
-    """Return what `error.type` of traces and metrics is: the reason of a ServiceError, the full name of any other.
+    """Return the `error.type` of traces and metrics: the reason of a ServiceError, the full name of any other.
 
-    Whoever gives a request up ends it by exceptions of Python's own; they are all CANCELLED.
+    A request that is given up ends with exceptions of Python's own, which are all CANCELLED.
     """
     if isinstance(error, ServiceError):
         return error.reason
@@ -161,7 +161,7 @@ def error_from_status(status: status_pb2.Status) -> ServiceError:
 
 
 def is_from_server(error: grpc.aio.AioRpcError) -> bool:
-    """Whether one of our servers ended the call, and not gRPC because it reached nobody, a proxy or another program."""
+    """Whether one of our servers ended the call, and not gRPC, which reached nobody, a proxy or another program."""
     return _details(error) is not None
 
 

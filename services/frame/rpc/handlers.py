@@ -31,10 +31,11 @@ _KINDS: dict[tuple[bool, bool], tuple[str, Callable[..., Any]]] = {
 
 
 class HandlerRegistry(grpc.GenericRpcHandler):
-    """Handlers that may be added after the server has started, as a model takes its time to load.
+    """The handlers of a server's methods. They may be added after it has started, as a model takes its time to load.
 
-    Until `is_open`, and again while draining, every method is answered UNAVAILABLE with reason NOT_READY; before the
-    start is over message and metadata tell what takes so long, where `wait` is set, as in "loading a.gguf (30 MiB)".
+    Until `is_open`, and again while draining, every method is answered UNAVAILABLE with reason NOT_READY. During the
+    start its message and metadata name `wait`, what takes so long, as in "loading a.gguf (30 MiB)".
+
     Behaviours are coroutines or asynchronous generators; what they raise becomes the call's status, see `errors.abort`.
     Where requests and answers are streams, the headers go out before the first request is read: a client may wait for
     them before it sends one.
@@ -48,7 +49,7 @@ class HandlerRegistry(grpc.GenericRpcHandler):
         self._num_under_way = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        # A stream on both sides fits calls of every kind, as nothing is read and nothing but a status is sent.
+        # A stream on both sides fits calls of every kind: nothing is read, and only a status is sent.
         self._refusal: Handler = _KINDS[True, True][1](self._refuse)
 
     @property
@@ -67,17 +68,17 @@ class HandlerRegistry(grpc.GenericRpcHandler):
         return self._handlers.get(handler_call_details.method)
 
     def as_server(self) -> grpc.aio.Server:
-        """Return it as what generated `add_..._to_server` functions take."""
+        """Return this registry in the place of a server, for generated `add_..._to_server` functions."""
         return cast(grpc.aio.Server, self)
 
     def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Handler]) -> None:
-        """Take the handlers of one service; generated `add_..._to_server` functions call this."""
+        """Add the handlers of one service; generated `add_..._to_server` functions call this."""
         for method, handler in method_handlers.items():
             path = f"/{service_name}/{method}"
             self._handlers[path] = self._framed(path, handler)
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Sequence[grpc.GenericRpcHandler]) -> None:
-        """Do nothing: generated code hands over the same handlers once more, by the older way."""
+        """Ignore them: generated code hands over the same handlers once more, in the older way."""
 
     async def _refuse(self, requests: AsyncIterator[bytes], context: RpcContext) -> None:
         await abort(context, self._not_ready())
@@ -140,10 +141,10 @@ class HandlerRegistry(grpc.GenericRpcHandler):
         return framed
 
     async def _begin(self, request: Any, context: RpcContext, *, is_duplex: bool) -> None:
-        """Let a call begin.
+        """Let a call begin, unless it cannot be served.
 
-        Raises ServiceError for what `_deserializer` gave in place of a request, and for a call that came before the end
-        began and whose request came after it: nobody waits for it any more, it would be cut off in the middle.
+        Raises ServiceError where `_deserializer` could not read the request, and where the server began to stop between
+        the call and its request: nobody waits for such a call, and it would be cut off in the middle.
         """
         if self.is_draining:
             raise self._not_ready()
@@ -166,10 +167,10 @@ class HandlerRegistry(grpc.GenericRpcHandler):
 
 
 def _deserializer(handler: Handler) -> Callable[[bytes], Any] | None:
-    """Return a handler's deserializer, made to tell of messages that cannot be read as of any bad request.
+    """Return a handler's deserializer, which answers a message that cannot be read like any bad request.
 
-    For a stream it raises, and the behavior's next read with it. For a single request it would raise where nobody but
-    gRPC can answer, so it returns the error in place of the request.
+    On a stream it raises, and so does the behaviour's next read. A single request is read where only gRPC could answer,
+    so the error is returned in the place of the request.
     """
     deserialize = handler.request_deserializer
     if deserialize is None:

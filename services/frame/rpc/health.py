@@ -1,7 +1,7 @@
 """grpc.health.v1: for a server that stops gracefully, and for clients of such servers.
 
-The servicer of grpcio-health-checking keeps its watches open for ever, so that every graceful stop would last as long
-as it may while somebody watches. Here a watch hears NOT_SERVING and ends.
+The servicer of grpcio-health-checking never ends a watch, so that a graceful stop would use up all of its time wherever
+somebody watches. Ours sends NOT_SERVING and ends the watch.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class HealthService(health_pb2_grpc.HealthServicer):
         self._changed = asyncio.Event()
 
     def set(self, service: str, is_serving: bool) -> None:
-        """Tell the health of a service; without effect once `end` was called."""
+        """Set the health of a service, unless `end` was called."""
         if not self._is_ending:
             self._statuses[service] = SERVING if is_serving else NOT_SERVING
             self._notify()
 
     def end(self) -> None:
-        """Tell NOT_SERVING of everything, for good, and let every watch end with that."""
+        """Set everything to NOT_SERVING for good; every watch ends with that."""
         self._is_ending = True
         self._statuses = dict.fromkeys(self._statuses, NOT_SERVING)
         self._notify()
@@ -59,14 +59,14 @@ class HealthService(health_pb2_grpc.HealthServicer):
         self, request: health_pb2.HealthCheckRequest, context: RpcContext
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
         """Stream the health of one service: at once, and at every change."""
-        told: int | None = None
+        sent: int | None = None
         while True:
-            # All that is told belongs to this moment: it may change while the answer is on its way.
+            # Read at one moment: all of it may change while the answer is on its way.
             changed, is_ending = self._changed, self._is_ending
             status = self._statuses.get(request.service, SERVICE_UNKNOWN)
-            if status != told:
+            if status != sent:
                 yield health_pb2.HealthCheckResponse(status=status)
-                told = status
+                sent = status
             if is_ending:
                 return
             await changed.wait()
@@ -79,7 +79,7 @@ class HealthService(health_pb2_grpc.HealthServicer):
 async def check_health(
     channel: grpc.aio.Channel, service: str, timeout_s: float | None = None, *, wait_for_ready: bool = False
 ) -> bool:
-    """Return whether a service says that it serves; `wait_for_ready` waits until somebody can be reached.
+    """Return whether a service says that it serves. With `wait_for_ready` it waits until somebody can be reached.
 
     Raises AioRpcError: NOT_FOUND or UNIMPLEMENTED where another program answers, anything else where nobody does.
     """

@@ -1,4 +1,4 @@
-"""How many tokens a message holds: what is larger gRPC refuses, with a status of its own and no reason."""
+"""How many tokens fit into a message. gRPC refuses a larger one with a status of its own, which has no reason."""
 
 # What is in a message beside ids: names, digests, a draft, what traces it.
 _BESIDE_BYTES = 8192
@@ -6,6 +6,6 @@ _BITS_OF_A_BYTE = 7
 
 
 def most_tokens(num_bytes: int, vocabulary_size: int) -> int:
-    """Return how many ids of such a vocabulary fit into a message of so many bytes, whichever they are."""
+    """Return how many ids of a vocabulary always fit into a message of `num_bytes`."""
     bytes_of_an_id = max(1, -(-(vocabulary_size - 1).bit_length() // _BITS_OF_A_BYTE))
     return max(0, num_bytes - _BESIDE_BYTES) // bytes_of_an_id

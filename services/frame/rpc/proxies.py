@@ -1,4 +1,4 @@
-"""The proxies that the environment names, by the usual rules, for what goes out into the world.
+"""The proxies that the environment names, by the usual rules, for collectors of telemetry.
 
 Our own servers are called without them, see `channel.open_channel`. gRPC by itself knows the lower-case variables only,
 and neither `all_proxy` nor `no_proxy=*`.
@@ -31,10 +31,10 @@ def environment_proxy(url: str) -> str | None:
 def collector_options(signal: str) -> tuple[Any, ...]:
     """Return the options of a channel to the collector that the environment names for TRACES or METRICS.
 
-    Untyped, as the exporters say that they take texts only; they hand over to gRPC what they are given.
+    They are untyped: the exporters declare that they take texts only, and hand anything over to gRPC.
     """
     variables = (f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
     url = next((os.environ[name] for name in variables if os.environ.get(name)), "http://localhost:4317")
-    # As the exporter reads one without a scheme.
+    # The exporter reads a URL without a scheme like this.
     proxy = environment_proxy(url if "://" in url else f"https://{url}")
     return (("grpc.http_proxy", proxy),) if proxy else (("grpc.enable_http_proxy", 0),)

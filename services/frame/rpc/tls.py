@@ -1,6 +1,6 @@
 """Certificates and keys from PEM files, checked before gRPC sees them, and read again when they change.
 
-gRPC tells of an unusable certificate in several lines on stderr and without the file's name.
+gRPC complains of an unusable certificate in several lines on stderr, and does not name the file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ServerCertificates:
         self._known = self._stamps()
 
     def credentials(self) -> grpc.ServerCredentials:
-        """Return credentials that follow the files. Raises StartupError where they are of no use now."""
+        """Return credentials that follow the files. Raises StartupError where the files are unusable now."""
         return grpc.dynamic_ssl_server_credentials(
             self._read(),
             self._read_changed,  # type: ignore[arg-type]  # the stubs do not know that it may return None
@@ -40,7 +40,7 @@ class ServerCertificates:
         return grpc.ssl_server_certificate_configuration([pair], client_ca)
 
     def _read_changed(self) -> grpc.ServerCertificateConfiguration | None:
-        """Called with every new connection: None goes on with what there is."""
+        """Return what changed files hold, None where nothing changed. gRPC calls this with every new connection."""
         stamps = self._stamps()
         if stamps == self._known:
             return None
@@ -54,7 +54,7 @@ class ServerCertificates:
         return configuration
 
     def _stamps(self) -> list[tuple[int, ...] | None]:
-        """Return what changes with the files."""
+        """Return something that differs once a file has changed."""
         return [_stamp(path) for path in (self._cert, self._key, self._client_ca) if path is not None]
 
 

@@ -1,4 +1,4 @@
-"""Unix sockets as addresses, in gRPC's spelling: unix:/path, unix:///path or unix:path."""
+"""Whether a server can listen at a Unix socket."""
 
 from __future__ import annotations
 
@@ -9,12 +9,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-_PREFIX = "unix:"
-
-
-def is_unix_address(address: str) -> bool:
-    """Whether an address, or a host to listen on, is a Unix socket."""
-    return address.startswith(_PREFIX)
+from services.frame.program.address import socket_path
 
 
 def check_socket_free(address: str) -> None:
@@ -22,7 +17,7 @@ def check_socket_free(address: str) -> None:
 
     gRPC would take the socket of a server that lives away from it; one that a dead server has left it takes rightly.
     """
-    path = Path(address.removeprefix(_PREFIX + "//").removeprefix(_PREFIX))
+    path = Path(socket_path(address))
     if not path.name:
         raise OSError(errno.EINVAL, "no path is named")
     if not os.access(path.parent, os.W_OK | os.X_OK):

@@ -1,14 +1,14 @@
-"""A collector that may be away: what exporters of both protocols do about it.
+"""What exporters of both protocols do where no collector answers.
 
-The SDK's try to reach it for ten seconds, with every batch, and each time log an error. Ours look whether it answers
-before they send anything, say once that it does not, and drop what is meant for it until it does. One that can be
-connected to may be slow, as it shares the cores with models, and has the time that any export has.
+The SDK's exporters try to reach it for ten seconds with every batch, and log an error each time. Ours look first
+whether it answers, say once that it does not, and drop what is meant for it until it does. A collector that can be
+connected to may be slow, as it shares the cores with models: it has the time that any export has.
 """
 
 import logging
 
 _logger = logging.getLogger(__name__)
-# How long it may take to connect to a collector that has not answered yet.
+# How long a connection to a collector may take that has not answered yet.
 CONNECT_S = 1.0
 
 
@@ -17,9 +17,9 @@ class MayBeAway:
 
     WHAT: str
     _endpoint: str
-    # Whether the last export succeeded.
+    # The last export succeeded.
     _has_answered = False
-    # Whether it was said that the collector is away.
+    # A warning has said that the collector is away.
     _is_away = False
 
     def _answers(self) -> bool:
@@ -27,7 +27,7 @@ class MayBeAway:
         raise NotImplementedError
 
     def _can_be_reached(self) -> bool:
-        """Return whether to send: the collector has answered the last time, or does so now."""
+        """Whether to send: the collector answered the last time, or does so now."""
         if self._has_answered or self._answers():
             self._is_away = False
             return True
@@ -35,7 +35,7 @@ class MayBeAway:
             self._is_away = True
             _logger.warning(
                 "no collector answers at %s: %s are dropped until one does; OTEL_SDK_DISABLED=true does without",
-                # Without a password.
+                # Without the password that may stand in it.
                 self._endpoint.rpartition("@")[2],
                 self.WHAT,
             )

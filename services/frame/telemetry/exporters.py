@@ -1,7 +1,7 @@
-"""Which exporters the environment asks for, by OpenTelemetry's standard, and whether they can go to work like that.
+"""Which exporters the environment asks for, by OpenTelemetry's standard, and whether they could work.
 
-A variable without a value is not set, and a signal's own comes before the one for both. What an exporter would refuse,
-or go on without, is one sentence here.
+A variable without a value is not set, and that of one signal comes before the one for both. Whatever an exporter would
+refuse, or silently do without, is refused here with one sentence.
 
 https://opentelemetry.io/docs/specs/otel/protocol/exporter/
 """
@@ -31,13 +31,13 @@ _OF_METRICS = {
 }
 # https://github.com/grpc/grpc/blob/master/doc/naming.md
 _GRPC_NAMES = ("unix:", "unix-abstract:", "dns:", "ipv4:", "ipv6:")
-# What both carriers take: names of HTTP/2, and no value that would have to be encoded.
+# Names of headers that HTTP/2 takes, and so both protocols.
 _HEADER_NAME = re.compile(r"[0-9a-z_.-]+")
 
 
 @dataclass(frozen=True)
 class OtlpOptions:
-    """How a signal is sent over OTLP. The files are what the names of the variables say, in PEM."""
+    """How a signal is sent over OTLP. Certificates and key are the contents of files in PEM."""
 
     protocol: str
     compression: str
@@ -101,7 +101,7 @@ def _check_endpoint(signal: str, protocol: str) -> None:
     if protocol == GRPC and url.startswith(_GRPC_NAMES):
         return
     try:
-        # gRPC takes a name without a scheme as well.
+        # Over gRPC a name without a scheme will do.
         parts = urlsplit(url if "://" in url or protocol == HTTP else f"https://{url}")
         is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
@@ -124,7 +124,7 @@ def _check_timeout(signal: str) -> None:
 
 
 def _check_headers(signal: str) -> None:
-    """Raise StartupError for headers that cannot be sent. Their values are secrets and not told."""
+    """Raise StartupError for headers that cannot be sent. It does not repeat their values, which may be secrets."""
     if (found := _find(signal, "HEADERS")) is None:
         return
     variable, value = found

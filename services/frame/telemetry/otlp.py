@@ -41,8 +41,6 @@ _AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
 class _Exporter(MayBeAway, OTLPExporterMixin[Any, Any, Any, Any]):
-    """An exporter over gRPC."""
-
     NOTHING: Message
 
     def _export(self, data: Any) -> Any:
@@ -58,7 +56,7 @@ class _Exporter(MayBeAway, OTLPExporterMixin[Any, Any, Any, Any]):
         try:
             client.Export(request=self.NOTHING, metadata=self._headers, timeout=self._timeout)
         except grpc.RpcError as error:
-            # Any other error is for the SDK to tell of.
+            # Of any other error the export itself will tell.
             return error.code() not in _AWAY
         return True
 
@@ -74,7 +72,7 @@ class GrpcMetricExporter(_Exporter, OTLPMetricExporter):
 
 
 class GrpcSpanExporter(_Exporter, OTLPSpanExporter):
-    """The same for spans, with our encoder. All light spans that it is given are of one recorder."""
+    """The SDK's exporter over gRPC, for a collector that may be away, with our encoder: all spans of one recorder."""
 
     WHAT = "traces"
     NOTHING = ExportTraceServiceRequest()
@@ -87,7 +85,7 @@ class GrpcSpanExporter(_Exporter, OTLPSpanExporter):
 
 
 def _arguments(options: OtlpOptions, signal: str) -> dict[str, Any]:
-    """Return what the SDK would read otherwise than the standard says: it knows no `none`, and half of the files."""
+    """Return what the SDK does not read as the standard says: it knows no compression `none`, and not every file."""
     files = (options.certificate, options.client_key, options.client_certificate)
     return {
         "compression": grpc.Compression.Gzip if options.compression == "gzip" else grpc.Compression.NoCompression,
@@ -97,10 +95,10 @@ def _arguments(options: OtlpOptions, signal: str) -> dict[str, Any]:
 
 
 def encode(spans: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
-    """Return what the SDK's encoder returns, but for the order of spans. The light ones are of one recorder."""
+    """Return what the SDK's encoder returns, but for the order of spans. Light spans must be of one recorder."""
     light = [span for span in spans if isinstance(span, LightSpan)]
     others = [span for span in spans if not isinstance(span, LightSpan)]
-    # One light span is left to the SDK, which with it encodes the resource and the scope of them all.
+    # One light span is left to the SDK, so that it encodes the resource and the scope of them all.
     request = encode_spans([*others, *light[:1]])
     if len(light) > 1:
         encoded = request.resource_spans[-1].scope_spans[-1].spans

@@ -1,4 +1,4 @@
-"""Spans and metrics over OTLP by HTTP, for backends that take nothing else. Imported where that is asked for alone."""
+"""Spans and metrics over OTLP by HTTP, for backends that take nothing else. Imported only where that is asked for."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,9 +19,7 @@ _AWAY = (502, 503, 504)
 
 
 class _Exporter(MayBeAway):
-    """An exporter over HTTP."""
-
-    # The SDK's own, which compresses, retries and tells why it gives up.
+    # The SDK's, which compresses, retries and says why it gives up.
     _client: Any
 
     def _answers(self) -> bool:
@@ -45,7 +43,6 @@ class HttpSpanExporter(_Exporter, OTLPSpanExporter):
         super().__init__(compression=Compression(options.compression))
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Send spans; all light ones are of one recorder."""
         if self._shutdown or not self._can_be_reached():
             return SpanExportResult.FAILURE
         self._has_answered = self._client.export(encode(spans).SerializeToString()).success
@@ -61,7 +58,6 @@ class HttpMetricExporter(_Exporter, OTLPMetricExporter):
         super().__init__(compression=Compression(options.compression))
 
     def export(self, *arguments: Any, **more: Any) -> MetricExportResult:
-        """Send metrics."""
         if self._shutdown or not self._can_be_reached():
             return MetricExportResult.FAILURE
         result = super().export(*arguments, **more)

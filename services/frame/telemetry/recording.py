@@ -1,8 +1,8 @@
 """What records spans where tracing is on: the SDK's provider, and spans of our own that are cheap.
 
-A cycle makes five spans. One of the SDK's takes a lock and copies what it is given at every step, makes objects of its
-ids and asks a sampler that can only follow the parent. Ours keeps what it is given as it is: ids as the text that goes
-over the wire, events as tuples. What the SDK wants of them is made in another thread, which hands them over to it.
+A cycle makes five spans. A span of the SDK takes a lock and copies what it is given at every step, makes objects of its
+ids, and asks a sampler that can only follow the parent. Ours keeps what it is given as it is: ids as the text that goes
+over the wire, events as tuples. Another thread makes of them what the SDK wants, and hands them over.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 from opentelemetry.util import types
 
 from services.frame.rpc.errors import error_type, full_name
-from services.frame.telemetry.telemetry import (
+from services.frame.telemetry.headers import (
     NO_HEADERS,
     TraceHeaders,
     UnsampledSpan,
@@ -48,10 +48,10 @@ from services.frame.telemetry.telemetry import (
 SCOPE = "outrider"
 # How long a finished span waits for the thread that hands it over.
 HAND_OVER_S = 0.5
-# As our own services write it. Whatever else is valid is for the SDK.
+# As our own services write it. A header that is valid in another way goes to the SDK.
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-0[0-3]")
 _TRACE_ID, _SPAN_ID, _FLAGS = slice(3, 35), slice(36, 52), slice(53, 55)
-# The headers of the span under which a task's children begin, empty where there is none.
+# The headers of the span that a task is in, the parent of whatever begins there; empty where there is none.
 _above: ContextVar[TraceHeaders] = ContextVar("above", default=NO_HEADERS)
 # Kinds of OpenInference, https://arize-ai.github.io/openinference/spec/. Phoenix and MLflow count and judge each LLM as
 # an answer of a model, with its texts, tokens and price: of a request there is one, whatever its cycles do.
@@ -66,9 +66,9 @@ class Recorder:
     def __init__(
         self, resource: Resource, processors: Sequence[SpanProcessor], *, is_parent_taken: bool = True
     ) -> None:
-        """The sampler and the limits are what the standard variables say. Raises ValueError where they say nonsense.
+        """Take the sampler and the limits from the standard variables. Raises ValueError where they say nonsense.
 
-        Without `is_parent_taken` the spans of callers are no parents of ours.
+        Without `is_parent_taken` our spans are no children of our callers'.
         """
         self._is_parent_taken = is_parent_taken
         self.resource = _HashedResource(resource.attributes, resource.schema_url)
@@ -89,25 +89,25 @@ class Recorder:
         self._thread.start()
 
     def request(self, name: str, headers: TraceHeaders) -> AbstractContextManager[trace.Span]:
-        """Begin the span of a client's request. It has all of the SDK's limits: what clients write ends up in it."""
+        """Begin the span of a client's request: one of the SDK's, whose limits hold for what clients write."""
         return self._begin(name, SpanKind.SERVER, self._parent_of(headers), _ANSWER)
 
     def message(self, name: str, headers: TraceHeaders) -> AbstractContextManager[trace.Span]:
-        """Begin the span of a message that was received."""
+        """Begin the span of a message that a service got from another."""
         if self._is_parent_taken and self._is_parent_followed and _TRACEPARENT.fullmatch(headers.traceparent):
             valid = TraceHeaders(headers.traceparent, read_tracestate(headers.tracestate).to_header())
             return self._beneath(valid, name, SpanKind.SERVER)
         return self._begin(name, SpanKind.SERVER, self._parent_of(headers), _PART)
 
     def child(self, name: str, kind: SpanKind) -> AbstractContextManager[trace.Span]:
-        """Begin a span under the one of the running task."""
+        """Begin a span under the one that the running task is in."""
         above = _above.get()
         if above.traceparent:
             return self._beneath(above, name, kind)
         return self._begin(name, kind, None, _PART)
 
     def flush(self) -> None:
-        """Send what is finished now."""
+        """Send every span that has ended by now."""
         self._hand_over()
         self._provider.force_flush()
 
@@ -143,15 +143,15 @@ class Recorder:
 
 
 class LightSpan(ReadableSpan, trace.Span):
-    """A span that one thread writes, and not after its end. Its attributes and events are few and well formed.
+    """A cheap span: only one thread writes to it, and nobody after its end. What it is given is few and well formed.
 
-    As a context manager it runs the block and ends. It is the parent of what begins in the block, but for a client's:
+    As a context manager it ends with the block, and is the parent of what begins in the block, unless it is a client's:
     what happens there is the server's.
     """
 
     def __init__(self, recorder: Recorder, name: str, kind: SpanKind, parent: TraceHeaders) -> None:
-        """`parent` is what its headers are."""
-        # All that ReadableSpan sets and that has no property below.
+        """Begin now, as a child of the span whose headers `parent` are."""
+        # Everything that ReadableSpan's own constructor sets, but for the properties below.
         self._recorder = recorder
         self._name = name
         self._kind = kind
@@ -197,7 +197,7 @@ class LightSpan(ReadableSpan, trace.Span):
 
     @property
     def dropped_events(self) -> int:
-        """Events that were more than the limit."""
+        """How many events were dropped, as they were more than the limit."""
         return self._num_dropped_events
 
     def limit(self, limits: SpanLimits) -> None:
@@ -221,7 +221,6 @@ class LightSpan(ReadableSpan, trace.Span):
         return [Event(*told) for told in self.told]
 
     def get_span_context(self) -> SpanContext:
-        """Return the ids."""
         return self._context
 
     def is_recording(self) -> bool:
@@ -229,11 +228,9 @@ class LightSpan(ReadableSpan, trace.Span):
         return True
 
     def set_attribute(self, key: str, value: types.AnyValue) -> None:
-        """Set an attribute."""
         self._attributes[key] = value
 
     def set_attributes(self, attributes: Mapping[str, types.AnyValue]) -> None:
-        """Set attributes."""
         self._attributes.update(attributes)
 
     def add_event(self, name: str, attributes: types.Attributes = None, timestamp: int | None = None) -> None:
@@ -241,11 +238,9 @@ class LightSpan(ReadableSpan, trace.Span):
         self.told.append((name, attributes, timestamp or time.time_ns()))
 
     def update_name(self, name: str) -> None:
-        """Change the name."""
         self._name = name
 
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
-        """Set the status."""
         self._status = status if isinstance(status, Status) else Status(status, description)
 
     def record_exception(
@@ -265,7 +260,7 @@ class LightSpan(ReadableSpan, trace.Span):
 
 
 class _Unsampled(UnsampledSpan):
-    """Keeps what begins in its block from being recorded."""
+    """Stands for a span of a trace that is not sampled: nothing that begins in its block is recorded."""
 
     def __enter__(self) -> Self:
         self._token: Token[TraceHeaders] = _above.set(self.headers)
@@ -302,7 +297,7 @@ class _Current(AbstractContextManager[trace.Span]):
 
 
 class _HashedResource(Resource):
-    """A resource that is hashed once: exporters ask for the hash with every span, and it is one of a JSON text."""
+    """A resource that is hashed once: exporters ask for the hash with every span, and the SDK writes JSON for it."""
 
     @cached_property
     def _hash(self) -> int:
@@ -314,11 +309,11 @@ class _HashedResource(Resource):
 
 def _tell(span: trace.Span, error: BaseException) -> None:
     if isinstance(error, asyncio.CancelledError | GeneratorExit):
-        # Nothing went wrong here: nobody waits for the answer any more.
+        # Nothing went wrong: nobody waits for the answer any more.
         span.add_event("outrider.cancelled")
         return
     span.set_attribute("error.type", error_type(error))
-    # Not by record_exception, with which the SDK sends the stack.
+    # Not by the SDK's record_exception, which sends the stack too.
     span.add_event("exception", _described(error))
     span.set_status(StatusCode.ERROR, str(error))
 

@@ -1,4 +1,7 @@
-"""Spans made by hand: one for each message, as the messages of a stream have no metadata of their own."""
+"""How a span is begun: for a client's request, for a message of a stream, or for a part of what is under way.
+
+They are made by hand, as the messages of a stream have no metadata that an instrumentation of gRPC could read.
+"""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
@@ -6,7 +9,8 @@ from typing import Protocol
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, get_current_span
 from opentelemetry.util import types
 
-from services.frame.telemetry.telemetry import Telemetry, TraceHeaders, UnsampledSpan, headers_of
+from services.frame.telemetry.headers import TraceHeaders, UnsampledSpan, headers_of
+from services.frame.telemetry.telemetry import Telemetry
 
 _OFF = nullcontext(INVALID_SPAN)
 
@@ -38,9 +42,9 @@ def server_span(telemetry: Telemetry, name: str, context: TraceContext) -> Abstr
 
 
 def child_span(telemetry: Telemetry, name: str, kind: SpanKind = SpanKind.INTERNAL) -> AbstractContextManager[Span]:
-    """Run the block under a child of this task's request, or of the internal span under way. Errors are told on it.
+    """Run the block under a child of the span that this task is in. Errors are told on it.
 
-    Where only requests are traced, it has no span of its own: its events are the request's.
+    Where only requests are traced, it is no span of its own: its events go to the request's.
     """
     if telemetry.recorder is None:
         return _EventsOnly(get_current_span()) if telemetry.is_of_requests else _OFF
@@ -48,7 +52,7 @@ def child_span(telemetry: Telemetry, name: str, kind: SpanKind = SpanKind.INTERN
 
 
 class _EventsOnly(UnsampledSpan):
-    """Stands for the spans beneath a request's. Services that get its ids are told not to record spans of their own."""
+    """Stands for a span beneath a request's, and hands its events to that. Services below record nothing either."""
 
     def __init__(self, request: Span) -> None:
         super().__init__(headers_of(request))

@@ -62,7 +62,7 @@ class Service:
 
     async def ask(self, request_id: int, session_id: str = "a") -> asyncio.Task[Reply]:
         """Ask and return once the request has been looked at."""
-        task = asyncio.create_task(_within_patience(self.exchange.ask(request(request_id, session_id))))
+        task = asyncio.create_task(_within_patience(self.exchange.answer(request(request_id, session_id))))
         for _ in range(3):
             await asyncio.sleep(0)
         return task

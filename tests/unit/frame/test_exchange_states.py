@@ -245,7 +245,7 @@ class ExchangeStates(RuleBasedStateMachine):
     def call(self, name: str, step: int) -> None:
         """Ask on a unary call."""
         asked = Asked(self.next_id(name, step))
-        asked.call = self.loop.create_task(self.exchange.ask(request(asked.request_id, name)))
+        asked.call = self.loop.create_task(self.exchange.answer(request(asked.request_id, name)))
         self.calls.append(asked)
         self.enter(name, asked)
 

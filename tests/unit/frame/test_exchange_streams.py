@@ -14,8 +14,7 @@ from services.frame.program.settings import ServerSettings
 from services.frame.rpc.call_status import CallStatus
 from services.frame.rpc.errors import ServiceError, error_from_rpc, error_from_status
 from services.frame.server import FrameServer
-from services.session.duplex import MAX_UNSENT_ANSWERS
-from services.session.exchange import Exchange
+from services.session.exchange import MAX_UNSENT_ANSWERS, Exchange
 from tests.unit.frame.exchanging import CANCELLED, SUPERSEDED, Reply, Request, Service, refuse, request
 from tests.waiting import PATIENCE_S, soon
 
@@ -37,7 +36,7 @@ class StreamApplication(draft_pb2_grpc.DraftServiceServicer):
         pass
 
     async def Propose(self, request: Request, context: Any) -> Reply:
-        return await self.service.exchange.ask(request)
+        return await self.service.exchange.answer(request)
 
     async def ProposeStream(self, request_iterator: object, context: Any) -> None:  # type: ignore[override]
         await self.service.exchange.serve(context, "propose", self.wrap, self._server.draining)

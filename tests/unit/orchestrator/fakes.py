@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from orchestrator.drafting.drafter import Draft
 from orchestrator.peers.target import Verification
 from outrider.v1 import common_pb2, target_pb2
-from services.session.limits import Limits
+from services.session.client import Limits
 from services.session.sequence import TokenSequence
 
 NUM_TOKENS = 12

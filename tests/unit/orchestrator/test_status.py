@@ -9,7 +9,7 @@ import pytest
 from orchestrator.generation.servicer import GenerationServicer
 from orchestrator.settings import OrchestratorSettings
 from outrider.v1 import generation_pb2
-from services.frame.telemetry.telemetry import Telemetry
+from services.frame.telemetry import Telemetry
 
 
 def servicer() -> GenerationServicer:

@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import INVALID_SPAN
 
 from outrider.v1 import common_pb2, target_pb2
-from services.frame.telemetry.telemetry import headers_of
+from services.frame.telemetry import headers_of
 from services.session.client import ServiceSession
 from services.session.sequence import TokenSequence
 from tests.waiting import PATIENCE_S

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from services.session.duplex import MAX_UNSENT_ANSWERS, Outgoing
+from services.session.exchange import MAX_UNSENT_ANSWERS, Outgoing
 from tests.waiting import PATIENCE_S
 
 
@@ -25,7 +25,7 @@ class Reader:
 async def sent(reader: Any, num_answers: int) -> Outgoing[int]:
     outgoing: Outgoing[int] = Outgoing(reader, str)
     for answer in range(num_answers):
-        await outgoing.have_room()
+        await outgoing.reserve()
         outgoing.put(answer)
     async with asyncio.timeout(PATIENCE_S):
         await outgoing.all_sent()

@@ -7,7 +7,7 @@ from typing import Any, cast
 from outrider.v1 import common_pb2
 from services.engine.runtime.runtime import Runtime
 from services.engine.scheduling.engine import Engine
-from services.frame.telemetry.telemetry import Telemetry
+from services.frame.telemetry import Telemetry
 from services.target.chat_templates import ChatTemplates
 from services.target.servicer import TargetServicer
 

@@ -10,9 +10,8 @@ import pytest
 from opentelemetry.sdk.resources import Resource
 
 from services.frame.program.logging import configure_logging
+from services.frame.telemetry import NO_HEADERS, Telemetry, configure_telemetry, server_span
 from services.frame.telemetry.recording import Recorder
-from services.frame.telemetry.spans import server_span
-from services.frame.telemetry.telemetry import NO_HEADERS, Telemetry, configure_telemetry
 
 
 def test_text_has_level_service_logger_and_extras(capsys: pytest.CaptureFixture[str]) -> None:

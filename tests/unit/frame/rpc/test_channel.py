@@ -7,7 +7,7 @@ import pytest
 
 from services.frame import server
 from services.frame.rpc import channel
-from services.frame.rpc.channel import channel_options, open_channel, service_config
+from services.frame.rpc.channel import RETRY_POLICY, channel_options, open_channel, service_config
 from services.frame.rpc.errors import ServiceError
 from services.frame.server import FrameServer
 from tests.calls import replies
@@ -83,13 +83,10 @@ async def test_messages_are_limited_on_both_ways(serve: Any) -> None:
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-def test_load_balancing_and_retries_share_one_config() -> None:
-    ring_hash = {"ring_hash_experimental": {"requestHashHeader": "x-session-id"}}
-    config = json.loads(service_config([("a.B", "C"), ("a.D", "")], [ring_hash, {"pick_first": {}}]))
-    assert config["loadBalancingConfig"] == [ring_hash, {"pick_first": {}}]
-    (method_config,) = config["methodConfig"]
+def test_a_method_and_a_whole_service_are_called_again() -> None:
+    (method_config,) = json.loads(service_config([("a.B", "C"), ("a.D", "")]))["methodConfig"]
     assert method_config["name"] == [{"service": "a.B", "method": "C"}, {"service": "a.D", "method": ""}]
-    assert json.loads(service_config()) == {}
+    assert method_config["retryPolicy"] == RETRY_POLICY
 
 
 def test_options_of_the_caller_are_added() -> None:

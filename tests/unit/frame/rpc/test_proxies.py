@@ -12,7 +12,7 @@ from services.frame.program.settings import load_settings
 from services.frame.program.startup import StartupError
 from services.frame.rpc.channel import open_channel
 from services.frame.rpc.proxies import environment_proxy
-from services.frame.telemetry.telemetry import configure_telemetry
+from services.frame.telemetry import configure_telemetry
 from tests.collector import Collector, collecting
 from tests.proxy import VARIABLES, Proxy, proxying
 from tests.waiting import PATIENCE_S, eventually

@@ -14,9 +14,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import Span, SpanKind, StatusCode
 
 from services.frame.rpc.errors import ServiceError
+from services.frame.telemetry import TraceHeaders
 from services.frame.telemetry.otlp import encode
 from services.frame.telemetry.recording import LightSpan, Recorder
-from services.frame.telemetry.telemetry import TraceHeaders
 
 PARENT = TraceHeaders("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "vendor=value,other=1")
 

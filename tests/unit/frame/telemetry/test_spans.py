@@ -15,9 +15,16 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import Span, SpanKind, StatusCode, get_current_span
 
 from services.frame.rpc.errors import ServiceError
+from services.frame.telemetry import (
+    NO_HEADERS,
+    Telemetry,
+    TraceHeaders,
+    child_span,
+    headers_of,
+    request_span,
+    server_span,
+)
 from services.frame.telemetry.recording import Recorder
-from services.frame.telemetry.spans import child_span, request_span, server_span
-from services.frame.telemetry.telemetry import NO_HEADERS, Telemetry, TraceHeaders, headers_of
 from tests.waiting import eventually
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"

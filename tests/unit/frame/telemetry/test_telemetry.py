@@ -11,17 +11,18 @@ from opentelemetry import trace
 
 from services.frame.program.startup import StartupError
 from services.frame.program.version import VERSION
-from services.frame.telemetry.collector import CONNECT_S, MayBeAway
-from services.frame.telemetry.spans import request_span, server_span
-from services.frame.telemetry.telemetry import (
+from services.frame.telemetry import (
     NO_HEADERS,
     Telemetry,
     TraceHeaders,
     configure_telemetry,
-    context_from,
     headers_of,
     named_service,
+    request_span,
+    server_span,
 )
+from services.frame.telemetry.collector import CONNECT_S, MayBeAway
+from services.frame.telemetry.headers import context_from
 from tests.collector import COLLECTING, Collector, collecting, collecting_http
 from tests.ports import free_port
 from tests.waiting import eventually
@@ -48,7 +49,7 @@ def test_without_variables_it_is_off() -> None:
 
 def test_when_off_the_sdk_is_not_even_imported() -> None:
     program = (
-        "import sys; from services.frame.run import run_server; from services.frame.telemetry.telemetry import *; "
+        "import sys; from services.frame.run import run_server; from services.frame.telemetry import *; "
         "configure_telemetry('x'); sys.exit(any(name.startswith('opentelemetry.sdk') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -11,7 +11,7 @@ from orchestrator.drafting.drafter import Draft, FirstDrafter
 from orchestrator.drafting.ngram import NgramDrafter, NgramIndex
 from orchestrator.generation.cycle import run_cycles
 from orchestrator.generation.length_policy import FixedLength
-from services.frame.telemetry.telemetry import Telemetry
+from services.frame.telemetry import Telemetry
 from services.session.sequence import TokenSequence
 from tests.unit.orchestrator.fakes import NUM_TOKENS, FakeTarget, next_token
 

@@ -18,8 +18,8 @@ from orchestrator.drafting.patience import DraftPatience
 from orchestrator.drafting.remote import RemoteDrafter
 from outrider.v1 import common_pb2, draft_pb2, draft_pb2_grpc
 from services.frame.rpc.errors import ServiceError
-from services.frame.telemetry.telemetry import Telemetry
-from services.session.client import SessionStream
+from services.frame.telemetry import Telemetry
+from services.session.client import ServiceSession
 from services.session.sequence import TokenSequence
 from tests.unit.orchestrator.scripted import Answer, Script, ScriptedDraft, serving
 from tests.waiting import PATIENCE_S, soon
@@ -40,13 +40,13 @@ def _patient_with_drafts(monkeypatch: pytest.MonkeyPatch) -> None:
 def written(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Ids of the requests that have left. One that is late before that ends its stream."""
     ids: list[int] = []
-    write = SessionStream._write
+    write = ServiceSession._write
 
     async def note(stream: Any, message: Any) -> None:
         await write(stream, message)
         ids.append(message.propose.request_id)
 
-    monkeypatch.setattr(SessionStream, "_write", note)
+    monkeypatch.setattr(ServiceSession, "_write", note)
     return ids
 
 

@@ -11,8 +11,8 @@ from orchestrator.generation.generation import origins
 from orchestrator.generation.length_policy import FixedLength
 from orchestrator.peers.target import ContextFullError, Verification
 from outrider.v1 import generation_pb2
-from services.frame.telemetry.telemetry import Telemetry
-from services.session.limits import Limits
+from services.frame.telemetry import Telemetry
+from services.session.client import Limits
 from services.session.sequence import TokenSequence
 from tests.unit.orchestrator.fakes import (
     END,

@@ -2,7 +2,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader, Sum
 
 from orchestrator.generation.instruments import GenerationInstruments
-from services.frame.telemetry.telemetry import Telemetry
+from services.frame.telemetry import Telemetry
 
 
 def test_counters_that_are_watched_begin_with_nothing() -> None:

@@ -12,7 +12,7 @@ from orchestrator.peers import target as target_module
 from orchestrator.peers.target import ContextFullError, TargetSession
 from outrider.v1 import common_pb2, target_pb2, target_pb2_grpc
 from services.frame.rpc.errors import ServiceError
-from services.frame.telemetry.telemetry import Telemetry
+from services.frame.telemetry import Telemetry
 from services.session.sequence import TokenSequence
 from tests.unit.orchestrator.scripted import Script, ScriptedTarget, serving
 from tests.waiting import PATIENCE_S, soon

@@ -6,14 +6,23 @@ import ipaddress
 import os
 import re
 
-from services.frame.rpc.unix_socket import is_unix_address
-
+_UNIX = "unix:"
 # Without a port, or with one of another kind.
 _OTHER_SCHEMES = ("unix-abstract:", "vsock:", "xds:")
 _SCHEME = re.compile(r"(dns|ipv4|ipv6):(//[^/]*/)?")
 _HOST_AND_PORT = re.compile(r"(?P<host>\[[^\]]*\]|[^:\s]+)(:(?P<port>[^:]*))?")
 # What the system takes, scheme and slashes apart.
 _MOST_PATH_BYTES = 107
+
+
+def is_unix_address(address: str) -> bool:
+    """Whether an address, or a host to listen on, is a Unix socket: unix:/path, unix:///path or unix:path."""
+    return address.startswith(_UNIX)
+
+
+def socket_path(address: str) -> str:
+    """Return the path of a Unix address, which may be empty."""
+    return address.removeprefix(_UNIX).removeprefix("//")
 
 
 def is_port(text: str) -> bool:
@@ -28,7 +37,7 @@ def check_address(address: str) -> str:
     stderr by itself.
     """
     if is_unix_address(address):
-        if len(os.fsencode(address.removeprefix("unix:").removeprefix("//"))) > _MOST_PATH_BYTES:
+        if len(os.fsencode(socket_path(address))) > _MOST_PATH_BYTES:
             raise ValueError(f"the path of a socket has at most {_MOST_PATH_BYTES} bytes")
     elif address and not address.startswith(_OTHER_SCHEMES):
         scheme = _SCHEME.match(address)

@@ -3,9 +3,9 @@
 import pytest
 
 from orchestrator.settings import OrchestratorSettings
+from services.frame.program.address import check_address
 from services.frame.program.settings import load_settings
 from services.frame.program.startup import StartupError
-from services.frame.rpc.address import check_address
 
 
 @pytest.mark.parametrize(
