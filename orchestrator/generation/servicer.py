@@ -24,13 +24,12 @@ from outrider.v1 import common_pb2, generation_pb2, generation_pb2_grpc, target_
 from services.frame.program.version import VERSION
 from services.frame.rpc.errors import ServiceError, error_from_rpc, invalid_argument, is_from_server
 from services.frame.rpc.handlers import RpcContext
-from services.frame.rpc.limits import most_tokens
+from services.frame.rpc.limits import MAX_LOG_PROBABILITIES, most_tokens
 from services.frame.telemetry.spans import request_span
 from services.frame.telemetry.telemetry import Telemetry, TraceHeaders
 from services.session.sequence import TokenSequence
 
 _MAX_STOP_STRINGS = 64
-_MAX_LOG_PROBABILITIES = 20
 # Chunks that a slow client has not taken before the generation waits for it.
 _MAX_CHUNKS_AHEAD = 8
 _LONG_PROMPT = 8192
@@ -249,9 +248,9 @@ def _check(request: generation_pb2.GenerateRequest, info: common_pb2.ModelInfo) 
         )
     if request.max_tokens < 1:
         raise invalid_argument("INVALID_REQUEST", "max_tokens", "ask for at least one token")
-    if request.num_log_probabilities > _MAX_LOG_PROBABILITIES:
+    if request.num_log_probabilities > MAX_LOG_PROBABILITIES:
         raise invalid_argument(
-            "INVALID_REQUEST", "num_log_probabilities", f"at most {_MAX_LOG_PROBABILITIES} can be asked for"
+            "INVALID_REQUEST", "num_log_probabilities", f"at most {MAX_LOG_PROBABILITIES} can be asked for"
         )
     if len(request.sampling.logit_bias) > info.vocabulary_size:
         raise invalid_argument("INVALID_SAMPLING", "sampling.logit_bias", "it has more tokens than the vocabulary")
