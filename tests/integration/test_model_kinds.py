@@ -167,8 +167,8 @@ def test_one_decode_is_one_pass_for_every_kind(model: Model) -> None:
 
 
 def test_every_kind_can_be_exact(model: Model) -> None:
-    traced = replace(OPTIONS, trace_rows=True)
-    runtime = padded_runtime(model, traced, Exactness(ExactMode.ROW_MULTIPLE, 8), 7)
+    digesting = replace(OPTIONS, digest_attention=True)
+    runtime = padded_runtime(model, digesting, Exactness(ExactMode.ROW_MULTIPLE, 8), 7)
     first_positions = [4 * WINDOW, 2 * WINDOW, 5, 0]
     sequences = fixed_sequences(VOCABULARY_SIZE, [LENGTH, 4 * WINDOW, 2 * WINDOW, WINDOW], seed=4)
     expected = references(runtime, sequences, first_positions)

@@ -295,7 +295,7 @@ class Scheduler:
             return
         donor = max(self.slots.slots, key=lambda other: other.held.common_length(0, tokens))
         shared = donor.held.common_length(0, tokens)
-        if shared > length + self._runtime.costs.copy_worth:
+        if shared > length + self._runtime.costs.copy_in_rows:
             self._cut(slot, 0)
             self._runtime.copy(donor.index, slot.index, shared)
             slot.held.extend(tokens[:shared])

@@ -100,13 +100,13 @@ async def test_a_session_inherits_what_fits_in_the_slot_of_another() -> None:
         assert runtime.batches[1][0].tokens == [9]
 
 
-@pytest.mark.parametrize(("copy_worth", "num_evaluated"), [(0, 2), (11, 2), (12, 14)])
+@pytest.mark.parametrize(("copy_in_rows", "num_evaluated"), [(0, 2), (11, 2), (12, 14)])
 async def test_a_prompt_is_shared_where_another_session_holds_more_than_a_copy_costs(
-    copy_worth: int, num_evaluated: int
+    copy_in_rows: int, num_evaluated: int
 ) -> None:
     runtime = FakeRuntime()
     prompt = [*range(1, 13)]
-    runtime.costs = LinearCosts(16.0, copy_worth=copy_worth)
+    runtime.costs = LinearCosts(16.0, copy_in_rows=copy_in_rows)
     async with running(runtime) as engine:
         await fill_cache(engine, "a", [*prompt, 13])
         assert await result(engine, Greedy(prefix("b", [*prompt, 7, 8]))) == [true_token([*prompt, 7, 8])]
