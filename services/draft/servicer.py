@@ -20,7 +20,7 @@ class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
         self._propose = _Propose(server, vocabulary, engine, info)
 
     async def Propose(self, request: draft_pb2.ProposeRequest, context: RpcContext) -> draft_pb2.ProposeResponse:
-        """Propose once."""
+        """Propose what a request asks for, and answer when that is done."""
         return await self._propose.answer(request)
 
     async def ProposeStream(  # type: ignore[override]  # replies are written to the context
@@ -31,7 +31,7 @@ class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
 
 
 class _Propose(SessionMethod[draft_pb2.ProposeRequest, draft_pb2.ProposeResult, draft_pb2.ProposeResponse]):
-    """Makes proposals of requests."""
+    """Propose and ProposeStream: a request becomes a proposal."""
 
     def __init__(self, server: FrameServer, vocabulary: Vocabulary, engine: Engine, info: common_pb2.ModelInfo) -> None:
         messages = draft_pb2.ProposeResponse, draft_pb2.ProposeStreamResponse

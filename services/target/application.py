@@ -45,7 +45,7 @@ class TargetApplication(ModelApplication):
         return super().choose(loaded, measuring)
 
     def register(self, server: FrameServer, model: Model, engine: Engine, info: common_pb2.ModelInfo) -> None:
-        """Register TargetService."""
+        """Register TargetService, and say whether the model has a chat template that works."""
         info.has_chat_template = self._chat_templates.has_usual
         servicer = TargetServicer(server, model.vocabulary, engine, info, self._chat_templates)
         server.register(target_pb2_grpc.add_TargetServiceServicer_to_server, servicer)

@@ -40,7 +40,7 @@ class TargetServicer(TextServicer):
     async def VerifyBatch(
         self, request: target_pb2.VerifyBatchRequest, context: RpcContext
     ) -> target_pb2.VerifyBatchResponse:
-        """Verify once."""
+        """Verify the draft of a request, and answer when that is done."""
         return await self._verify.answer(request)
 
     async def VerifyStream(  # type: ignore[override]  # replies are written to the context
@@ -53,7 +53,7 @@ class TargetServicer(TextServicer):
 class _Verify(
     SessionMethod[target_pb2.VerifyBatchRequest, target_pb2.VerifyBatchResult, target_pb2.VerifyBatchResponse]
 ):
-    """Makes verifications of requests."""
+    """VerifyBatch and VerifyStream: a request becomes a verification."""
 
     def __init__(self, server: FrameServer, vocabulary: Vocabulary, engine: Engine, info: common_pb2.ModelInfo) -> None:
         messages = target_pb2.VerifyBatchResponse, target_pb2.VerifyStreamResponse

@@ -68,7 +68,7 @@ class Runtime(Protocol):
         """Drop the cache of `slot` from position `length` on. Raises DecodeError when that is impossible."""
 
     def attention_digest(self, slot: int, position: int) -> bytes:
-        """Return a digest of what attention gave in all layers for a row of the last decode; empty where none is taken."""
+        """Return a digest of what attention gave in all layers for a row of the last decode; empty if none is taken."""
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Give slot `target`, which is empty, the first `length` positions of slot `source`."""

@@ -72,7 +72,7 @@ class Engine:
         self._scheduler.on_decode = on_decode
 
     def start(self) -> None:
-        """Start the thread."""
+        """Let the thread begin to serve. Raises RuntimeError where the system has no room for one."""
         self._thread.start()
 
     def stop(self) -> None:

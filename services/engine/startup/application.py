@@ -52,7 +52,7 @@ class ModelApplication(ABC):
 
     @abstractmethod
     def register(self, server: FrameServer, model: Model, engine: Engine, info: common_pb2.ModelInfo) -> None:
-        """Register the service proper."""
+        """Register the service that the subclass is, with what it needs: all of it is ready."""
 
     async def start(self, server: FrameServer) -> None:
         """Load and answer. Raises StartupError when the model cannot be served."""
