@@ -58,7 +58,7 @@ async def test_sessions_share_a_decode() -> None:
         _, *outcomes = await asyncio.gather(first, *others)
         assert runtime.num_decodes == 2
         assert [len(segment.tokens) for segment in runtime.batches[1]] == [2, 3, 4]
-        for prompt, work, outcome in zip(prompts.results(), works, outcomes, strict=True):
+        for prompt, work, outcome in zip(prompts.values(), works, outcomes, strict=True):
             assert outcome.result == [true_token(prompt), true_token([*prompt, 9])]
             assert work.timings.batch_rows == 9
             assert work.timings.num_decodes == 1
@@ -101,7 +101,7 @@ async def test_a_runtime_that_parts_a_batch_changes_no_answer() -> None:
             await at_the_gate(runtime)
             others = await begin(engine, *(Chain(prefix(*item), 3) for item in prompts.items()))
         outcomes = await asyncio.gather(first, *others)
-        assert [outcome.result for outcome in outcomes[1:]] == [true_text(prompt, 3) for prompt in prompts.results()]
+        assert [outcome.result for outcome in outcomes[1:]] == [true_text(prompt, 3) for prompt in prompts.values()]
         assert all(len(batch) == 1 for batch in runtime.batches)
         assert runtime.num_decodes == 1 + 3 * 3
 
