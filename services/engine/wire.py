@@ -152,9 +152,9 @@ def deadline_s(timeout_ms: int) -> float | None:
 
 
 class SessionMethod(ABC, Generic[RequestT, MessageT, ReplyT]):
-    """A method that both carriers have, unary and stream: the engine does the work of each request of every session.
+    """A method of a service, over both carriers: the engine does the work of each request of all sessions.
 
-    A service says how a request becomes work, whose result is the message that goes out as the reply's `result`.
+    The subclass says which work that is. It finishes with the message that goes out as the reply's `result`.
 
     Attributes:
         exchange: holds sessions to the rules of the protocol, whichever carrier their requests come by.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 _NUM_RECENT = 8
 # Sizes up to this are kept apart, as kernels have steps there; larger ones by powers of two.
 _MOST_EXACT_ROWS = 32
-# Until it is known better: rows that a decode costs by itself, and prompt rows that a copied prefix must save.
+# Until they are known better: what a decode and a copy cost, in rows.
 _START_DECODE_ROWS = 16.0
 _START_COPY_ROWS = 64.0
 # A copy that cost much once is tried again for prefixes longer than this.
@@ -65,7 +65,7 @@ class DecodeCosts:
 
     @property
     def decode_in_rows(self) -> float:
-        """Rows that take as long as one decode takes by itself, whatever its rows: which decodes are worth joining."""
+        """What a decode costs by itself, whatever its rows: as many rows as take that long."""
         if len(self._least) < 2:
             return _START_DECODE_ROWS
         (few, few_s), (many, many_s) = self._least[0], self._few_times()
@@ -74,7 +74,7 @@ class DecodeCosts:
 
     @property
     def copy_in_rows(self) -> float:
-        """Rows of a prompt that take as long as one copy between slots."""
+        """What a copy between slots costs: as many rows of a prompt as take that long."""
         if not self._recent_copies or len(self._least) < 2:
             return _START_COPY_ROWS
         rows, duration_s = self._least[-1]

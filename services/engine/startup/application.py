@@ -15,12 +15,11 @@ from services.engine.errors import EngineError, ModelLoadError
 from services.engine.model.gguf_file import GgufFile
 from services.engine.model.model import Model
 from services.engine.runtime.devices import accelerators
-from services.engine.runtime.memory import check_gpus, check_ram, layers_that_fit, rooms
+from services.engine.runtime.memory import check_gpus, check_ram, layers_that_fit, rooms, rows_that_fit
 from services.engine.runtime.padding import Exactness
 from services.engine.runtime.runtime import Runtime, RuntimeOptions
 from services.engine.scheduling.engine import Engine
 from services.engine.scheduling.turns import turns_of
-from services.engine.startup.capacity import batch_rows
 from services.engine.startup.exactness import most_reserve, padded_runtime
 from services.engine.startup.flash_attention import choose_flash_attention
 from services.engine.startup.instruments import EngineInstruments
@@ -149,7 +148,7 @@ class ModelApplication(ABC):
         check_entries(model, settings.max_message_bytes)
         self.on_loaded(model)
         check_gpus(model, options, accelerators(), gpu_layers)
-        max_batch_rows = settings.batch_rows or batch_rows(model.vocabulary.size)
+        max_batch_rows = settings.batch_rows or rows_that_fit(model.vocabulary.size)
         options = replace(options, max_batch_rows=max_batch_rows)
         loaded = LoadedModel(model, options, digest_of_files(model.parts, self._given_up), f"{device} {gpu_layers}")
         measuring = Measuring(budget_after(time.perf_counter() - started_s), findings(), self.announce)
