@@ -77,7 +77,7 @@ def measure(model: Model, options: RuntimeOptions, num_schedules: int, *, is_exa
 def _first_exact(model: Model, options: RuntimeOptions) -> Exactness:
     for exactness in candidates(MAX_DRAFT_TOKENS):
         runtime = padded_runtime(
-            model, replace(options, count_passes=False, trace_rows=True), exactness, MAX_DRAFT_TOKENS
+            model, replace(options, count_passes=False, digest_attention=True), exactness, MAX_DRAFT_TOKENS
         )
         passed = is_exact(runtime, MAX_DRAFT_TOKENS)
         runtime.close()

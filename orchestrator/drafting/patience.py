@@ -4,8 +4,8 @@ from collections import defaultdict, deque
 from statistics import median
 
 _NUM_REMEMBERED = 16
-# A proposal may take as many times as long as the longest of the last ones, and a cycle more: on the cores that it shares
-# with the target it has to wait for a decode of others.
+# A proposal may take as many times as long as the longest of the last ones, and a cycle more: on the cores that it
+# shares with the target it has to wait for a decode of others.
 _MOST_TIMES_USUAL = 3
 # Draft tokens save at most a cycle each, and about half of that as a rule.
 _CYCLES_PER_TOKEN = 0.5

@@ -10,10 +10,10 @@ from orchestrator.generation.speculation import check_speculation
 from orchestrator.peers.target import is_too_large, target_unavailable, too_large
 from outrider.v1 import common_pb2, generation_pb2, target_pb2, target_pb2_grpc
 from services.frame.rpc.errors import ServiceError, error_from_rpc, invalid_argument, is_from_server
+from services.frame.rpc.limits import MAX_LOG_PROBABILITIES
 from services.session.sequence import TokenSequence
 
 _MAX_STOP_STRINGS = 64
-_MAX_LOG_PROBABILITIES = 20
 _LONG_PROMPT = 8192
 
 
@@ -41,9 +41,9 @@ def check_request(request: generation_pb2.GenerateRequest, info: common_pb2.Mode
         )
     if request.max_tokens < 1:
         raise invalid_argument("INVALID_REQUEST", "max_tokens", "ask for at least one token")
-    if request.num_log_probabilities > _MAX_LOG_PROBABILITIES:
+    if request.num_log_probabilities > MAX_LOG_PROBABILITIES:
         raise invalid_argument(
-            "INVALID_REQUEST", "num_log_probabilities", f"at most {_MAX_LOG_PROBABILITIES} can be asked for"
+            "INVALID_REQUEST", "num_log_probabilities", f"at most {MAX_LOG_PROBABILITIES} can be asked for"
         )
     if len(request.sampling.logit_bias) > info.vocabulary_size:
         raise invalid_argument("INVALID_SAMPLING", "sampling.logit_bias", "it has more tokens than the vocabulary")

@@ -14,6 +14,6 @@ class DraftApplication(ModelApplication):
     service_names = ("outrider.v1.DraftService", MODEL_SERVICE)
 
     def register(self, server: FrameServer, model: Model, engine: Engine, info: common_pb2.ModelInfo) -> None:
-        """Register DraftService."""
+        """Register DraftService with the model's tokens, its engine and its limits."""
         servicer = DraftServicer(server, model.vocabulary, engine, info)
         server.register(draft_pb2_grpc.add_DraftServiceServicer_to_server, servicer)

@@ -1,24 +1,15 @@
 """A proposal as a piece of work for the engine: every step runs inside the engine's thread."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
+from outrider.v1 import draft_pb2
 from services.engine.runtime.runtime import Logits
 from services.engine.sampling import SamplingParams, sample_with_confidence
 from services.engine.scheduling.work import Finished, More, Prefix, Work
 
 
-@dataclass(frozen=True)
-class DraftToken:
-    """A proposed token, its probability at temperature 1 and the margin of its choice."""
-
-    token: int
-    probability: float
-    margin: float
-
-
-class Proposal(Work):
-    """Samples up to `num_draft_tokens` tokens, one after the other, and finishes with a list of `DraftToken`.
+class ProposalWork(Work[draft_pb2.ProposeResult]):
+    """Samples up to `num_draft_tokens` tokens, one after the other, and finishes with the reply's result.
 
     With a deadline it does not wait for a slot: who sets one decodes plainly meanwhile, which is quicker than to wait.
     """
@@ -40,18 +31,19 @@ class Proposal(Work):
         self._end_of_generation = end_of_generation
         self._min_joint_confidence = min_joint_confidence
         self._joint_confidence = 1.0
-        self._draft_tokens: list[DraftToken] = []
+        self._result = draft_pb2.ProposeResult()
 
-    def take(self, logits: Logits, held: Sequence[int]) -> More | Finished:
+    def next_step(self, logits: Logits, held: Sequence[int]) -> More | Finished[draft_pb2.ProposeResult]:
         """Sample the next token under the noise that the target will use at the same position."""
-        draft_token = DraftToken(*sample_with_confidence(logits[0], len(held), self._params, held))
-        self._joint_confidence *= draft_token.probability
+        token, probability, margin = sample_with_confidence(logits[0], len(held), self._params, held)
+        self._joint_confidence *= probability
         if self._joint_confidence < self._min_joint_confidence:
             return self._finished(held)
-        self._draft_tokens.append(draft_token)
-        if len(self._draft_tokens) == self._num_draft_tokens or draft_token.token in self._end_of_generation:
+        self._result.draft_tokens.add(token=token, probability=probability, margin=margin)
+        self._result.is_end_of_generation = token in self._end_of_generation
+        if len(self._result.draft_tokens) == self._num_draft_tokens or self._result.is_end_of_generation:
             return self._finished(held)
-        return More([draft_token.token])
+        return More([token])
 
-    def _finished(self, held: Sequence[int]) -> Finished:
-        return Finished(len(held), self._draft_tokens, len(self._draft_tokens))
+    def _finished(self, held: Sequence[int]) -> Finished[draft_pb2.ProposeResult]:
+        return Finished(len(held), self._result, len(self._result.draft_tokens))

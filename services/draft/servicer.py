@@ -1,59 +1,46 @@
-"""DraftService: Propose over both carriers."""
+"""DraftService: proposals over both carriers."""
 
 import grpc
-from google.rpc import status_pb2
+from opentelemetry.trace import Span
 
 from outrider.v1 import common_pb2, draft_pb2, draft_pb2_grpc
-from services.draft.proposal import DraftToken, Proposal
+from services.draft.proposal import ProposalWork
 from services.engine.model.vocabulary import Vocabulary
 from services.engine.scheduling.engine import Engine
-from services.engine.wire import (
-    check_room,
-    checked_prefix,
-    checked_sampling,
-    deadline_s,
-    fill_reply,
-    run_work,
-    trace_outcome,
-)
+from services.engine.wire import SessionMethod, check_room, checked_prefix, checked_sampling, deadline_s
 from services.frame.rpc.errors import ServiceError, invalid_argument
 from services.frame.rpc.handlers import RpcContext
 from services.frame.server import FrameServer
-from services.frame.telemetry import server_span
-from services.session.exchange import Exchange
 
 
 class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
     """Proposes for all sessions with one engine."""
 
     def __init__(self, server: FrameServer, vocabulary: Vocabulary, engine: Engine, info: common_pb2.ModelInfo) -> None:
-        self._server = server
-        self._vocabulary = vocabulary
-        self._engine = engine
-        self._info = info
-        self._exchange = Exchange(self._answer, _refuse, engine.release)
+        self._propose = _Propose(server, vocabulary, engine, info)
 
     async def Propose(self, request: draft_pb2.ProposeRequest, context: RpcContext) -> draft_pb2.ProposeResponse:
-        """Propose once."""
-        return await self._exchange.answer(request)
+        """Propose what a request asks for, and answer when that is done."""
+        return await self._propose.answer(request)
 
     async def ProposeStream(  # type: ignore[override]  # replies are written to the context
         self, request_iterator: object, context: RpcContext
     ) -> None:
         """Propose for one session until its stream ends."""
-        await self._exchange.serve(context, "propose", _wrap, self._server.draining)
+        await self._propose.serve(context)
 
-    async def _answer(self, request: draft_pb2.ProposeRequest) -> draft_pb2.ProposeResponse:
-        reply = draft_pb2.ProposeResponse()
-        with server_span(self._server.cycle_telemetry, "draft.propose", request.context) as span:
-            outcome = await run_work(self._engine, self._work(request))
-            trace_outcome(span, outcome)
-            if fill_reply(reply, request.request_id, outcome):
-                self._fill_result(reply.result, outcome.value)
-                span.set_attribute("outrider.cycle.num_draft_tokens", len(outcome.value))
-        return reply
 
-    def _work(self, request: draft_pb2.ProposeRequest) -> Proposal:
+class _Propose(SessionMethod[draft_pb2.ProposeRequest, draft_pb2.ProposeResult, draft_pb2.ProposeResponse]):
+    """Propose and ProposeStream: a request becomes a proposal."""
+
+    def __init__(self, server: FrameServer, vocabulary: Vocabulary, engine: Engine, info: common_pb2.ModelInfo) -> None:
+        messages = draft_pb2.ProposeResponse, draft_pb2.ProposeStreamResponse
+        super().__init__(server, engine, "draft.propose", *messages)
+        self._vocabulary = vocabulary
+        self._info = info
+
+    def work(self, request: draft_pb2.ProposeRequest) -> ProposalWork:
+        """Return the proposal that a request asks for."""
         size = self._vocabulary.size
         if request.tokenizer_fingerprint not in ("", self._info.tokenizer_fingerprint):
             raise ServiceError(
@@ -74,7 +61,7 @@ class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
             raise invalid_argument("INVALID_REQUEST", "min_joint_confidence", "a confidence is between 0 and 1")
         # The last draft token is never evaluated here.
         check_room(request.context, request.num_draft_tokens - 1, self._info.context_length)
-        return Proposal(
+        return ProposalWork(
             checked_prefix(request.context, size),
             request.num_draft_tokens,
             checked_sampling(request.sampling, size, self._vocabulary.suppressed),
@@ -83,16 +70,6 @@ class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
             deadline_s=deadline_s(request.timeout_ms),
         )
 
-    def _fill_result(self, result: draft_pb2.ProposeResult, draft_tokens: list[DraftToken]) -> None:
-        for token in draft_tokens:
-            result.draft_tokens.add(token=token.token, probability=token.probability, margin=token.margin)
-        last = draft_tokens[-1].token if draft_tokens else None
-        result.is_end_of_generation = last in self._vocabulary.end_of_generation
-
-
-def _refuse(request_id: int, status: status_pb2.Status) -> draft_pb2.ProposeResponse:
-    return draft_pb2.ProposeResponse(request_id=request_id, error=status)
-
-
-def _wrap(reply: draft_pb2.ProposeResponse) -> draft_pb2.ProposeStreamResponse:
-    return draft_pb2.ProposeStreamResponse(response=reply)
+    def trace(self, span: Span, result: draft_pb2.ProposeResult) -> None:
+        """Say how long the draft is."""
+        span.set_attribute("outrider.cycle.num_draft_tokens", len(result.draft_tokens))

@@ -1,4 +1,12 @@
-"""The llama.cpp runtime that both services share, and the only place that imports llama_cpp."""
+"""The llama.cpp runtime that both services share, and the only place that imports llama_cpp.
+
+It has four floors, and none knows what is above it: `startup` loads and measures, `scheduling` decides what goes into a
+decode, `runtime` decodes, `model` knows a file and its tokens. `sampling` chooses tokens, `wire` stands between the
+protocol's messages and the engine.
+
+Read `scheduling/work.py` first: what the engine does is a piece of work. Leave the variables below where they are:
+they must be set before anything here loads llama.cpp.
+"""
 
 from services.frame.program.environment import set_default, unset_empty
 

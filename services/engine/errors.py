@@ -1,4 +1,4 @@
-"""What can go wrong in the engine. Services translate these into gRPC statuses."""
+"""What can go wrong in the engine. `wire` translates what work fails with into gRPC statuses."""
 
 
 class EngineError(Exception):

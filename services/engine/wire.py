@@ -1,11 +1,14 @@
-"""Between the protocol's messages and the engine's types: what comes in is checked here, once."""
+"""Between the protocol's messages and the engine: requests are checked here, once, become work, and are answered."""
 
 import time
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import grpc
+from google.protobuf.message import Message
+from google.rpc import status_pb2
 from opentelemetry.trace import Span
 
 from outrider.v1 import common_pb2
@@ -21,8 +24,12 @@ from services.engine.errors import (
 from services.engine.sampling import SamplingError, SamplingParams
 from services.engine.sampling.params import check_num_suppressed
 from services.engine.scheduling.engine import Engine
-from services.engine.scheduling.work import Miss, Outcome, Prefix, Work
+from services.engine.scheduling.work import Finished, Miss, Outcome, Prefix, ResultT, Work, WorkTimings
 from services.frame.rpc.errors import ServiceError, invalid_argument
+from services.frame.rpc.handlers import RpcContext
+from services.frame.server import FrameServer
+from services.frame.telemetry import server_span
+from services.session.exchange import Exchange, SessionRequest
 from services.session.sequence import DIGEST_SIZE
 
 _RETRY_AFTER_S = 0.1
@@ -49,8 +56,17 @@ class Reply(Protocol):
         """Where the time went."""
 
     @property
+    def result(self) -> Any:
+        """What the work came to, as a message."""
+
+    @property
     def cache_miss(self) -> common_pb2.CacheMiss:
         """Set instead of a result."""
+
+
+RequestT = TypeVar("RequestT", bound=SessionRequest)
+MessageT = TypeVar("MessageT", bound=Message)
+ReplyT = TypeVar("ReplyT", bound=Reply)
 
 
 def checked_prefix(context: common_pb2.Context, vocabulary_size: int) -> Prefix:
@@ -135,55 +151,102 @@ def deadline_s(timeout_ms: int) -> float | None:
     return time.perf_counter() + timeout_ms / 1e3 if timeout_ms else None
 
 
-async def run_work(engine: Engine, work: Work) -> Outcome:
-    """Do the work. Raises ServiceError where the engine takes no work now."""
+class SessionMethod(ABC, Generic[RequestT, MessageT, ReplyT]):
+    """A method of a service, over both carriers: the engine does the work of each request of all sessions.
+
+    The subclass says which work that is. It finishes with the message that goes out as the reply's `result`.
+
+    Attributes:
+        exchange: holds sessions to the rules of the protocol, whichever carrier their requests come by.
+    """
+
+    def __init__(
+        self,
+        server: FrameServer,
+        engine: Engine,
+        name: str,
+        reply: Callable[..., ReplyT],
+        stream_reply: Callable[..., object],
+    ) -> None:
+        """`name` is the service's and, after a dot, that of the field for requests in a message of the stream.
+
+        `reply` and `stream_reply` are the messages that go out.
+        """
+        self._server = server
+        self._engine = engine
+        self._name = name
+        self._reply = reply
+        self._stream_reply = stream_reply
+        self.exchange: Exchange[RequestT, ReplyT] = Exchange(self._answer, self._refuse, engine.release)
+
+    @abstractmethod
+    def work(self, request: RequestT) -> Work[MessageT]:
+        """Return the work of a request. Raises ServiceError for one that cannot be done."""
+
+    @abstractmethod
+    def trace(self, span: Span, result: MessageT) -> None:
+        """Put on the server's span what the result says."""
+
+    async def answer(self, request: RequestT) -> ReplyT:
+        """Answer a unary call."""
+        return await self.exchange.answer(request)
+
+    async def serve(self, context: RpcContext) -> None:
+        """Answer the messages of one session's stream until it ends."""
+        _, _, field = self._name.partition(".")
+        await self.exchange.serve(context, field, self._wrap, self._server.draining)
+
+    async def _answer(self, request: RequestT) -> ReplyT:
+        reply = self._reply(request_id=request.request_id)
+        with server_span(self._server.cycle_telemetry, self._name, request.context) as span:
+            work = self.work(request)
+            outcome = await run_work(self._engine, work)
+            trace_outcome(span, work.timings, outcome)
+            fill_reply(reply, work.timings, outcome)
+            if isinstance(outcome, Finished):
+                self.trace(span, outcome.result)
+        return reply
+
+    def _refuse(self, request_id: int, status: status_pb2.Status) -> ReplyT:
+        return self._reply(request_id=request_id, error=status)
+
+    def _wrap(self, reply: ReplyT) -> object:
+        return self._stream_reply(response=reply)
+
+
+async def run_work(engine: Engine, work: Work[ResultT]) -> Outcome[ResultT]:
+    """Do the work. Raises ServiceError, with the status that tells a caller of it, where the engine did not."""
     try:
         return await engine.run(work)
     except EngineError as error:
-        raise service_error(error) from error
+        code, reason = _STATUS[type(error)]
+        retries = code in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
+        raise ServiceError(code, reason, str(error), retry_after_s=_RETRY_AFTER_S if retries else None) from error
 
 
-def fill_reply(reply: Reply, request_id: int, outcome: Outcome) -> bool:
-    """Fill in everything but the result. Return whether there is a result to fill in.
-
-    Raises:
-        ServiceError: the work failed.
-    """
-    value, timings = outcome.value, outcome.timings
-    if isinstance(value, EngineError):
-        raise service_error(value)
-    if isinstance(value, Exception):
-        raise value
-    reply.request_id = request_id
+def fill_reply(reply: Reply, timings: WorkTimings, outcome: Outcome[MessageT]) -> None:
+    """Fill in what came of a request: its result, or what is held where that is not the prefix that it builds on."""
     reply.held_length = outcome.held_length
     reply.timings.queued_ms = (timings.started_s - timings.submitted_s) * 1e3
     reply.timings.computed_ms = (timings.finished_s - timings.started_s) * 1e3
     reply.timings.decode_ms = timings.decode_s * 1e3
     reply.timings.num_decodes = timings.num_decodes
     reply.timings.batch_rows = timings.batch_rows
-    if isinstance(value, Miss):
-        reply.cache_miss.held_length = value.held_length
-        reply.cache_miss.held_digest = value.held_digest
-        return False
-    return True
+    if isinstance(outcome, Miss):
+        reply.cache_miss.held_length = outcome.held_length
+        reply.cache_miss.held_digest = outcome.held_digest
+    else:
+        reply.result.CopyFrom(outcome.result)
 
 
-def service_error(error: EngineError) -> ServiceError:
-    """Return the status that tells a caller of an engine's error."""
-    code, reason = _STATUS[type(error)]
-    retries = code in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
-    return ServiceError(code, reason, str(error), retry_after_s=_RETRY_AFTER_S if retries else None)
-
-
-def trace_outcome(span: Span, outcome: Outcome) -> None:
+def trace_outcome(span: Span, timings: WorkTimings, outcome: Outcome[ResultT]) -> None:
     """Put the engine's account of the work on the server's span: the queue and the decodes as timed events."""
     if not span.is_recording():
         return
-    timings = outcome.timings
     to_wall_ns = time.time_ns() - time.perf_counter_ns()
     span.add_event("outrider.queued", timestamp=to_wall_ns + int(timings.submitted_s * 1e9))
-    if isinstance(outcome.value, Miss):
-        span.add_event("outrider.cache_miss", {"outrider.held_length": outcome.value.held_length})
+    if isinstance(outcome, Miss):
+        span.add_event("outrider.cache_miss", {"outrider.held_length": outcome.held_length})
         return
     span.add_event(
         "outrider.decode",

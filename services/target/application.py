@@ -8,7 +8,7 @@ from services.engine.scheduling.engine import Engine
 from services.engine.startup.application import MODEL_SERVICE, ModelApplication
 from services.engine.startup.exactness import choose_auto, choose_on
 from services.engine.startup.measuring import Measuring
-from services.engine.startup.model_service import Served
+from services.engine.startup.model_service import LoadedModel
 from services.frame.server import FrameServer
 from services.target.chat_templates import ChatTemplates
 from services.target.servicer import TargetServicer
@@ -26,9 +26,9 @@ class TargetApplication(ModelApplication):
         super().__init__(settings)
         self._exact = settings.exact
 
-    def accept(self, model: Model) -> None:
-        """Take the loaded model, and read its chat templates. Text can be generated where one is not valid."""
-        super().accept(model)
+    def on_loaded(self, model: Model) -> None:
+        """The model was loaded: compile its chat templates. Text can be generated where one is not valid."""
+        super().on_loaded(model)
         self._chat_templates = ChatTemplates(model.chat_templates, model.vocabulary)
         # Now rather than with the first request: large vocabularies take a part of a second.
         model.vocabulary.tokenize("a", add_bos=True, parse_special=False)
@@ -36,16 +36,16 @@ class TargetApplication(ModelApplication):
             called = f" ({name})" if name else ""
             _log.warning("chats are refused%s: %s", called, problem)
 
-    def choose(self, served: Served, measuring: Measuring) -> Served:
+    def choose(self, loaded: LoadedModel, measuring: Measuring) -> LoadedModel:
         """Choose a way to exactness where the settings want one. Raises ModelLoadError where `on` cannot be had."""
         if self._exact != "off":
-            self.announce(f"probing {served.model.path.name} for exactness")
+            self.announce(f"probing {loaded.model.path.name} for exactness")
             choose = choose_on if self._exact == "on" else choose_auto
-            self.exactness = choose(served, self.settings.max_draft_tokens, measuring)
-        return super().choose(served, measuring)
+            self.exactness = choose(loaded, self.settings.max_draft_tokens, measuring)
+        return super().choose(loaded, measuring)
 
     def register(self, server: FrameServer, model: Model, engine: Engine, info: common_pb2.ModelInfo) -> None:
-        """Register TargetService."""
+        """Register TargetService, and say whether the model has a chat template that works."""
         info.has_chat_template = self._chat_templates.has_usual
         servicer = TargetServicer(server, model.vocabulary, engine, info, self._chat_templates)
         server.register(target_pb2_grpc.add_TargetServiceServicer_to_server, servicer)

@@ -1,44 +1,30 @@
-"""TargetService: VerifyBatch over both carriers, and the tokenizer."""
+"""TargetService: verification over both carriers."""
 
 import grpc
-from google.protobuf import json_format, struct_pb2
-from google.rpc import status_pb2
+from opentelemetry.trace import Span
 
-from outrider.v1 import common_pb2, target_pb2, target_pb2_grpc
-from services.engine.errors import TooLongError
+from outrider.v1 import common_pb2, target_pb2
 from services.engine.model.vocabulary import Vocabulary
 from services.engine.scheduling.engine import Engine
 from services.engine.wire import (
+    SessionMethod,
     check_room,
     checked_prefix,
     checked_sampling,
     checked_tokens,
     deadline_s,
-    fill_reply,
-    run_work,
-    trace_outcome,
 )
 from services.frame.rpc.errors import ServiceError, invalid_argument
 from services.frame.rpc.handlers import RpcContext
-from services.frame.rpc.limits import most_tokens
+from services.frame.rpc.limits import MAX_LOG_PROBABILITIES
 from services.frame.server import FrameServer
-from services.frame.telemetry import server_span
-from services.session.exchange import Exchange
-from services.target.answer_format import answer_format
-from services.target.chat import ChatError, Message, VariablesError
 from services.target.chat_templates import ChatTemplates
-from services.target.texts import TextThread, check_text
-from services.target.verification import LogProbabilities, Verification, Verified
-
-_MAX_LOG_PROBABILITIES = 20
-# No slot holds more, and making a message of so many keeps others waiting for a tenth of a second.
-_MOST_TOKENS = 1 << 20
-# What a message has beside the bytes that it is about.
-_BESIDE_BYTES = 16
+from services.target.text_servicer import TextServicer
+from services.target.verification import VerificationWork
 
 
-class TargetServicer(target_pb2_grpc.TargetServiceServicer):
-    """Verifies for all sessions with one engine."""
+class TargetServicer(TextServicer):
+    """Verifies for all sessions with one engine; what it does with texts is in `TextServicer`."""
 
     def __init__(
         self,
@@ -48,124 +34,35 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
         info: common_pb2.ModelInfo,
         chat_templates: ChatTemplates,
     ) -> None:
-        self._server = server
-        self._vocabulary = vocabulary
-        self._chat_templates = chat_templates
-        self._engine = engine
-        self._info = info
-        self._texts = TextThread()
-        self._most_bytes = server.settings.max_message_bytes
-        self._most_tokens = min(most_tokens(self._most_bytes, vocabulary.size), _MOST_TOKENS)
-        self._exchange = Exchange(self._answer, _refuse, engine.release)
+        super().__init__(vocabulary, info, chat_templates, server.settings.max_message_bytes)
+        self._verify = _Verify(server, vocabulary, engine, info)
 
     async def VerifyBatch(
         self, request: target_pb2.VerifyBatchRequest, context: RpcContext
     ) -> target_pb2.VerifyBatchResponse:
-        """Verify once."""
-        return await self._exchange.answer(request)
+        """Verify the draft of a request, and answer when that is done."""
+        return await self._verify.answer(request)
 
     async def VerifyStream(  # type: ignore[override]  # replies are written to the context
         self, request_iterator: object, context: RpcContext
     ) -> None:
         """Verify for one session until its stream ends."""
-        await self._exchange.serve(context, "verify", _wrap, self._server.draining)
+        await self._verify.serve(context)
 
-    async def Tokenize(self, request: target_pb2.TokenizeRequest, context: RpcContext) -> target_pb2.TokenizeResponse:
-        """Turn text into ids."""
 
-        def tokenize() -> target_pb2.TokenizeResponse:
-            self._vocabulary.check_length(request.text, self._most(request.max_tokens))
-            check_text(request.text, "text")
-            tokens = self._vocabulary.tokenize(
-                request.text,
-                add_bos=request.add_bos,
-                parse_special=request.parse_special,
-                most=self._most(request.max_tokens),
-            )
-            return target_pb2.TokenizeResponse(tokens=tokens)
+class _Verify(
+    SessionMethod[target_pb2.VerifyBatchRequest, target_pb2.VerifyBatchResult, target_pb2.VerifyBatchResponse]
+):
+    """VerifyBatch and VerifyStream: a request becomes a verification."""
 
-        try:
-            return await self._texts.run(len(request.text), tokenize)
-        except TooLongError as error:
-            raise self._too_long(error.count, request.max_tokens) from error
+    def __init__(self, server: FrameServer, vocabulary: Vocabulary, engine: Engine, info: common_pb2.ModelInfo) -> None:
+        messages = target_pb2.VerifyBatchResponse, target_pb2.VerifyStreamResponse
+        super().__init__(server, engine, "target.verify", *messages)
+        self._vocabulary = vocabulary
+        self._info = info
 
-    async def Detokenize(
-        self, request: target_pb2.DetokenizeRequest, context: RpcContext
-    ) -> target_pb2.DetokenizeResponse:
-        """Turn ids into bytes."""
-        if len(request.tokens) > _MOST_TOKENS:
-            raise _in_parts(f"{len(request.tokens)} tokens are more than {_MOST_TOKENS}")
-
-        def detokenize() -> target_pb2.DetokenizeResponse:
-            tokens = checked_tokens(request.tokens, "tokens", self._vocabulary.size)
-            text = self._vocabulary.detokenize(
-                tokens, most=self._most_bytes - _BESIDE_BYTES, is_continuation=request.is_continuation
-            )
-            return target_pb2.DetokenizeResponse(text=text)
-
-        try:
-            return await self._texts.run(len(request.tokens), detokenize)
-        except TooLongError as error:
-            raise _in_parts(f"{error.count} bytes of text are more than a message of {self._most_bytes}") from error
-
-    async def ApplyChatTemplate(
-        self, request: target_pb2.ApplyChatTemplateRequest, context: RpcContext
-    ) -> target_pb2.ApplyChatTemplateResponse:
-        """Render a chat."""
-        most = self._most(request.max_tokens)
-        if len(request.messages) > most:
-            raise self._too_long(len(request.messages), request.max_tokens)
-
-        def render() -> target_pb2.ApplyChatTemplateResponse:
-            variables = _variables(request.template_variables)
-            template = self._chat_templates.choose(request.template_name, has_tools=bool(variables.get("tools")))
-            messages = [Message(message.role, message.content, message.reasoning) for message in request.messages]
-            check_text("".join(message.role + message.content + message.reasoning for message in messages), "messages")
-            text, tokens = template.render(
-                messages, add_generation_prompt=request.add_generation_prompt, variables=variables, most=most
-            )
-            form = answer_format(template.source, text, self._vocabulary.steering_texts)
-            reply = target_pb2.ApplyChatTemplateResponse(text=text, tokens=tokens, answer_format=form)
-            if reply.ByteSize() > self._most_bytes:
-                raise TooLongError(len(tokens))
-            return reply
-
-        try:
-            return await self._texts.run(request.ByteSize(), render)
-        except VariablesError as error:
-            raise invalid_argument("INVALID_REQUEST", "template_variables", str(error)) from error
-        except ChatError as error:
-            raise ServiceError(grpc.StatusCode.FAILED_PRECONDITION, "CHAT_TEMPLATE", str(error)) from error
-        except TooLongError as error:
-            raise self._too_long(error.count, request.max_tokens) from error
-
-    def _most(self, max_tokens: int) -> int:
-        return min(max_tokens or self._most_tokens, self._most_tokens)
-
-    def _too_long(self, num_tokens: int, max_tokens: int) -> ServiceError:
-        context = self._info.context_length
-        if num_tokens >= context:
-            limit = f"a slot holds {context}: shorten it, or give the target more --context"
-        elif 0 < max_tokens < num_tokens:
-            limit = f"and at most {max_tokens} were asked for"
-        else:
-            limit = f"a message of {self._most_bytes} bytes holds {self._most_tokens}"
-        return ServiceError(
-            grpc.StatusCode.OUT_OF_RANGE, "PROMPT_TOO_LONG", f"the prompt has {num_tokens} tokens or more, {limit}"
-        )
-
-    async def _answer(self, request: target_pb2.VerifyBatchRequest) -> target_pb2.VerifyBatchResponse:
-        reply = target_pb2.VerifyBatchResponse()
-        with server_span(self._server.cycle_telemetry, "target.verify", request.context) as span:
-            outcome = await run_work(self._engine, self._work(request))
-            trace_outcome(span, outcome)
-            if fill_reply(reply, request.request_id, outcome):
-                _fill_result(reply.result, outcome.value)
-                reply.result.exact = self._info.exact_mode != common_pb2.EXACT_MODE_OFF
-                span.set_attribute("outrider.cycle.num_accepted", reply.result.num_accepted)
-        return reply
-
-    def _work(self, request: target_pb2.VerifyBatchRequest) -> Verification:
+    def work(self, request: target_pb2.VerifyBatchRequest) -> VerificationWork:
+        """Return the verification that a request asks for."""
         size = self._vocabulary.size
         num_draft_tokens = len(request.draft_tokens)
         if num_draft_tokens > self._info.max_draft_tokens:
@@ -181,66 +78,20 @@ class TargetServicer(target_pb2_grpc.TargetServiceServicer):
         num_log_probabilities = None
         if request.HasField("num_log_probabilities"):
             num_log_probabilities = request.num_log_probabilities
-            if num_log_probabilities > _MAX_LOG_PROBABILITIES:
+            if num_log_probabilities > MAX_LOG_PROBABILITIES:
                 raise invalid_argument(
-                    "INVALID_REQUEST", "num_log_probabilities", f"at most {_MAX_LOG_PROBABILITIES} can be asked for"
+                    "INVALID_REQUEST", "num_log_probabilities", f"at most {MAX_LOG_PROBABILITIES} can be asked for"
                 )
-        return Verification(
+        return VerificationWork(
             prefix,
             draft_tokens,
             checked_sampling(request.sampling, size, self._vocabulary.suppressed),
             self._vocabulary.end_of_generation,
+            is_exact=self._info.exact_mode != common_pb2.EXACT_MODE_OFF,
             num_log_probabilities=num_log_probabilities,
             deadline_s=deadline_s(request.timeout_ms),
         )
 
-
-def _in_parts(what: str) -> ServiceError:
-    return invalid_argument("INVALID_REQUEST", "tokens", f"{what}: send the tokens in parts")
-
-
-def _variables(variables: struct_pb2.Struct) -> dict[str, object]:
-    """Return what JSON means by these: it has whole numbers, the message has none.
-
-    Raises VariablesError for numbers that JSON lacks.
-    """
-    try:
-        values = json_format.MessageToDict(variables)
-    except ValueError as error:
-        raise VariablesError("a template's variable holds a number that is not finite") from error
-    return {name: _whole(value) for name, value in values.items()}
-
-
-def _whole(value: object) -> object:
-    match value:
-        case float() if value.is_integer():
-            return int(value)
-        case list():
-            return [_whole(item) for item in value]
-        case dict():
-            return {key: _whole(item) for key, item in value.items()}
-        case _:
-            return value
-
-
-def _fill_result(result: target_pb2.VerifyBatchResult, verified: Verified) -> None:
-    result.num_accepted = verified.verdict.num_accepted
-    result.next_token = verified.verdict.next_token
-    result.is_end_of_generation = verified.verdict.is_end_of_generation
-    result.log_probabilities.extend(_log_probabilities(position) for position in verified.log_probabilities)
-
-
-def _log_probabilities(position: LogProbabilities) -> common_pb2.LogProbabilities:
-    chosen, *top = (
-        common_pb2.TokenLogProbability(token=token, log_probability=value)
-        for token, value in ((position.token, position.log_probability), *position.top)
-    )
-    return common_pb2.LogProbabilities(chosen=chosen, top=top)
-
-
-def _refuse(request_id: int, status: status_pb2.Status) -> target_pb2.VerifyBatchResponse:
-    return target_pb2.VerifyBatchResponse(request_id=request_id, error=status)
-
-
-def _wrap(reply: target_pb2.VerifyBatchResponse) -> target_pb2.VerifyStreamResponse:
-    return target_pb2.VerifyStreamResponse(response=reply)
+    def trace(self, span: Span, result: target_pb2.VerifyBatchResult) -> None:
+        """Say how much of the draft stood."""
+        span.set_attribute("outrider.cycle.num_accepted", result.num_accepted)

@@ -17,7 +17,7 @@ from services.draft.application import DraftApplication
 from services.draft.settings import DraftSettings
 from services.engine.runtime.runtime import Logits, Runtime, Segment
 from services.engine.scheduling.engine import Engine
-from services.engine.startup.model_service import Served
+from services.engine.startup.model_service import LoadedModel
 from services.frame.server import FrameServer
 from services.frame.telemetry import Telemetry
 from services.target.application import TargetApplication
@@ -88,9 +88,9 @@ class GatedTarget(TargetApplication):
 
     gate: Gate
 
-    def make_runtime(self, served: Served) -> Runtime:
+    def make_runtime(self, loaded: LoadedModel) -> Runtime:
         # Rounded keys and values would flip a choice now and then where a target is not exact.
-        precise = replace(served, options=replace(served.options, cache_in_f32=True))
+        precise = replace(loaded, options=replace(loaded.options, cache_in_f32=True))
         return GatedRuntime(super().make_runtime(precise), self.gate)
 
 
@@ -99,8 +99,8 @@ class GatedDraft(DraftApplication):
 
     gate: Gate
 
-    def make_runtime(self, served: Served) -> Runtime:
-        return GatedRuntime(super().make_runtime(served), self.gate)
+    def make_runtime(self, loaded: LoadedModel) -> Runtime:
+        return GatedRuntime(super().make_runtime(loaded), self.gate)
 
 
 def target_server(

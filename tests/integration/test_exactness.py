@@ -14,7 +14,7 @@ from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions, Segmen
 from services.engine.startup import exactness
 from services.engine.startup.exactness import choose_auto, choose_on, padded_runtime
 from services.engine.startup.measuring import Budget, Measuring, findings
-from services.engine.startup.model_service import Served
+from services.engine.startup.model_service import LoadedModel
 from services.engine.startup.probe import Comparison, compare, fixed_sequences, is_exact, references
 
 Q4_K_M = 15
@@ -22,7 +22,7 @@ MAX_DRAFT_TOKENS = 7
 LENGTHS = (90, 40, 30, 30, 25, 20)
 FIRST_POSITIONS = (70, 20, 5, 5, 1, 0)
 OPTIONS = RuntimeOptions(
-    num_slots=6, context_length=256, max_batch_rows=256, num_threads=1, count_passes=True, trace_rows=True
+    num_slots=6, context_length=256, max_batch_rows=256, num_threads=1, count_passes=True, digest_attention=True
 )
 
 
@@ -100,11 +100,11 @@ def test_without_padding_rows_differ_and_the_probe_finds_out(tmp_path: Path, fil
 
 
 @pytest.mark.integration
-def test_rows_that_are_traced_show_what_quantized_activations_hide(tmp_path: Path) -> None:
+def test_digests_of_attention_show_what_quantized_activations_hide(tmp_path: Path) -> None:
     model = Model(write_tiny_model(tmp_path / "model.gguf", dim=256, file_type="Q8_0"))
     num_different = []
-    for traces_rows in (False, True):
-        options = replace(OPTIONS, trace_rows=traces_rows)
+    for digest_attention in (False, True):
+        options = replace(OPTIONS, digest_attention=digest_attention)
         runtime = padded_runtime(model, options, Exactness(ExactMode.ROW_MULTIPLE, 1), MAX_DRAFT_TOKENS)
         num_different.append(schedules(runtime, count=5).num_different)
         runtime.close()
@@ -117,13 +117,13 @@ def test_what_is_chosen_is_exact_and_remembered(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     model = Model(write_tiny_model(tmp_path / "model.gguf", dim=256, file_type="BF16"))
-    served = Served(model, OPTIONS, "some digest", "some device")
+    loaded = LoadedModel(model, OPTIONS, "some digest", "some device")
     # A probe on a slow machine is told of.
     monkeypatch.setattr("services.engine.startup.measuring._FIRST_NEWS_S", 0.0)
-    chosen = choose_on(served, MAX_DRAFT_TOKENS, Measuring(Budget(0.0), findings()))
+    chosen = choose_on(loaded, MAX_DRAFT_TOKENS, Measuring(Budget(0.0), findings()))
     assert "a probe whether logits are exact" in caplog.text
     caplog.clear()
-    assert choose_on(served, MAX_DRAFT_TOKENS, Measuring(Budget(0.0), findings())) == chosen
+    assert choose_on(loaded, MAX_DRAFT_TOKENS, Measuring(Budget(0.0), findings())) == chosen
     assert not caplog.records
     runtime = padded_runtime(model, OPTIONS, chosen, MAX_DRAFT_TOKENS)
     assert schedules(runtime, count=2).num_different == 0
@@ -139,14 +139,14 @@ def test_auto_measures_once_and_takes_what_is_exact(
     monkeypatch.setattr(exactness, "_MAX_COST", math.inf)
     monkeypatch.setattr(exactness, "_CLEARLY_DEAR", math.inf)
     model = Model(write_tiny_model(tmp_path / "model.gguf"))
-    served = Served(model, OPTIONS, "some digest", "some device")
+    loaded = LoadedModel(model, OPTIONS, "some digest", "some device")
     caplog.set_level("INFO")
-    chosen = choose_auto(served, MAX_DRAFT_TOKENS, Measuring(Budget(600.0), findings()))
-    assert chosen == choose_on(served, MAX_DRAFT_TOKENS, Measuring(Budget(0.0), findings()))
+    chosen = choose_auto(loaded, MAX_DRAFT_TOKENS, Measuring(Budget(600.0), findings()))
+    assert chosen == choose_on(loaded, MAX_DRAFT_TOKENS, Measuring(Budget(0.0), findings()))
     assert "measured ms by rows of one session: 1: " in caplog.text
     caplog.clear()
     monkeypatch.setattr(exactness, "_MAX_COST", 0.0)
-    assert choose_auto(served, MAX_DRAFT_TOKENS, Measuring(Budget(0.0), findings())) == chosen
+    assert choose_auto(loaded, MAX_DRAFT_TOKENS, Measuring(Budget(0.0), findings())) == chosen
     assert not caplog.records
 
 
@@ -155,7 +155,7 @@ def test_a_slot_that_is_filled_costs_no_passes_and_leaves_nothing_behind(tmp_pat
     model = Model(write_tiny_model(tmp_path / "model.gguf"))
     (tokens,) = fixed_sequences(model.vocabulary.size, [20], seed=5)
     expected = LlamaRuntime(model, OPTIONS).decode([Segment(1, 0, tokens, 20)])[0].copy()
-    runtime = LlamaRuntime(model, replace(OPTIONS, trace_rows=False, can_fill=True, max_batch_rows=64))
+    runtime = LlamaRuntime(model, replace(OPTIONS, digest_attention=False, can_fill=True, max_batch_rows=64))
     runtime.fill(1, 0, 200)
     runtime.cut(1, 100)
     runtime.fill(1, 100, 250)

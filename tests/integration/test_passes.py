@@ -13,7 +13,7 @@ from services.draft.application import DraftApplication
 from services.draft.settings import DraftSettings
 from services.engine.runtime.padding import PaddedRuntime
 from services.engine.runtime.runtime import LlamaRuntime, Runtime
-from services.engine.startup.model_service import Served
+from services.engine.startup.model_service import LoadedModel
 from services.frame.server import FrameServer
 from services.target.application import TargetApplication
 from services.target.settings import TargetSettings
@@ -58,9 +58,9 @@ class CountingTarget(TargetApplication):
     runtime: LlamaRuntime
     gate: Gate
 
-    def make_runtime(self, served: Served) -> Runtime:
-        served = replace(served, options=replace(served.options, count_passes=True))
-        self.padded, self.runtime = counting_runtime(super().make_runtime(served))
+    def make_runtime(self, loaded: LoadedModel) -> Runtime:
+        loaded = replace(loaded, options=replace(loaded.options, count_passes=True))
+        self.padded, self.runtime = counting_runtime(super().make_runtime(loaded))
         return GatedRuntime(self.padded, self.gate)
 
 
@@ -69,9 +69,9 @@ class CountingDraft(DraftApplication):
     runtime: LlamaRuntime
     gate: Gate
 
-    def make_runtime(self, served: Served) -> Runtime:
-        served = replace(served, options=replace(served.options, count_passes=True))
-        self.padded, self.runtime = counting_runtime(super().make_runtime(served))
+    def make_runtime(self, loaded: LoadedModel) -> Runtime:
+        loaded = replace(loaded, options=replace(loaded.options, count_passes=True))
+        self.padded, self.runtime = counting_runtime(super().make_runtime(loaded))
         return GatedRuntime(self.padded, self.gate)
 
 

@@ -26,7 +26,7 @@ from services.engine.model.model import Model
 from services.engine.runtime.runtime import Runtime
 from services.engine.startup import application as engine_application
 from services.engine.startup import exactness
-from services.engine.startup.model_service import Served
+from services.engine.startup.model_service import LoadedModel
 from services.frame.program.startup import StartupError
 from services.frame.program.waiting import saying
 from services.frame.server import FrameServer
@@ -153,11 +153,11 @@ class SlowTarget(TargetApplication):
     may_go_on = threading.Event()
     is_stopping = False
 
-    def make_runtime(self, served: Served) -> Runtime:
+    def make_runtime(self, loaded: LoadedModel) -> Runtime:
         self.is_loading.set()
         assert self.may_go_on.wait(PATIENCE_S)
         # Whoever freed the weights meanwhile ends the process here.
-        return super().make_runtime(served)
+        return super().make_runtime(loaded)
 
     async def stop(self) -> None:
         self.is_stopping = True

@@ -1,6 +1,8 @@
 """What a GGUF file says of itself, read from its bytes and checked against their number; nothing is loaded.
 
-llama.cpp reads the same, but trusts some numbers, so that it would end the process or fill the memory for them.
+llama.cpp reads the same, but trusts some numbers, so that it would end the process or fill the memory for them. So does
+the package `gguf`: its reader takes what lies beyond a file's end for empty, and would go through as many elements of
+that as the file claims.
 """
 
 import ctypes
@@ -83,7 +85,7 @@ class Header:
         _check_places(self.tensors, -(-reader.position // alignment) * alignment, alignment, len(data))
 
     def text(self, key: str) -> str:
-        """Return a text, empty when absent."""
+        """Return a text, empty when absent or of another type."""
         field = self.fields.get(key)
         if field is None or field.kind != TEXT or field.is_list:
             return ""

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 _NUM_RECENT = 8
 # Sizes up to this are kept apart, as kernels have steps there; larger ones by powers of two.
 _MOST_EXACT_ROWS = 32
-# Until it is known better: rows that a decode costs by itself, and prompt rows that a copied prefix must save.
-_START_DECODE_WORTH = 16.0
-_START_COPY_WORTH = 64.0
+# Until they are known better: what a decode and a copy cost, in rows.
+_START_DECODE_ROWS = 16.0
+_START_COPY_ROWS = 64.0
 # A copy that cost much once is tried again for prefixes longer than this.
-_MOST_COPY_WORTH = 256.0
+_MOST_COPY_ROWS = 256.0
 
 
 class DecodeCosts:
@@ -64,21 +64,21 @@ class DecodeCosts:
         return _estimate_s(self._usual, num_rows)
 
     @property
-    def decode_worth(self) -> float:
-        """Rows that take as long as one decode takes by itself, whatever its rows: which decodes are worth joining."""
+    def decode_in_rows(self) -> float:
+        """What a decode costs by itself, whatever its rows: as many rows as take that long."""
         if len(self._least) < 2:
-            return _START_DECODE_WORTH
+            return _START_DECODE_ROWS
         (few, few_s), (many, many_s) = self._least[0], self._few_times()
         row_s = max((many_s - few_s) / (many - few), 0.01 * few_s)
         return max(0.0, few_s / row_s - few)
 
     @property
-    def copy_worth(self) -> float:
-        """Rows of a prompt that take as long as one copy between slots."""
+    def copy_in_rows(self) -> float:
+        """What a copy between slots costs: as many rows of a prompt as take that long."""
         if not self._recent_copies or len(self._least) < 2:
-            return _START_COPY_WORTH
+            return _START_COPY_ROWS
         rows, duration_s = self._least[-1]
-        return min(min(self._recent_copies) / (duration_s / rows), _MOST_COPY_WORTH)
+        return min(min(self._recent_copies) / (duration_s / rows), _MOST_COPY_ROWS)
 
     def _few_times(self) -> tuple[int, float]:
         """Return the size near 8 times the smallest: cost curves bend beyond."""

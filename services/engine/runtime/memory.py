@@ -1,4 +1,4 @@
-"""Whether weights and caches fit into memory, and how much of a model fits onto a GPU."""
+"""Whether weights and caches fit into memory, how much of a model fits onto a GPU, and how many rows into a decode."""
 
 import resource
 from collections.abc import Iterator, Sequence
@@ -20,6 +20,8 @@ _MEBIBYTE = 1 << 20
 _USABLE_SHARE = 0.8
 # Stacks and heaps of threads, and graphs: without room for them threads do not start, long after the check.
 _KEPT_ADDRESSES, _KEPT_DATA = 512 * _MEBIBYTE, 256 * _MEBIBYTE
+# Of a decode, whose logits are all in memory at once.
+_MANY_ROWS, _FEW_ROWS = 2048, 1024
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,12 @@ def _own_rooms() -> Iterator[Room]:
 def free_ram() -> int:
     """Return how many bytes of memory can be had now without anything being swapped out, within every limit."""
     return rooms()[0].free_bytes
+
+
+def rows_that_fit(vocabulary_size: int) -> int:
+    """Return how many rows a decode can have: 2048 where their logits need little of the free memory, else 1024."""
+    logits_bytes = _MANY_ROWS * vocabulary_size * 4
+    return _MANY_ROWS if logits_bytes * 8 <= free_ram() else _FEW_ROWS
 
 
 def cache_bytes(model: Model, options: RuntimeOptions) -> int:

@@ -81,9 +81,9 @@ class PaddedRuntime:
             logits[segment.slot][end - segment.num_outputs : end] for segment, end in zip(segments, ends, strict=True)
         ]
 
-    def trace(self, slot: int, position: int) -> bytes:
-        """Return the inner runtime's trace of a row."""
-        return self._inner.trace(slot, position)
+    def attention_digest(self, slot: int, position: int) -> bytes:
+        """Return the inner runtime's digest for a row."""
+        return self._inner.attention_digest(slot, position)
 
     def cut(self, slot: int, length: int) -> None:
         """Drop the cache of `slot` from position `length` on."""
@@ -105,10 +105,10 @@ class PaddedRuntime:
             return []
         rows = [_round_up(len(segment.tokens), self._width) for segment in segments]
         num_rows = max(rows) * (segments[-1].slot - segments[0].slot + 1)
-        # Most often one decode is best, and is found without weighing every way: a second one costs `decode_worth`, and
-        # can save no more than the padding.
-        decode_worth = self.costs.decode_worth
-        if num_rows <= self.max_batch_rows and num_rows - sum(rows) <= decode_worth:
+        # Most often one decode is best, and is found without weighing every way: a second one costs `decode_in_rows`,
+        # and can save no more than the padding.
+        decode_in_rows = self.costs.decode_in_rows
+        if num_rows <= self.max_batch_rows and num_rows - sum(rows) <= decode_in_rows:
             return [list(segments)]
         # For each number of segments: the least cost of the first ones, and where their last group begins.
         best = [(0.0, 0)]
@@ -120,7 +120,7 @@ class PaddedRuntime:
                 num_rows = longest * (segments[end - 1].slot - segments[start].slot + 1)
                 if found and num_rows > self.max_batch_rows:
                     break
-                found.append((best[start][0] + decode_worth + num_rows, start))
+                found.append((best[start][0] + decode_in_rows + num_rows, start))
             best.append(min(found))
         groups: list[list[Segment]] = []
         end = len(segments)

@@ -67,8 +67,8 @@ class Runtime(Protocol):
     def cut(self, slot: int, length: int) -> None:
         """Drop the cache of `slot` from position `length` on. Raises DecodeError when that is impossible."""
 
-    def trace(self, slot: int, position: int) -> bytes:
-        """Return a digest of what is inside the model for a row of the last decode; empty where rows are not traced."""
+    def attention_digest(self, slot: int, position: int) -> bytes:
+        """Return a digest of what attention gave in all layers for a row of the last decode; empty if none is taken."""
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Give slot `target`, which is empty, the first `length` positions of slot `source`."""
@@ -89,7 +89,7 @@ class RuntimeOptions:
     flash_attention: bool = False
     cache_in_f32: bool = False
     count_passes: bool = False
-    trace_rows: bool = False
+    digest_attention: bool = False
     can_fill: bool = False
 
     def threads(self) -> int:
@@ -120,8 +120,8 @@ class LlamaRuntime:
         self.vocabulary_size = model.vocabulary.size
         self._given_up = model.given_up
         self.num_decodes = 0
-        is_watched = options.count_passes or options.trace_rows or options.can_fill
-        self._watcher = Watcher(traces_rows=options.trace_rows) if is_watched else None
+        is_watched = options.count_passes or options.digest_attention or options.can_fill
+        self._watcher = Watcher(digests_attention=options.digest_attention) if is_watched else None
         parameters = llama_cpp.llama_context_default_params()
         parameters.n_ctx = options.num_positions()
         parameters.n_seq_max = options.num_slots
@@ -184,9 +184,9 @@ class LlamaRuntime:
         logits = np.ctypeslib.as_array(pointer, (num_outputs, self.vocabulary_size)).view(np.float32)
         return _split(logits, [segment.num_outputs + segment.num_padding_outputs for segment in segments])
 
-    def trace(self, slot: int, position: int) -> bytes:
-        """Return what `trace_rows` asks for, of a row of the last decode: a digest of attention in all layers."""
-        return self._watcher.trace(slot, position) if self._watcher is not None else b""
+    def attention_digest(self, slot: int, position: int) -> bytes:
+        """See `Runtime.attention_digest`; it is taken where `digest_attention` asks for it."""
+        return self._watcher.attention_digest(slot, position) if self._watcher is not None else b""
 
     def cut(self, slot: int, length: int) -> None:
         """Drop the cache of `slot` from position `length` on. Raises DecodeError when the cache cannot be cut there."""

@@ -24,11 +24,11 @@ class Watcher:
         callback: what `cb_eval` of a context is set to; it must live as long as the context.
     """
 
-    def __init__(self, *, traces_rows: bool) -> None:
-        """With `traces_rows` the graph is computed piece by piece, by the same kernels; its data must be in RAM."""
+    def __init__(self, *, digests_attention: bool) -> None:
+        """To digest attention, graphs are computed piece by piece, by the same kernels; their data must be in RAM."""
         self.num_passes = 0
         self.cancels = False
-        self._traces_rows = traces_rows
+        self._digests_attention = digests_attention
         self._rows: dict[tuple[int, int], hashlib.blake2b] = {}
 
         @llama_cpp.ggml_backend_sched_eval_callback  # type: ignore[untyped-decorator]
@@ -39,7 +39,7 @@ class Watcher:
             name = _name(tensor)
             if is_question:
                 self.num_passes += name == b"result_norm"
-                return traces_rows and name.startswith(b"kqv_out-")
+                return digests_attention and name.startswith(b"kqv_out-")
             values = (ctypes.c_float * _num_elements(tensor)).from_address(_data(tensor))
             by_row = np.frombuffer(values, np.float32).reshape(len(self._rows), -1)
             for row, of_row in zip(self._rows.values(), by_row, strict=True):
@@ -50,9 +50,9 @@ class Watcher:
 
     def begin(self, places: Iterable[tuple[int, int]]) -> None:
         """A pass follows, with a row for each of these slots and positions."""
-        if self._traces_rows:
+        if self._digests_attention:
             self._rows = {place: hashlib.blake2b(digest_size=16) for place in places}
 
-    def trace(self, slot: int, position: int) -> bytes:
-        """Return a digest of what attention gave in all layers for a row of the last pass; empty if untraced."""
-        return self._rows[slot, position].digest() if self._traces_rows else b""
+    def attention_digest(self, slot: int, position: int) -> bytes:
+        """Return a digest of what attention gave in all layers for a row of the last pass; empty if none is taken."""
+        return self._rows[slot, position].digest() if self._digests_attention else b""

@@ -34,7 +34,7 @@ class Row:
     """Logits of one position after bias and penalties; every id stands in exactly one of the two parts."""
 
     dense: NDArray[np.float32]
-    """[vocabulary], C-contiguous; -inf for the ids in `ids` and for those that are not allowed."""
+    """[vocabulary], C-contiguous; -inf for the ids in `ids` and for those that are suppressed."""
     ids: NDArray[np.int64]
     """Changed ids, ascending."""
     values: NDArray[np.float64]
@@ -81,19 +81,11 @@ class PenaltyWindow:
                 del self.counts[oldest]
 
 
-def adjusted(
-    logits: NDArray[np.float32],
-    params: SamplingParams,
-    counts: Mapping[int, int],
-    allowed: NDArray[np.bool_] | None,
-) -> Row:
-    """Applies masks, bias and penalties to logits [vocabulary]; counts are those of the penalty window.
+def adjusted(logits: NDArray[np.float32], params: SamplingParams, counts: Mapping[int, int]) -> Row:
+    """Suppresses tokens, and applies bias and penalties, in logits [vocabulary]; counts are of the penalty window.
 
     Ids beyond the row, which the other model of a pair may have, are passed over.
     """
-    is_own = allowed is not None or bool(params.suppressed_tokens)
-    if allowed is not None:
-        logits = np.where(allowed, logits, _MINUS_INFINITY)
     if params.suppressed_tokens:
         logits = logits.copy()
         logits[_array(params.suppressed_tokens, logits.size)] = _MINUS_INFINITY
@@ -105,7 +97,7 @@ def adjusted(
         values += [params.logit_bias.get(token, 0.0) for token in ids.tolist()]
     if counts:
         values = _penalised(values, np.array([counts.get(token, 0) for token in ids.tolist()], np.int64), params)
-    dense = logits if is_own else logits.copy()
+    dense = logits if params.suppressed_tokens else logits.copy()
     dense[ids] = _MINUS_INFINITY
     return Row(dense, ids, values)
 

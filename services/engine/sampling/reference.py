@@ -13,10 +13,8 @@ from services.engine.sampling.noise import gumbel, noise_key
 from services.engine.sampling.params import SamplingParams
 
 
-def adjusted_logits(
-    logits: Sequence[float], params: SamplingParams, history: Sequence[int], allowed: Sequence[bool] | None = None
-) -> list[float]:
-    """Step 1: masks, bias and penalties. `history` holds every token before the position."""
+def adjusted_logits(logits: Sequence[float], params: SamplingParams, history: Sequence[int]) -> list[float]:
+    """Step 1: the mask of suppressed tokens, bias and penalties. `history` holds every token before the position."""
     window = history[-params.penalty_last_n :] if params.penalty_last_n else []
     counts: Mapping[int, int] = Counter(window)
     values = []
@@ -26,8 +24,7 @@ def adjusted_logits(
             repetition = params.repetition_penalty
             value = value * repetition if value <= 0 else value / repetition
             value -= counts[token] * params.frequency_penalty + params.presence_penalty
-        is_allowed = token not in params.suppressed_tokens and (allowed is None or allowed[token])
-        values.append(value if is_allowed else -math.inf)
+        values.append(-math.inf if token in params.suppressed_tokens else value)
     return values
 
 
@@ -51,15 +48,9 @@ def candidates(values: Sequence[float], params: SamplingParams) -> list[tuple[fl
     return kept
 
 
-def sample(
-    logits: Sequence[float],
-    position: int,
-    params: SamplingParams,
-    history: Sequence[int],
-    allowed: Sequence[bool] | None = None,
-) -> int:
+def sample(logits: Sequence[float], position: int, params: SamplingParams, history: Sequence[int]) -> int:
     """The token at `position`. At least one logit must be finite, and none NaN or +infinity."""
-    values = adjusted_logits(logits, params, history, allowed)
+    values = adjusted_logits(logits, params, history)
     if params.temperature == 0:
         return values.index(max(values))
     key = noise_key(params.seed, position)

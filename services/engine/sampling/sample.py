@@ -24,16 +24,13 @@ def sample(
     position: int,
     params: SamplingParams,
     history: Tokens,
-    *,
-    allowed: NDArray[np.bool_] | None = None,
 ) -> int:
     """The token at `position`, a function of nothing but the arguments.
 
-    `history` holds the tokens before the position, oldest first; the last `penalty_last_n` of them are enough.
-    `allowed` [vocabulary] is False for tokens that must not be chosen, as a grammar will want. Raises LogitsError where
-    no token can be chosen.
+    `history` holds the tokens before the position, oldest first; the last `penalty_last_n` of them are enough. Raises
+    LogitsError where no token can be chosen.
     """
-    row = adjusted(logits_row, params, _window_counts(params, history), allowed)
+    row = adjusted(logits_row, params, _window_counts(params, history))
     if params.temperature == 0:
         return row.best()[0]
     return _best_scores(row, position, params, 1)[0][1]
@@ -45,11 +42,9 @@ def sample_rows(
     params: SamplingParams,
     history: Tokens,
     draft_tokens: Tokens,
-    *,
-    allowed: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int64]:
     """All of `samples`, as an array [rows]."""
-    return np.fromiter(samples(logits, first_position, params, history, draft_tokens, allowed=allowed), np.int64)
+    return np.fromiter(samples(logits, first_position, params, history, draft_tokens), np.int64)
 
 
 def samples(
@@ -58,14 +53,12 @@ def samples(
     params: SamplingParams,
     history: Tokens,
     draft_tokens: Tokens,
-    *,
-    allowed: NDArray[np.bool_] | None = None,
 ) -> Iterator[int]:
     """The target's tokens for logits [rows, vocabulary] at positions first_position, first_position + 1, ...
 
     `history` holds the tokens before first_position; row r is sampled as if draft_tokens[:r] followed them, and only
-    when it is asked for. `allowed` is [rows, vocabulary]. Raises ValueError where there are fewer draft tokens than
-    rows - 1, and LogitsError as `sample` does.
+    when it is asked for. Raises ValueError where there are fewer draft tokens than rows - 1, and LogitsError as
+    `sample` does.
     """
     num_rows = len(logits)
     if len(draft_tokens) < num_rows - 1:
@@ -75,7 +68,7 @@ def samples(
         if window is not None and index > 0:
             window.push(int(draft_tokens[index - 1]))
         counts = {} if window is None else window.counts
-        row = adjusted(logits[index], params, counts, None if allowed is None else allowed[index])
+        row = adjusted(logits[index], params, counts)
         if params.temperature == 0:
             yield row.best()[0]
         else:
@@ -87,8 +80,6 @@ def sample_with_confidence(
     position: int,
     params: SamplingParams,
     history: Tokens,
-    *,
-    allowed: NDArray[np.bool_] | None = None,
 ) -> tuple[int, float, float]:
     """`sample`, with how sure the choice is: (token, probability, margin).
 
@@ -96,7 +87,7 @@ def sample_with_confidence(
     the second-best perturbed score; at temperature 0, the best minus the second-best logit after bias and penalties. It
     is infinite where there was no second candidate.
     """
-    row = adjusted(logits_row, params, _window_counts(params, history), allowed)
+    row = adjusted(logits_row, params, _window_counts(params, history))
     if params.temperature == 0:
         token, best = row.best()
         margin = best - row.second_best(token)

@@ -8,12 +8,13 @@ import threading
 import time
 from collections.abc import Callable
 from queue import Empty, Queue
+from typing import Any
 
 from services.engine.errors import EngineStoppedError, QueueFullError
 from services.engine.runtime.runtime import Runtime
 from services.engine.scheduling.scheduler import Decode, Scheduler
 from services.engine.scheduling.turns import Turns
-from services.engine.scheduling.work import Outcome, Work
+from services.engine.scheduling.work import Outcome, ResultT, Work
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class Engine:
         self._max_queued = max_queued
         self._on_failure = on_failure
         # No SimpleQueue: its `get` waits for ever where its time is over before it begins to wait (CPython 3.11).
-        self._inbox: Queue[Work | str | None] = Queue()
+        self._inbox: Queue[Work[Any] | str | None] = Queue()
         self._num_unanswered = 0
         self._is_stopping = False
         # Nothing gets into the inbox once stopping has begun, so that the thread's last look at it finds everything.
@@ -71,7 +72,7 @@ class Engine:
         self._scheduler.on_decode = on_decode
 
     def start(self) -> None:
-        """Start the thread."""
+        """Let the thread begin to serve. Raises RuntimeError where the system has no room for one."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -84,31 +85,38 @@ class Engine:
             self._thread.join()
         self._runtime.close()
 
-    async def run(self, work: Work) -> Outcome:
-        """Do the work and return what became of it. Cancelling the caller cancels the work.
+    async def run(self, work: Work[ResultT]) -> Outcome[ResultT]:
+        """Do the work and return what came of it. Cancelling the caller cancels the work.
 
         Raises:
             QueueFullError: too much work is waiting already.
+            SlotsTakenError: every slot is needed by others, and the work does not wait for one.
+            WorkTimeoutError: its deadline passed.
+            DecodeError: the model failed.
             EngineStoppedError: the engine is stopping.
+            Exception: whatever the work itself raised.
         """
         num_waiting = self._num_unanswered - self._runtime.num_slots
         if num_waiting >= self._max_queued:
             raise QueueFullError(f"{num_waiting} requests are waiting already")
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Outcome] = loop.create_future()
-        work.deliver = lambda outcome: loop.call_soon_threadsafe(_resolve, future, outcome)
+        future: asyncio.Future[Outcome[ResultT] | Exception] = loop.create_future()
+        work.deliver = lambda answer: loop.call_soon_threadsafe(_resolve, future, answer)
         with self._stopping:
             if self._is_stopping:
                 raise _stopped()
             self._inbox.put(work)
         self._num_unanswered += 1
         try:
-            return await future
+            answer = await future
         except asyncio.CancelledError:
             work.is_cancelled = True
             raise
         finally:
             self._num_unanswered -= 1
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     def release(self, session_id: str) -> None:
         """Let the session's slot go first when another session needs one."""
@@ -118,7 +126,7 @@ class Engine:
         try:
             while not self._is_stopping:
                 self._receive(self._scheduler.due_s)
-                self._scheduler.take_turn()
+                self._scheduler.wait_for_turn()
                 self._receive(lambda: 0.0)
                 self._scheduler.step()
         except Exception as error:
@@ -127,17 +135,17 @@ class Engine:
                 self._is_stopping = True
             self._on_failure(f"the engine cannot go on: {error}")
         while not self._inbox.empty():
-            self._take(self._inbox.get())
+            self._handle(self._inbox.get())
         self._scheduler.end(_stopped())
 
     def _receive(self, until_s: Callable[[], float]) -> None:
-        """Take what comes in until then, in seconds of `time.perf_counter`; asked again whenever something came."""
+        """Handle what comes in until then, in seconds of `time.perf_counter`; asked again whenever something came."""
         with contextlib.suppress(Empty):
             while not self._is_stopping:
                 wait_s = until_s() - time.perf_counter()
-                self._take(self._inbox.get(timeout=None if wait_s == math.inf else max(0.0, wait_s)))
+                self._handle(self._inbox.get(timeout=None if wait_s == math.inf else max(0.0, wait_s)))
 
-    def _take(self, item: Work | str | None) -> None:
+    def _handle(self, item: Work[Any] | str | None) -> None:
         match item:
             case Work() as work:
                 self._scheduler.add(work)
@@ -149,6 +157,6 @@ def _stopped() -> EngineStoppedError:
     return EngineStoppedError("the engine is stopping")
 
 
-def _resolve(future: asyncio.Future[Outcome], outcome: Outcome) -> None:
+def _resolve(future: asyncio.Future[Outcome[ResultT] | Exception], answer: Outcome[ResultT] | Exception) -> None:
     if not future.done():
-        future.set_result(outcome)
+        future.set_result(answer)

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from services.engine.errors import DecodeError, EngineError, SlotsTakenError, WorkCancelledError, WorkTimeoutError
 from services.engine.runtime.runtime import Logits, Runtime, Segment
@@ -49,7 +50,7 @@ class _Active:
     It `goes_on` from token to token once it has asked for more.
     """
 
-    work: Work
+    work: Work[Any]
     slot: Slot
     pending: Sequence[int]
     num_outputs: int
@@ -76,7 +77,7 @@ class Scheduler:
         self._gathering = Gathering(runtime.costs)
         self.slots = SlotTable(runtime.num_slots, self._gathering.is_expected, self._gathering.evicted)
         self._prompt_rows = prompt_rows
-        self._waiting: deque[Work] = deque()
+        self._waiting: deque[Work[Any]] = deque()
         self._active: list[_Active] = []
         self._num_failures = 0
         # Whether prompts had their turn since the last decode of others.
@@ -92,8 +93,8 @@ class Scheduler:
         """Pieces of work that have a slot."""
         return len(self._active)
 
-    def add(self, work: Work) -> None:
-        """Take in work; its outcome is delivered by this or a later step."""
+    def add(self, work: Work[Any]) -> None:
+        """Take in work; what comes of it is delivered by this or a later step."""
         session_id = work.prefix.session_id
         self._gathering.arrived(session_id)
         if not self._try_admit(work, may_take_slot=not self._waiting):
@@ -113,9 +114,9 @@ class Scheduler:
             return 0.0
         return self._gathering.until_s(self._num_short_rows())
 
-    def take_turn(self) -> None:
+    def wait_for_turn(self) -> None:
         """Wait for the cores, if a step decodes. To be called before a step, as what comes meanwhile can be added."""
-        if (self._active or self._waiting) and self._turns.take(0.0):
+        if (self._active or self._waiting) and self._turns.begin(0.0):
             self._gathering.held_up()
 
     def step(self) -> None:
@@ -141,14 +142,14 @@ class Scheduler:
                     self._decode(batch)
         finally:
             if not any(active.goes_on for active in self._active):
-                self._turns.give()
+                self._turns.end()
 
     def end(self, error: EngineError) -> None:
         """Answer everything that is left with `error`."""
         for active in self._active:
             self._finish(active.work, active.slot, error)
         for work in self._waiting:
-            self._deliver(work, error, 0)
+            self._deliver(work, error)
         self._active.clear()
         self._waiting.clear()
         self._turns.close()
@@ -167,10 +168,10 @@ class Scheduler:
                 self._waiting.append(work)
                 may_take_slot = may_take_slot and self.slots.find(work.prefix.session_id) is not None
 
-    def _try_admit(self, work: Work, *, may_take_slot: bool) -> bool:
+    def _try_admit(self, work: Work[Any], *, may_take_slot: bool) -> bool:
         """Return whether the work was given a slot or an answer. A session's own slot is always given."""
         if refusal := _given_up(work):
-            self._deliver(work, refusal, 0)
+            self._deliver(work, refusal)
             return True
         prefix = work.prefix
         slot = self.slots.find(prefix.session_id)
@@ -179,9 +180,9 @@ class Scheduler:
         if prefix.cached_length and not (slot and slot.held.has_prefix(prefix.cached_length, prefix.cached_digest)):
             held_length = len(slot.held) if slot else 0
             digest = slot.held.digests[-1] if slot else b""
-            self._deliver(work, Miss(held_length, digest), held_length)
+            self._deliver(work, Miss(held_length, digest))
             return True
-        slot = self.slots.take(prefix.session_id) if slot or may_take_slot else None
+        slot = self.slots.assign(prefix.session_id) if slot or may_take_slot else None
         if slot is None:
             return not work.waits_for_slot and self._refuse(work)
         try:
@@ -194,8 +195,8 @@ class Scheduler:
         self._active.append(_Active(work, slot, pending, 1 + len(work.rows_after_prefix)))
         return True
 
-    def _refuse(self, work: Work) -> bool:
-        self._deliver(work, SlotsTakenError("every slot is needed by another session"), 0)
+    def _refuse(self, work: Work[Any]) -> bool:
+        self._deliver(work, SlotsTakenError("every slot is needed by another session"))
         return True
 
     def _short(self) -> list[_Active]:
@@ -241,7 +242,7 @@ class Scheduler:
         return self._prompt_rows or costs.rows_within(_PROMPT_DECODES * costs.decode_s(1), _START_ROWS, most)
 
     def _decode(self, batch: Sequence[tuple[_Active, Segment]]) -> None:
-        self._turns.take(self._runtime.costs.usual_s(sum(len(segment.tokens) for _, segment in batch)))
+        self._turns.begin(self._runtime.costs.usual_s(sum(len(segment.tokens) for _, segment in batch)))
         started_s = time.perf_counter()
         for active, _ in batch:
             active.work.timings.started_s = active.work.timings.started_s or started_s
@@ -272,9 +273,9 @@ class Scheduler:
 
     def _advance(self, active: _Active, logits: Logits) -> None:
         try:
-            step = active.work.take(logits, active.slot.held.tokens)
+            step = active.work.next_step(logits, active.slot.held.tokens)
             if isinstance(step, Finished):
-                self._cut(active.slot, step.keep_length)
+                self._cut(active.slot, step.held_length)
         except Exception as error:  # a defect in one request must not take the other sessions down
             _log.exception("work of session %s failed", active.work.prefix.session_id)
             self._fail(active, error)
@@ -282,7 +283,7 @@ class Scheduler:
         if isinstance(step, Finished):
             self._active.remove(active)
             self._gathering.answered(active.work.prefix.session_id, active.num_outputs, step.num_tokens)
-            self._finish(active.work, active.slot, step.value)
+            self._finish(active.work, active.slot, step)
         else:
             active.pending, active.num_outputs, active.goes_on = step.tokens, 1, True
 
@@ -294,7 +295,7 @@ class Scheduler:
             return
         donor = max(self.slots.slots, key=lambda other: other.held.common_length(0, tokens))
         shared = donor.held.common_length(0, tokens)
-        if shared > length + self._runtime.costs.copy_worth:
+        if shared > length + self._runtime.costs.copy_in_rows:
             self._cut(slot, 0)
             self._runtime.copy(donor.index, slot.index, shared)
             slot.held.extend(tokens[:shared])
@@ -310,18 +311,18 @@ class Scheduler:
         self._gathering.left(active.work.prefix.session_id)
         self._finish(active.work, active.slot, error)
 
-    def _finish(self, work: Work, slot: Slot, value: object) -> None:
+    def _finish(self, work: Work[Any], slot: Slot, answer: Outcome[Any] | Exception) -> None:
         slot.is_busy = False
-        self._deliver(work, value, len(slot.held))
+        self._deliver(work, answer)
 
-    def _deliver(self, work: Work, value: object, held_length: int) -> None:
+    def _deliver(self, work: Work[Any], answer: Outcome[Any] | Exception) -> None:
         work.timings.finished_s = time.perf_counter()
         work.timings.started_s = work.timings.started_s or work.timings.finished_s
         with contextlib.suppress(RuntimeError):  # the caller's event loop has closed: nobody is waiting any more
-            work.deliver(Outcome(value, held_length, work.timings))
+            work.deliver(answer)
 
 
-def _given_up(work: Work) -> EngineError | None:
+def _given_up(work: Work[Any]) -> EngineError | None:
     if work.is_cancelled:
         return WorkCancelledError("the request was given up")
     if work.deadline_s is not None and time.perf_counter() > work.deadline_s:

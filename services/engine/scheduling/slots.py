@@ -40,10 +40,10 @@ class SlotTable:
         self.num_evictions = 0
 
     def find(self, session_id: str) -> Slot | None:
-        """Return the session's slot without taking it."""
+        """Return the session's slot, whether it is busy or not."""
         return self._sessions.get(session_id)
 
-    def take(self, session_id: str) -> Slot | None:
+    def assign(self, session_id: str) -> Slot | None:
         """Return the session's slot, marked busy, evicting another session where needed; None where none can go.
 
         A slot that changes hands keeps its tokens: the caller decides what of them can be used.

@@ -39,10 +39,10 @@ class Turns:
         if path is not None:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
-    def take(self, usual_s: float) -> bool:
-        """Return when it is this process's turn, or the other one holds on for too long; whether it had to wait.
+    def begin(self, usual_s: float) -> bool:
+        """Wait until it is this process's turn, or the other one holds on for too long; return whether that took time.
 
-        Its own turn ends with `give`; taken again before that, it goes on. It usually takes `usual_s`, 0 where unknown.
+        A turn lasts until `end`; begun again before that, it goes on. It usually takes `usual_s`, 0 where unknown.
         """
         if self._file is None:
             return False
@@ -57,7 +57,7 @@ class Turns:
         os.pwrite(self._file, _UNTIL.pack(until_s), 0)
         return num_waits > 0
 
-    def give(self) -> None:
+    def end(self) -> None:
         """End the turn, if it is this process's."""
         if self._is_mine and self._file is not None:
             fcntl.flock(self._file, fcntl.LOCK_UN)
@@ -65,7 +65,7 @@ class Turns:
 
     def close(self) -> None:
         """End the turn and close the file; nobody is waited for any more."""
-        self.give()
+        self.end()
         if self._file is not None:
             os.close(self._file)
             self._file = None

@@ -4,9 +4,11 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Generic, TypeAlias, TypeVar
 
 from services.engine.runtime.runtime import Logits
+
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True)
@@ -40,15 +42,18 @@ class More:
 
 
 @dataclass(frozen=True)
-class Finished:
-    """The work is done: keep this many tokens of the sequence cached and hand the value to the caller.
+class Finished(Generic[ResultT]):
+    """The work is done: the caller gets `result`, and `held_length` tokens of the sequence stay in the cache.
 
     `num_tokens` of it are new: how much the work was worth.
     """
 
-    keep_length: int
-    value: Any
+    held_length: int
+    result: ResultT
     num_tokens: int = 1
+
+
+Outcome: TypeAlias = Finished[ResultT] | Miss
 
 
 @dataclass
@@ -63,20 +68,12 @@ class WorkTimings:
     batch_rows: int = 0
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a piece of work: a value, a Miss or an exception, and how much the engine holds now."""
-
-    value: Any
-    held_length: int
-    timings: WorkTimings
-
-
-class Work(ABC):
-    """One request in the engine. `take` runs in the engine's thread and must not block.
+class Work(ABC, Generic[ResultT]):
+    """One request in the engine. `next_step` runs in the engine's thread and must not block.
 
     Attributes:
         waits_for_slot: whether to queue where every slot is needed by others, or to be refused at once.
+        timings: where its time went, known in full once there is an outcome.
     """
 
     waits_for_slot = True
@@ -93,11 +90,12 @@ class Work(ABC):
         self.deadline_s = deadline_s
         self.is_cancelled = False
         self.timings = WorkTimings()
-        self.deliver: Callable[[Outcome], object] = lambda outcome: None
+        # The engine's thread hands over what came of it, or why nothing did.
+        self.deliver: Callable[[Outcome[ResultT] | Exception], object] = lambda answer: None
 
     @abstractmethod
-    def take(self, logits: Logits, held: Sequence[int]) -> More | Finished:
-        """Use the logits [rows asked for, vocabulary] and the sequence evaluated so far, up to the last of these rows.
+    def next_step(self, logits: Logits, held: Sequence[int]) -> More | Finished[ResultT]:
+        """Say what follows from the logits [rows asked for, vocabulary] and the sequence up to the last of these rows.
 
         Both are valid only during the call.
         """

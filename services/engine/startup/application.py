@@ -15,17 +15,16 @@ from services.engine.errors import EngineError, ModelLoadError
 from services.engine.model.gguf_file import GgufFile
 from services.engine.model.model import Model
 from services.engine.runtime.devices import accelerators
-from services.engine.runtime.memory import check_gpus, check_ram, layers_that_fit, rooms
+from services.engine.runtime.memory import check_gpus, check_ram, layers_that_fit, rooms, rows_that_fit
 from services.engine.runtime.padding import Exactness
 from services.engine.runtime.runtime import Runtime, RuntimeOptions
 from services.engine.scheduling.engine import Engine
 from services.engine.scheduling.turns import turns_of
-from services.engine.startup.capacity import batch_rows
 from services.engine.startup.exactness import most_reserve, padded_runtime
 from services.engine.startup.flash_attention import choose_flash_attention
 from services.engine.startup.instruments import EngineInstruments
 from services.engine.startup.measuring import Measuring, budget_after, findings
-from services.engine.startup.model_service import ModelServicer, Served, check_entries, describe, digest_of_files
+from services.engine.startup.model_service import LoadedModel, ModelServicer, check_entries, describe, digest_of_files
 from services.engine.startup.settings import EngineSettings
 from services.frame.program.startup import StartupError
 from services.frame.program.waiting import saying
@@ -52,7 +51,7 @@ class ModelApplication(ABC):
 
     @abstractmethod
     def register(self, server: FrameServer, model: Model, engine: Engine, info: common_pb2.ModelInfo) -> None:
-        """Register the service proper."""
+        """Register the service that the subclass is, with what it needs: all of it is ready."""
 
     async def start(self, server: FrameServer) -> None:
         """Load and answer. Raises StartupError when the model cannot be served."""
@@ -67,14 +66,14 @@ class ModelApplication(ABC):
         self._loading = loop.run_in_executor(None, self._load_or_end, server, loop)
         try:
             async with saying(say):
-                info, told = await asyncio.shield(self._loading)
+                info, summary = await asyncio.shield(self._loading)
         except EngineError as error:
             raise StartupError(str(error)) from error
         except MemoryError as error:
             raise StartupError(
                 f"there is not enough memory to serve {self.settings.model}: lower --slots, --context or --batch-rows"
             ) from error
-        _log.info("%s", told)
+        _log.info("%s", summary)
         assert self.model is not None and self.engine is not None
         if server.telemetry.is_metering:
             instruments = EngineInstruments(server.telemetry, self.engine, info.model_bytes, info.cache_bytes)
@@ -88,25 +87,25 @@ class ModelApplication(ABC):
         if self._loading is not None:
             if not self._loading.done():
                 self._given_up.set()
-            # Its error, if any, was told to whoever started the service, unless that was given up.
+            # Whoever started the service knows its error, if any, unless that was given up.
             await asyncio.gather(self._loading, return_exceptions=True)
         if self.engine is not None:
             await asyncio.to_thread(self.engine.stop)
         if self.model is not None:
             self.model.close()
 
-    def accept(self, model: Model) -> None:
-        """Take the loaded model. The subclass raises ModelLoadError for one that it cannot serve."""
+    def on_loaded(self, model: Model) -> None:
+        """The model was loaded. The subclass raises ModelLoadError for one that it cannot serve."""
         self.model = model
 
-    def choose(self, served: Served, measuring: Measuring) -> Served:
+    def choose(self, loaded: LoadedModel, measuring: Measuring) -> LoadedModel:
         """Choose what measuring at load decides. The target overrides this to choose its `exactness` first."""
-        flash_attention = choose_flash_attention(self.settings.flash_attention, served, self.exactness, measuring)
-        return replace(served, options=replace(served.options, flash_attention=flash_attention))
+        flash_attention = choose_flash_attention(self.settings.flash_attention, loaded, self.exactness, measuring)
+        return replace(loaded, options=replace(loaded.options, flash_attention=flash_attention))
 
-    def make_runtime(self, served: Served) -> Runtime:
-        """Make the runtime."""
-        return padded_runtime(served.model, served.options, self.exactness, self.settings.max_draft_tokens)
+    def make_runtime(self, loaded: LoadedModel) -> Runtime:
+        """Make the runtime that the engine will own. Tests put one of their own in its place."""
+        return padded_runtime(loaded.model, loaded.options, self.exactness, self.settings.max_draft_tokens)
 
     def _load_or_end(self, server: FrameServer, loop: asyncio.AbstractEventLoop) -> tuple[common_pb2.ModelInfo, str]:
         """Load; where llama.cpp gives up on the process, that ends like any other that refuses to start."""
@@ -147,14 +146,14 @@ class ModelApplication(ABC):
                 model.trained_context,
             )
         check_entries(model, settings.max_message_bytes)
-        self.accept(model)
+        self.on_loaded(model)
         check_gpus(model, options, accelerators(), gpu_layers)
-        max_batch_rows = settings.batch_rows or batch_rows(model.vocabulary.size)
+        max_batch_rows = settings.batch_rows or rows_that_fit(model.vocabulary.size)
         options = replace(options, max_batch_rows=max_batch_rows)
-        served = Served(model, options, digest_of_files(model.parts, self._given_up), f"{device} {gpu_layers}")
+        loaded = LoadedModel(model, options, digest_of_files(model.parts, self._given_up), f"{device} {gpu_layers}")
         measuring = Measuring(budget_after(time.perf_counter() - started_s), findings(), self.announce)
-        served = self.choose(served, measuring)
-        runtime = self.make_runtime(served)
+        loaded = self.choose(loaded, measuring)
+        runtime = self.make_runtime(loaded)
         if self._given_up.is_set():
             runtime.close()
             raise ModelLoadError("the model was given up")
@@ -166,17 +165,17 @@ class ModelApplication(ABC):
             on_failure=lambda sentence: loop.call_soon_threadsafe(server.fail, sentence),
         )
         self.engine.start()
-        info = describe(served, self.exactness, device, settings.max_draft_tokens)
-        flash_attention = "on" if served.options.flash_attention else "off"
+        info = describe(loaded, self.exactness, device, settings.max_draft_tokens)
+        flash_attention = "on" if loaded.options.flash_attention else "off"
         exact = f"by {self.exactness.mode.value} {self.exactness.width}" if self.exactness else "off"
-        told = (
+        summary = (
             f"serving {info.name} ({info.architecture}, {info.quantization}, "
             f"{info.num_parameters / 1e6:.1f}M parameters) on {device}: "
             f"{info.num_slots} slots of {info.context_length} tokens, {info.cache_bytes >> 20} MiB of cache, "
             f"{options.threads()} threads, {gpu_layers} layers on the GPU, {options.max_batch_rows} rows a batch, "
             f"flash attention {flash_attention}, exact {exact}"
         )
-        return info, told
+        return info, summary
 
 
 def _size_of(path: Path) -> int:

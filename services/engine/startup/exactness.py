@@ -10,7 +10,7 @@ from services.engine.model.model import Model
 from services.engine.runtime.padding import ExactMode, Exactness, PaddedRuntime, reserve
 from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions, Segment
 from services.engine.startup.measuring import Budget, Finding, Measuring, OutOfTimeError, least_times, rows_after
-from services.engine.startup.model_service import Served
+from services.engine.startup.model_service import LoadedModel
 from services.engine.startup.probe import is_exact
 
 _log = logging.getLogger(__name__)
@@ -47,27 +47,27 @@ def candidates(max_draft_tokens: int) -> list[Exactness]:
     ]
 
 
-def choose_on(served: Served, max_draft_tokens: int, measuring: Measuring) -> Exactness:
+def choose_on(loaded: LoadedModel, max_draft_tokens: int, measuring: Measuring) -> Exactness:
     """Return the first candidate that the probe finds exact, however long that takes.
 
     Raises:
         ModelLoadError: no candidate is exact.
     """
-    choosing = _Choosing(served, max_draft_tokens, measuring)
+    choosing = _Choosing(loaded, max_draft_tokens, measuring)
     for exactness in candidates(max_draft_tokens):
         if choosing.is_exact_in_full(exactness):
             return exactness
     raise ModelLoadError(
-        f"{served.model.path} cannot be served exactly on this device: its logits change with the batch in every mode"
+        f"{loaded.model.path} cannot be served exactly on this device: its logits change with the batch in every mode"
     )
 
 
-def choose_auto(served: Served, max_draft_tokens: int, measuring: Measuring) -> Exactness | None:
+def choose_auto(loaded: LoadedModel, max_draft_tokens: int, measuring: Measuring) -> Exactness | None:
     """Return the first candidate that costs one session under 5 % more than one plain row and is exact; else None.
 
     What is not found out within the budget counts as not exact, in this start and in later ones.
     """
-    choosing = _Choosing(served, max_draft_tokens, measuring)
+    choosing = _Choosing(loaded, max_draft_tokens, measuring)
     for exactness in candidates(max_draft_tokens):
         is_cheap = choosing.is_cheap(exactness)
         is_taken = is_cheap and choosing.is_exact(exactness)
@@ -87,13 +87,13 @@ def choose_auto(served: Served, max_draft_tokens: int, measuring: Measuring) -> 
 class _Choosing:
     """What is asked about candidates. Each answer is found once, and remembered."""
 
-    def __init__(self, served: Served, max_draft_tokens: int, measuring: Measuring) -> None:
-        self._model = served.model
-        self._options = replace(served.options, flash_attention=False)
+    def __init__(self, loaded: LoadedModel, max_draft_tokens: int, measuring: Measuring) -> None:
+        self._model = loaded.model
+        self._options = replace(loaded.options, flash_attention=False)
         self._max_draft_tokens = max_draft_tokens
         self._measuring = measuring
-        self._key = f"{served.identity} {self._options} {max_draft_tokens}"
-        self._cheap_widths = cache(lambda: _cheap_widths(served.model, self._options, measuring.budget))
+        self._key = f"{loaded.identity} {self._options} {max_draft_tokens}"
+        self._cheap_widths = cache(lambda: _cheap_widths(loaded.model, self._options, measuring.budget))
 
     def is_cheap(self, exactness: Exactness) -> Finding:
         """Whether it costs one session nearly nothing."""
@@ -134,9 +134,9 @@ class _Choosing:
         return f"exactness {_PROBE_VERSION} {_name(exactness)} {self._key}"
 
     def _probe(self, exactness: Exactness, on_share: Callable[[float], None]) -> bool:
-        traced = replace(self._options, trace_rows=self._model.num_gpu_layers == 0)
+        digesting = replace(self._options, digest_attention=self._model.num_gpu_layers == 0)
         on_share(0.0)
-        runtime = padded_runtime(self._model, traced, exactness, self._max_draft_tokens)
+        runtime = padded_runtime(self._model, digesting, exactness, self._max_draft_tokens)
         try:
             return is_exact(runtime, self._max_draft_tokens, on_share)
         finally:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from services.engine.runtime.padding import Exactness
 from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions
 from services.engine.startup.measuring import Budget, Finding, Measuring, OutOfTimeError, least_times, rows_after
-from services.engine.startup.model_service import Served
+from services.engine.startup.model_service import LoadedModel
 from services.engine.startup.settings import FlashAttention
 
 _log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ _VERSION = 1
 
 
 def choose_flash_attention(
-    setting: FlashAttention, served: Served, exactness: Exactness | None, measuring: Measuring
+    setting: FlashAttention, loaded: LoadedModel, exactness: Exactness | None, measuring: Measuring
 ) -> bool:
     """Return whether to use it; where a setting cannot be followed or time was short, the log says so."""
     if exactness is not None:
@@ -38,14 +38,14 @@ def choose_flash_attention(
             _log.warning("flash attention off: exact mode goes without it; --exact off would use it")
         return False
     if setting == "auto":
-        return served.model.num_gpu_layers != 0 or _is_worth_it(served, measuring)
+        return loaded.model.num_gpu_layers != 0 or _is_worth_it(loaded, measuring)
     return setting == "on"
 
 
-def _is_worth_it(served: Served, measuring: Measuring) -> bool:
-    options = _measured_options(served.options)
-    key = f"flash attention {_VERSION} {served.identity} {options}"
-    found: Finding = measuring.find_out(key, lambda: _is_quicker(served, options, measuring.budget.part(_MOST_S)))
+def _is_worth_it(loaded: LoadedModel, measuring: Measuring) -> bool:
+    options = _measured_options(loaded.options)
+    key = f"flash attention {_VERSION} {loaded.identity} {options}"
+    found: Finding = measuring.find_out(key, lambda: _is_quicker(loaded, options, measuring.budget.part(_MOST_S)))
     if found is None:
         _log.info("flash attention off: there was no time to measure it; --flash-attention on uses it all the same")
     return bool(found)
@@ -58,11 +58,11 @@ def _measured_options(options: RuntimeOptions) -> RuntimeOptions:
     return replace(options, num_slots=num_slots, context_length=longest, reserve=0, max_batch_rows=256, can_fill=True)
 
 
-def _is_quicker(served: Served, options: RuntimeOptions, budget: Budget) -> bool:
+def _is_quicker(loaded: LoadedModel, options: RuntimeOptions, budget: Budget) -> bool:
     runtimes: list[LlamaRuntime] = []
     try:
         for flash_attention in (False, True):
-            runtimes.append(LlamaRuntime(served.model, replace(options, flash_attention=flash_attention)))
+            runtimes.append(LlamaRuntime(loaded.model, replace(options, flash_attention=flash_attention)))
             if budget.left_s <= 0:
                 raise OutOfTimeError
         ratios = _ratios(runtimes, budget)

@@ -37,8 +37,8 @@ _EXACT_MODES = {
 
 
 @dataclass(frozen=True)
-class Served:
-    """A loaded model, how it is run, the SHA-256 of its files, and where: device and layers on the GPU."""
+class LoadedModel:
+    """A model and how it is run; the SHA-256 of its files; and where it is: device, and layers on the GPU."""
 
     model: Model
     options: RuntimeOptions
@@ -55,11 +55,13 @@ class Served:
         )
 
 
-def describe(served: Served, exactness: Exactness | None, device: str, max_draft_tokens: int) -> common_pb2.ModelInfo:
+def describe(
+    loaded: LoadedModel, exactness: Exactness | None, device: str, max_draft_tokens: int
+) -> common_pb2.ModelInfo:
     """Return the description of a model as it is run. Equal numerics say the same text."""
-    model, options = served.model, served.options
+    model, options = loaded.model, loaded.options
     suppressed, ends = sorted(model.vocabulary.suppressed), sorted(model.vocabulary.end_of_generation)
-    numerics = (served.identity, exactness, options.flash_attention, SAMPLER_VERSION, suppressed, ends)
+    numerics = (loaded.identity, exactness, options.flash_attention, SAMPLER_VERSION, suppressed, ends)
     return common_pb2.ModelInfo(
         name=model.name,
         architecture=model.architecture,

@@ -2,7 +2,7 @@
 
 Nothing is assumed about kernels. Sessions with fixed tokens go through random schedules of prompts, drafts of every
 length, rollbacks, evictions and replays, and each row of logits is compared, to the bit, with the row that the session
-got alone, one token at a time. Where the runtime traces rows, what attention gave in every layer is compared as well:
+got alone, one token at a time. Where the runtime can digest it, what attention gave in every layer is compared as well:
 where activations are quantized, most of what differs there is rounded away, and few rows of logits show it.
 """
 
@@ -66,7 +66,7 @@ def _evaluate(runtime: Runtime, segment: Segment, rows: list[bytes]) -> None:
 
 def _seen(runtime: Runtime, slot: int, position: int, row: Logits) -> bytes:
     """Return a digest of all that can be seen of a row of the last decode."""
-    return digest(row) + runtime.trace(slot, position)
+    return digest(row) + runtime.attention_digest(slot, position)
 
 
 def compare(

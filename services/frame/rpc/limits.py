@@ -1,5 +1,7 @@
-"""How many tokens fit into a message. gRPC refuses a larger one with a status of its own, which has no reason."""
+"""How much may be in a message: what is larger gRPC refuses, with a status of its own and no reason."""
 
+# Most probable tokens that a request may ask for at each position.
+MAX_LOG_PROBABILITIES = 20
 # What is in a message beside ids: names, digests, a draft, what traces it.
 _BESIDE_BYTES = 8192
 _BITS_OF_A_BYTE = 7

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.draft.proposal import DraftToken, Proposal
-from services.engine.sampling import SamplingParams
+from outrider.v1.draft_pb2 import DraftToken, ProposeResult
+from services.draft.proposal import ProposalWork
+from services.engine.sampling import SamplingParams, sample_with_confidence
 from services.engine.scheduling.work import Finished, More, Prefix
 from tests.unit.engine.fakes import fake_logits, true_text
 
@@ -22,9 +23,9 @@ def _propose(
     params: SamplingParams = SAMPLED,
     end_of_generation: Sequence[int] = (),
     min_joint_confidence: float = 0.0,
-) -> tuple[list[DraftToken], list[int]]:
-    """Run a proposal as the engine would; return its draft tokens and the tokens that were evaluated."""
-    proposal = Proposal(
+) -> tuple[ProposeResult, list[int]]:
+    """Run a proposal as the engine would; return its result and the tokens that were evaluated."""
+    proposal = ProposalWork(
         Prefix("a", 0, b"", PROMPT),
         num_draft_tokens,
         params,
@@ -33,27 +34,40 @@ def _propose(
     )
     held = list(PROMPT)
     while True:
-        step = proposal.take(fake_logits(tuple(held))[np.newaxis], held)
+        step = proposal.next_step(fake_logits(tuple(held))[np.newaxis], held)
         if isinstance(step, Finished):
-            assert step.keep_length == len(held)
-            return step.value, held
+            assert step.held_length == len(held)
+            return step.result, held
         assert isinstance(step, More)
         held.extend(step.tokens)
 
 
+def _confidences(num_draft_tokens: int) -> list[float]:
+    """How sure each token of a whole proposal is. Messages round that."""
+    held = list(PROMPT)
+    found = []
+    for _ in range(num_draft_tokens):
+        token, probability, _ = sample_with_confidence(fake_logits(tuple(held)), len(held), SAMPLED, held)
+        found.append(probability)
+        held.append(token)
+    return found
+
+
 @pytest.mark.parametrize("params", [SamplingParams(), SAMPLED], ids=["greedy", "sampled"])
 def test_it_proposes_the_models_own_text(params: SamplingParams) -> None:
-    draft_tokens, held = _propose(5, params)
-    tokens = [draft_token.token for draft_token in draft_tokens]
+    result, held = _propose(5, params)
+    tokens = [draft_token.token for draft_token in result.draft_tokens]
     assert tokens == true_text(PROMPT, 5, params)
+    assert not result.is_end_of_generation
     # The last one is never evaluated here.
     assert held == [*PROMPT, *tokens[:-1]]
 
 
 def test_each_token_comes_with_its_probability_and_margin() -> None:
-    draft_tokens, _ = _propose(3, SamplingParams())
+    result, _ = _propose(3, SamplingParams())
     held = list(PROMPT)
-    for draft_token in draft_tokens:
+    assert len(result.draft_tokens) == 3
+    for draft_token in result.draft_tokens:
         logits = fake_logits(tuple(held)).astype(np.float64)
         assert draft_token.probability == pytest.approx(math.exp(logits[draft_token.token]) / np.exp(logits).sum())
         best, second = sorted(logits, reverse=True)[:2]
@@ -64,34 +78,36 @@ def test_each_token_comes_with_its_probability_and_margin() -> None:
 def test_it_stops_at_the_end_of_generation() -> None:
     text = true_text(PROMPT, 5, SAMPLED)
     end = text[2]
-    draft_tokens, held = _propose(5, SAMPLED, [end])
-    assert [draft_token.token for draft_token in draft_tokens] == text[: text.index(end) + 1]
+    result, held = _propose(5, SAMPLED, [end])
+    assert [draft_token.token for draft_token in result.draft_tokens] == text[: text.index(end) + 1]
+    assert result.is_end_of_generation
     assert len(held) == len(PROMPT) + text.index(end)
 
 
 @given(st.floats(0, 1), st.integers(1, 8))
 def test_it_stops_before_the_joint_confidence_falls_too_low(min_joint_confidence: float, num_draft_tokens: int) -> None:
-    everything, _ = _propose(num_draft_tokens)
+    everything = _propose(num_draft_tokens)[0].draft_tokens
     expected: list[DraftToken] = []
     joint_confidence = 1.0
-    for draft_token in everything:
-        joint_confidence *= draft_token.probability
+    for draft_token, confidence in zip(everything, _confidences(num_draft_tokens), strict=True):
+        joint_confidence *= confidence
         if joint_confidence < min_joint_confidence:
             break
         expected.append(draft_token)
-    draft_tokens, held = _propose(num_draft_tokens, min_joint_confidence=min_joint_confidence)
-    assert draft_tokens == expected
+    result, held = _propose(num_draft_tokens, min_joint_confidence=min_joint_confidence)
+    assert list(result.draft_tokens) == expected
     # A token that is not proposed is not evaluated either; the one before it was, to find out.
     assert len(held) == len(PROMPT) + min(len(expected), num_draft_tokens - 1)
 
 
 @pytest.mark.parametrize("num_tokens", [1, 2, 3])
 def test_a_confidence_that_is_just_reached_is_enough(num_tokens: int) -> None:
-    everything, _ = _propose(num_tokens)
-    joint_confidence = math.prod(draft_token.probability for draft_token in everything)
-    assert _propose(num_tokens, min_joint_confidence=joint_confidence)[0] == everything
-    assert len(_propose(num_tokens, min_joint_confidence=math.nextafter(joint_confidence, 1.0))[0]) == num_tokens - 1
+    joint_confidence = math.prod(_confidences(num_tokens))
+    result, _ = _propose(num_tokens, min_joint_confidence=joint_confidence)
+    assert result == _propose(num_tokens)[0]
+    result, _ = _propose(num_tokens, min_joint_confidence=math.nextafter(joint_confidence, 1.0))
+    assert len(result.draft_tokens) == num_tokens - 1
 
 
 def test_it_may_propose_nothing() -> None:
-    assert _propose(5, min_joint_confidence=1.0) == ([], PROMPT)
+    assert _propose(5, min_joint_confidence=1.0) == (ProposeResult(), PROMPT)

@@ -10,7 +10,7 @@ from services.engine.sampling.truncate import edge_of_candidates, top_candidates
 
 def candidates_of(logits: NDArray[np.float32], params: SamplingParams) -> list[tuple[float, int]]:
     """(z, token) of every candidate, in the order of the reference."""
-    row = adjusted(logits, params, {}, None)
+    row = adjusted(logits, params, {})
     if params.top_k:
         ids, z = top_candidates(row, params)
     else:

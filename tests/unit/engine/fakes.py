@@ -106,7 +106,7 @@ class FakeRuntime:
             self._complain(f"slot {slot} holds {len(self.caches[slot])} tokens, and was cut at {length}")
         del self.caches[slot][length:]
 
-    def trace(self, slot: int, position: int) -> bytes:
+    def attention_digest(self, slot: int, position: int) -> bytes:
         return b""
 
     def copy(self, source: int, target: int, length: int) -> None:

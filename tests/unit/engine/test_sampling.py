@@ -25,7 +25,7 @@ def row_of(*logits: float) -> NDArray[np.float32]:
 
 
 def values_after(params: SamplingParams, logits: NDArray[np.float32], counts: dict[int, int]) -> list[float]:
-    row = adjusted(logits, params, counts, None)
+    row = adjusted(logits, params, counts)
     values = row.dense.astype(np.float64)
     values[row.ids] = row.values
     return [float(value) for value in values]
@@ -101,8 +101,10 @@ class TestPenalties:
     def test_logits_are_left_as_they_were(self) -> None:
         logits = row_of(1, 2, 3)
         logits.flags.writeable = False
-        params = SamplingParams(0.8, presence_penalty=1.0, logit_bias={0: 1.0}, top_p=0.9)
-        sample(logits, 0, params, [0, 1], allowed=np.array([True, True, False]))
+        params = SamplingParams(
+            0.8, presence_penalty=1.0, logit_bias={0: 1.0}, top_p=0.9, suppressed_tokens=frozenset({2})
+        )
+        sample(logits, 0, params, [0, 1])
         assert logits.tolist() == [1, 2, 3]
 
 
@@ -185,18 +187,20 @@ class TestNoise:
 
 class TestMask:
     @pytest.mark.parametrize("temperature", [0.0, 1.0])
-    def test_only_allowed_tokens_are_chosen(self, temperature: float) -> None:
+    def test_the_only_token_that_is_not_suppressed_is_chosen(self, temperature: float) -> None:
         logits = np.zeros((20, 8), np.float32)
         logits[:, 0] = 50
-        allowed = np.zeros((20, 8), bool)
-        allowed[range(20), np.arange(20) % 8] = True
-        params = SamplingParams(temperature, logit_bias={0: 100.0}, presence_penalty=-1.0)
-        tokens = sample_rows(logits, 0, params, [0, 1], [0] * 19, allowed=allowed)
-        assert tokens.tolist() == (np.arange(20) % 8).tolist()
+        for only in range(8):
+            suppressed = frozenset(range(8)) - {only}
+            params = SamplingParams(
+                temperature, logit_bias={0: 100.0}, presence_penalty=-1.0, suppressed_tokens=suppressed
+            )
+            tokens = sample_rows(logits, 0, params, [0, 1], [0] * 19)
+            assert tokens.tolist() == [only] * 20
 
-    def test_nothing_allowed_is_an_error(self) -> None:
+    def test_everything_suppressed_is_an_error(self) -> None:
         with pytest.raises(LogitsError, match="no token can be chosen"):
-            sample(row_of(1, 2), 0, SamplingParams(), [], allowed=np.zeros(2, bool))
+            sample(row_of(1, 2), 0, SamplingParams(suppressed_tokens=frozenset({0, 1})), [])
 
 
 @pytest.mark.parametrize("logits", [row_of(1, math.nan, 2), row_of(1, INF), row_of(-INF, -INF)])

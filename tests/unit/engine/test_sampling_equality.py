@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -75,22 +77,18 @@ def check_random_requests(rng: np.random.Generator, sizes: list[int], num_reques
         tokens = rng.integers(0, size, rng.integers(NUM_ROWS, 80)).tolist()
         history, draft_tokens = tokens[: 1 - NUM_ROWS], tokens[1 - NUM_ROWS :]
         position = int(rng.integers(2**31))
-        allowed = None
         if rng.random() < 0.2:
-            allowed = rng.random((NUM_ROWS, size)) < 0.5
-            allowed[range(NUM_ROWS), logits.argmax(axis=1)] = True
+            suppressed = np.flatnonzero(rng.random(size) < 0.5).tolist()
+            params = replace(params, suppressed_tokens=frozenset(suppressed) - set(logits.argmax(axis=1).tolist()))
         expected = []
         for index, row in enumerate(logits.tolist()):
-            mask = None if allowed is None else allowed[index].tolist()
             before = history + draft_tokens[:index]
-            expected.append(reference.sample(row, position + index, params, before, mask))
-            token, probability, margin = sample_with_confidence(
-                logits[index], position + index, params, before, allowed=None if allowed is None else allowed[index]
-            )
+            expected.append(reference.sample(row, position + index, params, before))
+            token, probability, margin = sample_with_confidence(logits[index], position + index, params, before)
             assert token == expected[-1], params
             assert 0 <= probability <= 1 + 1e-6
             assert margin >= 0
-        chosen = sample_rows(logits, position, params, history, draft_tokens, allowed=allowed)
+        chosen = sample_rows(logits, position, params, history, draft_tokens)
         assert chosen.tolist() == expected, params
 
 

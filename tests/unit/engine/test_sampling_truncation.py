@@ -137,7 +137,7 @@ def test_one_compiled_pass_finds_the_edge_of_ordinary_rows(
         return exact(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(nucleus, "edge_of", counted)
-    row, best = adjusted(logits, params[0], {}, None), float(z.max())
+    row, best = adjusted(logits, params[0], {}), float(z.max())
     found = [edge_of_candidates(row, best, each) for each in params]
     assert found == expected
     assert num_exact == 0

@@ -198,7 +198,7 @@ class SessionStates(RuleBasedStateMachine):
     @rule(name=SESSIONS)
     def release(self, name: str) -> None:
         session = self.sessions[name]
-        self.servicer._exchange.release(name)
+        self.servicer._verify.exchange.release(name)
         session.last_reply = None
 
     @rule(name=SESSIONS, draft=DRAFTS)
@@ -228,7 +228,7 @@ class SessionStates(RuleBasedStateMachine):
                 await asyncio.wait({task})
                 assert task.cancelled()
             else:
-                self.servicer._exchange.cancel(name, session.request_id)
+                self.servicer._verify.exchange.cancel(name, session.request_id)
                 error = await _refused(task)
                 assert (error.code, error.reason) == (grpc.StatusCode.CANCELLED, "CANCELLED")
 

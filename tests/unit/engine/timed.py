@@ -10,7 +10,7 @@ import numpy as np
 from services.engine.runtime.costs import DecodeCosts
 from services.engine.runtime.runtime import Logits, RuntimeOptions, Segment
 from services.engine.startup.measuring import Budget, Finding, Measuring, findings
-from services.engine.startup.model_service import Served
+from services.engine.startup.model_service import LoadedModel
 
 
 class FakeClock:
@@ -63,7 +63,7 @@ class TimedRuntime:
         assert length <= self._held[slot]
         self._held[slot] = length
 
-    def trace(self, slot: int, position: int) -> bytes:
+    def attention_digest(self, slot: int, position: int) -> bytes:
         return b""
 
     def copy(self, source: int, target: int, length: int) -> None:
@@ -94,10 +94,12 @@ class Machine:
         return Measuring(Budget(budget_s, self.clock), findings(), announce)
 
 
-def served(*, num_gpu_layers: int = 0, **options: Any) -> Served:
+def loaded(*, num_gpu_layers: int = 0, **options: Any) -> LoadedModel:
     """A model that is only talked about."""
     model: Any = SimpleNamespace(path=Path("model.gguf"), num_gpu_layers=num_gpu_layers)
-    return Served(model, RuntimeOptions(num_threads=1, max_batch_rows=256, **options), "some digest", "some device")
+    return LoadedModel(
+        model, RuntimeOptions(num_threads=1, max_batch_rows=256, **options), "some digest", "some device"
+    )
 
 
 def known() -> dict[str, Finding]:

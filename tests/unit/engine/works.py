@@ -1,15 +1,19 @@
-"""Small pieces of work for tests of the engine, and prefixes for them."""
+"""Small pieces of work for tests of the engine, prefixes for them, and ways to have them done."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 from services.engine.runtime.runtime import Logits
 from services.engine.scheduling.engine import Engine
 from services.engine.scheduling.turns import Turns
-from services.engine.scheduling.work import Finished, More, Prefix, Work
+from services.engine.scheduling.work import Finished, Miss, More, Outcome, Prefix, ResultT, Work
 from services.session.sequence import TokenSequence
 from tests.unit.engine.fakes import FakeRuntime
-from tests.waiting import soon
+from tests.waiting import PATIENCE_S, soon
+
+PROMPT = [1, 2, 3, 4, 5]
 
 
 def prefix(session_id: str, tokens: Sequence[int], cached_length: int = 0) -> Prefix:
@@ -18,7 +22,7 @@ def prefix(session_id: str, tokens: Sequence[int], cached_length: int = 0) -> Pr
     return Prefix(session_id, cached_length, digest, tokens[cached_length:])
 
 
-class Greedy(Work):
+class Greedy(Work[list[int]]):
     """Finishes with the best token of every row; keeps the prefix and `num_kept` of the rows after it."""
 
     def __init__(
@@ -27,11 +31,11 @@ class Greedy(Work):
         super().__init__(prefix, rows, deadline_s=deadline_s)
         self._num_kept = num_kept
 
-    def take(self, logits: Logits, held: Sequence[int]) -> Finished:
+    def next_step(self, logits: Logits, held: Sequence[int]) -> Finished[list[int]]:
         return Finished(self.prefix.length + self._num_kept, logits.argmax(axis=1).tolist())
 
 
-class Chain(Work):
+class Chain(Work[list[int]]):
     """Goes on from token to token, one row at a time, and finishes with all of them."""
 
     def __init__(self, prefix: Prefix, num_tokens: int, *, deadline_s: float | None = None) -> None:
@@ -39,15 +43,15 @@ class Chain(Work):
         self._num_tokens = num_tokens
         self.tokens: list[int] = []
 
-    def take(self, logits: Logits, held: Sequence[int]) -> More | Finished:
+    def next_step(self, logits: Logits, held: Sequence[int]) -> More | Finished[list[int]]:
         self.tokens.append(int(logits[0].argmax()))
         return Finished(len(held), self.tokens) if len(self.tokens) == self._num_tokens else More(self.tokens[-1:])
 
 
-class Defective(Work):
+class Defective(Work[None]):
     """Fails when it is given its logits."""
 
-    def take(self, logits: Logits, held: Sequence[int]) -> Finished:
+    def next_step(self, logits: Logits, held: Sequence[int]) -> Finished[None]:
         raise ZeroDivisionError("a defect")
 
 
@@ -79,3 +83,34 @@ async def blocked(runtime: FakeRuntime) -> AsyncIterator[None]:
 async def at_the_gate(runtime: FakeRuntime) -> None:
     """Return once a decode waits at the gate."""
     await soon(lambda: runtime.is_waiting)
+
+
+async def run(engine: Engine, work: Work[ResultT]) -> Outcome[ResultT]:
+    async with asyncio.timeout(PATIENCE_S):
+        return await engine.run(work)
+
+
+async def result(engine: Engine, work: Work[ResultT]) -> ResultT:
+    outcome = await run(engine, work)
+    assert isinstance(outcome, Finished)
+    return outcome.result
+
+
+async def begin(engine: Engine, *works: Work[Any]) -> list[asyncio.Task[Outcome[Any]]]:
+    """Hand works to the engine without waiting for them."""
+    tasks = [asyncio.create_task(run(engine, work)) for work in works]
+    # Tasks start in order, and handing over is the first thing that they do.
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def fill_cache(engine: Engine, session_id: str, tokens: Sequence[int]) -> None:
+    outcome = await run(engine, Greedy(prefix(session_id, tokens)))
+    assert outcome.held_length == len(tokens)
+
+
+async def held_length(engine: Engine, session_id: str) -> int:
+    """Return what the engine says that it holds of a session, to a caller who believes something else."""
+    outcome = await run(engine, Greedy(Prefix(session_id, 1, b"no such digest..", [0])))
+    assert isinstance(outcome, Miss)
+    return outcome.held_length

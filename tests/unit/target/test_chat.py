@@ -280,7 +280,7 @@ INVALID = {
 def test_a_broken_template_refuses_chats_and_nothing_else(tmp_path: Path, name: str) -> None:
     path = llama(tmp_path / "model.gguf", tokenizer=tokenizer(chat_template=INVALID[name]))
     model = Model(path)
-    TargetApplication(TargetSettings(model=path, exact="off")).accept(model)
+    TargetApplication(TargetSettings(model=path, exact="off")).on_loaded(model)
     templates = ChatTemplates(model.chat_templates, model.vocabulary)
     assert not templates.has_usual
     with pytest.raises(ChatError) as refused:

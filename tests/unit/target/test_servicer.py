@@ -246,7 +246,7 @@ async def test_answers_are_remembered_for_so_many_sessions_and_no_more() -> None
         servicer = fake_target(engine, runtime)
         for index in range(MAX_REMEMBERED_SESSIONS + 20):
             await servicer.VerifyBatch(request(session_id=f"session {index}"), ANY_CALL)
-    remembered = servicer._exchange._requests
+    remembered = servicer._verify.exchange._requests
     assert len(remembered) == MAX_REMEMBERED_SESSIONS
     assert "session 20" in remembered
     assert "session 19" not in remembered

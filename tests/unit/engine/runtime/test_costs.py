@@ -50,8 +50,8 @@ def test_rows_within_a_time() -> None:
 def test_until_costs_are_known_few_rows_go_and_little_is_copied() -> None:
     costs = DecodeCosts()
     assert costs.rows_within(1.0, start_rows=64, most_rows=1024) == 64
-    assert costs.copy_worth == 64.0
-    assert costs.decode_worth == 16.0
+    assert costs.copy_in_rows == 64.0
+    assert costs.decode_in_rows == 16.0
 
 
 def test_a_first_slow_decode_is_not_kept_for_life() -> None:
@@ -64,20 +64,20 @@ def test_a_first_slow_decode_is_not_kept_for_life() -> None:
 
 
 def test_what_a_decode_costs_by_itself() -> None:
-    assert seen({1: 11.0, 9: 19.0, 512: 9000.0}).decode_worth == pytest.approx(10.0)
+    assert seen({1: 11.0, 9: 19.0, 512: 9000.0}).decode_in_rows == pytest.approx(10.0)
 
 
 def test_a_copy_is_told_from_the_decode_after_it() -> None:
     costs = seen({1: 1.0, 100: 100.0})
     costs.observe(1, 41.0, after_copy=True)
     assert costs.decode_s(1) == 1.0
-    assert costs.copy_worth == pytest.approx(40.0)
+    assert costs.copy_in_rows == pytest.approx(40.0)
 
 
 def test_one_dear_copy_does_not_end_copying() -> None:
     costs = seen({1: 1.0, 100: 100.0})
     costs.observe(1, 1e6, after_copy=True)
-    assert costs.copy_worth == 256.0
+    assert costs.copy_in_rows == 256.0
 
 
 def test_what_a_decode_usually_takes_is_not_the_least() -> None:

@@ -40,7 +40,7 @@ class RecordingRuntime:
             rows.append(np.array([(segment.slot, position) for position in positions], np.float32))
         return rows
 
-    def trace(self, slot: int, position: int) -> bytes:
+    def attention_digest(self, slot: int, position: int) -> bytes:
         return b""
 
     def cut(self, slot: int, length: int) -> None:
@@ -138,10 +138,10 @@ def test_one_session_alone_is_not_padded() -> None:
     st.integers(1, 8),
     st.floats(0, 100),
 )
-def test_grouping_costs_least(num_rows: dict[int, int], width: int, decode_worth: float) -> None:
+def test_grouping_costs_least(num_rows: dict[int, int], width: int, decode_in_rows: float) -> None:
     """Against every way to cut the working slots, in their order, into decodes."""
     runtime = exact(width)
-    runtime.costs = LinearCosts(decode_worth)
+    runtime.costs = LinearCosts(decode_in_rows)
     segments = [verification(slot, 0, rows) for slot, rows in sorted(num_rows.items())]
 
     def cost(groups: Sequence[Sequence[Segment]]) -> float:
@@ -149,7 +149,7 @@ def test_grouping_costs_least(num_rows: dict[int, int], width: int, decode_worth
         for group in groups:
             slots = [segment.slot for segment in group]
             longest = max(-(-len(segment.tokens) // width) * width for segment in group)
-            total += decode_worth + longest * (max(slots) - min(slots) + 1)
+            total += decode_in_rows + longest * (max(slots) - min(slots) + 1)
         return total
 
     def every_way(rest: Sequence[Segment]) -> list[list[Sequence[Segment]]]:

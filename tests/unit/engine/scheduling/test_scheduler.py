@@ -8,7 +8,7 @@ import pytest
 
 from services.engine.errors import SlotsTakenError
 from services.engine.scheduling.scheduler import Decode, Scheduler
-from services.engine.scheduling.work import Outcome
+from services.engine.scheduling.work import Finished, Outcome
 from tests.unit.engine.costs import LinearCosts
 from tests.unit.engine.fakes import VOCABULARY_SIZE, FakeRuntime
 from tests.unit.engine.works import Chain, Greedy, prefix
@@ -49,14 +49,14 @@ class Scheduled:
         self.scheduler._gathering._clock = clock.perf_counter
         self.scheduler.on_decode = self._on_decode
         self.decodes: list[dict[str, int]] = []
-        self.outcomes: dict[str, Any] = {}
+        self.answers: dict[str, Outcome[list[int]] | Exception] = {}
 
     def add(self, session_id: str, tokens: Sequence[int] = PROMPT, rows: Sequence[int] = (), **flags: Any) -> None:
         work = Chain(prefix(session_id, tokens), 1) if flags else Greedy(prefix(session_id, tokens), rows)
         work.waits_for_slot = flags.get("waits_for_slot", True)
 
-        def deliver(outcome: Outcome) -> None:
-            self.outcomes[session_id] = outcome.value
+        def deliver(answer: Outcome[list[int]] | Exception) -> None:
+            self.answers[session_id] = answer
 
         work.deliver = deliver
         self.scheduler.add(work)
@@ -102,8 +102,8 @@ def test_a_wait_begins_anew_where_another_process_had_the_cores(clock: Clock, mo
     scheduled.step("a", "b")
     scheduled.add("a")
     clock.now_s = scheduled.scheduler.due_s()
-    monkeypatch.setattr(scheduled.scheduler._turns, "take", lambda usual_s: True)
-    scheduled.scheduler.take_turn()
+    monkeypatch.setattr(scheduled.scheduler._turns, "begin", lambda usual_s: True)
+    scheduled.scheduler.wait_for_turn()
     assert scheduled.scheduler.due_s() > clock.now_s
     scheduled.add("b")
     assert scheduled.step().keys() == {"a", "b"}
@@ -202,8 +202,8 @@ def test_work_that_does_not_wait_for_a_slot_is_refused_at_once(clock: Clock) -> 
     scheduled = Scheduled(clock, num_slots=1)
     scheduled.come_back("a")
     scheduled.add("b", waits_for_slot=False)
-    assert isinstance(scheduled.outcomes["b"], SlotsTakenError)
+    assert isinstance(scheduled.answers["b"], SlotsTakenError)
     scheduled.scheduler.release("a")
     scheduled.add("b", waits_for_slot=False)
     scheduled.step()
-    assert isinstance(scheduled.outcomes["b"], list)
+    assert isinstance(scheduled.answers["b"], Finished)

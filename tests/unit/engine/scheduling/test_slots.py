@@ -3,10 +3,10 @@
 from services.engine.scheduling.slots import SlotTable
 
 
-def _take(table: SlotTable, *session_ids: str) -> None:
+def _assign(table: SlotTable, *session_ids: str) -> None:
     """Let sessions be at work, one after the other, until each is idle again."""
     for session_id in session_ids:
-        slot = table.take(session_id)
+        slot = table.assign(session_id)
         assert slot is not None
         slot.is_busy = False
 
@@ -17,79 +17,79 @@ def _sessions(table: SlotTable) -> set[str | None]:
 
 def test_a_session_keeps_its_slot() -> None:
     table = SlotTable(2)
-    _take(table, "a", "b")
+    _assign(table, "a", "b")
     first = table.find("a")
-    _take(table, "a", "b", "a")
+    _assign(table, "a", "b", "a")
     assert table.find("a") is first
     assert table.num_evictions == 0
 
 
 def test_free_slots_are_taken_before_anybody_is_evicted() -> None:
     table = SlotTable(3)
-    _take(table, "a")
+    _assign(table, "a")
     table.release("a")
-    _take(table, "b", "c")
+    _assign(table, "b", "c")
     assert _sessions(table) == {"a", "b", "c"}
     assert table.num_evictions == 0
 
 
 def test_the_least_recently_used_session_goes_first() -> None:
     table = SlotTable(3)
-    _take(table, "a", "b", "c", "a")
-    _take(table, "d")
+    _assign(table, "a", "b", "c", "a")
+    _assign(table, "d")
     assert _sessions(table) == {"a", "c", "d"}
-    _take(table, "e")
+    _assign(table, "e")
     assert _sessions(table) == {"a", "d", "e"}
     assert table.num_evictions == 2
 
 
 def test_released_sessions_go_before_the_least_recently_used() -> None:
     table = SlotTable(3)
-    _take(table, "a", "b", "c")
+    _assign(table, "a", "b", "c")
     table.release("c")
-    _take(table, "d")
+    _assign(table, "d")
     assert _sessions(table) == {"a", "b", "d"}
     assert table.find("c") is None
 
 
 def test_a_released_session_that_comes_back_is_as_good_as_any() -> None:
     table = SlotTable(2)
-    _take(table, "a", "b")
+    _assign(table, "a", "b")
     table.release("b")
-    _take(table, "b", "c")
+    _assign(table, "b", "c")
     assert _sessions(table) == {"b", "c"}
 
 
 def test_a_busy_session_is_never_evicted_nor_given_out_twice() -> None:
     table = SlotTable(2)
-    busy = table.take("a")
+    busy = table.assign("a")
     assert busy is not None
     table.release("a")
-    _take(table, "b", "c")
+    _assign(table, "b", "c")
     assert _sessions(table) == {"a", "c"}
-    assert table.take("a") is None
-    other = table.take("c")
+    assert table.assign("a") is None
+    other = table.assign("c")
     assert other is not None
-    assert table.take("d") is None
+    assert table.assign("d") is None
     assert _sessions(table) == {"a", "c"}
     busy.is_busy = False
-    assert table.take("d") is busy
+    assert table.assign("d") is busy
 
 
 def test_a_slot_keeps_its_tokens_when_it_changes_hands() -> None:
     table = SlotTable(1)
-    slot = table.take("a")
+    slot = table.assign("a")
     assert slot is not None
     slot.held.extend([3, 1, 2])
     slot.is_busy = False
-    assert table.take("b") is slot
+    assert table.assign("b") is slot
     assert slot.held.tokens == [3, 1, 2]
     assert table.find("a") is None
 
 
 def test_releasing_an_unknown_session_changes_nothing() -> None:
     table = SlotTable(1)
-    _take(table, "a")
+    _assign(table, "a")
     table.release("b")
     assert _sessions(table) == {"a"}
 
@@ -97,24 +97,24 @@ def test_releasing_an_unknown_session_changes_nothing() -> None:
 def test_sessions_at_work_sit_side_by_side() -> None:
     """Gaps are padded in every decode."""
     table = SlotTable(8)
-    slots = {name: table.take(name) for name in "abcdefgh"}
+    slots = {name: table.assign(name) for name in "abcdefgh"}
     for name in "bcdefgh":
         slot = slots[name]
         assert slot is not None
         slot.is_busy = False
     for name in "hcfbeg":
         table.release(name)
-    _take(table, "d")
+    _assign(table, "d")
     # "a" works in the first slot, and "d" is idle in the fourth.
-    new = [table.take(name) for name in "xyz"]
+    new = [table.assign(name) for name in "xyz"]
     assert [slot.index for slot in new if slot] == [1, 2, 4]
 
 
 def test_a_gap_between_those_at_work_is_filled_first() -> None:
     expected = {"a", "e"}
     table = SlotTable(6, expected.__contains__)
-    _take(table, *"abcdef")
+    _assign(table, *"abcdef")
     for name in "bcdf":
         table.release(name)
-    new = [table.take(name) for name in "wxyz"]
+    new = [table.assign(name) for name in "wxyz"]
     assert [slot.index for slot in new if slot] == [1, 2, 3, 5]

@@ -33,21 +33,21 @@ def path(tmp_path: Path) -> Path:
 
 def test_one_waits_while_the_other_decodes(path: Path) -> None:
     target = Turns(path)
-    waiting = Waiting(at=5, do=target.give)
+    waiting = Waiting(at=5, do=target.end)
     draft = Turns(path, waiting)
-    target.take(100.0)
-    draft.take(0.005)
+    target.begin(100.0)
+    draft.begin(0.005)
     assert waiting.num == 5
-    waits_for_draft = Waiting(at=3, do=draft.give)
-    Turns(path, waits_for_draft).take(0.1)
+    waits_for_draft = Waiting(at=3, do=draft.end)
+    Turns(path, waits_for_draft).begin(0.1)
     assert waits_for_draft.num == 3
 
 
 def test_who_has_the_turn_goes_on(path: Path) -> None:
     waiting = Waiting()
     turns = Turns(path, waiting)
-    turns.take(100.0)
-    turns.take(100.0)
+    turns.begin(100.0)
+    turns.begin(100.0)
     assert waiting.num == 0
 
 
@@ -61,14 +61,14 @@ def test_nobody_waits_for_one_that_holds_on_for_longer_than_it_said(
         nonlocal now_s
         now_s += seconds
 
-    Turns(path).take(0.1)
+    Turns(path).begin(0.1)
     waiter = Turns(path, pass_time)
-    waiter.take(0.1)
+    waiter.begin(0.1)
     waited_s = now_s - 1000.0
     assert 0.3 <= waited_s < 0.4
     # It has not the turn, and does not give another one's away. Nor does it wait so long for the same one again.
-    waiter.give()
-    waiter.take(0.1)
+    waiter.end()
+    waiter.begin(0.1)
     assert now_s - 1000.0 - waited_s < 0.001
     assert Turns(path, pass_time)._try_lock() is False
 
@@ -81,28 +81,28 @@ def test_one_whose_time_is_not_known_is_waited_for_a_second(path: Path, monkeypa
         nonlocal now_s
         now_s += seconds
 
-    Turns(path).take(0.0)
-    Turns(path, pass_time).take(0.1)
+    Turns(path).begin(0.0)
+    Turns(path, pass_time).begin(0.1)
     assert 1.0 <= now_s - 1000.0 < 1.1
 
 
 def test_one_that_has_ended_is_not_waited_for(path: Path) -> None:
     if not (pid := os.fork()):
-        Turns(path).take(100.0)
+        Turns(path).begin(100.0)
         os._exit(0)
     assert os.waitpid(pid, 0)[1] == 0
     waiting = Waiting()
-    Turns(path, waiting).take(0.1)
+    Turns(path, waiting).begin(0.1)
     assert waiting.num == 0
 
 
 def test_closed_turns_are_over(path: Path) -> None:
     turns = Turns(path)
-    turns.take(100.0)
+    turns.begin(100.0)
     turns.close()
-    turns.take(100.0)
+    turns.begin(100.0)
     waiting = Waiting()
-    Turns(path, waiting).take(0.1)
+    Turns(path, waiting).begin(0.1)
     assert waiting.num == 0
 
 
@@ -113,13 +113,13 @@ def test_one_file_for_all_processes_of_a_user_on_the_same_cores(
     cores = {0, 1, 2, 3}
     monkeypatch.setattr("services.engine.scheduling.turns.os.sched_getaffinity", lambda _: cores)
     first, waiting = turns_of("auto", 3), Waiting()
-    first.take(0.1)
+    first.begin(0.1)
     second = turns_of("auto", 4)
     assert not second._try_lock()
     # Two threads of four leave room for another's two.
     small = turns_of("auto", 2)
     small._sleep = waiting
-    small.take(0.1)
+    small.begin(0.1)
     assert waiting.num == 0
     cores = {4, 5, 6, 7}
     assert turns_of("auto", 4)._try_lock()
@@ -143,13 +143,13 @@ def test_without_a_lock_the_work_goes_on(
         (tmp_path / "elsewhere").mkdir()
         folder.symlink_to(tmp_path / "elsewhere")
     turns = turns_of("auto", 1024)
-    turns.take(0.1)
+    turns.begin(0.1)
     assert "--core-lock" in caplog.text
 
 
 def test_off_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.engine.scheduling.turns.tempfile.gettempdir", lambda: str(tmp_path))
-    turns_of("off", 1024).take(0.1)
+    turns_of("off", 1024).begin(0.1)
     assert not list(tmp_path.iterdir())
 
 
@@ -167,8 +167,8 @@ async def test_an_engine_decodes_when_it_is_its_turn_and_gives_it_back(path: Pat
             asking = asyncio.create_task(engine.run(Greedy(prefix("a", [1, 2]))))
             await at_the_gate(runtime)
             assert not _is_free(path)
-        assert (await asking).value == [true_token([1, 2])]
-        assert (await engine.run(Chain(prefix("b", [3]), 4))).value == true_text([3], 4)
+        assert (await asking).result == [true_token([1, 2])]
+        assert (await engine.run(Chain(prefix("b", [3]), 4))).result == true_text([3], 4)
     assert _is_free(path)
 
 
@@ -180,13 +180,13 @@ async def test_what_comes_while_an_engine_waits_joins_its_decode(path: Path) -> 
         is_waiting.set()
         may_go_on.wait(30)
 
-    other.take(100.0)
+    other.begin(100.0)
     async with running(runtime, turns=Turns(path, wait)) as engine:
         first = asyncio.create_task(engine.run(Greedy(prefix("a", [1]))))
         await asyncio.to_thread(is_waiting.wait, 30)
         second = asyncio.create_task(engine.run(Greedy(prefix("b", [2]))))
         await asyncio.sleep(0)
-        other.give()
+        other.end()
         may_go_on.set()
-        assert [(await first).value, (await second).value] == [[true_token([1])], [true_token([2])]]
+        assert [(await first).result, (await second).result] == [[true_token([1])], [true_token([2])]]
     assert [len(batch) for batch in runtime.batches] == [2]

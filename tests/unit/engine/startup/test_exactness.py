@@ -13,7 +13,7 @@ from services.engine.startup.exactness import candidates, choose_auto, choose_on
 from services.engine.startup.flash_attention import choose_flash_attention
 from services.engine.startup.probe import is_exact
 from tests.unit.engine.fakes import FakeRuntime
-from tests.unit.engine.timed import Machine, known, served
+from tests.unit.engine.timed import Machine, known, loaded
 
 MAX_DRAFT_TOKENS = 16
 TWO, FOUR, EIGHT, SIXTEEN = (Exactness(ExactMode.ROW_MULTIPLE, width) for width in (2, 4, 8, 16))
@@ -74,7 +74,7 @@ def test_a_width_of_one_is_no_candidate() -> None:
 
 def test_where_no_width_is_cheap_nothing_is_probed(machine: Machine, probe: Probe) -> None:
     started_s = machine.clock()
-    assert choose_auto(served(), MAX_DRAFT_TOKENS, machine.measuring()) is None
+    assert choose_auto(loaded(), MAX_DRAFT_TOKENS, machine.measuring()) is None
     assert not probe.tried
     assert len(machine.runtimes) == 1
     # Each cost twice, and one decode before; what more than four rows cost is clear by then.
@@ -84,13 +84,13 @@ def test_where_no_width_is_cheap_nothing_is_probed(machine: Machine, probe: Prob
 
 
 def test_a_second_start_measures_nothing(machine: Machine, probe: Probe) -> None:
-    first = choose_auto(served(), MAX_DRAFT_TOKENS, machine.measuring())
+    first = choose_auto(loaded(), MAX_DRAFT_TOKENS, machine.measuring())
     num_decodes = machine.num_decodes
     machine.cost = by_rows(1.0, 1.0, 1.0, 1.0, 1.0)
-    assert choose_auto(served(), MAX_DRAFT_TOKENS, machine.measuring()) == first
+    assert choose_auto(loaded(), MAX_DRAFT_TOKENS, machine.measuring()) == first
     assert (machine.num_decodes, len(machine.runtimes)) == (num_decodes, 1)
     # Other settings are another matter.
-    choose_auto(served(context_length=512), MAX_DRAFT_TOKENS, machine.measuring())
+    choose_auto(loaded(context_length=512), MAX_DRAFT_TOKENS, machine.measuring())
     assert machine.num_decodes > num_decodes
 
 
@@ -114,7 +114,7 @@ def test_the_first_that_is_cheap_and_exact_is_taken(
     machine.cost = by_rows(*costs)
     probe.exact = exact
     for _ in range(2):
-        assert choose_auto(served(), MAX_DRAFT_TOKENS, machine.measuring()) == chosen
+        assert choose_auto(loaded(), MAX_DRAFT_TOKENS, machine.measuring()) == chosen
         assert probe.tried == tried
 
 
@@ -123,7 +123,7 @@ def test_a_probe_that_would_not_end_in_time(machine: Machine, probe: Probe, capl
     machine.cost = by_rows(1.0, 1.0, 1.0, 1.0, 1.0)
     probe.exact, probe.duration_s = {TWO}, 60.0
     started_s = machine.clock()
-    assert choose_auto(served(), MAX_DRAFT_TOKENS, machine.measuring(4.0)) is None
+    assert choose_auto(loaded(), MAX_DRAFT_TOKENS, machine.measuring(4.0)) is None
     # Its pace gives it away.
     assert machine.clock() - started_s < 2.5
     assert all(runtime.is_closed for runtime in machine.runtimes)
@@ -133,13 +133,13 @@ def test_a_probe_that_would_not_end_in_time(machine: Machine, probe: Probe, capl
 
     # Later starts decide alike and say it again, however much time they have.
     caplog.clear()
-    assert choose_auto(served(), MAX_DRAFT_TOKENS, machine.measuring(1000.0)) is None
+    assert choose_auto(loaded(), MAX_DRAFT_TOKENS, machine.measuring(1000.0)) is None
     assert probe.tried == [TWO]
     assert "--exact on" in caplog.text
 
     # What it asks for is heeded.
-    assert choose_on(served(), MAX_DRAFT_TOKENS, machine.measuring(0.0)) == TWO
-    assert choose_auto(served(), MAX_DRAFT_TOKENS, machine.measuring(0.0)) == TWO
+    assert choose_on(loaded(), MAX_DRAFT_TOKENS, machine.measuring(0.0)) == TWO
+    assert choose_auto(loaded(), MAX_DRAFT_TOKENS, machine.measuring(0.0)) == TWO
     assert probe.tried == [TWO, TWO]
 
 
@@ -151,12 +151,12 @@ def test_costs_that_cannot_be_measured_in_time(
     machine.cost = by_rows(1.0, 1.0, 1.0, 1.0, 1.0, row_s=0.3)
     probe.exact = {TWO}
     started_s = machine.clock()
-    assert choose_auto(served(), MAX_DRAFT_TOKENS, machine.measuring(budget_s)) is None
+    assert choose_auto(loaded(), MAX_DRAFT_TOKENS, machine.measuring(budget_s)) is None
     # One decode warms up, and the last one does not know that it is.
     assert machine.clock() - started_s <= budget_s + 2 * 0.3 + 0.01
     assert "--exact on" in caplog.text
     num_decodes = machine.num_decodes
-    assert choose_auto(served(), MAX_DRAFT_TOKENS, machine.measuring(1000.0)) is None
+    assert choose_auto(loaded(), MAX_DRAFT_TOKENS, machine.measuring(1000.0)) is None
     assert machine.num_decodes == num_decodes
 
 
@@ -168,8 +168,8 @@ def test_all_that_is_measured_stays_within_the_budget(
     machine.cost = by_rows(1.0, 1.0, 1.06, 1.3, 2.0, row_s=row_s)
     budget_s, started_s = 2 * loading_s, machine.clock()
     measuring = machine.measuring(budget_s)
-    chosen = choose_auto(served(), MAX_DRAFT_TOKENS, measuring)
-    choose_flash_attention("auto", served(), chosen, measuring)
+    chosen = choose_auto(loaded(), MAX_DRAFT_TOKENS, measuring)
+    choose_flash_attention("auto", loaded(), chosen, measuring)
     # What is begun is not broken off: a decode, and the one before that brings the weights into memory.
     assert machine.clock() - started_s <= budget_s + 2 * 16 * row_s
 
@@ -181,7 +181,7 @@ def test_a_model_that_cannot_be_measured_is_served_all_the_same(
         raise ModelLoadError("cannot make a context for model.gguf: out of memory")
 
     monkeypatch.setattr(exactness, "LlamaRuntime", refuse)
-    assert choose_auto(served(), MAX_DRAFT_TOKENS, machine.measuring()) is None
+    assert choose_auto(loaded(), MAX_DRAFT_TOKENS, machine.measuring()) is None
     assert "out of memory" in caplog.text
 
 
@@ -191,7 +191,7 @@ def test_a_start_that_is_given_up_decides_nothing(machine: Machine, probe: Probe
 
     machine.cost = fail
     with pytest.raises(DecodeError):
-        choose_auto(served(), MAX_DRAFT_TOKENS, machine.measuring())
+        choose_auto(loaded(), MAX_DRAFT_TOKENS, machine.measuring())
     assert all(runtime.is_closed for runtime in machine.runtimes)
     assert known() == {}
 
@@ -203,7 +203,7 @@ def test_constant_rows_cost_what_all_slots_do(
     machine.cost = lambda segments, options: 0.01 * (1 + slot_cost * (len(segments) - 1))
     probe.exact = {Exactness(ExactMode.CONSTANT_ROWS, 8)}
     for _ in range(2):
-        assert choose_auto(served(), 7, machine.measuring(10.0)) == chosen
+        assert choose_auto(loaded(), 7, machine.measuring(10.0)) == chosen
     assert probe.tried == [TWO, FOUR, EIGHT, SIXTEEN] + [chosen] * (chosen is not None)
 
 
@@ -212,27 +212,27 @@ def test_on_takes_the_time_that_it_needs_and_says_so(
 ) -> None:
     probe.exact, probe.duration_s = {FOUR}, 30.0
     announced: list[str] = []
-    assert choose_on(served(), MAX_DRAFT_TOKENS, machine.measuring(0.0, announced.append)) == FOUR
+    assert choose_on(loaded(), MAX_DRAFT_TOKENS, machine.measuring(0.0, announced.append)) == FOUR
     assert probe.tried == [TWO, FOUR]
     # After two seconds, and then every ten.
     assert [line.rpartition(", ")[2] for line in announced] == ["7% done", "41% done", "75% done"] * 2
     assert "row-multiple 4" in announced[-1]
     assert caplog.text.count("starting takes long: a probe whether logits are exact with row-multiple 2") == 3
-    assert choose_on(served(), MAX_DRAFT_TOKENS, machine.measuring(0.0, announced.append)) == FOUR
+    assert choose_on(loaded(), MAX_DRAFT_TOKENS, machine.measuring(0.0, announced.append)) == FOUR
     assert probe.tried == [TWO, FOUR]
     assert len(announced) == 6
 
 
 def test_on_is_quiet_where_it_is_quick(machine: Machine, probe: Probe, caplog: pytest.LogCaptureFixture) -> None:
     probe.exact = {TWO}
-    choose_on(served(), MAX_DRAFT_TOKENS, machine.measuring())
+    choose_on(loaded(), MAX_DRAFT_TOKENS, machine.measuring())
     assert not caplog.records
 
 
 def test_on_is_refused_where_nothing_is_exact(machine: Machine, probe: Probe) -> None:
     for _ in range(2):
         with pytest.raises(ModelLoadError, match=r"model\.gguf cannot be served exactly"):
-            choose_on(served(), MAX_DRAFT_TOKENS, machine.measuring())
+            choose_on(loaded(), MAX_DRAFT_TOKENS, machine.measuring())
     assert probe.tried == [TWO, FOUR, EIGHT, SIXTEEN]
 
 

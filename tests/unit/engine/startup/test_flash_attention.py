@@ -11,7 +11,7 @@ from services.engine.runtime.runtime import RuntimeOptions, Segment
 from services.engine.startup import flash_attention
 from services.engine.startup.flash_attention import choose_flash_attention
 from services.engine.startup.measuring import budget_after
-from tests.unit.engine.timed import FakeClock, Machine, known, served
+from tests.unit.engine.timed import FakeClock, Machine, known, loaded
 
 EXACT = Exactness(ExactMode.ROW_MULTIPLE, 2)
 
@@ -45,7 +45,7 @@ def costs(
 
 
 def auto(machine: Machine, budget_s: float = 4.0) -> bool:
-    return choose_flash_attention("auto", served(), None, machine.measuring(budget_s))
+    return choose_flash_attention("auto", loaded(), None, machine.measuring(budget_s))
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_auto_takes_it_where_it_is_quicker_and_nowhere_slower(
 def test_what_is_measured_with_takes_no_more_than_what_is_served(
     num_slots: int, context_length: int, machine: Machine
 ) -> None:
-    model = served(num_slots=num_slots, context_length=context_length)
+    model = loaded(num_slots=num_slots, context_length=context_length)
     choose_flash_attention("auto", model, None, machine.measuring())
     sizes = [runtime.num_slots * runtime.context_length for runtime in machine.runtimes]
     assert sum(sizes) <= max(num_slots, 2) * context_length
@@ -114,7 +114,7 @@ def test_without_the_time_to_measure_it_is_off(
 
 def test_on_a_gpu_it_is_on_without_a_measurement(machine: Machine) -> None:
     for num_gpu_layers in (-1, 5):
-        model = served(num_gpu_layers=num_gpu_layers)
+        model = loaded(num_gpu_layers=num_gpu_layers)
         assert choose_flash_attention("auto", model, None, machine.measuring())
         assert not choose_flash_attention("auto", model, EXACT, machine.measuring())
     assert not machine.runtimes
@@ -126,7 +126,7 @@ def test_on_a_gpu_it_is_on_without_a_measurement(machine: Machine) -> None:
 def test_a_setting_is_followed(
     setting: Literal["on", "off"], chosen: bool, num_gpu_layers: int, machine: Machine
 ) -> None:
-    model = served(num_gpu_layers=num_gpu_layers)
+    model = loaded(num_gpu_layers=num_gpu_layers)
     assert choose_flash_attention(setting, model, None, machine.measuring()) == chosen
     assert not machine.runtimes
 
@@ -137,7 +137,7 @@ def test_exactness_goes_without_it_and_says_so_where_it_was_asked_for(
     settings: Sequence[Literal["auto", "off", "on"]] = ("auto", "off", "on")
     for setting in settings:
         assert not caplog.records
-        assert not choose_flash_attention(setting, served(), EXACT, machine.measuring())
+        assert not choose_flash_attention(setting, loaded(), EXACT, machine.measuring())
     assert "exact mode goes without it" in caplog.text
     assert not machine.runtimes
 
