@@ -13,7 +13,6 @@ import grpc
 import pytest
 from gguf import GGUFValueType
 from gguf.gguf_writer import GGUFValue
-from tests.unit.frame.test_tls import Files, write_files
 
 from outrider.v1 import common_pb2, model_pb2, model_pb2_grpc, target_pb2, target_pb2_grpc
 from services.engine.scheduling.engine import Engine
@@ -27,6 +26,7 @@ from services.session.exchange import Exchange
 from services.session.sequence import TokenSequence
 from services.target.settings import TargetSettings
 from tests.calls import replies
+from tests.certificates import Files, write_files
 from tests.foreign_models import llama, tiny_tokenizer
 from tests.integration.conftest import Pair
 from tests.integration.services import (

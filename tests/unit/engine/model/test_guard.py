@@ -17,7 +17,7 @@ from services.engine.model.guard import check_model
 from services.engine.model.model import Model
 from services.engine.runtime.memory import layers_that_fit
 from services.engine.runtime.runtime import RuntimeOptions
-from tests.unit.engine.gguf_bytes import (
+from tests.unit.engine.model.gguf_bytes import (
     DIM,
     FFN,
     HEAD,

@@ -26,9 +26,9 @@ from models.llama_gguf import MATRIX_TYPES, LlamaConfig, LlamaFile, ModelFileErr
 from models.tiny import write_tiny_model
 from services.engine.model.model import Model
 from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions, Segment
-from tests.unit.models.reference_llama import reference_logits
+from tests.unit.models.expand.reference_llama import reference_logits
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 SHAPE = Shape(dim=160, num_layers=3, ffn=192)
 BLOCK_SHAPE = Shape(dim=256, num_layers=3, ffn=512)
 PAIR_TARGET = LlamaConfig(

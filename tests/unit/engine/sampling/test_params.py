@@ -87,7 +87,7 @@ def test_refuses_with_a_sentence_that_names_the_field(field: str, value: object)
     ],
 )
 def test_the_protocol_names_the_range(field: str, rules: list[str]) -> None:
-    protocol = (Path(__file__).parents[3] / "protos" / "outrider" / "v1" / "common.proto").read_text()
+    protocol = (Path(__file__).parents[4] / "protos" / "outrider" / "v1" / "common.proto").read_text()
     sampling = protocol.partition("message Sampling {")[2].partition("\n}")[0]
     comment = re.search(rf"((?: *//.*\n)+) *(?:\w|[<>, ])+ {field} = ", sampling)
     assert comment, sampling

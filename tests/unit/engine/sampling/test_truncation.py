@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from services.engine.sampling import SamplingParams, kernel, nucleus, reference
 from services.engine.sampling.adjust import adjusted
 from services.engine.sampling.truncate import edge_of_candidates
-from tests.unit.engine.candidates import candidates_of
+from tests.unit.engine.sampling.candidates import candidates_of
 
 
 @pytest.fixture(params=sorted({kernel.IS_COMPILED, False}), ids={True: "compiled", False: "numpy"}.get)

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from outrider.v1 import common_pb2, draft_pb2
 from services.frame.rpc.errors import ServiceError, error_from_status
 from services.session.exchange import Exchange
-from tests.unit.frame.exchanging import Reply, Request, refuse, request
+from tests.unit.session.exchanging import Reply, Request, refuse, request
 
 NAMES = ("a", "b")
 SESSIONS = st.sampled_from(NAMES)

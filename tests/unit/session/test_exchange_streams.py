@@ -16,7 +16,7 @@ from services.frame.rpc.errors import ServiceError, error_from_rpc, error_from_s
 from services.frame.server import FrameServer
 from services.session.duplex import MAX_UNSENT_ANSWERS
 from services.session.exchange import Exchange
-from tests.unit.frame.exchanging import CANCELLED, SUPERSEDED, Reply, Request, Service, refuse, request
+from tests.unit.session.exchanging import CANCELLED, SUPERSEDED, Reply, Request, Service, refuse, request
 from tests.waiting import PATIENCE_S, soon
 
 

@@ -15,7 +15,7 @@ from services.engine.sampling import (
     sample_with_confidence,
 )
 from services.engine.sampling.adjust import adjusted
-from tests.unit.engine.candidates import candidates_of
+from tests.unit.engine.sampling.candidates import candidates_of
 
 INF = math.inf
 

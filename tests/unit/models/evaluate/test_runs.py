@@ -10,7 +10,7 @@ import pytest
 from models.evaluate.acceptance import Acceptance, count_acceptance
 from models.evaluate.runs import bits_of_text, choices_along, decode_ms, generate, prefill
 from services.engine.sampling import SamplingParams, sample
-from tests.unit.models.bigram_runtime import BigramRuntime
+from tests.unit.models.evaluate.bigram_runtime import BigramRuntime
 
 BOS = 0
 GREEDY = SamplingParams()

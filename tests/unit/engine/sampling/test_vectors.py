@@ -1,6 +1,6 @@
 """The test vectors of docs/sampling.md: the file is what the reference makes, and the fast sampler agrees with it.
 
-`python tests/unit/engine/test_sampling_vectors.py` writes the file anew, which only a new SAMPLER_VERSION calls for.
+`python tests/unit/engine/sampling/test_vectors.py` writes the file anew, which only a new SAMPLER_VERSION calls for.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from services.engine.sampling import SAMPLER_VERSION, SamplingParams, kernel, noise, reference, sample_rows
 
-VECTORS_PATH = Path(__file__).with_name("test_sampling_vectors.json")
+VECTORS_PATH = Path(__file__).with_name("test_vectors.json")
 CLEAR = 1e-9  # least distance from any tie that rounding could decide otherwise
 
 SHORT = [2.5, -1.25, 0.0, 2.5, 1.75, -3.0, 0.5, 1.0, -0.125, 2.25, None, 0.875]
