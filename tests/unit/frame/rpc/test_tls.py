@@ -1,5 +1,5 @@
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,6 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Files:
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory: pytest.TempPathFactory) -> Files:
     return write_files(tmp_path_factory.mktemp("tls") / "theirs")
-
-
-Ask = Callable[[FrameServer, ClientTls | None], Any]
 
 
 async def ask(server: FrameServer, tls: ClientTls | None) -> bytes:
