@@ -146,3 +146,7 @@ def _plain(typed: Typed) -> bytes:
         return _text(typed.value)
     # A type that there is not, or something already written.
     return typed.value if isinstance(typed.value, bytes) else struct.pack("<" + _CODES[typed.kind], typed.value)
+
+
+# The usual model, whose fields and tensors tests change.
+FIELDS, TENSORS = llama_fields(), llama_tensors()

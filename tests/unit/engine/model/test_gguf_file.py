@@ -8,8 +8,7 @@ import pytest
 
 from services.engine.errors import ModelLoadError
 from services.engine.model.gguf_file import GgufFile
-from tests.unit.engine.model.gguf_bytes import Typed, Value, gguf_bytes
-from tests.unit.engine.model.usual_model import FIELDS, TENSORS
+from tests.unit.engine.model.gguf_bytes import FIELDS, TENSORS, Typed, Value, gguf_bytes
 
 
 def _parts(folder: Path, second: Mapping[str, Value], count: int = 2) -> Path:

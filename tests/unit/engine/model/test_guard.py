@@ -16,8 +16,18 @@ from services.engine.model.guard import check_model
 from services.engine.model.model import Model
 from services.engine.runtime.memory import layers_that_fit
 from services.engine.runtime.runtime import RuntimeOptions
-from tests.unit.engine.model.gguf_bytes import DIM, FFN, HEAD, NUM_TOKENS, TensorSpec, Typed, Value, gguf_bytes
-from tests.unit.engine.model.usual_model import FIELDS, TENSORS
+from tests.unit.engine.model.gguf_bytes import (
+    DIM,
+    FFN,
+    FIELDS,
+    HEAD,
+    NUM_TOKENS,
+    TENSORS,
+    TensorSpec,
+    Typed,
+    Value,
+    gguf_bytes,
+)
 
 NAN, INFINITY = math.nan, math.inf
 TOKENS = [f"token {token}" for token in range(NUM_TOKENS)]
