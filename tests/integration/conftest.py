@@ -13,6 +13,7 @@ from orchestrator.drafting import patience
 from services.frame.server import FrameServer
 from tests.environment import hide_settings
 from tests.integration.asking import Service, asking
+from tests.integration.pairs import write_pair_as_f32
 from tests.integration.services import (
     Client,
     Gate,
@@ -22,7 +23,6 @@ from tests.integration.services import (
     target_server,
     until_idle,
 )
-from tests.pairs import write_pair_as_f32
 from tests.waiting import PATIENCE_S
 
 VOCABULARY = 4096

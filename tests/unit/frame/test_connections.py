@@ -85,7 +85,6 @@ class NameServer(asyncio.DatagramProtocol):
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self.num_asked = 0
         self._transport: Any = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -95,7 +94,6 @@ class NameServer(asyncio.DatagramProtocol):
         end_of_name = data.index(0, 12) + 1
         question = data[12 : end_of_name + 4]
         is_ipv4 = data[end_of_name : end_of_name + 2] == b"\0\1"
-        self.num_asked += is_ipv4
         # https://www.rfc-editor.org/rfc/rfc1035#section-4.1: a response with one question, and one answer or none.
         head = data[:2] + b"\x81\x80\0\1" + (b"\0\1" if is_ipv4 else b"\0\0") + bytes(4)
         # The name is the question's, the answer good for an hour.

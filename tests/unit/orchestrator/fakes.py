@@ -4,8 +4,10 @@ import hashlib
 from collections.abc import Callable, Sequence
 
 from orchestrator.drafting.drafter import Draft
+from orchestrator.generation.cycle import Cycle, LengthPolicy, run_cycles
 from orchestrator.peers.target import Verification
 from outrider.v1 import common_pb2, target_pb2
+from services.frame.telemetry import Telemetry
 from services.session.client import Limits
 from services.session.sequence import TokenSequence
 
@@ -37,10 +39,12 @@ class FakeTarget:
         is_exact: bool = False,
         log_probabilities: bool = False,
         next_token: Callable[[Sequence[int]], int] = next_token,
+        batch_rows: int = 0,
     ) -> None:
         self.num_resyncs = 0
         self.limits = Limits(max_draft_tokens=1000, context_length=10_000)
         self.drafts: list[Sequence[int]] = []
+        self.batch_rows = batch_rows
         self._end_at = end_at
         self._is_exact = is_exact
         self._log_probabilities = log_probabilities
@@ -61,16 +65,16 @@ class FakeTarget:
             result.num_accepted += 1
             held.append(token)
         result.next_token, result.is_end_of_generation = token, token == END
-        return Verification(result, draft_tokens, waited_s=0.5, computed_s=0.25)
+        return Verification(result, draft_tokens, waited_s=0.5, computed_s=0.25, batch_rows=self.batch_rows)
 
 
 Strategy = Callable[[list[int], int], Sequence[int]]
 
 
 class FakeDrafter:
-    """Proposes what its strategy says, given the sequence and a number of tokens."""
+    """Proposes what its strategy says, given the sequence and a number of tokens, and is as sure of each of them."""
 
-    def __init__(self, strategy: Strategy, name: str = "remote") -> None:
+    def __init__(self, strategy: Strategy, name: str = "remote", *, probability: float = 1.0) -> None:
         self.num_resyncs = 0
         self.num_fallbacks = 0
         self.problem = ""
@@ -79,6 +83,7 @@ class FakeDrafter:
         self.most = 1000
         self._strategy = strategy
         self._name = name
+        self._probability = probability
 
     def room(self, length: int) -> int:
         return self.most
@@ -86,7 +91,8 @@ class FakeDrafter:
     async def propose(self, sequence: TokenSequence, num_draft_tokens: int) -> Draft:
         self.asked.append(num_draft_tokens)
         tokens = self._strategy(list(sequence.tokens), num_draft_tokens)
-        return Draft(tokens, waited_s=0.125, computed_s=0.0625, drafter=self._name)
+        probabilities = [self._probability] * len(tokens)
+        return Draft(tokens, probabilities, waited_s=0.125, computed_s=0.0625, drafter=self._name)
 
     async def close(self) -> None:
         self.is_closed = True
@@ -132,3 +138,14 @@ def dying() -> Strategy:
         return perfect(sequence, num_draft_tokens) if num_calls <= 3 else []
 
     return strategy
+
+
+async def run_policy(
+    policy: LengthPolicy, target: FakeTarget, drafter: FakeDrafter, prompt: Sequence[int], num_tokens: int
+) -> tuple[list[Cycle], list[int]]:
+    """Let a length policy choose in every cycle of so many tokens; return the cycles and the text."""
+    sequence = TokenSequence(prompt)
+    cycles = run_cycles(
+        sequence, target, drafter, policy, max_length=len(prompt) + num_tokens, telemetry=Telemetry.off()
+    )
+    return [cycle async for cycle in cycles], sequence.tokens[len(prompt) :]

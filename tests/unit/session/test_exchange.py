@@ -8,7 +8,7 @@ import pytest
 from services.frame.rpc.errors import ServiceError
 from services.session import exchange as exchange_module
 from services.session.exchange import checked_session_id
-from tests.unit.frame.exchanging import CANCELLED, SUPERSEDED, Reply, Service
+from tests.unit.session.exchanging import CANCELLED, SUPERSEDED, Reply, Service
 from tests.waiting import soon
 
 

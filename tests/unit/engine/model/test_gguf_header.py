@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import pytest
 
 from services.engine.model.gguf_header import Header, HeaderError
-from tests.unit.engine.gguf_bytes import (
+from tests.unit.engine.model.gguf_bytes import (
     DIM,
     NUM_TOKENS,
     TensorSpec,

@@ -13,7 +13,7 @@ from services.engine.startup.exactness import candidates, choose_auto, choose_on
 from services.engine.startup.flash_attention import choose_flash_attention
 from services.engine.startup.probe import is_exact
 from tests.unit.engine.fakes import FakeRuntime
-from tests.unit.engine.timed import Machine, known, loaded
+from tests.unit.engine.startup.timed import Machine, known, loaded
 
 MAX_DRAFT_TOKENS = 16
 TWO, FOUR, EIGHT, SIXTEEN = (Exactness(ExactMode.ROW_MULTIPLE, width) for width in (2, 4, 8, 16))

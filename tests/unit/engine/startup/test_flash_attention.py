@@ -11,7 +11,7 @@ from services.engine.runtime.runtime import RuntimeOptions, Segment
 from services.engine.startup import flash_attention
 from services.engine.startup.flash_attention import choose_flash_attention
 from services.engine.startup.measuring import budget_after
-from tests.unit.engine.timed import FakeClock, Machine, known, loaded
+from tests.unit.engine.startup.timed import FakeClock, Machine, known, loaded
 
 EXACT = Exactness(ExactMode.ROW_MULTIPLE, 2)
 

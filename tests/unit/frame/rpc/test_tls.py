@@ -1,38 +1,16 @@
 import os
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-import trustme
 
 from services.frame.program.settings import PeerSettings, ServerSettings
 from services.frame.program.startup import StartupError
 from services.frame.rpc.channel import ClientTls, client_tls, open_channel
 from services.frame.server import FrameServer
-
-
-@dataclass(frozen=True)
-class Files:
-    """PEM files of an authority and of a pair that it signed for 127.0.0.1."""
-
-    ca: Path
-    cert: Path
-    key: Path
-
-
-def write_files(folder: Path) -> Files:
-    folder.mkdir()
-    authority = trustme.CA()
-    pair = authority.issue_cert("127.0.0.1", "localhost")
-    files = Files(folder / "ca.pem", folder / "cert.pem", folder / "key.pem")
-    authority.cert_pem.write_to_path(str(files.ca))
-    pair.private_key_pem.write_to_path(str(files.key))
-    for index, blob in enumerate(pair.cert_chain_pems):
-        blob.write_to_path(str(files.cert), append=index > 0)
-    return files
+from tests.certificates import Files, write_files
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +21,6 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Files:
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory: pytest.TempPathFactory) -> Files:
     return write_files(tmp_path_factory.mktemp("tls") / "theirs")
-
-
-Ask = Callable[[FrameServer, ClientTls | None], Any]
 
 
 async def ask(server: FrameServer, tls: ClientTls | None) -> bytes:
