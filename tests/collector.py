@@ -90,7 +90,8 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer, metrics_service_pb2
 @contextmanager
 def _patiently() -> Iterator[None]:
     """No collector of ours is away because the machine is busy."""
-    with patch.object(otlp, "LOOK_S", PATIENCE_S), patch.object(otlp_http, "LOOK_S", PATIENCE_S):
+    options = (("grpc.min_reconnect_backoff_ms", int(PATIENCE_S * 1000)),)
+    with patch.object(otlp, "_CHANNEL_OPTIONS", options), patch.object(otlp_http, "CONNECT_S", PATIENCE_S):
         yield
 
 

@@ -96,7 +96,7 @@ def test_a_system_without_room_for_it(
     async def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(cli, "_status", fail)
+    monkeypatch.setattr(cli, "current_status", fail)
     assert run(monkeypatch, "status") == 2
     told = str(error) or "out of memory"
     assert capsys.readouterr().err == (
