@@ -60,5 +60,7 @@ protos: $(STAMP)
 	$(BIN)/python tools/protos.py generate
 
 clean:
+	rm -f services/engine/sampling/_kernel*.so
+	rm -rf examples/cpp/generate examples/cpp/*.o examples/cpp/stubs examples/go/v1 examples/node/node_modules
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
