@@ -42,12 +42,15 @@ def check_speculation(speculation: generation_pb2.Speculation, target: common_pb
 def plan_speculation(speculation: generation_pb2.Speculation, settings: OrchestratorSettings) -> Plan:
     """Return how to speculate for a request that was checked."""
     if speculation.mode == generation_pb2.SPECULATION_MODE_OFF:
-        return Plan(generation_pb2.DRAFTER_NONE, FixedLength(0), 0.0)
-    if speculation.mode == generation_pb2.SPECULATION_MODE_FIXED:
+        num_draft_tokens = 0
+    elif speculation.mode == generation_pb2.SPECULATION_MODE_FIXED:
         num_draft_tokens = speculation.num_draft_tokens
     else:
         most = speculation.max_draft_tokens or settings.num_draft_tokens
         num_draft_tokens = min(settings.num_draft_tokens, most)
+    if not num_draft_tokens:
+        # Nobody is asked, so that nobody has a problem.
+        return Plan(generation_pb2.DRAFTER_NONE, FixedLength(0), 0.0)
     return Plan(
         speculation.drafter or DRAFTERS[settings.drafter],
         FixedLength(num_draft_tokens),

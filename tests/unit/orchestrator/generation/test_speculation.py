@@ -61,6 +61,10 @@ def test_who(setting: str, asked: dict[str, Any], expected: int) -> None:
     assert plan({"drafter": setting}, **asked).drafter == expected
 
 
+def test_nobody_drafts_where_no_tokens_are_to_be_drafted() -> None:
+    assert plan({"num_draft_tokens": 0}).drafter == plan({"num_draft_tokens": 0}, drafter=REMOTE).drafter == NONE
+
+
 @pytest.mark.parametrize(
     ("setting", "asked", "expected"), [(0.25, {}, 0.25), (0.25, {"min_joint_confidence": 0.0}, 0.0), (0.0, {}, 0.0)]
 )
