@@ -1,4 +1,4 @@
-"""The command line: serve, generate, chat, status, pair."""
+"""The command line: serve, generate, chat, status, pair, bench."""
 
 import services.frame.program.importing  # noqa: F401, I001  before what takes its time
 import asyncio
@@ -14,6 +14,7 @@ from rich.console import Console, ConsoleDimensions
 from typer import TyperException
 
 from orchestrator.cli.asking import current_status, hold_chat, stream_text
+from orchestrator.cli.bench import bench
 from orchestrator.cli.beside import pair_differences, run_beside
 from orchestrator.cli.show import pair_lines, status_table, to_json
 from orchestrator.cli.interrupts import Interrupted, interruptible, run
@@ -192,6 +193,9 @@ def pair(
     else:
         print("\n".join(pair_lines(found)))
     sys.exit(CODE_FAILED if problem else 0)
+
+
+app.command()(with_groups(bench))
 
 
 @guarded_output("outrider")
