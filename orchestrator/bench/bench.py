@@ -179,8 +179,9 @@ class Bench:
         return sorted(every - set(processes.values()))
 
     def _fail(self, case: dict[str, Any], error: Exception) -> None:
-        tell(f"{_named(case)} failed: {error or type(error).__name__}")
-        self.results.failures.append(case | {"error": str(error) or type(error).__name__})
+        sentence = str(error) or type(error).__name__
+        tell(f"{_named(case)} failed: {sentence}")
+        self.results.failures.append(case | {"error": sentence})
         self.results.save()
 
 

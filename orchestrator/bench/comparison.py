@@ -7,7 +7,7 @@ plain decoding, which every round measures twice.
 
 import math
 import statistics
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +54,7 @@ def best_case(runs: Runs, prefix: str, num_streams: int) -> Case | None:
 
 
 def kept_cases(
-    runs: Runs, settings: dict[str, Sequence[str]], compared: Collection[str], num_streams: int, num_best: int = 1
+    runs: Runs, settings: Mapping[str, Sequence[str]], compared: Collection[str], num_streams: int, num_best: int = 1
 ) -> set[Case]:
     """Return what halving measures again of systems with these settings: plain decoding, and the best drafted ones.
 
@@ -161,9 +161,16 @@ def compare(
     found = ratios(runs, case, reference, num_streams)
     if not found:
         return None
-    medians = (_median(rates(runs, each, num_streams)) for each in (case, reference))
     return Verdict(
-        num_streams, case, reference, *medians, statistics.median(found), len(found), noise, is_fresh=is_fresh
+        num_streams,
+        case,
+        reference,
+        rate=_median(rates(runs, case, num_streams)),
+        reference_rate=_median(rates(runs, reference, num_streams)),
+        ratio=statistics.median(found),
+        num_rounds=len(found),
+        noise=noise,
+        is_fresh=is_fresh,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from orchestrator.bench.prompts import Prompt
 from orchestrator.bench.streams import Stream
 
-_COUNTS = ("num_cycles", "num_drafts", "num_draft_tokens", "num_accepted_tokens", "num_resyncs", "num_fallbacks")
+COUNTS = ("num_cycles", "num_drafts", "num_draft_tokens", "num_accepted_tokens", "num_resyncs", "num_fallbacks")
 _TIMES = ("target", "draft")
 
 
@@ -21,7 +21,7 @@ def count(streams: Sequence[Stream], prompts: Sequence[Prompt]) -> dict[str, Any
     if not summaries:
         return {}
     counts = [summary["speculation"] for summary in summaries]
-    total: dict[str, Any] = {name: sum(each[name] for each in counts) for name in _COUNTS}
+    total: dict[str, Any] = {name: sum(each[name] for each in counts) for name in COUNTS}
     num_tokens = sum(summary["usage"]["num_generated_tokens"] for summary in summaries)
     positions = zip_longest(*(each["num_accepted_per_position"] for each in counts), fillvalue=0)
     total |= {
@@ -51,8 +51,10 @@ def _wire_ms(summaries: Sequence[dict[str, Any]]) -> float | None:
     timings = [summary["timings"] for summary in summaries]
     if not any(each.get("target_queued_ms") for each in timings):
         return None
-    return sum(
-        each[f"{name}_ms"] - each[f"{name}_queued_ms"] - each[f"{name}_computed_ms"]
-        for each in timings
-        for name in _TIMES
+    return float(
+        sum(
+            each[f"{name}_ms"] - each[f"{name}_queued_ms"] - each[f"{name}_computed_ms"]
+            for each in timings
+            for name in _TIMES
+        )
     )

@@ -7,8 +7,6 @@ from typing import Any
 
 from orchestrator.bench.checks import TOLERANCE, verdict
 from orchestrator.bench.comparison import (
-    AGAIN,
-    PLAIN,
     PLAIN_NAMES,
     Runs,
     Verdict,
@@ -18,6 +16,7 @@ from orchestrator.bench.comparison import (
     noise,
     system_verdicts,
 )
+from orchestrator.bench.systems.system import AGAIN, PLAIN
 
 # Figures of a run whose medians are told, each where runs have it.
 _FIGURES = (
@@ -213,7 +212,7 @@ def _streams(runs: Runs) -> list[int]:
 
 
 def _median(cell: Runs, name: str) -> float:
-    return statistics.median(run[name] for run in cell if name in run)
+    return float(statistics.median(run[name] for run in cell if name in run))
 
 
 def _joined(row: dict[str, Any], name: str, percents: Sequence[int]) -> str:

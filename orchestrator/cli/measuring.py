@@ -19,7 +19,7 @@ from orchestrator.bench.systems.llama_server import LlamaServer, parse_setting
 from orchestrator.bench.systems.openai_server import OpenAiServer
 from orchestrator.bench.systems.services import Checkout, Services
 from orchestrator.bench.systems.system import PLAIN, Models, Setting, System
-from orchestrator.cli.bench import CourseOptions, MeasuredOptions, OutOptions, PeersOptions
+from orchestrator.cli.bench_options import CourseOptions, MeasuredOptions, OutOptions, PeersOptions
 from orchestrator.cli.interrupts import Interrupted, run, until_interrupted
 from orchestrator.cli.model_files import find_pair
 from services.frame.program.atomic_file import replacing

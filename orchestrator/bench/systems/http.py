@@ -104,7 +104,7 @@ async def _pieces(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
 
 def _without_sizes(data: bytes) -> tuple[bytes, bytes, bool]:
     """Return what whole pieces hold, what is left over, and whether the last one was among them. Raises ValueError."""
-    found = []
+    found: list[bytes] = []
     while (end := data.find(b"\r\n")) >= 0:
         size = int(data[:end].partition(b";")[0], 16)
         start = end + 2

@@ -22,7 +22,7 @@ class OpenAiServer:
 
     def __init__(self, url: str, model: str = "") -> None:
         """`model` is the name that it knows its model by; the first that it lists if absent."""
-        self.settings = (Setting("as it is set"),)
+        self.settings: Sequence[Setting] = [Setting("as it is set")]
         self._url = url.rstrip("/")
         self._model = model
 

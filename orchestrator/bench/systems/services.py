@@ -1,5 +1,6 @@
 """Our own services, of this installation or of another checkout."""
 
+import asyncio
 import os
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -18,6 +19,7 @@ from outrider.v1 import generation_pb2
 
 # A target that loads is waited for.
 _ORCHESTRATOR_FLAGS = ("--log-level", "error", "--target-patience-s", "300")
+_PAUSE_S = 0.01
 _MODES = {
     "auto": generation_pb2.SPECULATION_MODE_AUTO,
     "fixed": generation_pb2.SPECULATION_MODE_FIXED,
@@ -92,6 +94,12 @@ class Services:
     async def status(self, setting: Setting) -> generation_pb2.GetStatusResponse:
         """Return what the orchestrator that serves this setting says of itself."""
         return await fetch_status(self._addresses[setting.has_draft])
+
+    async def idle_status(self, setting: Setting) -> generation_pb2.GetStatusResponse:
+        """Return the same once no request is under way, so that all of them have been counted."""
+        while (status := await self.status(setting)).num_active:
+            await asyncio.sleep(_PAUSE_S)
+        return status
 
     def process(self, module: str, flags: Sequence[str], paths: Sequence[Path] = ()) -> ServerProcess:
         """Return a process, not started, with what the checkout asks for in its environment, and `paths` before that.
