@@ -68,7 +68,7 @@ class SpanReceiver:
 
     async def __aenter__(self) -> Self:
         """Listen on a free port of this machine."""
-        handler = grpc.unary_unary_rpc_method_handler(self._export)
+        handler: Any = grpc.unary_unary_rpc_method_handler(self._export)
         self._server = grpc.aio.server()
         self._server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(_METHOD, {"Export": handler})])
         self._port = self._server.add_insecure_port("127.0.0.1:0")
