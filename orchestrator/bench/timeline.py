@@ -43,7 +43,7 @@ def timeline(cycles: Sequence[Cycle]) -> Timeline:
     boxes = []
     for cycle in cycles:
         row = rows[cycle.session]
-        pieces = []
+        pieces: list[tuple[str, int, int, int | None]] = []
         if cycle.draft:
             pieces.append(("draft", cycle.draft.started_ns, cycle.draft.ended_ns, None))
         if cycle.target and (decode := cycle.target.decode):
