@@ -1,7 +1,6 @@
 """What a piece of work is told of its time: the parts of it, by a clock of the test's own, add up to the whole."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 
@@ -72,7 +71,7 @@ class SlowChain(Chain):
         super().__init__(prefix(session_id, PROMPT), num_tokens)
         self._clock = clock
 
-    def next_step(self, logits: Logits, held: Sequence[int]) -> Any:
+    def next_step(self, logits: Logits, held: Sequence[int]) -> Sequence[int]:
         self._clock.now_s += SAMPLING_S
         return super().next_step(logits, held)
 
