@@ -22,7 +22,7 @@ from services.frame.telemetry import (
     server_span,
 )
 from services.frame.telemetry.collector import CONNECT_S, MayBeAway
-from services.frame.telemetry.headers import context_from
+from services.frame.telemetry.telemetry import context_from
 from tests.collector import COLLECTING, Collector, collecting, collecting_http
 from tests.ports import free_port
 from tests.waiting import eventually
