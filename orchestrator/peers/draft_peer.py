@@ -7,8 +7,7 @@ from collections.abc import Callable
 
 import grpc
 
-from orchestrator.drafting.breaker import Breaker
-from orchestrator.drafting.patience import DraftPatience
+from orchestrator.drafting.service import Breaker, DraftPatience
 from orchestrator.peers.pair import PairError, ServedModel, check_pair, fetch_loading_model
 from orchestrator.peers.watch import describe_silence, until_away, words_of
 from orchestrator.settings import OrchestratorSettings
@@ -17,7 +16,6 @@ from services.frame.rpc.errors import REASON_NOT_READY
 
 _log = logging.getLogger(__name__)
 DRAFT_SERVICE = "outrider.v1.DraftService"
-_UNKNOWN = common_pb2.ModelInfo()
 # A draft that does not answer for so long is told about, and again as often as this.
 _SILENCE_S = 5.0
 _REMINDER_S = 30.0
@@ -36,6 +34,8 @@ class DraftPeer:
         self.breaker.disable("the draft service has not answered yet")
         self.stub = draft_pb2_grpc.DraftServiceStub(channel)
         self.served: ServedModel | None = None
+        # What it serves, or served when it was last there; empty while that is not known.
+        self.model = common_pb2.ModelInfo()
         self.patience = DraftPatience(settings.draft_timeout_s)
         self._address = settings.draft
         self._retry_s = settings.draft_retry_s
@@ -46,11 +46,6 @@ class DraftPeer:
         self._last_problem = ""
         # Set once another draft has answered than the one that is served.
         self._is_suspect = asyncio.Event()
-
-    @property
-    def model(self) -> common_pb2.ModelInfo:
-        """What it serves, or served when it was last there; empty while that is not known."""
-        return self.served.info if self.served else _UNKNOWN
 
     def status(self) -> generation_pb2.ServiceStatus:
         """Return its state."""
@@ -78,6 +73,7 @@ class DraftPeer:
         while True:
             try:
                 self.served = await self._fetch()
+                self.model = self.served.info
             except grpc.aio.AioRpcError as error:
                 self._do_without(f"what answers at {self._address} is no draft service: {words_of(error)}")
             else:
