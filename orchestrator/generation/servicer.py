@@ -171,7 +171,7 @@ async def running_ahead(source: AsyncGenerator[ItemT, None], max_ahead: int) -> 
         finally:
             items.put_nowait(None)
 
-    async def take() -> AsyncIterator[ItemT]:
+    async def drain() -> AsyncIterator[ItemT]:
         while (item := await items.get()) is not None:
             room.release()
             yield item
@@ -179,7 +179,7 @@ async def running_ahead(source: AsyncGenerator[ItemT, None], max_ahead: int) -> 
 
     filling = asyncio.create_task(fill())
     try:
-        yield take()
+        yield drain()
     finally:
         filling.cancel()
         await asyncio.wait([filling])

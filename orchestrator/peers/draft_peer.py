@@ -20,7 +20,7 @@ DRAFT_SERVICE = "outrider.v1.DraftService"
 _SILENCE_S = 5.0
 _REMINDER_S = 30.0
 # Differences without harm that are told; `outrider pair` lists all.
-_MOST_TOLD = 3
+_MOST_SHOWN = 3
 
 
 class DraftPeer:
@@ -95,18 +95,18 @@ class DraftPeer:
             return
         info = self.served.info
         _log.info("draft %s at %s, at most %d draft tokens a cycle", info.name, self._address, info.max_draft_tokens)
-        for note in self._told_differences():
+        for note in self._shown_differences():
             _log.info("%s", note)
         self._logged = ""
         self.breaker.enable()
 
-    def _told_differences(self) -> list[str]:
-        told, num_left = self._differences[:_MOST_TOLD], len(self._differences) - _MOST_TOLD
-        return told + ([f"{num_left} more: `outrider pair` lists them"] if num_left > 0 else [])
+    def _shown_differences(self) -> list[str]:
+        shown, num_left = self._differences[:_MOST_SHOWN], len(self._differences) - _MOST_SHOWN
+        return shown + ([f"{num_left} more: `outrider pair` lists them"] if num_left > 0 else [])
 
     def _notes(self) -> list[str]:
         problem = self._last_problem
-        return self._told_differences() + ([f"the last request went on without it: {problem}"] if problem else [])
+        return self._shown_differences() + ([f"the last request went on without it: {problem}"] if problem else [])
 
     async def _until_away(self, served: ServedModel) -> str:
         """Return why the draft is away, once it is; nothing where another one is suspected in its place."""
