@@ -51,9 +51,10 @@ NUM_TOKENS = 96
 # Many fewer than any stream has cycles: the first to come goes on until the last one is answered, and all stay to the
 # end of the rounds.
 NUM_ROUNDS = 4
-PROMPTS = [f"class {name}:\n    def __init__(self" for name in ("Reader", "Writer", "Table", "Stack")]
+# What follows them is chosen clearly.
+PROMPTS = ["import os\n", *(f"class {name}:\n    def __init__(self" for name in ("Node", "Server", "Buffer"))]
 # Closer choices could be other ones with another machine's rounding.
-LEAST_MARGIN = 0.02
+LEAST_MARGIN = 0.1
 
 
 class Meeting(Gathering):
