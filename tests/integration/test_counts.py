@@ -52,9 +52,9 @@ NUM_TOKENS = 96
 # end of the rounds.
 NUM_ROUNDS = 4
 # What follows them is chosen clearly.
-PROMPTS = ["import os\n", *(f"class {name}:\n    def __init__(self" for name in ("Node", "Server", "Buffer"))]
+PROMPTS = [*(f"class {name}:\n    def __init__(self" for name in ("Node", "Server", "Buffer")), "import os\n"]
 # Closer choices could be other ones with another machine's rounding.
-LEAST_MARGIN = 0.1
+LEAST_MARGIN = 0.04
 
 
 class Meeting(Gathering):
