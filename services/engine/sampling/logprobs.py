@@ -7,15 +7,18 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from services.engine.sampling import kernel
 from services.engine.sampling.truncate import lower_bound
 
 
 def log_mass(logits_row: NDArray[np.float32]) -> float:
     """ln of the sum of exp(logit) over a row [vocabulary], to about 1e-6 relative to the sum (float32 exponentials)."""
-    best = logits_row.max()
+    best = float(logits_row.max())
+    if kernel.IS_COMPILED:
+        return best + math.log(kernel.mass(logits_row, best))
     with np.errstate(over="ignore"):  # to -inf, whose exponential is 0 as it should be
-        masses = np.exp(logits_row - best)
-    return float(best) + math.log(float(masses.sum(dtype=np.float64)))
+        masses = np.exp(logits_row - np.float32(best))
+    return best + math.log(float(masses.sum(dtype=np.float64)))
 
 
 def log_probabilities(
