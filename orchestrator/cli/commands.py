@@ -1,4 +1,4 @@
-"""The command line: serve, generate, chat, status, pair."""
+"""The command line: serve, generate, chat, status, pair, costs."""
 
 import services.frame.program.importing  # noqa: F401, I001  before what takes its time
 import asyncio
@@ -16,6 +16,7 @@ from typer import TyperException
 from orchestrator.cli.asking import current_status, hold_chat, stream_text
 from orchestrator.cli.beside import pair_differences, run_beside
 from orchestrator.cli.client import pair_lines, status_table, to_json
+from orchestrator.cli.costs import costs
 from orchestrator.cli.interrupts import Interrupted, interruptible, run
 from orchestrator.cli.option_groups import with_groups
 from orchestrator.cli.options import (
@@ -192,6 +193,9 @@ def pair(
     else:
         print("\n".join(pair_lines(found)))
     sys.exit(CODE_FAILED if problem else 0)
+
+
+app.command()(costs)
 
 
 @guarded_output("outrider")
