@@ -24,7 +24,7 @@ from company_prompts import PROMPTS
 from company_report import plot, tables
 from company_systems import ROOT, Checkout, Models, Services, Setting, System
 
-from orchestrator.cli.bundled import bundled_pair
+from orchestrator.stack.bundled import bundled_pair
 
 THIS, OTHER = "this checkout", "other checkout"
 

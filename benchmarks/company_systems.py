@@ -12,8 +12,8 @@ from company_measure import Stream, run_together
 from rig import until_serving
 from tracing import environment
 
-from orchestrator.cli.client import fetch_status, generate
-from orchestrator.cli.stack import ServerProcess
+from orchestrator.stack.client import fetch_status, generate
+from orchestrator.stack.stack import ServerProcess
 from outrider.v1 import generation_pb2
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from models.tiny import write_tiny_model
-from orchestrator.cli.bundled import bundled_pair
+from orchestrator.stack.bundled import bundled_pair
 from services.engine.model.model import Model
 from services.engine.model.quantize import quantize_file
 from services.engine.runtime.padding import Exactness

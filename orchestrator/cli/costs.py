@@ -16,10 +16,10 @@ from rich.table import Table
 from orchestrator.cli.interrupts import run
 from orchestrator.cli.model_files import find_pair
 from orchestrator.cli.options import DraftOption, TargetOption, refuse_empty
-from orchestrator.cli.process import CrashedError, RefusedError
 from orchestrator.cli.progress import waiting
 from orchestrator.costs import Costs, ModelCosts, load_costs, save_costs
 from orchestrator.costs.measurements import Measurements
+from orchestrator.stack.process import CrashedError, RefusedError
 from services.frame.program.output import say
 from services.frame.program.startup import CODE_REFUSED, StartupError
 

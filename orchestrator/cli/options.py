@@ -9,8 +9,8 @@ import typer
 from pydantic import ValidationError
 
 from orchestrator.cli.model_files import find_pair
-from orchestrator.cli.stack import StackOptions
 from orchestrator.settings import DrafterName, OrchestratorSettings
+from orchestrator.stack.stack import StackOptions
 from services.frame.program.address import check_address
 from services.frame.program.settings import PeerSettings, load_settings
 from services.frame.program.startup import StartupError

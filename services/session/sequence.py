@@ -1,7 +1,7 @@
 """A sequence of tokens with the digest of each of its prefixes, as callers and services both keep it."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from struct import Struct
 from typing import Self
 
@@ -48,7 +48,7 @@ class TokenSequence:
         """Whether the first `length` tokens are the ones with this digest. Every sequence has the empty prefix."""
         return length == 0 or (length <= len(self.tokens) and self.digests[length] == digest)
 
-    def common_length(self, start: int, tokens: list[int]) -> int:
+    def common_length(self, start: int, tokens: Sequence[int]) -> int:
         """Return the length of the longest held prefix that agrees with `tokens` placed at position `start`."""
         length = start
         for held, token in zip(self.tokens[start:], tokens, strict=False):

@@ -182,7 +182,7 @@ class Scheduler:
             digest = slot.held.digests[-1] if slot else b""
             self._deliver(work, Miss(held_length, digest))
             return True
-        slot = self.slots.assign(prefix.session_id) if slot or may_take_slot else None
+        slot = self.slots.assign(prefix.session_id, prefix.tokens) if slot or may_take_slot else None
         if slot is None:
             return not work.waits_for_slot and self._refuse(work)
         try:

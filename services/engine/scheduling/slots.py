@@ -1,10 +1,14 @@
 """Which session sits in which slot, and what each slot holds. Pure bookkeeping: nothing here touches the model."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from services.session.sequence import TokenSequence
+
+# What a gap between sessions at work costs, until it is filled: so many rows of padding. And the most that what a slot
+# holds of a prompt is worth, in rows: more can be copied from there.
+_GAP_ROWS, _MOST_SAVED_ROWS = 32, 256
 
 
 @dataclass(eq=False)
@@ -43,12 +47,13 @@ class SlotTable:
         """Return the session's slot, whether it is busy or not."""
         return self._sessions.get(session_id)
 
-    def assign(self, session_id: str) -> Slot | None:
+    def assign(self, session_id: str, tokens: Sequence[int] = ()) -> Slot | None:
         """Return the session's slot, marked busy, evicting another session where needed; None where none can go.
 
-        A slot that changes hands keeps its tokens: the caller decides what of them can be used.
+        A new session begins with `tokens`. A slot that changes hands keeps its tokens: the caller decides what of them
+        can be used.
         """
-        slot = self._sessions.get(session_id) or self._nearest_free() or self._least_recently_used()
+        slot = self._sessions.get(session_id) or self._cheapest_free(tokens) or self._least_recently_used()
         if slot is None or slot.is_busy:
             return None
         if slot.session_id is not None and slot.session_id != session_id:
@@ -64,17 +69,23 @@ class SlotTable:
         if session_id in self._sessions:
             self._released.add(session_id)
 
-    def _nearest_free(self) -> Slot | None:
-        """Return, of slots that nobody has, or else needs, one between those at work, or else the nearest to them."""
-        working = [slot.index for slot in self.slots if slot.is_busy or self._is_held(slot)]
+    def _cheapest_free(self, tokens: Sequence[int]) -> Slot | None:
+        """Return, of slots that nobody has, or else needs, the one that saves most of a prompt and makes no gaps.
 
-        def distance(slot: Slot) -> tuple[bool, bool, int]:
-            is_outside = not (working and min(working) < slot.index < max(working))
+        Of equal ones it is one that nobody has, and one between those at work, or else the nearest to them.
+        """
+        working = [slot.index for slot in self.slots if slot.is_busy or self._is_held(slot)]
+        first, last = min(working, default=0), max(working, default=0)
+
+        def cost(slot: Slot) -> tuple[int, bool, bool, int]:
+            num_gaps = max(first - slot.index, slot.index - last, 1) - 1 if working else 0
+            num_saved = min(slot.held.common_length(0, tokens), _MOST_SAVED_ROWS)
+            is_outside = not first < slot.index < last
             nearest = min((abs(slot.index - index) for index in working), default=slot.index)
-            return slot.session_id is not None, is_outside, nearest
+            return _GAP_ROWS * num_gaps - num_saved, slot.session_id is not None, is_outside, nearest
 
         free = [slot for slot in self.slots if not slot.is_busy and self._is_over(slot)]
-        return min(free, key=distance, default=None)
+        return min(free, key=cost, default=None)
 
     def _is_over(self, slot: Slot) -> bool:
         return slot.session_id is None or slot.session_id in self._released

@@ -118,3 +118,21 @@ def test_a_gap_between_those_at_work_is_filled_first() -> None:
         table.release(name)
     new = [table.assign(name) for name in "wxyz"]
     assert [slot.index for slot in new if slot] == [1, 2, 3, 5]
+
+
+def test_a_new_session_takes_the_slot_that_holds_its_prompt() -> None:
+    """Also where it is not the nearest to those at work, as "f", unless the gaps cost more than the prompt, as "g"."""
+    table = SlotTable(8)
+    for name in "abcdefgh":
+        _assign(table, name)
+        slot = table.find(name)
+        assert slot is not None
+        slot.held.extend([ord(name)] * 100)
+        table.release(name)
+    working = table.assign("w", [ord("c")] * 90)
+    assert working is not None
+    assert working.index == 2
+    for letter, index in (("b", 1), ("g", 0), ("f", 5), ("?", 3)):
+        slot = table.assign(f"new {letter}", [ord(letter)] * 90)
+        assert slot is not None
+        assert slot.index == index
