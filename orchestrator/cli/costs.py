@@ -34,8 +34,8 @@ def costs(
     out: Annotated[str, typer.Option(callback=refuse_empty, help="file to write, as JSON; one of costs is replaced")],
     target: TargetOption = None,
     draft: DraftOption = None,
-    seconds: Annotated[
-        float, typer.Option(min=1, max=86400, help="how long it may take; what was not measured is named in the file")
+    budget: Annotated[
+        float, typer.Option(min=1, max=86400, help="seconds that it may take; the file names what was not measured")
     ] = 90.0,
     slots: Annotated[int, typer.Option(min=1, max=256, help="most sessions in a decode")] = 8,
     context: Annotated[
@@ -55,9 +55,9 @@ def costs(
     path = _writable(Path(out))
     target_path, draft_path = find_pair(target, draft, wants_draft=True)
     flags = ["--target", str(target_path), *(["--draft", str(draft_path)] if draft_path else [])]
-    settings = {"slots": slots, "context": context, "threads": threads, "gpu_layers": gpu_layers, "seconds": seconds}
+    settings = {"slots": slots, "context": context, "threads": threads, "gpu_layers": gpu_layers, "budget": budget}
     flags += [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
-    found = run(_measure(path, flags, machine, {"seconds": seconds, "slots": slots}))
+    found = run(_measure(path, flags, machine, {"budget_s": budget, "slots": slots}))
     if as_json:
         print(json.dumps(json.loads(path.read_bytes())))
     else:
@@ -103,7 +103,7 @@ async def _measure(path: Path, flags: Sequence[str], machine: str, settings: dic
             kept = _save(path, measurements)
             say("outrider", f"{path} has {measurements.num_measured} of {measurements.num_planned} decodes")
     if kept is None:
-        raise StartupError("there was no time to measure anything: raise --seconds")
+        raise StartupError("there was no time to measure anything: raise --budget")
     return kept
 
 

@@ -31,8 +31,8 @@ class Point:
     context: Annotated[int, Field(ge=0)]
     ms: _Milliseconds
     flash_attention: bool | None = None
-    spread_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    num_times: Annotated[int, Field(ge=1, alias="times")] | None = None
+    spread_ms: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
+    num_times: Annotated[int | None, Field(ge=1, alias="times")] = None
 
     @property
     def place(self) -> tuple[int, int, int]:

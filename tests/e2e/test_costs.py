@@ -19,7 +19,7 @@ from tests.waiting import PATIENCE_S, eventually
 pytestmark = pytest.mark.e2e
 
 # More than it takes.
-PLENTY = ("--seconds", "600")
+PLENTY = ("--budget", "600")
 
 
 @pytest.fixture

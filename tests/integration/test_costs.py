@@ -64,10 +64,10 @@ def held(runtime: LlamaRuntime) -> list[int]:
     return [llama_cpp.llama_memory_seq_pos_max(runtime._memory, slot) + 1 for slot in range(runtime.num_slots)]
 
 
-def measure_pair(folder: Path, seconds: int) -> int:
+def measure_pair(folder: Path, budget_s: int) -> int:
     target, draft = write_tiny_pair(folder)
     flags = ["--target", str(target), "--draft", str(draft), "--slots", "2", "--context", "160", "--threads", "1"]
-    return main([*flags, "--seconds", str(seconds)])
+    return main([*flags, "--budget", str(budget_s)])
 
 
 def test_the_process_tells_what_it_measures_and_then_the_times(

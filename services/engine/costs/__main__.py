@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--context", type=int, required=True)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--gpu-layers", type=int, default=-1)
-    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--budget", type=float, required=True)
     try:
         options = parser.parse_args(argv)
         paths = {"target": options.target} | ({"draft": options.draft} if options.draft else {})
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 )
                 for role, path in paths.items()
             }
-            _run(models, options.slots, started_s + options.seconds)
+            _run(models, options.slots, started_s + options.budget)
     except (EngineError, StartupError) as error:
         refuse(StartupError(str(error)), _PROGRAM)
     except _NobodyListensError:

@@ -98,8 +98,8 @@ class MeasuredModel:
         if field not in self._contexts:
             options = self._options_of(field)
             self._contexts[field] = runtime = LlamaRuntime(self.model, options)
-            # Contexts that can be filled at once are slower.
-            source = LlamaRuntime(self.model, replace(options, num_slots=1, max_batch_rows=256, can_fill=True))
+            # A context that can be filled at once is slower, and what it holds fits one of as many slots only.
+            source = LlamaRuntime(self.model, replace(options, max_batch_rows=256, can_fill=True))
             try:
                 source.fill(0, 0, field.context)
                 state = source.state(0)

@@ -222,7 +222,7 @@ class LlamaRuntime:
     def restore(self, slot: int, state: Any) -> None:
         """Give `slot`, which is empty, what a slot of this model held, of another context perhaps. Raises DecodeError.
 
-        The two contexts must be alike in flash attention and in the type of their caches.
+        The two contexts must be alike in the number of slots, in flash attention and in the type of their caches.
         """
         if not llama_cpp.llama_state_seq_set_data(self._context, state, len(state), slot):
             raise DecodeError(f"the cache of slot {slot} cannot be written: {take_complaint()}")

@@ -62,7 +62,7 @@ def model(tmp_path: Path) -> str:
         pytest.param(["costs", "--out", "no/such.json"], "there is no folder no", id="costs in no folder"),
         pytest.param(["costs", "--out", sys.executable], "is no file of costs", id="costs in place of a program"),
         pytest.param(["costs", "--out", "."], "cannot read costs .: Is a directory", id="costs in a folder"),
-        pytest.param(["costs", "--out", "a.json", "--seconds", "0"], "'--seconds'", id="costs in no time"),
+        pytest.param(["costs", "--out", "a.json", "--budget", "0"], "'--budget'", id="costs in no time"),
         pytest.param(["costs", "--out", "a.json", "--slots", "0"], "'--slots'", id="costs of no sessions"),
         pytest.param(["costs", "--out", "a.json", "--context", "1"], "'--context'", id="costs without context"),
         pytest.param(
