@@ -17,7 +17,7 @@ from orchestrator.cli.interrupts import run
 from orchestrator.cli.model_files import find_pair
 from orchestrator.cli.options import DraftOption, TargetOption, refuse_empty
 from orchestrator.cli.progress import waiting
-from orchestrator.costs import Costs, ModelCosts, load_costs, save_costs
+from orchestrator.costs import Costs, ModelCosts, Point, load_costs, save_costs
 from orchestrator.costs.measurements import Measurements
 from orchestrator.stack.process import CrashedError, RefusedError
 from services.frame.program.output import say
@@ -28,6 +28,8 @@ _MODULE = "services.engine.costs"
 _LONGEST_LINE_BYTES = 1 << 24
 # Writing a file takes longer than a small model's decodes.
 _SAVE_EVERY_S = 1.0
+# Cores; with less beside them times are as good as on an idle machine.
+_MOST_BUSY_ELSEWHERE = 0.2
 
 
 def costs(
@@ -102,6 +104,8 @@ async def _measure(path: Path, flags: Sequence[str], machine: str, settings: dic
         if measurements is not None:
             kept = _save(path, measurements)
             say("outrider", f"{path} has {measurements.num_measured} of {measurements.num_planned} decodes")
+            if (cores := measurements.busy_elsewhere) > _MOST_BUSY_ELSEWHERE:
+                say("outrider", f"other programs kept {cores:.1f} cores busy: idle, this machine is quicker")
     if kept is None:
         raise StartupError("there was no time to measure anything: raise --budget")
     return kept
@@ -166,6 +170,11 @@ def _table(role: str, model: ModelCosts) -> Table:
     )
     table = Table("rows of each session", *(f"{n} session{'s' * (n > 1)}" for n in all_sessions), title=title)
     for rows in all_rows:
-        cells = [shown.get((sessions, rows)) for sessions in all_sessions]
-        table.add_row(str(rows), *(f"{cell.ms:.2f} ±{(cell.spread_ms or 0) / 2:.2f}" if cell else "" for cell in cells))
+        table.add_row(str(rows), *(_cell(shown.get((sessions, rows))) for sessions in all_sessions))
     return table
+
+
+def _cell(point: Point | None) -> str:
+    if point is None:
+        return ""
+    return f"{point.ms:.2f}" + (f" ±{point.spread_ms / 2:.2f}" if point.spread_ms is not None else "")

@@ -26,6 +26,8 @@ class Measurements:
         self._settings = {**first["settings"], **settings}
         self._times: dict[str, dict[_Place, list[float]]] = {role: {} for role in first["models"]}
         self.num_planned = len(first["planned"])
+        # Cores that other programs have kept busy on average.
+        self.busy_elsewhere = 0.0
 
     @property
     def num_measured(self) -> int:
@@ -34,6 +36,7 @@ class Measurements:
 
     def add(self, line: Mapping[str, Any]) -> None:
         """Take another line."""
+        self.busy_elsewhere = line["busy_elsewhere"]
         self._times[line["role"]].setdefault(_place(line), []).extend(line["times_ms"])
 
     def costs(self) -> Costs | None:
@@ -42,7 +45,8 @@ class Measurements:
         if target is None:
             return None
         source = f"measured by `outrider costs` on {date.today()}"
-        return Costs(source, self._machine, target, draft, self._settings)
+        settings = {**self._settings, "busy_elsewhere": self.busy_elsewhere}
+        return Costs(source, self._machine, target, draft, settings)
 
     def _model(self, role: str) -> ModelCosts | None:
         measured = self._times.get(role)
@@ -83,7 +87,7 @@ def _order(sessions: int, rows: int, context: int, flash_attention: bool) -> tup
 
 
 def _point(place: _Place, times_ms: list[float]) -> Point:
-    spread_ms = 0.0
+    spread_ms = None
     if len(times_ms) > 1:
         first, _, third = statistics.quantiles(times_ms, n=4, method="inclusive")
         spread_ms = round(third - first, 4)

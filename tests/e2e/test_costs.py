@@ -37,7 +37,7 @@ def test_all_that_was_planned_is_measured_and_said_of_which_machine(
     assert finished.returncode == 0, finished.stderr
     out = tmp_path / "costs.json"
     assert json.loads(finished.stdout) == json.loads(out.read_text())
-    assert finished.stderr == f"outrider: {out} has 12 of 12 decodes\n"
+    assert finished.stderr.startswith(f"outrider: {out} has 12 of 12 decodes\n")
     costs = load_costs(out)
     assert costs.machine == "a small box"
     assert costs.settings["threads"] == 1
@@ -86,7 +86,7 @@ def test_an_interrupted_run_says_how_far_it_came(home: Path, flags: list[str]) -
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 130
-    assert f"{flags[-1]} has " in said.splitlines()[-1]
+    assert f"{flags[-1]} has " in said
     assert load_costs(Path(flags[-1])).target.points
 
 

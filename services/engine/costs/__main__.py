@@ -1,6 +1,7 @@
 """`python -m services.engine.costs`: measure one model, or two in turn, and tell it on stdout in lines of JSON.
 
-The first line is what will be measured and on what; each line after it is the times of one decode. After each line this
+The first line is what will be measured and on what; each line after it is the times of one decode, and how many cores
+other programs have kept busy so far. After each line this
 process waits for a line on stdin, so that whoever reads has done with it before the next decode is timed on the same
 cores. It ends where stdin ends.
 """
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import llama_cpp
+import psutil
 
 from services.engine.complaints import ending_refused
 from services.engine.costs.fields import MeasuredModel
@@ -114,9 +116,13 @@ def _run(models: Mapping[str, MeasuredModel], num_slots: int, end_s: float) -> N
         }
     )
 
+    started_s, busy_s = time.perf_counter(), _busy_elsewhere_s()
+
     def measure(each: _Measured) -> list[float]:
         times_s = models[each.role].measure(each.shape)
-        _tell(each.line() | {"times_ms": [round(1e3 * time_s, 4) for time_s in times_s]})
+        busy_elsewhere = (_busy_elsewhere_s() - busy_s) / (time.perf_counter() - started_s)
+        times_ms = [round(1e3 * time_s, 4) for time_s in times_s]
+        _tell(each.line() | {"times_ms": times_ms, "busy_elsewhere": max(0.0, round(busy_elsewhere, 2))})
         return times_s
 
     run_rounds(measured, measure, end_s)
@@ -127,6 +133,13 @@ def _tell(line: Mapping[str, object]) -> None:
     announce(json.dumps(line))
     if not sys.stdin.readline():
         raise _NobodyListensError
+
+
+def _busy_elsewhere_s() -> float:
+    """Return the seconds for which cores of this machine have been busy with anything but this process."""
+    machine = psutil.cpu_times()
+    busy_s = machine.user + machine.nice + machine.system + machine.irq + machine.softirq + machine.steal
+    return float(busy_s - time.process_time())
 
 
 def machine(model: MeasuredModel) -> str:

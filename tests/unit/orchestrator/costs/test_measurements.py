@@ -11,6 +11,10 @@ def place(role: str = "target", sessions: int = 1, rows: int = 1, context: int =
     return {"role": role, "sessions": sessions, "rows": rows, "context": context, "flash_attention": flash}
 
 
+def times(*times_ms: float, busy_elsewhere: float = 0.0, **place_of: Any) -> Any:
+    return place(**place_of) | {"times_ms": times_ms, "busy_elsewhere": busy_elsewhere}
+
+
 PLANNED = [place(), place(rows=2), place(sessions=8, rows=8), place(sessions=8, rows=16), place(role="draft")]
 FIRST = {
     "machine": "one core",
@@ -28,14 +32,14 @@ def measurements() -> Measurements:
 
 def test_there_are_no_costs_without_the_target(measurements: Measurements) -> None:
     assert measurements.costs() is None
-    measurements.add(place(role="draft") | {"times_ms": [1.0]})
+    measurements.add(times(1.0, role="draft"))
     assert measurements.costs() is None
     assert (measurements.num_measured, measurements.num_planned) == (1, 5)
 
 
 def test_a_point_is_the_median_of_all_its_times_with_their_spread(measurements: Measurements) -> None:
-    for times in ([1.0, 9.0], [3.0, 4.0], [5.0]):
-        measurements.add(place() | {"times_ms": times})
+    for times_ms in ((1.0, 9.0), (3.0, 4.0), (5.0,)):
+        measurements.add(times(*times_ms))
     costs = measurements.costs()
     assert costs is not None
     (point,) = costs.target.points
@@ -43,8 +47,14 @@ def test_a_point_is_the_median_of_all_its_times_with_their_spread(measurements: 
     assert measurements.num_measured == 1
 
 
+def test_one_time_has_no_spread(measurements: Measurements) -> None:
+    measurements.add(times(1.0))
+    costs = measurements.costs()
+    assert costs is not None and costs.target.points[0].spread_ms is None
+
+
 def test_what_was_not_measured_is_said(measurements: Measurements) -> None:
-    measurements.add(place() | {"times_ms": [1.0]})
+    measurements.add(times(1.0))
     costs = measurements.costs()
     assert costs is not None and costs.draft is None
     assert costs.target.left_out == (
@@ -52,7 +62,7 @@ def test_what_was_not_measured_is_said(measurements: Measurements) -> None:
         "context 128 without flash attention: 1 session of 2 rows; 8 sessions of 1, 2 rows",
     )
     for each in PLANNED:
-        measurements.add(each | {"times_ms": [1.0]})
+        measurements.add(times(1.0) | each)
     costs = measurements.costs()
     assert costs is not None and costs.draft is not None
     assert costs.target.left_out == ("any session at context 512: no memory",)
@@ -62,9 +72,9 @@ def test_what_was_not_measured_is_said(measurements: Measurements) -> None:
 def test_machine_and_settings_are_as_given_and_as_found(measurements: Measurements) -> None:
     named = Measurements(FIRST, "a small box", {})
     for each in (measurements, named):
-        each.add(place() | {"times_ms": [1.0]})
+        each.add(times(1.0, busy_elsewhere=0.5))
     found, renamed = measurements.costs(), named.costs()
     assert found is not None and renamed is not None
     assert (found.machine, renamed.machine) == ("one core", "a small box")
-    assert found.settings == {"threads": 1, "seconds": 9}
+    assert found.settings == {"threads": 1, "seconds": 9, "busy_elsewhere": 0.5}
     assert "outrider costs" in found.source
