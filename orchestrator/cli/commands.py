@@ -1,4 +1,4 @@
-"""The command line: serve, generate, chat, status, pair, costs."""
+"""The command line: serve, generate, chat, status, pair, bench, costs."""
 
 import services.frame.program.importing  # noqa: F401, I001  before what takes its time
 import asyncio
@@ -14,6 +14,7 @@ from rich.console import Console, ConsoleDimensions
 from typer import TyperException
 
 from orchestrator.cli.asking import current_status, hold_chat, stream_text
+from orchestrator.cli.bench import bench
 from orchestrator.cli.beside import pair_differences, run_beside
 from orchestrator.cli.costs import costs
 from orchestrator.cli.show import pair_lines, status_table, to_json
@@ -195,6 +196,7 @@ def pair(
     sys.exit(CODE_FAILED if problem else 0)
 
 
+app.command()(with_groups(bench))
 app.command()(costs)
 
 
