@@ -45,7 +45,8 @@ def planned_parts(arguments: argparse.Namespace) -> list[Part]:
         "costs": (*outrider, "costs", *models, *budget["costs"], "--out", str(folder / "costs.json")),
         "bench": (
             *(*outrider, "bench", *models, *budget["bench"], "--out", str(folder / "bench")),
-            *("--streams", "1,8,16", *peer),
+            # A token of the draft costs so little of a pass there that long drafts are among the best.
+            *("--streams", "1,8,16", "--settings", "plain,auto,3,7,12", *peer),
         ),
         "exactness": exactness,
         # Where all contexts are short, more ways are exact on a GPU.
