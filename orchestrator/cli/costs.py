@@ -64,9 +64,8 @@ def costs(
         print(json.dumps(json.loads(path.read_bytes())))
     else:
         _show(found)
-    for role, model in (("target", found.target), ("draft", found.draft)):
-        if model is not None and model.left_out:
-            say("outrider", f"not measured of the {role}: {'. '.join(model.left_out)}")
+    if any(model is not None and model.left_out for model in (found.target, found.draft)):
+        say("outrider", f"{out} names what was left out, for want of time or memory: --budget is {budget:g} s")
 
 
 def _writable(path: Path) -> Path:

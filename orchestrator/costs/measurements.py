@@ -60,16 +60,19 @@ class Measurements:
         )
 
     def _missing(self, role: str) -> list[str]:
-        """Return what was planned and not measured, a sentence for each context and kind of attention."""
-        missing: dict[tuple[int, bool], dict[int, list[int]]] = {}
+        """Return what was planned and not measured: a sentence for all contexts that lack the same."""
+        lacking: dict[tuple[bool, int], dict[int, list[int]]] = {}
         for line in self._first["planned"]:
             if line["role"] == role and (place := _place(line)) not in self._times[role]:
                 sessions, rows, context, flash_attention = place
-                missing.setdefault((context, flash_attention), {}).setdefault(sessions, []).append(rows // sessions)
+                lacking.setdefault((flash_attention, context), {}).setdefault(sessions, []).append(rows // sessions)
+        contexts: dict[tuple[bool, str], list[int]] = {}
+        for (flash_attention, context), rows_of in sorted(lacking.items()):
+            what = "; ".join(_in_words(*each) for each in sorted(rows_of.items()))
+            contexts.setdefault((flash_attention, what), []).append(context)
         return [
-            f"context {context} {_ATTENTION[flash_attention]}: "
-            + "; ".join(_in_words(*each) for each in sorted(lacking.items()))
-            for (context, flash_attention), lacking in sorted(missing.items())
+            f"context {', '.join(map(str, at))} {_ATTENTION[flash_attention]}: {what}"
+            for (flash_attention, what), at in contexts.items()
         ]
 
 

@@ -44,9 +44,13 @@ def machine() -> Machine:
     return Machine()
 
 
-def test_a_slow_decode_is_timed_once_and_what_undoes_it_is_not(machine: Machine) -> None:
-    assert visit(lambda: machine.work(1.0), machine.undo, machine.clock) == [1.0]
-    assert machine.undone == 2
+@pytest.mark.parametrize(("duration_s", "num_undone"), [(0.3, 2), (1.0, 1)])
+def test_a_slow_decode_is_timed_once_and_what_undoes_it_is_not(
+    machine: Machine, duration_s: float, num_undone: int
+) -> None:
+    seen = visit(lambda: machine.work(duration_s), machine.undo, machine.clock)
+    assert seen == pytest.approx([duration_s])
+    assert machine.undone == num_undone
 
 
 def test_a_quick_decode_is_timed_more_often(machine: Machine) -> None:

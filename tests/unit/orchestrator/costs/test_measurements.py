@@ -15,7 +15,15 @@ def times(*times_ms: float, busy_elsewhere: float = 0.0, **place_of: Any) -> Any
     return place(**place_of) | {"times_ms": times_ms, "busy_elsewhere": busy_elsewhere}
 
 
-PLANNED = [place(), place(rows=2), place(sessions=8, rows=8), place(sessions=8, rows=16), place(role="draft")]
+PLANNED = [
+    place(),
+    place(rows=2),
+    place(sessions=8, rows=8),
+    place(sessions=8, rows=16),
+    place(context=256, flash=True),
+    place(context=384, flash=True),
+    place(role="draft"),
+]
 FIRST = {
     "machine": "one core",
     "models": {"target": "t", "draft": "d"},
@@ -34,7 +42,7 @@ def test_there_are_no_costs_without_the_target(measurements: Measurements) -> No
     assert measurements.costs() is None
     measurements.add(times(1.0, role="draft"))
     assert measurements.costs() is None
-    assert (measurements.num_measured, measurements.num_planned) == (1, 5)
+    assert (measurements.num_measured, measurements.num_planned) == (1, 7)
 
 
 def test_a_point_is_the_median_of_all_its_times_with_their_spread(measurements: Measurements) -> None:
@@ -60,6 +68,7 @@ def test_what_was_not_measured_is_said(measurements: Measurements) -> None:
     assert costs.target.left_out == (
         "any session at context 512: no memory",
         "context 128 without flash attention: 1 session of 2 rows; 8 sessions of 1, 2 rows",
+        "context 256, 384 with flash attention: 1 session of 1 row",
     )
     for each in PLANNED:
         measurements.add(times(1.0) | each)
