@@ -12,6 +12,7 @@ from typing import Any
 from services.engine.errors import DecodeError, EngineError, SlotsTakenError, WorkCancelledError, WorkTimeoutError
 from services.engine.runtime.runtime import Logits, Runtime, Segment
 from services.engine.scheduling.gathering import Gathering
+from services.engine.scheduling.phases import Phase, Phases
 from services.engine.scheduling.plan import Pending, plan_rows
 from services.engine.scheduling.slots import Slot, SlotTable
 from services.engine.scheduling.turns import Turns
@@ -80,6 +81,8 @@ class Scheduler:
         self._waiting: deque[Work[Any]] = deque()
         self._active: list[_Active] = []
         self._num_failures = 0
+        self._phases = Phases(time.perf_counter())
+        self._num_decodes = 0
         # Whether prompts had their turn since the last decode of others.
         self._had_prompts = False
 
@@ -116,8 +119,10 @@ class Scheduler:
 
     def wait_for_turn(self) -> None:
         """Wait for the cores, if a step decodes. To be called before a step, as what comes meanwhile can be added."""
+        self._phases.enter(Phase.TURN, time.perf_counter())
         if (self._active or self._waiting) and self._turns.begin(0.0):
             self._gathering.held_up()
+        self._phases.enter(Phase.PLANNING, time.perf_counter())
 
     def step(self) -> None:
         """Give slots to waiting work, and evaluate what is due: one decode, or as many as the runtime needs.
@@ -143,6 +148,7 @@ class Scheduler:
         finally:
             if not any(active.goes_on for active in self._active):
                 self._turns.end()
+            self._phases.enter(Phase.WAITING, time.perf_counter())
 
     def end(self, error: EngineError) -> None:
         """Answer everything that is left with `error`."""
@@ -191,6 +197,7 @@ class Scheduler:
         except DecodeError as error:
             self._finish(work, slot, error)
             return True
+        work.timings.admit(self._phases, time.perf_counter())
         pending = [*prefix.tokens[len(slot.held) - prefix.cached_length :], *work.rows_after_prefix]
         self._active.append(_Active(work, slot, pending, 1 + len(work.rows_after_prefix)))
         return True
@@ -242,8 +249,10 @@ class Scheduler:
         return self._prompt_rows or costs.rows_within(_PROMPT_DECODES * costs.decode_s(1), _START_ROWS, most)
 
     def _decode(self, batch: Sequence[tuple[_Active, Segment]]) -> None:
+        self._phases.enter(Phase.TURN, time.perf_counter())
         self._turns.begin(self._runtime.costs.usual_s(sum(len(segment.tokens) for _, segment in batch)))
         started_s = time.perf_counter()
+        self._phases.enter(Phase.DECODING, started_s)
         for active, _ in batch:
             active.work.timings.started_s = active.work.timings.started_s or started_s
         try:
@@ -260,11 +269,14 @@ class Scheduler:
         sessions = [(active.work.prefix.session_id, len(segment.tokens)) for active, segment in batch]
         is_verification = not any(active.to_plan.is_prompt for active, _ in batch)
         decode = Decode(started_s, time.perf_counter(), sessions, is_verification)
+        self._phases.enter(Phase.SAMPLING, decode.ended_s)
+        self._num_decodes += 1
         self.on_decode(decode)
         for (active, segment), rows in zip(batch, logits, strict=True):
             timings = active.work.timings
             timings.decode_s += decode.ended_s - started_s
             timings.num_decodes += 1
+            timings.decode_index = self._num_decodes
             timings.batch_rows = decode.num_rows
             active.slot.held.extend(segment.tokens)
             active.pending = active.pending[len(segment.tokens) :]
@@ -316,8 +328,7 @@ class Scheduler:
         self._deliver(work, answer)
 
     def _deliver(self, work: Work[Any], answer: Outcome[Any] | Exception) -> None:
-        work.timings.finished_s = time.perf_counter()
-        work.timings.started_s = work.timings.started_s or work.timings.finished_s
+        work.timings.finish(self._phases, time.perf_counter())
         with contextlib.suppress(RuntimeError):  # the caller's event loop has closed: nobody is waiting any more
             work.deliver(answer)
 
