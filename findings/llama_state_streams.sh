@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
 # llama-cpp-python 0.3.36 (its llama.cpp): with a cache of separate streams (`kv_unified` false, as it is by default)
-# llama_state_seq_get_data gives the state of ONE sequence, and llama_state_seq_set_data takes it only in a context of
-# the same n_seq_max: else it returns 0 ("n_stream mismatch" in the log), and so for llama_state_seq_save_file. One
-# expects the state of a sequence to fit whatever context has room for it, as it does with `kv_unified`: so a prompt
-# saved by a server of 4 slots is lost to the same server with 8. Seen:
+# llama_state_seq_get_data gives the state of one sequence, and llama_state_seq_set_data takes it only in a context of
+# the same n_seq_max: else it returns 0 ("n_stream mismatch" in the log). One expects the state of one sequence to fit
+# whatever context has room for it, as it does with `kv_unified`. Seen:
 #   separate streams, from 4 to 4 slots: restored 3 positions; from 4 to 8: refused
 #   unified, from 4 to 8: restored 3 positions
 # Where pip has no wheel of llama-cpp-python it builds one, which takes a C++ compiler and minutes.
