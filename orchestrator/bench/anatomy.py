@@ -120,8 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("file", type=Path, help="OTLP JSON, as `outrider bench --anatomy` keeps it, or a collector")
     parser.add_argument("--json", action="store_true", help="print one line of JSON instead of the table")
     parser.add_argument("--plot", type=Path, metavar="PATH", help="draw it there, as SVG or PNG")
-    parser.add_argument("--plot-from", type=float, default=0.0, metavar="S", help="seconds that the plot leaves out")
-    parser.add_argument("--plot-seconds", type=float, default=2.0, metavar="S", help="seconds that the plot shows")
+    parser.add_argument("--plot-from", type=float, metavar="S", help="seconds that the plot leaves out")
+    parser.add_argument("--plot-seconds", type=float, metavar="S", help="seconds that the plot shows; some cycles")
     options = parser.parse_args(arguments)
     try:
         cycles = cycles_of(read_spans(options.file))

@@ -21,7 +21,8 @@ from orchestrator.bench.traced import trace_runs
 class Course:
     """How long to measure: with so many streams each, in so many rounds after the sweep, until the deadline.
 
-    Where `spans_path` is given, runs with traces follow, and their spans are kept there.
+    Where `spans_path` is given, runs with traces follow, and their spans are kept there; with `is_drawn` beside
+    pictures of who was in which decode.
     """
 
     streams: Sequence[int]
@@ -29,6 +30,7 @@ class Course:
     deadline: Deadline
     seed: int = 1
     spans_path: Path | None = None
+    is_drawn: bool = False
 
 
 async def run_bench(systems: Sequence[System], load: Load, course: Course, results: Results) -> None:
@@ -61,7 +63,8 @@ async def run_bench(systems: Sequence[System], load: Load, course: Course, resul
         results.save()
     # What was measured has ended, so that its memory is free.
     if course.spans_path is not None and isinstance(ours, Services):
-        await trace_runs(ours, _traced(ours, course.streams, results), load, results, course.spans_path)
+        cases = _traced(ours, course.streams, results)
+        await trace_runs(ours, cases, load, results, course.spans_path, is_drawn=course.is_drawn)
 
 
 def _traced(ours: Services, streams: Sequence[int], results: Results) -> list[tuple[Setting, int]]:

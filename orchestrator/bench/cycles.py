@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from orchestrator.bench.spans import Event, Span
 
 ORCHESTRATOR, DRAFT, TARGET = "orchestrator", "draft", "target"
-REST = "rest"
+MISSED, REST = "missed", "rest"
 PARTS = {
     "wire": "from the orchestrator to the service and back, with what gRPC and both event loops add",
     "service": "in the service's event loop: a request is read and checked, an answer is written",
@@ -23,6 +23,7 @@ PARTS = {
     "planning": "rows are chosen and put together",
     "decode": "decodes with this session",
     "sampling": "after a decode: tokens are chosen, this session's and those of others that come before it",
+    MISSED: "in vain: the message was given up, or refused",
     REST: "not accounted for",
 }
 """The parts of a wait for a service, in their order, and what each of them is."""
@@ -120,7 +121,7 @@ def _wait(client: Span, servers: Sequence[Span]) -> Wait:
     # A message that was given up or refused tells nothing of its parts.
     answered = [events for server in servers if "outrider.computed" in (events := _events(server))]
     if not answered:
-        return Wait(client.started_ns, client.ended_ns, parts | {REST: duration_ms})
+        return Wait(client.started_ns, client.ended_ns, parts | {MISSED: duration_ms})
     parts["wire"] = duration_ms - sum(server.ended_ns - server.started_ns for server in servers) / 1e6
     for server in servers:
         for part, ms in _parts_of_work(server, _events(server)).items():

@@ -70,6 +70,7 @@ def measure(
         Deadline(course.budget or None),
         measured.seed,
         out.path("spans.jsonl") if course.anatomy else None,
+        out.is_plotted,
     )
     run(_measure_and_tell(systems, load, how_long, results, out, as_json))
 

@@ -1,7 +1,6 @@
 """What a piece of work is told of its time: the parts of it, by a clock of the test's own, add up to the whole."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 
@@ -61,7 +60,7 @@ class Timed:
         self.scheduler.step()
 
     def _turn(self, usual_s: float) -> bool:
-        self.clock.now_s += 0.0 if usual_s else TURN_S
+        self.clock.now_s += TURN_S
         return False
 
 
@@ -72,7 +71,7 @@ class SlowChain(Chain):
         super().__init__(prefix(session_id, PROMPT), num_tokens)
         self._clock = clock
 
-    def next_step(self, logits: Logits, held: Sequence[int]) -> Any:
+    def next_step(self, logits: Logits, held: Sequence[int]) -> Sequence[int]:
         self._clock.now_s += SAMPLING_S
         return super().next_step(logits, held)
 
@@ -86,7 +85,8 @@ def test_a_session_alone(clock: Clock) -> None:
     timings = timed.add("a")
     clock.now_s += 2.0
     timed.step()
-    assert timings.phases_s == [2.0, TURN_S, 0.0, DECODE_S, SAMPLING_S]
+    # A turn is waited for before what came meanwhile is taken in, and before each decode.
+    assert timings.phases_s == [2.0, 2 * TURN_S, 0.0, DECODE_S, SAMPLING_S]
     assert (timings.decode_s, timings.num_decodes, timings.decode_index) == (DECODE_S, 1, 1)
     assert_adds_up(timings)
 
@@ -106,7 +106,7 @@ def test_a_session_that_goes_on_is_told_of_all_its_decodes(clock: Clock) -> None
     timings = timed.add("a", num_tokens=3)
     for _ in range(3):
         timed.step()
-    assert timings.phases_s == [0.0, 3 * TURN_S, 0.0, 3 * DECODE_S, 3 * SAMPLING_S]
+    assert timings.phases_s == [0.0, 6 * TURN_S, 0.0, 3 * DECODE_S, 3 * SAMPLING_S]
     assert (timings.decode_s, timings.num_decodes, timings.decode_index) == (3 * DECODE_S, 3, 3)
     assert_adds_up(timings)
 

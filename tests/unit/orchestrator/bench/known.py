@@ -10,8 +10,8 @@ from orchestrator.bench.spans import Event, Span
 
 SECOND_NS = 10**9
 # Milliseconds of the parts of a wait, each another sum of powers of two, so that no two can be mistaken.
-DRAFT = dict(zip(PARTS, (1.0, 2.0, 0.0, 0.0, 4.0, 8.0, 16.0, 32.0, 64.0, 0.0), strict=True))
-TARGET = dict(zip(PARTS, (0.25, 0.5, 128.0, 256.0, 512.0, 0.0, 0.125, 1024.0, 2.5, 0.0), strict=True))
+DRAFT = dict(zip(PARTS, (1.0, 2.0, 0.0, 0.0, 4.0, 8.0, 16.0, 32.0, 64.0, 0.0, 0.0), strict=True))
+TARGET = dict(zip(PARTS, (0.25, 0.5, 128.0, 256.0, 512.0, 0.0, 0.125, 1024.0, 2.5, 0.0, 0.0), strict=True))
 ORCHESTRATOR_MS = 7.0
 
 

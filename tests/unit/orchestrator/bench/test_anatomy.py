@@ -12,15 +12,14 @@ from tests.unit.orchestrator.bench.known import KnownSpans, otlp_json
 
 
 def two_sessions() -> list[Cycle]:
-    """Both read their prompts, and then share two decodes: `b` comes last to both."""
-    first, second = KnownSpans("a"), KnownSpans("b", now_ms=100.0)
+    """Both read their prompts, and then share two decodes: `b`, whose draft is far away, comes last to both."""
+    first, second = KnownSpans("a"), KnownSpans("b")
     spans = first.cycle(decode_index=1) + second.cycle(decode_index=2)
+    far = known.DRAFT | {"wire": known.DRAFT["wire"] + 100.0}
     waiting = known.TARGET | {"company": known.TARGET["company"] + 100.0}
     for index in (3, 4):
-        second.now_ms = first.now_ms + 100.0
         spans += first.cycle(target=waiting, decode_index=index, num_accepted=1, batch_rows=8)
-        spans += second.cycle(decode_index=index, num_accepted=3, batch_rows=8)
-        first.now_ms = second.now_ms
+        spans += second.cycle(far, decode_index=index, num_accepted=3, batch_rows=8)
     return cycles_of(spans)
 
 
@@ -28,7 +27,8 @@ def test_means_are_of_cycles_that_read_no_prompt() -> None:
     found = anatomy(two_sessions())
     assert (found["num_sessions"], found["num_cycles"], found["tokens_per_cycle"]) == (2, 4, 3.0)
     assert found["parts_ms"]["target"]["company"] == pytest.approx(known.TARGET["company"] + 50.0, abs=1e-4)
-    assert found["parts_ms"][DRAFT] == pytest.approx(known.DRAFT, abs=1e-4)
+    assert found["parts_ms"][DRAFT]["wire"] == pytest.approx(known.DRAFT["wire"] + 50.0, abs=1e-4)
+    assert found["parts_ms"][DRAFT]["decode"] == pytest.approx(known.DRAFT["decode"], abs=1e-4)
     total_ms = sum(ms for parts in found["parts_ms"].values() for ms in parts.values())
     assert total_ms == pytest.approx(found["cycle_ms"])
 
@@ -67,7 +67,8 @@ def test_the_table_shows_parts_that_are_there_and_the_rest_always() -> None:
         *("target: turn", "target: company", "target: planning", "target: decode", "target: sampling"),
         *(f"target: {REST}", "cycle"),
     ]
-    assert lines[2].split("|")[2:4] == [" 7.00 ", " 2.33 "]
+    # Nothing comes after the last cycle of a request, so that it ends with its span, 5 ms earlier.
+    assert lines[2].split("|")[2:4] == [" 4.50 ", " 1.50 "]
     assert lines[-1] == (
         "2 decodes of the target, with 2.00 sessions and 8.0 rows each, took 1024.00 ms, "
         f"{anatomy(two_sessions())['decodes']['share']:.1%} of the time."

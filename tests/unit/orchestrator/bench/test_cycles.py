@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.bench import cycles
-from orchestrator.bench.cycles import ORCHESTRATOR, PARTS, REST, Decode, cycles_of
+from orchestrator.bench.cycles import MISSED, ORCHESTRATOR, PARTS, REST, Decode, cycles_of
 from orchestrator.bench.spans import Event
 from tests.unit.orchestrator.bench.known import DRAFT, ORCHESTRATOR_MS, SECOND_NS, TARGET, KnownSpans
 
@@ -49,14 +49,14 @@ def test_a_decode_is_known_by_its_number() -> None:
     assert cycle.target.submitted_ns == SECOND_NS + round((ORCHESTRATOR_MS - 5.0 + 0.25 / 2 + 0.5 / 2) * 1e6)
 
 
-def test_a_draft_that_never_came_is_a_wait_of_which_nothing_is_known() -> None:
+def test_a_draft_that_never_came_was_waited_for_in_vain() -> None:
     spans = [
         replace(span, events=span.events[:1]) if span.name == "draft.propose" else span
         for span in KnownSpans("a").cycle()
     ]
     (cycle,) = cycles_of(spans)
     assert cycle.draft is not None
-    assert cycle.draft.parts == pytest.approx(dict.fromkeys(PARTS, 0.0) | {REST: sum(DRAFT.values())})
+    assert cycle.draft.parts == pytest.approx(dict.fromkeys(PARTS, 0.0) | {MISSED: sum(DRAFT.values())})
 
 
 def test_a_message_that_was_missed_at_first_leaves_the_time_of_that_to_the_rest() -> None:
