@@ -31,7 +31,9 @@ from tests.unit.orchestrator.cli.running import run
         pytest.param(["--out", "no/such/file"], "there is no folder no/such for --out", id="no folder"),
         pytest.param(["--budget", "-1"], "'--budget'", id="negative budget"),
         pytest.param(["--target", "no/such.gguf"], "there is no model file no/such.gguf", id="no model"),
-        pytest.param(["--target", __file__, "--settings", "3"], "--settings has 3, which needs a --draft", id="no draft"),
+        pytest.param(
+            ["--target", __file__, "--settings", "3"], "--settings has 3, which needs a --draft", id="no draft"
+        ),
     ],
 )
 def test_bad_use_is_refused_in_one_sentence(
