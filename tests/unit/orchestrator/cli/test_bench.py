@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.bench.bench import Load
 from orchestrator.bench.course import Course
+from orchestrator.bench.measuring.bench import Load
 from orchestrator.bench.systems.system import System
 from orchestrator.cli import measuring
 from tests.unit.orchestrator.cli.running import run
