@@ -13,6 +13,7 @@ import pytest
 from models.tiny import write_tiny_model, write_tiny_pair
 from services.engine.costs.__main__ import main
 from services.engine.costs.measured_model import MeasuredModel
+from services.engine.errors import ModelLoadError
 from services.engine.model.model import Model
 from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions, Segment
 
@@ -57,6 +58,12 @@ def test_slots_hold_what_a_field_says_before_and_after_a_decode(model: Model) ->
             runtime = measured._context_of(shape.setup)
             assert len(set(held(runtime))) == 1
             assert held(runtime) == [shape.setup.context] * 4
+
+
+def test_a_model_of_few_positions_is_refused(tmp_path: Path) -> None:
+    path = write_tiny_model(tmp_path / "tiny.gguf", context_length=16)
+    with pytest.raises(ModelLoadError, match="knows 16 positions, too few to measure 16 rows"):
+        MeasuredModel(path, (1, 16), context=256, num_threads=1, gpu_layers=0)
 
 
 def held(runtime: LlamaRuntime) -> list[int]:

@@ -8,6 +8,7 @@ from typing import Self
 
 from services.engine.costs.plan import Plan, Setup, Shape, context_lengths, plan
 from services.engine.costs.rounds import visit
+from services.engine.errors import ModelLoadError
 from services.engine.model.model import Model
 from services.engine.runtime.devices import accelerators
 from services.engine.runtime.memory import cache_bytes, check_ram, free_ram, layers_that_fit, rooms
@@ -39,6 +40,9 @@ class MeasuredModel:
         self._options = options
         known = [count for count in (self.model.trained_context, self.model.most_positions) if count]
         self._most_positions = min([context, *known])
+        if self._most_positions <= most_rows:
+            self.model.close()
+            raise ModelLoadError(f"{path} knows {self._most_positions} positions, too few to measure {most_rows} rows")
         self._contexts: dict[Setup, LlamaRuntime] = {}
 
     @property
