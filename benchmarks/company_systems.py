@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from orchestrator.bench.counting import COUNTS
-from orchestrator.bench.prompts import Prompt
-from orchestrator.bench.streams import Stream, run_together
+from orchestrator.bench.load.prompts import Prompt
+from orchestrator.bench.load.streams import Stream, run_together
+from orchestrator.bench.results.counting import COUNTS
 from orchestrator.bench.systems.llama_server import LlamaServer
 from orchestrator.bench.systems.services import Checkout, Services
 from orchestrator.bench.systems.system import Models, Setting

@@ -8,10 +8,10 @@ from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 
-from orchestrator.bench.bench import Bench, Load, Results, tell
-from orchestrator.bench.comparison import best_setting
-from orchestrator.bench.halving import Deadline, Halving
-from orchestrator.bench.machine import watched_gpus
+from orchestrator.bench.measuring.bench import Bench, Load, Results, tell
+from orchestrator.bench.measuring.halving import Deadline, Halving
+from orchestrator.bench.measuring.machine import watched_gpus
+from orchestrator.bench.results.comparison import best_setting
 from orchestrator.bench.systems.services import Services
 from orchestrator.bench.systems.system import PLAIN, Setting, System
 from orchestrator.bench.traced import trace_runs

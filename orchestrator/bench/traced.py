@@ -5,12 +5,12 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from orchestrator.bench.anatomy import NoCyclesError, anatomy, table
-from orchestrator.bench.bench import Load, Results, tell
+from orchestrator.bench.anatomy import NoCyclesError, anatomy
 from orchestrator.bench.cycles import Cycle, cycles_of
-from orchestrator.bench.prompts import for_streams
+from orchestrator.bench.load.prompts import for_streams
+from orchestrator.bench.load.streams import Stream, decode_rate, run_to_end
+from orchestrator.bench.measuring.bench import Load, Results, tell
 from orchestrator.bench.spans import SpanReceiver
-from orchestrator.bench.streams import Stream, decode_rate, run_to_end
 from orchestrator.bench.systems.services import Services
 from orchestrator.bench.systems.system import Setting
 from orchestrator.bench.timeline import draw_timeline
@@ -88,12 +88,3 @@ def span_agreements(streams: Sequence[Stream], cycles: Sequence[Cycle]) -> list[
         num_tokens = sum(chunk.num_tokens for chunk in stream.chunks[1:])
         found.append(rate / (num_tokens / took_s))
     return found
-
-
-def anatomy_tables(anatomies: Sequence[dict[str, Any]]) -> str:
-    """Return where the time went, a table for each run, in Markdown."""
-    parts = []
-    for each in anatomies:
-        streams = "1 stream" if each["num_streams"] == 1 else f"{each['num_streams']} streams"
-        parts.append(f"Where the time went, {streams}, {each['setting']}:\n\n{table(each)}")
-    return "\n".join(parts)

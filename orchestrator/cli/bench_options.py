@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from orchestrator.bench.prompts import KINDS
+from orchestrator.bench.load.prompts import KINDS
 from orchestrator.cli.options import refuse_empty
 from services.frame.program.startup import StartupError
 

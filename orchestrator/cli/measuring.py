@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from orchestrator.bench.bench import Load, Results, tell
 from orchestrator.bench.course import Course, run_bench
-from orchestrator.bench.halving import Deadline
-from orchestrator.bench.machine import describe_machine
-from orchestrator.bench.plot import check_plotting, plot
-from orchestrator.bench.prompts import KINDS, read_prompts
-from orchestrator.bench.report import markdown, summarize
+from orchestrator.bench.load.prompts import KINDS, read_prompts
+from orchestrator.bench.measuring.bench import Load, Results, tell
+from orchestrator.bench.measuring.halving import Deadline
+from orchestrator.bench.measuring.machine import describe_machine
+from orchestrator.bench.results.plot import check_plotting, plot
+from orchestrator.bench.results.report import markdown, summarize
 from orchestrator.bench.systems.llama_server import LlamaServer, parse_setting
 from orchestrator.bench.systems.openai_server import OpenAiServer
 from orchestrator.bench.systems.services import Checkout, Services

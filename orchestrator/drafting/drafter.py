@@ -19,7 +19,7 @@ DRAFTERS: dict[str, generation_pb2.Drafter.ValueType] = {
 
 @dataclass(frozen=True)
 class Draft:
-    """Draft tokens, who was asked, and the time they took: waited for; queued and computed by the service's account.
+    """Draft tokens, who was asked, and the time they took: waited for; queued, computed by the service's account.
 
     A model's draft has, for each token, the probability of it at temperature 1, and the margin of the best score over
     the second best. A drafter that was asked in vain has its name on an empty draft: it is what the cycle waited for.

@@ -21,7 +21,7 @@ _RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 @dataclass(frozen=True)
 class Verification:
-    """The target's verdict on one draft, and the time it took: waited for; queued and computed by the service's account.
+    """The target's verdict on one draft, and the time it took: waited for; queued, computed by the service's account.
 
     `draft_tokens` are those that were verified: a target that has taken another's place may take fewer. The last decode
     had `batch_rows` rows of all sessions together, and decodes took `decode_s` of what was computed.

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.company_measure import Decode, meeting, read_decodes, within
 from benchmarks.company_report import plot, tables
-from orchestrator.bench.streams import NoSteadyStateError, Window
+from orchestrator.bench.load.streams import NoSteadyStateError, Window
 from tests.unit.orchestrator.bench.runs import run
 
 

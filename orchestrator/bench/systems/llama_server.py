@@ -10,8 +10,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from orchestrator.bench.prompts import Prompt
-from orchestrator.bench.streams import Ask, Stream
+from orchestrator.bench.load.prompts import Prompt
+from orchestrator.bench.load.streams import Ask, Stream
 from orchestrator.bench.systems.http import post_events, request
 from orchestrator.bench.systems.system import PLAIN, Models, Setting
 

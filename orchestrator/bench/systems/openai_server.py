@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
-from orchestrator.bench.prompts import Prompt
-from orchestrator.bench.streams import Ask, Chunk, Stream
+from orchestrator.bench.load.prompts import Prompt
+from orchestrator.bench.load.streams import Ask, Chunk, Stream
 from orchestrator.bench.systems.http import post_events, request
 from orchestrator.bench.systems.system import Setting
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from google.protobuf.json_format import MessageToDict
 
-from orchestrator.bench.prompts import Prompt
-from orchestrator.bench.streams import Ask, Stream
+from orchestrator.bench.load.prompts import Prompt
+from orchestrator.bench.load.streams import Ask, Stream
 from orchestrator.bench.systems.system import Models, Setting
 from orchestrator.stack.client import fetch_status, generate
 from orchestrator.stack.process import ServerProcess

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from orchestrator.bench.prompts import Prompt
-from orchestrator.bench.streams import Ask
+from orchestrator.bench.load.prompts import Prompt
+from orchestrator.bench.load.streams import Ask
 from orchestrator.stack.process import CrashedError, RefusedError
 from services.frame.rpc.errors import ServiceError
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.bench.comparison import (
+from orchestrator.bench.results.comparison import (
     Split,
     Verdict,
     answer,

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.bench.checks import agreements, verdict
-from orchestrator.bench.counting import count
-from orchestrator.bench.prompts import Prompt
-from orchestrator.bench.streams import Chunk, Stream
+from orchestrator.bench.load.prompts import Prompt
+from orchestrator.bench.load.streams import Chunk, Stream
+from orchestrator.bench.results.checks import agreements, verdict
+from orchestrator.bench.results.counting import count
 
 
 def summary(accepted: list[int], num_cycles: int, num_drafts: int, queued_ms: float = 1.0) -> dict[str, Any]:

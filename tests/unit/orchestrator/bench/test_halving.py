@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.bench.halving import Deadline, Halving
+from orchestrator.bench.measuring.halving import Deadline, Halving
 from orchestrator.bench.systems.system import Setting
 from tests.unit.orchestrator.bench.runs import run
 

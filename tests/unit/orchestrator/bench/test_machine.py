@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from orchestrator.bench.machine import Gpus, add_gpu_line, cpu_s, describe_machine, memory_bytes, used_s
+from orchestrator.bench.measuring.machine import Gpus, add_gpu_line, cpu_s, describe_machine, memory_bytes, used_s
 
 
 def test_the_machine_is_told_with_versions() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.bench.prompts import Prompt
-from orchestrator.bench.streams import Chunk, Stream
+from orchestrator.bench.load.prompts import Prompt
+from orchestrator.bench.load.streams import Chunk, Stream
 from orchestrator.bench.systems.http import Refused, post_events
 from orchestrator.bench.systems.llama_server import LlamaServer, parse_setting, server_flags
 from orchestrator.bench.systems.openai_server import OpenAiServer, scaled

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.bench.prompts import KINDS, Prompt, for_streams, read_prompts
+from orchestrator.bench.load.prompts import KINDS, Prompt, for_streams, read_prompts
 from services.frame.program.startup import StartupError
 
 

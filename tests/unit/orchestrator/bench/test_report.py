@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.bench.plot import check_plotting, plot
-from orchestrator.bench.report import markdown, memory, summarize
+from orchestrator.bench.results.plot import check_plotting, plot
+from orchestrator.bench.results.report import markdown, memory, summarize
 from services.frame.program.startup import StartupError
 from tests.unit.orchestrator.bench.runs import run
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from orchestrator.bench.streams import (
+from orchestrator.bench.load.streams import (
     Chunk,
     NoSteadyStateError,
     Stream,

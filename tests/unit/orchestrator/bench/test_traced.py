@@ -3,7 +3,7 @@
 import pytest
 
 from orchestrator.bench.cycles import Cycle
-from orchestrator.bench.streams import Chunk, Stream
+from orchestrator.bench.load.streams import Chunk, Stream
 from orchestrator.bench.traced import span_agreements
 
 

@@ -10,11 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from orchestrator.bench.checks import agreements
-from orchestrator.bench.counting import count
-from orchestrator.bench.machine import GoneError, Gpus, memory_bytes, until_quiet, used_s
-from orchestrator.bench.prompts import Prompt, for_streams
-from orchestrator.bench.streams import (
+from orchestrator.bench.load.prompts import Prompt, for_streams
+from orchestrator.bench.load.streams import (
     NoSteadyStateError,
     Stream,
     Window,
@@ -24,6 +21,9 @@ from orchestrator.bench.streams import (
     steady_window,
     whole_window,
 )
+from orchestrator.bench.measuring.machine import GoneError, Gpus, memory_bytes, until_quiet, used_s
+from orchestrator.bench.results.checks import agreements
+from orchestrator.bench.results.counting import count
 from orchestrator.bench.systems.system import FAILURES, Setting, System
 from services.frame.program.atomic_file import replacing
 

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from orchestrator.bench.checks import TOLERANCE, verdict
-from orchestrator.bench.comparison import (
+from orchestrator.bench.anatomy import table as anatomy_table
+from orchestrator.bench.results.checks import TOLERANCE, verdict
+from orchestrator.bench.results.comparison import (
     PLAIN_NAMES,
     Runs,
     Verdict,
@@ -17,7 +18,6 @@ from orchestrator.bench.comparison import (
     system_verdicts,
 )
 from orchestrator.bench.systems.system import AGAIN, PLAIN
-from orchestrator.bench.traced import anatomy_tables
 
 # Figures of a run whose medians are told, each where runs have it.
 _FIGURES = (
@@ -66,7 +66,7 @@ def markdown(results: dict[str, Any], system: str) -> str:
         _cases(summary["cases"]),
         *([_systems(summary["systems"])] if summary["systems"] else []),
         _memory(summary["memory"]),
-        *([anatomy_tables(results["anatomies"])] if results.get("anatomies") else []),
+        *([_anatomies(results["anatomies"])] if results.get("anatomies") else []),
         _notes(results, summary),
     ]
     return "\n".join(parts)
@@ -229,3 +229,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Return a table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+
+
+def _anatomies(anatomies: Sequence[dict[str, Any]]) -> str:
+    """Return where the time went, a table for each run, in Markdown."""
+    parts = []
+    for each in anatomies:
+        streams = "1 stream" if each["num_streams"] == 1 else f"{each['num_streams']} streams"
+        parts.append(f"Where the time went, {streams}, {each['setting']}:\n\n{anatomy_table(each)}")
+    return "\n".join(parts)

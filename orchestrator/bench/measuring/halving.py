@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from orchestrator.bench.comparison import kept_cases
+from orchestrator.bench.results.comparison import kept_cases
 from orchestrator.bench.systems.system import Setting
 
 NUM_BEST = 3
