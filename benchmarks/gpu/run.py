@@ -21,7 +21,7 @@ from orchestrator.stack.bundled import bundled_pair
 
 ROOT = Path(__file__).parents[2]
 # Together with what ends and starts between them under 12 minutes.
-LIMITS_S = {"models": 90.0, "costs": 150.0, "bench": 270.0, "exactness": 90.0, "exactness-short": 70.0}
+LIMITS_S = {"models": 90.0, "costs": 150.0, "bench": 240.0, "exactness": 100.0, "exactness-short": 100.0}
 TOTAL_S = 700.0
 # Of its limit, what a part is told to take: the rest is for loading models and for ending in order.
 _SHARE = 0.8
@@ -37,7 +37,7 @@ def planned_parts(arguments: argparse.Namespace) -> list[Part]:
     models = ("--target", str(target), "--draft", str(draft))
     outrider = (sys.executable, "-m", "orchestrator.cli")
     exactness = (sys.executable, str(ROOT / "benchmarks/exactness.py"), "--target", str(target), "--exact", "each")
-    exactness += ("--gpu-layers", "-1", "--schedules", "20")
+    exactness += ("--gpu-layers", "-1", "--schedules", "10")
     peer = ("--peer-llama-server", arguments.peer_llama_server) if arguments.peer_llama_server else ()
     budget = {name: ("--budget", str(int(_SHARE * limit_s) or 1)) for name, limit_s in limits.items()}
     commands = {
