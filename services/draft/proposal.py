@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 
 from outrider.v1 import draft_pb2
-from services.engine.runtime.runtime import Logits
+from services.engine.runtime.interface import Logits
 from services.engine.sampling import SamplingParams, sample_with_confidence
 from services.engine.scheduling.work import Finished, More, Prefix, Work
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from outrider.v1 import common_pb2, target_pb2
-from services.engine.runtime.runtime import Logits
+from services.engine.runtime.interface import Logits
 from services.engine.sampling import SamplingParams, log_probabilities, samples
 from services.engine.scheduling.work import Finished, Prefix, Work
 

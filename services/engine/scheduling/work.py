@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeAlias, TypeVar
 
-from services.engine.runtime.runtime import Logits
+from services.engine.runtime.interface import Logits
 
 ResultT = TypeVar("ResultT")
 
