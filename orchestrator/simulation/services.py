@@ -10,7 +10,7 @@ from orchestrator.simulation.script import VOCABULARY_SIZE, Script
 from outrider.v1 import common_pb2, draft_pb2, target_pb2
 from services.engine.runtime.interface import Logits
 from services.engine.scheduling.engine import Engine
-from services.engine.scheduling.work import Finished, More, Prefix, Work
+from services.engine.scheduling.work import Prefix, Work
 from services.engine.wire import SessionMethod, checked_prefix, deadline_s
 from services.frame.server import FrameServer
 
@@ -40,12 +40,13 @@ class ScriptedVerification(Work[target_pb2.VerifyBatchResult]):
 
     def __init__(self, prefix: Prefix, draft_tokens: Sequence[int], script: Script, deadline_s: float | None) -> None:
         super().__init__(prefix, draft_tokens, deadline_s=deadline_s)
+        self._length = prefix.length
         self._draft_tokens = draft_tokens
         self._script = script
 
-    def next_step(self, logits: Logits, held: Sequence[int]) -> Finished[target_pb2.VerifyBatchResult]:
+    def next_step(self, logits: Logits, held: Sequence[int]) -> Sequence[int]:
         """Accept draft tokens up to the first that is not the script's; that one follows."""
-        length, num_accepted = self.prefix.length, 0
+        length, num_accepted = self._length, 0
         while (
             num_accepted < len(self._draft_tokens)
             and self._script.token(length + num_accepted) == self._draft_tokens[num_accepted]
@@ -53,7 +54,7 @@ class ScriptedVerification(Work[target_pb2.VerifyBatchResult]):
             num_accepted += 1
         next_token = self._script.token(length + num_accepted)
         result = target_pb2.VerifyBatchResult(num_accepted=num_accepted, next_token=next_token)
-        return Finished(length + num_accepted, result, num_accepted + 1)
+        return self.finish(result, length + num_accepted, num_accepted + 1)
 
 
 class ScriptedProposal(Work[draft_pb2.ProposeResult]):
@@ -66,22 +67,22 @@ class ScriptedProposal(Work[draft_pb2.ProposeResult]):
         self._min_joint_confidence = request.min_joint_confidence
         self._joint_confidence = 1.0
         self._script = script
-        self._result = draft_pb2.ProposeResult()
+        self.result = draft_pb2.ProposeResult()
 
-    def next_step(self, logits: Logits, held: Sequence[int]) -> More | Finished[draft_pb2.ProposeResult]:
+    def next_step(self, logits: Logits, held: Sequence[int]) -> Sequence[int]:
         """Guess the next token."""
         token, chance = self._script.draft_token(len(held)), self._script.guess(len(held)).chance
         self._joint_confidence *= chance
         if self._joint_confidence < self._min_joint_confidence:
             return self._finished(held)
         # As if the second best were as probable as all others together.
-        self._result.draft_tokens.add(token=token, probability=chance, margin=max(0.0, 2 * chance - 1))
-        if len(self._result.draft_tokens) == self._num_draft_tokens:
+        self.result.draft_tokens.add(token=token, probability=chance, margin=max(0.0, 2 * chance - 1))
+        if len(self.result.draft_tokens) == self._num_draft_tokens:
             return self._finished(held)
-        return More([token])
+        return [token]
 
-    def _finished(self, held: Sequence[int]) -> Finished[draft_pb2.ProposeResult]:
-        return Finished(len(held), self._result, len(self._result.draft_tokens))
+    def _finished(self, held: Sequence[int]) -> Sequence[int]:
+        return self.finish(self.result, len(held), len(self.result.draft_tokens))
 
 
 class Verify(

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from outrider.v1 import draft_pb2
 from services.engine.runtime.interface import Logits
 from services.engine.sampling import SamplingParams, sample_with_confidence
-from services.engine.scheduling.work import Finished, More, Prefix, Work
+from services.engine.scheduling.work import Prefix, Work
 
 
 class ProposalWork(Work[draft_pb2.ProposeResult]):
@@ -31,19 +31,19 @@ class ProposalWork(Work[draft_pb2.ProposeResult]):
         self._end_of_generation = end_of_generation
         self._min_joint_confidence = min_joint_confidence
         self._joint_confidence = 1.0
-        self._result = draft_pb2.ProposeResult()
+        self.result = draft_pb2.ProposeResult()
 
-    def next_step(self, logits: Logits, held: Sequence[int]) -> More | Finished[draft_pb2.ProposeResult]:
+    def next_step(self, logits: Logits, held: Sequence[int]) -> Sequence[int]:
         """Sample the next token under the noise that the target will use at the same position."""
         token, probability, margin = sample_with_confidence(logits[0], len(held), self._params, held)
         self._joint_confidence *= probability
         if self._joint_confidence < self._min_joint_confidence:
             return self._finished(held)
-        self._result.draft_tokens.add(token=token, probability=probability, margin=margin)
-        self._result.is_end_of_generation = token in self._end_of_generation
-        if len(self._result.draft_tokens) == self._num_draft_tokens or self._result.is_end_of_generation:
+        self.result.draft_tokens.add(token=token, probability=probability, margin=margin)
+        self.result.is_end_of_generation = token in self._end_of_generation
+        if len(self.result.draft_tokens) == self._num_draft_tokens or self.result.is_end_of_generation:
             return self._finished(held)
-        return More([token])
+        return [token]
 
-    def _finished(self, held: Sequence[int]) -> Finished[draft_pb2.ProposeResult]:
-        return Finished(len(held), self._result, len(self._result.draft_tokens))
+    def _finished(self, held: Sequence[int]) -> Sequence[int]:
+        return self.finish(self.result, len(held), len(self.result.draft_tokens))

@@ -24,7 +24,7 @@ from services.engine.errors import (
 from services.engine.sampling import SamplingError, SamplingParams
 from services.engine.sampling.params import check_num_suppressed
 from services.engine.scheduling.engine import Engine
-from services.engine.scheduling.work import Finished, Miss, Outcome, Prefix, ResultT, Work, WorkTimings
+from services.engine.scheduling.work import Miss, Prefix, ResultT, Work
 from services.frame.rpc.errors import ServiceError, invalid_argument
 from services.frame.rpc.handlers import RpcContext
 from services.frame.server import FrameServer
@@ -200,11 +200,11 @@ class SessionMethod(ABC, Generic[RequestT, MessageT, ReplyT]):
         reply = self._reply(request_id=request.request_id)
         with server_span(self._server.cycle_telemetry, self._name, request.context) as span:
             work = self.work(request)
-            outcome = await run_work(self._engine, work)
-            trace_outcome(span, work.timings, outcome)
-            fill_reply(reply, work.timings, outcome)
-            if isinstance(outcome, Finished):
-                self.trace(span, outcome.result)
+            answer = await run_work(self._engine, work)
+            trace_work(span, work, answer)
+            fill_reply(reply, work, answer)
+            if not isinstance(answer, Miss):
+                self.trace(span, answer)
         return reply
 
     def _refuse(self, request_id: int, status: status_pb2.Status) -> ReplyT:
@@ -214,7 +214,7 @@ class SessionMethod(ABC, Generic[RequestT, MessageT, ReplyT]):
         return self._stream_reply(response=reply)
 
 
-async def run_work(engine: Engine, work: Work[ResultT]) -> Outcome[ResultT]:
+async def run_work(engine: Engine, work: Work[ResultT]) -> ResultT | Miss:
     """Do the work. Raises ServiceError, with the status that tells a caller of it, where the engine did not."""
     try:
         return await engine.run(work)
@@ -224,29 +224,31 @@ async def run_work(engine: Engine, work: Work[ResultT]) -> Outcome[ResultT]:
         raise ServiceError(code, reason, str(error), retry_after_s=_RETRY_AFTER_S if retries else None) from error
 
 
-def fill_reply(reply: Reply, timings: WorkTimings, outcome: Outcome[MessageT]) -> None:
+def fill_reply(reply: Reply, work: Work[MessageT], answer: MessageT | Miss) -> None:
     """Fill in what came of a request: its result, or what is held where that is not the prefix that it builds on."""
-    reply.held_length = outcome.held_length
+    timings = work.timings
     reply.timings.queued_ms = (timings.started_s - timings.submitted_s) * 1e3
     reply.timings.computed_ms = (timings.finished_s - timings.started_s) * 1e3
     reply.timings.decode_ms = timings.decode_s * 1e3
     reply.timings.num_decodes = timings.num_decodes
     reply.timings.batch_rows = timings.batch_rows
-    if isinstance(outcome, Miss):
-        reply.cache_miss.held_length = outcome.held_length
-        reply.cache_miss.held_digest = outcome.held_digest
+    if isinstance(answer, Miss):
+        reply.held_length = reply.cache_miss.held_length = answer.held_length
+        reply.cache_miss.held_digest = answer.held_digest
     else:
-        reply.result.CopyFrom(outcome.result)
+        reply.held_length = work.held_length
+        reply.result.CopyFrom(answer)
 
 
-def trace_outcome(span: Span, timings: WorkTimings, outcome: Outcome[ResultT]) -> None:
+def trace_work(span: Span, work: Work[ResultT], answer: ResultT | Miss) -> None:
     """Put the engine's account of the work on the server's span: the queue and the decodes as timed events."""
     if not span.is_recording():
         return
+    timings = work.timings
     to_wall_ns = time.time_ns() - time.perf_counter_ns()
     span.add_event("outrider.queued", timestamp=to_wall_ns + int(timings.submitted_s * 1e9))
-    if isinstance(outcome, Miss):
-        span.add_event("outrider.cache_miss", {"outrider.held_length": outcome.held_length})
+    if isinstance(answer, Miss):
+        span.add_event("outrider.cache_miss", {"outrider.held_length": answer.held_length})
         return
     span.add_event(
         "outrider.decode",

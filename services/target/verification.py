@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from outrider.v1 import common_pb2, target_pb2
 from services.engine.runtime.interface import Logits
 from services.engine.sampling import SamplingParams, log_probabilities, samples
-from services.engine.scheduling.work import Finished, Prefix, Work
+from services.engine.scheduling.work import Prefix, Work
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class VerificationWork(Work[target_pb2.VerifyBatchResult]):
         self._is_exact = is_exact
         self._num_log_probabilities = num_log_probabilities
 
-    def next_step(self, logits: Logits, held: Sequence[int]) -> Finished[target_pb2.VerifyBatchResult]:
+    def next_step(self, logits: Logits, held: Sequence[int]) -> Sequence[int]:
         """Sample row after row and compare; keep the context and the accepted draft tokens."""
         length = self.prefix.length
         # What follows the first mismatch is never sampled.
@@ -74,7 +74,7 @@ class VerificationWork(Work[target_pb2.VerifyBatchResult]):
             committed = [*self._draft_tokens[: verdict.num_accepted], verdict.next_token]
             for row, token in zip(logits, committed, strict=False):
                 result.log_probabilities.append(_log_probabilities(row, token, self._num_log_probabilities))
-        return Finished(length + verdict.num_accepted, result, verdict.num_accepted + 1)
+        return self.finish(result, length + verdict.num_accepted, verdict.num_accepted + 1)
 
 
 def _log_probabilities(row: Logits, token: int, num_top: int) -> common_pb2.LogProbabilities:

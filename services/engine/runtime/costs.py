@@ -8,9 +8,9 @@ from collections.abc import Sequence
 _NUM_RECENT = 8
 # Sizes up to this are kept apart, as kernels have steps there; larger ones by powers of two.
 _MOST_EXACT_ROWS = 32
-# Until they are known better: what a decode and a copy cost, in rows.
+# Until they are known better: what a decode and a copy cost, in rows. Copies of 0.5 to 14 rows were seen.
 _START_DECODE_ROWS = 16.0
-_START_COPY_ROWS = 64.0
+_START_COPY_ROWS = 16.0
 # A copy that cost much once is tried again for prefixes longer than this.
 _MOST_COPY_ROWS = 256.0
 

@@ -14,7 +14,7 @@ from services.engine.errors import EngineStoppedError, QueueFullError
 from services.engine.runtime.interface import Runtime
 from services.engine.scheduling.scheduler import Decode, Scheduler
 from services.engine.scheduling.turns import Turns
-from services.engine.scheduling.work import Outcome, ResultT, Work
+from services.engine.scheduling.work import Miss, ResultT, Work
 
 _log = logging.getLogger(__name__)
 
@@ -85,8 +85,10 @@ class Engine:
             self._thread.join()
         self._runtime.close()
 
-    async def run(self, work: Work[ResultT]) -> Outcome[ResultT]:
-        """Do the work and return what came of it. Cancelling the caller cancels the work.
+    async def run(self, work: Work[ResultT]) -> ResultT | Miss:
+        """Do the work and return its result, or what is held instead of its prefix.
+
+        Cancelling the caller cancels the work.
 
         Raises:
             QueueFullError: too much work is waiting already.
@@ -100,7 +102,7 @@ class Engine:
         if num_waiting >= self._max_queued:
             raise QueueFullError(f"{num_waiting} requests are waiting already")
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Outcome[ResultT] | Exception] = loop.create_future()
+        future: asyncio.Future[ResultT | Miss | Exception] = loop.create_future()
         work.deliver = lambda answer: loop.call_soon_threadsafe(_resolve, future, answer)
         with self._stopping:
             if self._is_stopping:
@@ -157,6 +159,6 @@ def _stopped() -> EngineStoppedError:
     return EngineStoppedError("the engine is stopping")
 
 
-def _resolve(future: asyncio.Future[Outcome[ResultT] | Exception], answer: Outcome[ResultT] | Exception) -> None:
+def _resolve(future: asyncio.Future[ResultT | Miss | Exception], answer: ResultT | Miss | Exception) -> None:
     if not future.done():
         future.set_result(answer)

@@ -12,10 +12,9 @@ from typing import Any
 from services.engine.errors import DecodeError, EngineError, SlotsTakenError, WorkCancelledError, WorkTimeoutError
 from services.engine.runtime.interface import Logits, Runtime, Segment
 from services.engine.scheduling.gathering import Gathering
-from services.engine.scheduling.plan import Pending, plan_rows
 from services.engine.scheduling.slots import Slot, SlotTable
 from services.engine.scheduling.turns import Turns
-from services.engine.scheduling.work import Finished, Miss, Outcome, Work
+from services.engine.scheduling.work import Miss, Work, plan_rows
 
 _log = logging.getLogger(__name__)
 # Decodes that may fail one after the other before the engine gives up and its supervisor starts it again.
@@ -43,26 +42,6 @@ class Decode:
         return sum(num_rows for _, num_rows in self.sessions)
 
 
-@dataclass(eq=False)
-class _Active:
-    """Work that has a slot: `pending` rows are still to be evaluated, the last `num_outputs` of them with logits.
-
-    It `goes_on` from token to token once it has asked for more.
-    """
-
-    work: Work[Any]
-    slot: Slot
-    pending: Sequence[int]
-    num_outputs: int
-    num_passed_over: int = 0
-    goes_on: bool = False
-
-    @property
-    def to_plan(self) -> Pending:
-        """What the plan wants to know of it."""
-        return Pending(len(self.pending), self.num_outputs, self.num_passed_over)
-
-
 class Scheduler:
     """Gives slots to work, and rows of work to decodes of the runtime."""
 
@@ -78,7 +57,7 @@ class Scheduler:
         self.slots = SlotTable(runtime.num_slots, self._gathering.is_expected, self._gathering.evicted)
         self._prompt_rows = prompt_rows
         self._waiting: deque[Work[Any]] = deque()
-        self._active: list[_Active] = []
+        self._active: list[Work[Any]] = []
         self._num_failures = 0
         # Whether prompts had their turn since the last decode of others.
         self._had_prompts = False
@@ -126,14 +105,14 @@ class Scheduler:
         """
         self._drop_given_up()
         self._admit()
-        by_slot: dict[int, _Active] = {}
+        by_slot: dict[int, Work[Any]] = {}
         segments: list[Segment] = []
-        for active, num_rows in self._plan():
+        for work, num_rows in self._plan():
             if num_rows:
-                by_slot[active.slot.index] = active
-                num_outputs = active.num_outputs if num_rows == len(active.pending) else 0
-                tokens = active.pending[:num_rows]
-                segments.append(Segment(active.slot.index, len(active.slot.held), tokens, num_outputs))
+                slot = work.slot
+                by_slot[slot.index] = work
+                num_outputs = work.num_outputs if num_rows == len(work.pending) else 0
+                segments.append(Segment(slot.index, len(slot.held), work.pending[:num_rows], num_outputs))
         try:
             for group in self._runtime.group(segments) if segments else ():
                 # Work that failed in an earlier group has no business in a later one.
@@ -141,13 +120,13 @@ class Scheduler:
                 if batch:
                     self._decode(batch)
         finally:
-            if not any(active.goes_on for active in self._active):
+            if not any(work.goes_on for work in self._active):
                 self._turns.end()
 
     def end(self, error: EngineError) -> None:
         """Answer everything that is left with `error`."""
-        for active in self._active:
-            self._finish(active.work, active.slot, error)
+        for work in self._active:
+            self._finish(work, error)
         for work in self._waiting:
             self._deliver(work, error)
         self._active.clear()
@@ -155,9 +134,9 @@ class Scheduler:
         self._turns.close()
 
     def _drop_given_up(self) -> None:
-        for active in list(self._active):
-            if refusal := _given_up(active.work):
-                self._fail(active, refusal)
+        for work in list(self._active):
+            if refusal := _given_up(work):
+                self._fail(work, refusal)
 
     def _admit(self) -> None:
         """Give slots to waiting work, first come first served; what cannot have one yet goes on waiting."""
@@ -185,50 +164,51 @@ class Scheduler:
         slot = self.slots.assign(prefix.session_id, prefix.tokens) if slot or may_take_slot else None
         if slot is None:
             return not work.waits_for_slot and self._refuse(work)
+        work.slot = slot
         try:
             # The last token of the prefix is always evaluated: its logits are not kept.
-            self._reuse(slot, prefix.cached_length, list(prefix.tokens[:-1]))
+            self._reuse(slot, prefix.cached_length, prefix.tokens[:-1])
         except DecodeError as error:
-            self._finish(work, slot, error)
+            self._finish(work, error)
             return True
-        pending = [*prefix.tokens[len(slot.held) - prefix.cached_length :], *work.rows_after_prefix]
-        self._active.append(_Active(work, slot, pending, 1 + len(work.rows_after_prefix)))
+        work.pending = work.pending[len(slot.held) - prefix.cached_length :]
+        self._active.append(work)
         return True
 
     def _refuse(self, work: Work[Any]) -> bool:
         self._deliver(work, SlotsTakenError("every slot is needed by another session"))
         return True
 
-    def _short(self) -> list[_Active]:
+    def _short(self) -> list[Work[Any]]:
         """Return what is done after one decode of few rows."""
-        return [active for active in self._active if not active.to_plan.is_prompt]
+        return [work for work in self._active if not work.is_prompt]
 
     def _num_short_rows(self) -> int:
-        return sum(len(active.pending) for active in self._short())
+        return sum(len(work.pending) for work in self._short())
 
     def _must_go_on(self) -> bool:
         """Whether work that goes on from token to token is under way, or nothing but prompts is there."""
         short = self._short()
-        return not short or any(active.goes_on for active in short)
+        return not short or any(work.goes_on for work in short)
 
     def _has_turn_of_prompts(self) -> bool:
         """Whether prompts are due while others are waited for: once between two decodes of others."""
         return not self._had_prompts and len(self._short()) < len(self._active)
 
-    def _plan(self) -> Iterable[tuple[_Active, int]]:
+    def _plan(self) -> Iterable[tuple[Work[Any], int]]:
         """Say how many rows of each active work go into the next decode."""
         short = self._short()
         num_short_rows = self._num_short_rows()
         must_go_on = self._must_go_on()
         is_gathering = not must_go_on and self._gathering.until_s(num_short_rows) > time.perf_counter()
-        planned = [active for active in self._active if not (is_gathering and active in short)]
+        planned = [work for work in self._active if not (is_gathering and work in short)]
         takes_prompts = is_gathering or not (short and self._had_prompts)
         prompt_rows = self._most_prompt_rows() if takes_prompts else 0
-        num_rows = plan_rows([active.to_plan for active in planned], self._runtime.max_batch_rows, prompt_rows)
+        num_rows = plan_rows(planned, self._runtime.max_batch_rows, prompt_rows)
         self._had_prompts = False
-        for active, taken in zip(planned, num_rows, strict=True):
-            active.num_passed_over = 0 if taken else active.num_passed_over + 1
-            self._had_prompts |= taken > 0 and active.to_plan.is_prompt
+        for work, taken in zip(planned, num_rows, strict=True):
+            work.num_passed_over = 0 if taken else work.num_passed_over + 1
+            self._had_prompts |= taken > 0 and work.is_prompt
         if must_go_on:
             self._gathering.join()
         elif not is_gathering:
@@ -241,53 +221,53 @@ class Scheduler:
             return costs.rows_within(_PROMPT_S, _START_ROWS, most)
         return self._prompt_rows or costs.rows_within(_PROMPT_DECODES * costs.decode_s(1), _START_ROWS, most)
 
-    def _decode(self, batch: Sequence[tuple[_Active, Segment]]) -> None:
+    def _decode(self, batch: Sequence[tuple[Work[Any], Segment]]) -> None:
         self._turns.begin(self._runtime.costs.usual_s(sum(len(segment.tokens) for _, segment in batch)))
         started_s = time.perf_counter()
-        for active, _ in batch:
-            active.work.timings.started_s = active.work.timings.started_s or started_s
+        for work, _ in batch:
+            work.timings.started_s = work.timings.started_s or started_s
         try:
             logits = self._runtime.decode([segment for _, segment in batch])
         except DecodeError as error:
             _log.error("decode failed: %s", error)
-            for active, _ in batch:
-                self._fail(active, error)
+            for work, _ in batch:
+                self._fail(work, error)
             self._num_failures += 1
             if self._num_failures == _MAX_FAILURES:
                 raise
             return
         self._num_failures = 0
-        sessions = [(active.work.prefix.session_id, len(segment.tokens)) for active, segment in batch]
-        is_verification = not any(active.to_plan.is_prompt for active, _ in batch)
+        sessions = [(work.prefix.session_id, len(segment.tokens)) for work, segment in batch]
+        is_verification = not any(work.is_prompt for work, _ in batch)
         decode = Decode(started_s, time.perf_counter(), sessions, is_verification)
         self.on_decode(decode)
-        for (active, segment), rows in zip(batch, logits, strict=True):
-            timings = active.work.timings
+        for (work, segment), rows in zip(batch, logits, strict=True):
+            timings = work.timings
             timings.decode_s += decode.ended_s - started_s
             timings.num_decodes += 1
             timings.batch_rows = decode.num_rows
-            active.slot.held.extend(segment.tokens)
-            active.pending = active.pending[len(segment.tokens) :]
+            work.slot.held.extend(segment.tokens)
+            work.pending = work.pending[len(segment.tokens) :]
             if segment.num_outputs:
-                self._advance(active, rows)
+                self._advance(work, rows)
 
-    def _advance(self, active: _Active, logits: Logits) -> None:
+    def _advance(self, work: Work[Any], logits: Logits) -> None:
+        num_outputs = work.num_outputs
         try:
-            step = active.work.next_step(logits, active.slot.held.tokens)
-            if isinstance(step, Finished):
-                self._cut(active.slot, step.held_length)
+            work.pending = work.next_step(logits, work.slot.held.tokens)
+            work.num_outputs, work.goes_on = 1, True
+            if not work.pending:
+                self._cut(work.slot, work.held_length)
         except Exception as error:  # a defect in one request must not take the other sessions down
-            _log.exception("work of session %s failed", active.work.prefix.session_id)
-            self._fail(active, error)
+            _log.exception("work of session %s failed", work.prefix.session_id)
+            self._fail(work, error)
             return
-        if isinstance(step, Finished):
-            self._active.remove(active)
-            self._gathering.answered(active.work.prefix.session_id, active.num_outputs, step.num_tokens)
-            self._finish(active.work, active.slot, step)
-        else:
-            active.pending, active.num_outputs, active.goes_on = step.tokens, 1, True
+        if not work.pending:
+            self._active.remove(work)
+            self._gathering.answered(work.prefix.session_id, num_outputs, work.num_tokens)
+            self._finish(work, work.result)
 
-    def _reuse(self, slot: Slot, cached_length: int, tokens: list[int]) -> None:
+    def _reuse(self, slot: Slot, cached_length: int, tokens: Sequence[int]) -> None:
         """Cut the slot to what it has in common with the prefix, or take that from a slot that has more of it."""
         length = slot.held.common_length(cached_length, tokens)
         self._cut(slot, length)
@@ -305,17 +285,18 @@ class Scheduler:
             self._runtime.cut(slot.index, length)
             slot.held.cut(length)
 
-    def _fail(self, active: _Active, error: Exception) -> None:
+    def _fail(self, work: Work[Any], error: Exception) -> None:
         """Answer work with an error; its session may not come back."""
-        self._active.remove(active)
-        self._gathering.left(active.work.prefix.session_id)
-        self._finish(active.work, active.slot, error)
+        self._active.remove(work)
+        self._gathering.left(work.prefix.session_id)
+        self._finish(work, error)
 
-    def _finish(self, work: Work[Any], slot: Slot, answer: Outcome[Any] | Exception) -> None:
-        slot.is_busy = False
+    def _finish(self, work: Work[Any], answer: object) -> None:
+        """Answer work that has a slot."""
+        work.slot.is_busy = False
         self._deliver(work, answer)
 
-    def _deliver(self, work: Work[Any], answer: Outcome[Any] | Exception) -> None:
+    def _deliver(self, work: Work[Any], answer: object) -> None:
         work.timings.finished_s = time.perf_counter()
         work.timings.started_s = work.timings.started_s or work.timings.finished_s
         with contextlib.suppress(RuntimeError):  # the caller's event loop has closed: nobody is waiting any more

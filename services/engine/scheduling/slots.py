@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 
 from services.session.sequence import TokenSequence
 
-# What a gap between sessions at work costs, until it is filled: so many rows of padding. And the most that what a slot
-# holds of a prompt is worth, in rows: more can be copied from there.
+# What a gap between sessions at work costs, in rows of padding, where the usual company does not fill it. And the most
+# that what a slot holds of a prompt is worth, in rows: more can be copied from there.
 _GAP_ROWS, _MOST_SAVED_ROWS = 32, 256
+# How much of the usual company is what it was before, whenever a new session comes.
+_USUAL_SHARE = 0.97
 
 
 @dataclass(eq=False)
@@ -41,6 +43,8 @@ class SlotTable:
         # Session to slot, the one to evict first in front, and the sessions that are over.
         self._sessions: OrderedDict[str, Slot] = OrderedDict()
         self._released: set[str] = set()
+        # Sessions at work at a time: as many as there were lately, when more of them came.
+        self._usual_company = 0.0
         self.num_evictions = 0
 
     def find(self, session_id: str) -> Slot | None:
@@ -72,13 +76,17 @@ class SlotTable:
     def _cheapest_free(self, tokens: Sequence[int]) -> Slot | None:
         """Return, of slots that nobody has, or else needs, the one that saves most of a prompt and makes no gaps.
 
-        Of equal ones it is one that nobody has, and one between those at work, or else the nearest to them.
+        Gaps that the usual company fills are none. Of equal ones it is one that nobody has, and one between those at
+        work, or else the nearest to them.
         """
         working = [slot.index for slot in self.slots if slot.is_busy or self._is_held(slot)]
         first, last = min(working, default=0), max(working, default=0)
+        company = len(working) + 1
+        self._usual_company = max(company, _USUAL_SHARE * self._usual_company + (1 - _USUAL_SHARE) * company)
 
-        def cost(slot: Slot) -> tuple[int, bool, bool, int]:
-            num_gaps = max(first - slot.index, slot.index - last, 1) - 1 if working else 0
+        def cost(slot: Slot) -> tuple[float, bool, bool, int]:
+            num_slots = max(last, slot.index) - min(first, slot.index) + 1 if working else 1
+            num_gaps = max(0.0, num_slots - max(self._usual_company, last - first + 2))
             num_saved = min(slot.held.common_length(0, tokens), _MOST_SAVED_ROWS)
             is_outside = not first < slot.index < last
             nearest = min((abs(slot.index - index) for index in working), default=slot.index)

@@ -4,11 +4,16 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeVar
 
 from services.engine.runtime.interface import Logits
+from services.engine.scheduling.slots import Slot
 
 ResultT = TypeVar("ResultT")
+# Decodes that work lets pass, for each piece of work there is, before it goes first.
+PATIENCE = 4
+# Rows without logits beyond which work is a prompt: what a cycle brings, and what a cache lacks after a few, is less.
+_FEW_ROWS = 8
 
 
 @dataclass(frozen=True)
@@ -34,28 +39,6 @@ class Miss:
     held_digest: bytes
 
 
-@dataclass(frozen=True)
-class More:
-    """Evaluate these tokens next, with logits for the last one."""
-
-    tokens: Sequence[int]
-
-
-@dataclass(frozen=True)
-class Finished(Generic[ResultT]):
-    """The work is done: the caller gets `result`, and `held_length` tokens of the sequence stay in the cache.
-
-    `num_tokens` of it are new: how much the work was worth.
-    """
-
-    held_length: int
-    result: ResultT
-    num_tokens: int = 1
-
-
-Outcome: TypeAlias = Finished[ResultT] | Miss
-
-
 @dataclass
 class WorkTimings:
     """Where the time of a piece of work went, in seconds of `time.perf_counter`."""
@@ -73,10 +56,18 @@ class Work(ABC, Generic[ResultT]):
 
     Attributes:
         waits_for_slot: whether to queue where every slot is needed by others, or to be refused at once.
-        timings: where its time went, known in full once there is an outcome.
+        timings: where its time went, known in full once there is an answer.
+        slot: where it is evaluated, once it has one.
+        pending: rows that are still to be evaluated there, the last `num_outputs` of them with logits.
+        num_passed_over: decodes in a row that it had no part in.
+        goes_on: whether it has asked for more, and goes on from token to token.
+        held_length: tokens of the sequence that stay in the cache when it is finished.
+        num_tokens: new ones of these: how much the work was worth.
     """
 
     waits_for_slot = True
+    slot: Slot
+    result: ResultT
 
     def __init__(
         self, prefix: Prefix, rows_after_prefix: Sequence[int] = (), *, deadline_s: float | None = None
@@ -86,16 +77,61 @@ class Work(ABC, Generic[ResultT]):
         `deadline_s` is in seconds of `time.perf_counter`.
         """
         self.prefix = prefix
-        self.rows_after_prefix = rows_after_prefix
         self.deadline_s = deadline_s
         self.is_cancelled = False
         self.timings = WorkTimings()
-        # The engine's thread hands over what came of it, or why nothing did.
-        self.deliver: Callable[[Outcome[ResultT] | Exception], object] = lambda answer: None
+        self.pending: Sequence[int] = [*prefix.tokens, *rows_after_prefix]
+        self.num_outputs = 1 + len(rows_after_prefix)
+        self.num_passed_over = 0
+        self.goes_on = False
+        self.held_length = 0
+        self.num_tokens = 0
+        # The engine's thread hands over the result, or why there is none.
+        self.deliver: Callable[[ResultT | Miss | Exception], object] = lambda answer: None
 
     @abstractmethod
-    def next_step(self, logits: Logits, held: Sequence[int]) -> More | Finished[ResultT]:
-        """Say what follows from the logits [rows asked for, vocabulary] and the sequence up to the last of these rows.
+    def next_step(self, logits: Logits, held: Sequence[int]) -> Sequence[int]:
+        """Take the logits [rows asked for, vocabulary], and the sequence up to the last of these rows.
 
-        Both are valid only during the call.
+        Both are valid only during the call. Return tokens to evaluate next, with logits for the last one; or `finish`.
         """
+
+    def finish(self, result: ResultT, held_length: int, num_tokens: int = 1) -> Sequence[int]:
+        """Set what came of it, and return no more tokens."""
+        self.result, self.held_length, self.num_tokens = result, held_length, num_tokens
+        return ()
+
+    @property
+    def is_prompt(self) -> bool:
+        """Whether more is pending than what a few cycles bring."""
+        return len(self.pending) > self.num_outputs + _FEW_ROWS
+
+
+def plan_rows(works: Sequence[Work[Any]], max_rows: int, prompt_rows: int) -> list[int]:
+    """Say how many rows of each work go into the next decode. Pure.
+
+    Works that finish with few rows go first, so that a long prompt never keeps them waiting; prompts share what is
+    left, at most `prompt_rows`. Of two prompts the shorter one goes first, so that it does not queue behind long ones.
+    Rows with logits are never parted from each other. What was passed over for long goes before all: nothing is passed
+    over for more decodes in a row than PATIENCE and one for each work.
+    """
+    num_rows = [0] * len(works)
+    is_short = [len(work.pending) <= max_rows and not work.is_prompt for work in works]
+    room, prompt_room = max_rows, min(prompt_rows, max_rows)
+    patience = PATIENCE * len(works)
+
+    def urgency(index: int) -> tuple[int, bool, int]:
+        work = works[index]
+        num_waiting = 0 if is_short[index] else len(work.pending)
+        return -max(work.num_passed_over, patience - 1), not is_short[index], num_waiting
+
+    for index in sorted(range(len(works)), key=urgency):
+        rows, outputs = len(works[index].pending), works[index].num_outputs
+        if is_short[index]:
+            num_rows[index] = rows if rows <= room else 0
+        else:
+            limit = min(room, prompt_room)
+            num_rows[index] = rows if rows <= limit else max(0, min(limit, rows - outputs))
+            prompt_room -= num_rows[index]
+        room -= num_rows[index]
+    return num_rows

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from outrider.v1.draft_pb2 import DraftToken, ProposeResult
 from services.draft.proposal import ProposalWork
 from services.engine.sampling import SamplingParams, sample_with_confidence
-from services.engine.scheduling.work import Finished, More, Prefix
+from services.engine.scheduling.work import Prefix
 from tests.unit.engine.fakes import fake_logits, true_text
 
 PROMPT = [1, 2, 3]
@@ -34,12 +34,11 @@ def _propose(
     )
     held = list(PROMPT)
     while True:
-        step = proposal.next_step(fake_logits(tuple(held))[np.newaxis], held)
-        if isinstance(step, Finished):
-            assert step.held_length == len(held)
-            return step.result, held
-        assert isinstance(step, More)
-        held.extend(step.tokens)
+        more = proposal.next_step(fake_logits(tuple(held))[np.newaxis], held)
+        if not more:
+            assert proposal.held_length == len(held)
+            return proposal.result, held
+        held.extend(more)
 
 
 def _confidences(num_draft_tokens: int) -> list[float]:

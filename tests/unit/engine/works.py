@@ -8,7 +8,7 @@ from typing import Any
 from services.engine.runtime.interface import Logits
 from services.engine.scheduling.engine import Engine
 from services.engine.scheduling.turns import Turns
-from services.engine.scheduling.work import Finished, Miss, More, Outcome, Prefix, ResultT, Work
+from services.engine.scheduling.work import Miss, Prefix, ResultT, Work
 from services.session.sequence import TokenSequence
 from tests.unit.engine.fakes import FakeRuntime
 from tests.waiting import PATIENCE_S, soon
@@ -31,8 +31,8 @@ class Greedy(Work[list[int]]):
         super().__init__(prefix, rows, deadline_s=deadline_s)
         self._num_kept = num_kept
 
-    def next_step(self, logits: Logits, held: Sequence[int]) -> Finished[list[int]]:
-        return Finished(self.prefix.length + self._num_kept, logits.argmax(axis=1).tolist())
+    def next_step(self, logits: Logits, held: Sequence[int]) -> Sequence[int]:
+        return self.finish(logits.argmax(axis=1).tolist(), self.prefix.length + self._num_kept)
 
 
 class Chain(Work[list[int]]):
@@ -43,15 +43,15 @@ class Chain(Work[list[int]]):
         self._num_tokens = num_tokens
         self.tokens: list[int] = []
 
-    def next_step(self, logits: Logits, held: Sequence[int]) -> More | Finished[list[int]]:
+    def next_step(self, logits: Logits, held: Sequence[int]) -> Sequence[int]:
         self.tokens.append(int(logits[0].argmax()))
-        return Finished(len(held), self.tokens) if len(self.tokens) == self._num_tokens else More(self.tokens[-1:])
+        return self.finish(self.tokens, len(held)) if len(self.tokens) == self._num_tokens else self.tokens[-1:]
 
 
 class Defective(Work[None]):
     """Fails when it is given its logits."""
 
-    def next_step(self, logits: Logits, held: Sequence[int]) -> Finished[None]:
+    def next_step(self, logits: Logits, held: Sequence[int]) -> Sequence[int]:
         raise ZeroDivisionError("a defect")
 
 
@@ -85,18 +85,18 @@ async def at_the_gate(runtime: FakeRuntime) -> None:
     await soon(lambda: runtime.is_waiting)
 
 
-async def run(engine: Engine, work: Work[ResultT]) -> Outcome[ResultT]:
+async def run(engine: Engine, work: Work[ResultT]) -> ResultT | Miss:
     async with asyncio.timeout(PATIENCE_S):
         return await engine.run(work)
 
 
 async def result(engine: Engine, work: Work[ResultT]) -> ResultT:
-    outcome = await run(engine, work)
-    assert isinstance(outcome, Finished)
-    return outcome.result
+    answer = await run(engine, work)
+    assert not isinstance(answer, Miss)
+    return answer
 
 
-async def begin(engine: Engine, *works: Work[Any]) -> list[asyncio.Task[Outcome[Any]]]:
+async def begin(engine: Engine, *works: Work[Any]) -> list[asyncio.Task[Any]]:
     """Hand works to the engine without waiting for them."""
     tasks = [asyncio.create_task(run(engine, work)) for work in works]
     # Tasks start in order, and handing over is the first thing that they do.
@@ -105,8 +105,9 @@ async def begin(engine: Engine, *works: Work[Any]) -> list[asyncio.Task[Outcome[
 
 
 async def fill_cache(engine: Engine, session_id: str, tokens: Sequence[int]) -> None:
-    outcome = await run(engine, Greedy(prefix(session_id, tokens)))
-    assert outcome.held_length == len(tokens)
+    work = Greedy(prefix(session_id, tokens))
+    await result(engine, work)
+    assert work.held_length == len(tokens)
 
 
 async def held_length(engine: Engine, session_id: str) -> int:

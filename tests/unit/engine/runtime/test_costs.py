@@ -50,7 +50,7 @@ def test_rows_within_a_time() -> None:
 def test_until_costs_are_known_few_rows_go_and_little_is_copied() -> None:
     costs = DecodeCosts()
     assert costs.rows_within(1.0, start_rows=64, most_rows=1024) == 64
-    assert costs.copy_in_rows == 64.0
+    assert costs.copy_in_rows == 16.0
     assert costs.decode_in_rows == 16.0
 
 

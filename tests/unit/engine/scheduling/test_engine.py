@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from services.engine.scheduling.plan import PATIENCE
+from services.engine.scheduling.work import PATIENCE
 from tests.unit.engine.costs import LinearCosts
 from tests.unit.engine.fakes import FakeRuntime, true_text, true_token
 from tests.unit.engine.works import (
@@ -24,25 +24,25 @@ from tests.waiting import soon
 async def test_logits_of_the_last_token_and_of_each_row_after_it() -> None:
     rows = [7, 8, 9]
     async with running(FakeRuntime()) as engine:
-        outcome = await run(engine, Greedy(prefix("a", PROMPT), rows))
-        assert outcome.result == [true_token(PROMPT + rows[:count]) for count in range(4)]
-        assert outcome.held_length == len(PROMPT)
+        work = Greedy(prefix("a", PROMPT), rows)
+        assert await run(engine, work) == [true_token(PROMPT + rows[:count]) for count in range(4)]
+        assert work.held_length == len(PROMPT)
 
 
 async def test_rows_that_the_work_keeps_stay_cached() -> None:
     runtime = FakeRuntime()
     async with running(runtime) as engine:
-        outcome = await run(engine, Greedy(prefix("a", PROMPT), [7, 8, 9], num_kept=2))
-        assert outcome.held_length == len(PROMPT) + 2
+        work = Greedy(prefix("a", PROMPT), [7, 8, 9], num_kept=2)
+        await run(engine, work)
+        assert work.held_length == len(PROMPT) + 2
         assert runtime.caches[0] == [*PROMPT, 7, 8]
 
 
 async def test_work_that_goes_on_from_token_to_token() -> None:
     async with running(FakeRuntime()) as engine:
         work = Chain(prefix("a", PROMPT), 4)
-        outcome = await run(engine, work)
-        assert outcome.result == true_text(PROMPT, 4)
-        assert outcome.held_length == len(PROMPT) + 3
+        assert await run(engine, work) == true_text(PROMPT, 4)
+        assert work.held_length == len(PROMPT) + 3
         assert work.timings.num_decodes == 4
 
 
@@ -55,11 +55,11 @@ async def test_sessions_share_a_decode() -> None:
             await at_the_gate(runtime)
             works = [Greedy(prefix(*item), [9]) for item in prompts.items()]
             others = await begin(engine, *works)
-        _, *outcomes = await asyncio.gather(first, *others)
+        _, *answers = await asyncio.gather(first, *others)
         assert runtime.num_decodes == 2
         assert [len(segment.tokens) for segment in runtime.batches[1]] == [2, 3, 4]
-        for prompt, work, outcome in zip(prompts.values(), works, outcomes, strict=True):
-            assert outcome.result == [true_token(prompt), true_token([*prompt, 9])]
+        for prompt, work, answer in zip(prompts.values(), works, answers, strict=True):
+            assert answer == [true_token(prompt), true_token([*prompt, 9])]
             assert work.timings.batch_rows == 9
             assert work.timings.num_decodes == 1
 
@@ -100,8 +100,8 @@ async def test_a_runtime_that_parts_a_batch_changes_no_answer() -> None:
             (first,) = await begin(engine, Greedy(prefix("a", PROMPT)))
             await at_the_gate(runtime)
             others = await begin(engine, *(Chain(prefix(*item), 3) for item in prompts.items()))
-        outcomes = await asyncio.gather(first, *others)
-        assert [outcome.result for outcome in outcomes[1:]] == [true_text(prompt, 3) for prompt in prompts.values()]
+        _, *answers = await asyncio.gather(first, *others)
+        assert answers == [true_text(prompt, 3) for prompt in prompts.values()]
         assert all(len(batch) == 1 for batch in runtime.batches)
         assert runtime.num_decodes == 1 + 3 * 3
 
@@ -124,8 +124,8 @@ async def test_a_long_prompt_never_keeps_others_waiting() -> None:
             await at_the_gate(runtime)
             long, chain = await begin(engine, Greedy(prefix("b", prompt)), Chain(prefix("c", [7]), 5))
         await asyncio.gather(first, long, chain)
-        assert chain.result().result == true_text([7], 5)
-        assert long.result().result == [true_token(prompt)]
+        assert chain.result() == true_text([7], 5)
+        assert long.result() == [true_token(prompt)]
         rows = [{segment.slot: len(segment.tokens) for segment in batch} for batch in runtime.batches[1:]]
         # Every other decode, and in large parts once the chain is done.
         assert rows[:5] == [{1: 4, 2: 1}, {2: 1}, {1: 4, 2: 1}, {2: 1}, {1: 4, 2: 1}]
@@ -148,7 +148,7 @@ async def test_others_never_keep_a_long_prompt_waiting_for_ever() -> None:
             (long,) = await begin(engine, Greedy(prefix("c", prompt)))
             others = [asyncio.create_task(go_on(session_id)) for session_id in ("a", "b")]
             await soon(lambda: engine.num_unanswered == 4)
-        assert (await long).result == [true_token(prompt)]
+        assert await long == [true_token(prompt)]
         await asyncio.gather(first, *others)
     assert runtime.num_decodes <= 3 + len(prompt) // 4 * (3 * PATIENCE + 1)
 
@@ -160,8 +160,8 @@ async def test_work_waits_while_every_slot_is_busy() -> None:
             (first,) = await begin(engine, Chain(prefix("a", PROMPT), 3))
             await at_the_gate(runtime)
             (second,) = await begin(engine, Greedy(prefix("b", [9])))
-        assert (await first).result == true_text(PROMPT, 3)
-        assert (await second).result == [true_token([9])]
+        assert await first == true_text(PROMPT, 3)
+        assert await second == [true_token([9])]
         assert runtime.num_decodes == 4
 
 
@@ -172,8 +172,8 @@ async def test_a_session_does_one_thing_at_a_time() -> None:
             (first,) = await begin(engine, Chain(prefix("a", PROMPT), 3))
             await at_the_gate(runtime)
             (second,) = await begin(engine, Greedy(prefix("a", [9])))
-        assert (await first).result == true_text(PROMPT, 3)
-        assert (await second).result == [true_token([9])]
+        assert await first == true_text(PROMPT, 3)
+        assert await second == [true_token([9])]
         assert all(len(batch) == 1 for batch in runtime.batches)
 
 

@@ -48,9 +48,9 @@ async def test_a_caller_may_go_back() -> None:
     async with running(runtime) as engine:
         await fill_cache(engine, "a", PROMPT)
         other = [*PROMPT[:2], 9]
-        outcome = await run(engine, Greedy(prefix("a", other, 2)))
-        assert outcome.result == [true_token(other)]
-        assert outcome.held_length == 3
+        work = Greedy(prefix("a", other, 2))
+        assert await run(engine, work) == [true_token(other)]
+        assert work.held_length == 3
         assert runtime.caches[0] == other
 
 
@@ -66,8 +66,8 @@ async def test_a_prefix_that_is_not_held_is_a_miss(tokens: list[int], cached_len
     runtime = FakeRuntime()
     async with running(runtime) as engine:
         await fill_cache(engine, "a", PROMPT)
-        outcome = await run(engine, Greedy(prefix("a", tokens, cached_length)))
-        assert outcome == Miss(len(PROMPT), TokenSequence(PROMPT).digests[-1])
+        answer = await run(engine, Greedy(prefix("a", tokens, cached_length)))
+        assert answer == Miss(len(PROMPT), TokenSequence(PROMPT).digests[-1])
         assert runtime.num_decodes == 1
         # A miss costs nothing: what was held is still there.
         assert await result(engine, Greedy(prefix("a", [*PROMPT, 6], len(PROMPT)))) == [true_token([*PROMPT, 6])]

@@ -1,14 +1,22 @@
 """How many rows of each work go into a decode."""
 
-from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.engine.scheduling.plan import PATIENCE, Pending, plan_rows
+from services.engine.scheduling.work import PATIENCE, Work, plan_rows
+from tests.unit.engine.works import Greedy, prefix
 
 LONG = (100, 1)
+
+
+def waiting(num_rows: int, num_outputs: int, num_passed_over: int = 0) -> Work[Any]:
+    """Work with so many rows left, the last ones with logits, that had no part in so many decodes."""
+    work = Greedy(prefix("a", [0]))
+    work.pending, work.num_outputs, work.num_passed_over = [0] * num_rows, num_outputs, num_passed_over
+    return work
 
 
 def late_long(num_works: int) -> tuple[int, int, int]:
@@ -44,85 +52,75 @@ def late_long(num_works: int) -> tuple[int, int, int]:
     ],
 )
 def test_named_cases(pending: list[tuple[int, ...]], max_rows: int, prompt_rows: int, expected: list[int]) -> None:
-    assert plan_rows([Pending(*work) for work in pending], max_rows, prompt_rows) == expected
+    assert plan_rows([waiting(*work) for work in pending], max_rows, prompt_rows) == expected
 
 
 @st.composite
-def plans(draw: st.DrawFn) -> tuple[list[Pending], int, int]:
+def plans(draw: st.DrawFn) -> tuple[list[Work[Any]], int, int]:
     """Works that can be done at all: none wants logits of more rows than a decode has."""
     max_rows = draw(st.integers(1, 24))
     prompt_rows = draw(st.integers(1, max_rows))
     outputs = draw(st.lists(st.integers(1, max_rows), max_size=8))
     passed_over = st.integers(0, 3 * PATIENCE)
-    pending = [Pending(number + draw(st.integers(0, 40)), number, draw(passed_over)) for number in outputs]
-    return pending, max_rows, prompt_rows
+    works = [waiting(number + draw(st.integers(0, 40)), number, draw(passed_over)) for number in outputs]
+    return works, max_rows, prompt_rows
 
 
 @given(plans())
-def test_a_plan_fits_and_never_parts_rows_with_logits(plan: tuple[list[Pending], int, int]) -> None:
-    pending, max_rows, prompt_rows = plan
-    num_rows = plan_rows(pending, max_rows, prompt_rows)
-    assert len(num_rows) == len(pending)
+def test_a_plan_fits_and_never_parts_rows_with_logits(plan: tuple[list[Work[Any]], int, int]) -> None:
+    works, max_rows, prompt_rows = plan
+    num_rows = plan_rows(works, max_rows, prompt_rows)
+    assert len(num_rows) == len(works)
     assert sum(num_rows) <= max_rows
-    for taken, (rows, outputs, _) in zip(num_rows, pending, strict=True):
-        assert taken == rows or 0 <= taken <= rows - outputs
+    for taken, work in zip(num_rows, works, strict=True):
+        assert taken == len(work.pending) or 0 <= taken <= len(work.pending) - work.num_outputs
 
 
 @given(plans())
-def test_prompts_take_at_most_their_share_beside_others(plan: tuple[list[Pending], int, int]) -> None:
-    pending, max_rows, prompt_rows = plan
-    num_rows = plan_rows(pending, max_rows, prompt_rows)
-    assert sum(taken for taken, work in zip(num_rows, pending, strict=True) if work.is_prompt) <= prompt_rows
+def test_prompts_take_at_most_their_share_beside_others(plan: tuple[list[Work[Any]], int, int]) -> None:
+    works, max_rows, prompt_rows = plan
+    num_rows = plan_rows(works, max_rows, prompt_rows)
+    assert sum(taken for taken, work in zip(num_rows, works, strict=True) if work.is_prompt) <= prompt_rows
 
 
-@dataclass
-class _Work:
-    """A piece of work, and how it fared."""
-
-    num_rows: int
-    num_outputs: int
-    num_passed_over: int = 0
-
-    @property
-    def pending(self) -> Pending:
-        return Pending(self.num_rows, self.num_outputs, self.num_passed_over)
+def take(work: Work[Any], num_rows: int) -> None:
+    """Let a decode evaluate so many rows of it."""
+    work.pending = work.pending[num_rows:]
+    work.num_passed_over = 0 if num_rows else work.num_passed_over + 1
 
 
 @st.composite
-def loads(draw: st.DrawFn) -> tuple[list[_Work], int, int, int]:
+def loads(draw: st.DrawFn) -> tuple[list[Work[Any]], int, int, int]:
     """Works one after the other, sessions at a time, rows of a decode, and prompt rows beside others."""
     max_rows = draw(st.integers(1, 12))
     outputs = draw(st.lists(st.integers(1, max_rows), min_size=1, max_size=40))
-    works = [_Work(number + draw(st.sampled_from([0, 0, 0, 1, 7, 60])), number) for number in outputs]
+    works = [waiting(number + draw(st.sampled_from([0, 0, 0, 1, 7, 60])), number) for number in outputs]
     return works, draw(st.integers(1, 6)), max_rows, draw(st.integers(1, max_rows))
 
 
 @given(loads())
-def test_everything_gets_done_and_nothing_waits_for_ever(load: tuple[list[_Work], int, int, int]) -> None:
+def test_everything_gets_done_and_nothing_waits_for_ever(load: tuple[list[Work[Any]], int, int, int]) -> None:
     """Whatever comes next takes the place of what is done, as in a service under load."""
     coming, num_sessions, max_rows, prompt_rows = load
-    num_decodes, most_decodes = 0, sum(work.num_rows for work in coming)
-    active: list[_Work] = []
+    num_decodes, most_decodes = 0, sum(len(work.pending) for work in coming)
+    active: list[Work[Any]] = []
     while coming or active:
         while coming and len(active) < num_sessions:
             active.append(coming.pop(0))
-        plan = plan_rows([work.pending for work in active], max_rows, prompt_rows)
+        plan = plan_rows(active, max_rows, prompt_rows)
         num_decodes += 1
         assert num_decodes <= most_decodes, "each decode evaluates something"
         for work, taken in zip(active, plan, strict=True):
-            work.num_rows -= taken
-            work.num_passed_over = 0 if taken else work.num_passed_over + 1
+            take(work, taken)
             assert work.num_passed_over < (PATIENCE + 1) * num_sessions
-        active = [work for work in active if work.num_rows]
+        active = [work for work in active if work.pending]
 
 
 def test_steady_work_does_not_keep_a_prompt_out() -> None:
     """Every decode could be filled by drafts, which always come again."""
-    prompt = _Work(100, 1)
+    prompt = waiting(100, 1)
     num_decodes = 0
-    while prompt.num_rows:
-        taken = plan_rows([Pending(8, 8), prompt.pending, Pending(8, 8)], 16, 4)[1]
-        prompt.num_rows -= taken
-        prompt.num_passed_over = 0 if taken else prompt.num_passed_over + 1
+    while prompt.pending:
+        take(prompt, plan_rows([waiting(8, 8), prompt, waiting(8, 8)], 16, 4)[1])
         num_decodes += 1
         assert num_decodes <= 100 // 4 * (3 * PATIENCE + 1)

@@ -136,3 +136,17 @@ def test_a_new_session_takes_the_slot_that_holds_its_prompt() -> None:
         slot = table.assign(f"new {letter}", [ord(letter)] * 90)
         assert slot is not None
         assert slot.index == index
+
+
+def test_a_company_that_comes_again_in_another_order_finds_its_prompts() -> None:
+    """What is a gap when the first two of them are there is none when all are."""
+    table = SlotTable(8)
+    for name in "abcdefgh":
+        slot = table.assign(name)
+        assert slot is not None
+        slot.held.extend([ord(name)] * 40)
+    for slot in table.slots:
+        slot.is_busy = False
+        table.release(slot.session_id or "")
+    new = [table.assign(f"new {name}", [ord(name)] * 30) for name in "dhagbfce"]
+    assert [slot.index for slot in new if slot] == ["abcdefgh".index(name) for name in "dhagbfce"]

@@ -167,8 +167,8 @@ async def test_an_engine_decodes_when_it_is_its_turn_and_gives_it_back(path: Pat
             asking = asyncio.create_task(engine.run(Greedy(prefix("a", [1, 2]))))
             await at_the_gate(runtime)
             assert not _is_free(path)
-        assert (await asking).result == [true_token([1, 2])]
-        assert (await engine.run(Chain(prefix("b", [3]), 4))).result == true_text([3], 4)
+        assert await asking == [true_token([1, 2])]
+        assert await engine.run(Chain(prefix("b", [3]), 4)) == true_text([3], 4)
     assert _is_free(path)
 
 
@@ -188,5 +188,5 @@ async def test_what_comes_while_an_engine_waits_joins_its_decode(path: Path) -> 
         await asyncio.sleep(0)
         other.end()
         may_go_on.set()
-        assert [(await first).result, (await second).result] == [[true_token([1])], [true_token([2])]]
+        assert [await first, await second] == [[true_token([1])], [true_token([2])]]
     assert [len(batch) for batch in runtime.batches] == [2]
