@@ -18,13 +18,16 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from company_bench import Bench, record, tell
-from company_peers import Floor, LlamaServer
+from company_bench import Bench, record
+from company_peers import Floor
 from company_prompts import PROMPTS
 from company_report import plot, tables
-from company_systems import ROOT, Checkout, Models, Services, Setting, System
+from company_systems import ROOT, CheckoutServices, CutLlamaServer, System
 
-from orchestrator.cli.bundled import bundled_pair
+from orchestrator.bench.bench import tell
+from orchestrator.bench.systems.services import Checkout
+from orchestrator.bench.systems.system import Models, Setting
+from orchestrator.stack.bundled import bundled_pair
 
 THIS, OTHER = "this checkout", "other checkout"
 
@@ -36,10 +39,10 @@ async def compare(arguments: argparse.Namespace, models: Models) -> None:
     if arguments.against:
         flags = shlex.split(arguments.against_target_flags), shlex.split(arguments.against_draft_flags)
         checkouts[OTHER] = Checkout(arguments.against, *flags)
-    systems: list[System] = [Services(name, checkout, models, settings) for name, checkout in checkouts.items()]
+    systems: list[System] = [CheckoutServices(name, checkout, models, settings) for name, checkout in checkouts.items()]
     systems += [Floor(models, settings, flash_attention) for flash_attention in arguments.floor]
     if program := arguments.peer_llama_server:
-        systems.append(LlamaServer(program, models, settings, shlex.split(arguments.peer_flags)))
+        systems.append(CutLlamaServer(program, models, settings, shlex.split(arguments.peer_flags)))
     results: dict[str, Any] = {"about": _about(arguments), "runs": [], "recorded": []}
     bench = Bench(systems, arguments.num_tokens, results, _file(arguments, "json"))
     async with AsyncExitStack() as running:
@@ -79,7 +82,7 @@ def _about(arguments: argparse.Namespace) -> dict[str, Any]:
 
 async def measure_quickly(models: Models, num_tokens: dict[int, int], num_draft_tokens: int) -> str:
     """Return a line of JSON: how many sessions met, and tokens per second, by the number of streams."""
-    runs = await record(THIS, Checkout(ROOT), models, num_tokens, [Setting(num_draft_tokens)])
+    runs = await record(THIS, Checkout(ROOT), models, num_tokens, [Setting("fixed", num_draft_tokens)])
     if len(runs) < len(num_tokens):
         raise SystemExit("the streams did not run together: measure on an idle machine")
     by_streams = {str(run["num_streams"]): run for run in runs}

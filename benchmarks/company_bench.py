@@ -1,59 +1,26 @@
 """Measures systems in turns, for company.py: each alone, while the others idle."""
 
-import asyncio
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
-from company_measure import NoSteadyStateError, Window, measure, meeting, read_decodes, steady_window, within
+from company_measure import meeting, read_decodes, within
 from company_prompts import PROMPTS
-from company_report import kept_cases
-from company_systems import Checkout, Models, Services, Setting, System
+from company_systems import CheckoutServices, System
 
+from orchestrator.bench.bench import tell
+from orchestrator.bench.comparison import kept_cases
+from orchestrator.bench.machine import until_quiet, used_s
+from orchestrator.bench.streams import NoSteadyStateError, Window, measure, steady_window
+from orchestrator.bench.systems.services import Checkout
+from orchestrator.bench.systems.system import Models, Setting
 from services.frame.program.atomic_file import replacing
 
 _WARM_UP_TOKENS = 4
-_QUIET_S = 0.1
-_LONGEST_QUIET_S = 10.0
-
-
-def tell(line: str) -> None:
-    """Say how far it is, where nobody reads results."""
-    print(line, file=sys.stderr, flush=True)
-
-
-def cpu_s(pids: Sequence[int]) -> float:
-    """Return the processor time that these processes have taken."""
-    times = [psutil.Process(pid).cpu_times() for pid in pids]
-    return sum(each.user + each.system for each in times)
-
-
-def used_s(own: Sequence[int], idle: Sequence[int]) -> dict[str, float]:
-    """Return the processor time taken so far: by who is measured, who idles meanwhile, this client, and all others."""
-    used = {"it": cpu_s(own), "idle systems": cpu_s(idle), "this client": time.process_time()}
-    machine = psutil.cpu_times()
-    busy_s = machine.user + machine.nice + machine.system + machine.irq + machine.softirq + machine.steal
-    return used | {"the rest of the machine": busy_s - sum(used.values())}
-
-
-async def until_quiet(pids: Sequence[int]) -> None:
-    """Return when these processes take no processor time: threads spin for a moment after the last decode."""
-    deadline_s = time.perf_counter() + _LONGEST_QUIET_S
-    before_s = cpu_s(pids)
-    while time.perf_counter() < deadline_s:
-        await asyncio.sleep(_QUIET_S)
-        now_s = cpu_s(pids)
-        if now_s == before_s:
-            return
-        before_s = now_s
-    tell("the systems do not come to rest: something else is asked of them")
 
 
 class Bench:
@@ -79,17 +46,17 @@ class Bench:
 
     async def _warm_up(self, system: System, setting: Setting) -> None:
         """Let these processes evaluate all prompts, so that they are in their caches; with drafts where they draft."""
-        if not self._is_warm.issuperset(pids := system.pids(setting)):
+        if not self._is_warm.issuperset(pids := set(system.processes(setting).values())):
             await system.ask(PROMPTS[: max(self._num_tokens)], setting, _WARM_UP_TOKENS)
             self._is_warm.update(pids)
 
     async def run(self, system: System, setting: Setting, num_streams: int, number: int) -> dict[str, Any] | None:
         """Measure once, in round `number`; return what is kept of it, None where all streams never ran together."""
-        own = system.pids(setting)
-        others = sorted(
-            {pid for each in self._systems for every in each.settings for pid in each.pids(every)} - set(own)
-        )
-        await until_quiet([*own, *others])
+        own = list(system.processes(setting).values())
+        every = {pid for each in self._systems for of in each.settings for pid in each.processes(of).values()}
+        others = sorted(every - set(own))
+        if not await until_quiet([*own, *others]):
+            tell("the systems do not come to rest: something else is asked of them")
         began_s, used = time.perf_counter(), used_s(own, others)
         answer = await system.ask(PROMPTS[:num_streams], setting, self._num_tokens[num_streams])
         took_s = time.perf_counter() - began_s
@@ -129,7 +96,7 @@ class Bench:
         shift = number % len(self._systems)
         turns = [*self._systems[shift:], *self._systems[:shift]]
         names = {system.name: [setting.name for setting in system.settings] for system in turns}
-        checkouts = [system.name for system in turns if isinstance(system, Services)]
+        checkouts = [system.name for system in turns if isinstance(system, CheckoutServices)]
         for num_streams in self._num_tokens:
             kept = kept_cases(self.results["runs"], names, checkouts, num_streams) if halving and number else None
             for setting in settings:
@@ -145,7 +112,7 @@ async def record(
     runs = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "decodes"
-        services = Services(name, replace(checkout, record=path), models, settings)
+        services = CheckoutServices(name, checkout, models, settings, path)
         bench = Bench([services], num_tokens, {"runs": []}, None)
         async with AsyncExitStack() as running:
             await bench.start(running)

@@ -2,13 +2,12 @@
 
 import statistics
 from collections import defaultdict
-from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-Runs = Sequence[dict[str, Any]]
-# System and setting.
-Case = tuple[str, str]
+from orchestrator.bench.comparison import Runs, best_case, rates, ratio
+from orchestrator.bench.report import table
+
 _PLAIN = ("plain", "alone")
 # Systems that every other one is compared with: the best of those whose names begin so.
 _YARDSTICKS = ("floor", "llama-server")
@@ -20,52 +19,6 @@ _MET = (
     *("streams", "draft tokens", "system", "tokens/s", "sessions a decode", "rows a decode", "ms a decode"),
     *("time in decodes", "decodes by sessions"),
 )
-
-
-def rates(runs: Runs, case: Case, num_streams: int) -> dict[int, float]:
-    """Return the tokens per second of a system with a setting, by round."""
-    system, setting = case
-    return {
-        run["round"]: run["tokens_per_s"]
-        for run in runs
-        if (run["system"], run["setting"], run["num_streams"]) == (system, setting, num_streams)
-    }
-
-
-def best_setting(runs: Runs, system: str, num_streams: int) -> str | None:
-    """Return the number of draft tokens with the most tokens per second, as its setting's name; None without drafts."""
-    drafted = {run["setting"] for run in runs if run["system"] == system and run["setting"] not in _PLAIN}
-    return max(drafted, key=lambda setting: _median(rates(runs, (system, setting), num_streams)), default=None)
-
-
-def best_case(runs: Runs, prefix: str, num_streams: int) -> Case | None:
-    """Return the best case, plain ones included, of the systems whose names begin with `prefix`; None without any."""
-    cases = {(run["system"], run["setting"]) for run in runs if run["system"].startswith(prefix)}
-    return max(sorted(cases), key=lambda case: _median(rates(runs, case, num_streams)), default=None)
-
-
-def kept_cases(
-    runs: Runs, settings: dict[str, Sequence[str]], compared: Collection[str], num_streams: int
-) -> set[Case]:
-    """Return what halving measures again of systems with these settings: plain decoding, and the best number of drafts.
-
-    What is best for one of the `compared` systems is measured of all of them, so that they can be compared.
-    """
-    kept: set[Case] = set()
-    for system, names in settings.items():
-        kept |= {(system, name) for name in names if name in _PLAIN}
-        if best := best_setting(runs, system, num_streams):
-            kept |= {(each, best) for each in (compared if system in compared else [system])}
-    return kept
-
-
-def ratio(runs: Runs, case: Case, reference: Case | None, num_streams: int) -> float | None:
-    """Return the median, over the rounds that have both, of a case's tokens per second over a reference's."""
-    if reference is None:
-        return None
-    ours, theirs = rates(runs, case, num_streams), rates(runs, reference, num_streams)
-    common = [ours[number] / theirs[number] for number in ours if number in theirs]
-    return statistics.median(common) if common else None
 
 
 def tables(results: dict[str, Any], this: str, other: str) -> str:
@@ -96,7 +49,7 @@ def _cases(runs: Runs, this: str, other: str) -> str:
             *(_told(ratio(runs, (system, setting), reference, num_streams)) for reference in references),
         ]
         rows.append(row)
-    return _table([*_MEASURED, *compared, *(f"/ {prefix}'s best" for prefix in yardsticks)], rows)
+    return table([*_MEASURED, *compared, *(f"/ {prefix}'s best" for prefix in yardsticks)], rows)
 
 
 def _best(runs: Runs, this: str) -> str:
@@ -113,7 +66,7 @@ def _best(runs: Runs, this: str) -> str:
         ratios = [_told(ratio(runs, ours, best[system], num_streams) if ours else None) for system in others]
         rows.append([num_streams, *told, *ratios])
     names = [*(f"{system}: best tokens/s" for system in systems), *(f"{this} / {system}" for system in others)]
-    return _table(["streams", *names], rows)
+    return table(["streams", *names], rows)
 
 
 def _meetings(runs: Runs) -> str:
@@ -125,7 +78,7 @@ def _meetings(runs: Runs) -> str:
             figures = (f"{met[name]:.1f}" for name in ("sessions_per_decode", "rows_per_decode", "decode_ms"))
             tokens_per_s = f"{run['tokens_per_s']:.1f}"
             rows.append([*_case_of(run), tokens_per_s, *figures, f"{met['decoding_share']:.0%}", counts])
-    return _table(_MET, rows)
+    return table(_MET, rows)
 
 
 def _case_of(run: dict[str, Any]) -> tuple[int, str, str]:
@@ -141,7 +94,8 @@ def _ordered(runs: Runs) -> list[list[dict[str, Any]]]:
 
     def place(case: tuple[int, str, str]) -> tuple[int, int, int]:
         num_streams, setting, system = case
-        number = _PLAIN.index(setting) - len(_PLAIN) if setting in _PLAIN else int(setting)
+        drafted = int(setting) if setting.isdecimal() else 0
+        number = _PLAIN.index(setting) - len(_PLAIN) if setting in _PLAIN else drafted
         return num_streams, number, systems.index(system)
 
     return [cases[case] for case in sorted(cases, key=place)]
@@ -157,11 +111,6 @@ def _median(values: dict[int, float]) -> float:
 
 def _told(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
 
 
 def plot(recorded: Runs, num_streams: int, setting: str, shown_s: float, path: Path) -> None:

@@ -21,9 +21,9 @@ from pathlib import Path
 from company_prompts import PROMPTS
 from rig import until_serving
 
-from orchestrator.cli.bundled import bundled_pair
-from orchestrator.cli.client import generate
-from orchestrator.cli.process import ServerProcess
+from orchestrator.stack.bundled import bundled_pair
+from orchestrator.stack.client import generate
+from orchestrator.stack.process import ServerProcess
 from outrider.v1 import generation_pb2
 
 _NUM_DRAFT_TOKENS = 3

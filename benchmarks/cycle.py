@@ -10,9 +10,9 @@ import json
 import statistics
 from pathlib import Path
 
-from orchestrator.cli.bundled import bundled_pair
-from orchestrator.cli.client import generate
-from orchestrator.cli.stack import Stack, StackOptions
+from orchestrator.stack.bundled import bundled_pair
+from orchestrator.stack.client import generate
+from orchestrator.stack.stack import Stack, StackOptions
 from outrider.v1 import common_pb2, generation_pb2
 
 PROMPT = "class Stack:\n    def __init__(self):\n"

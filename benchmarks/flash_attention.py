@@ -9,7 +9,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator.cli.bundled import bundled_pair
+from orchestrator.stack.bundled import bundled_pair
 from services.engine.model.model import Model
 from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions
 from services.engine.startup.measuring import Budget, least_times, rows_after

@@ -12,8 +12,8 @@ from typing import Self
 
 import grpc
 
-from orchestrator.cli.client import fetch_status, generate
-from orchestrator.cli.process import ServerProcess
+from orchestrator.stack.client import fetch_status, generate
+from orchestrator.stack.process import ServerProcess
 from outrider.v1 import generation_pb2
 from services.frame.rpc.channel import open_channel
 from services.frame.rpc.errors import ServiceError

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rig import Answer, Rig
 from same_text_results import Results, compare, table
 
-from orchestrator.cli.bundled import bundled_pair
+from orchestrator.stack.bundled import bundled_pair
 from outrider.v1 import common_pb2, generation_pb2
 
 TEMPERATURES = (0.0, 0.8)

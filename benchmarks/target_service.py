@@ -18,8 +18,8 @@ from pathlib import Path
 
 from opentelemetry.trace import INVALID_SPAN
 
-from orchestrator.cli.bundled import bundled_pair
-from orchestrator.cli.process import ServerProcess
+from orchestrator.stack.bundled import bundled_pair
+from orchestrator.stack.process import ServerProcess
 from outrider.v1 import common_pb2, target_pb2, target_pb2_grpc
 from services.engine.model.model import Model
 from services.engine.runtime.interface import Segment

@@ -27,9 +27,9 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 from opentelemetry.sdk.resources import Resource
 from rich.progress import track
 
-from orchestrator.cli.bundled import bundled_pair
-from orchestrator.cli.client import generate
-from orchestrator.cli.stack import Stack, StackOptions
+from orchestrator.stack.bundled import bundled_pair
+from orchestrator.stack.client import generate
+from orchestrator.stack.stack import Stack, StackOptions
 from outrider.v1 import common_pb2, generation_pb2
 from services.frame.telemetry import (
     DEFAULT_EXPORT_DELAY_MS,

@@ -28,9 +28,9 @@ from google.protobuf.message import Message
 
 import orchestrator
 from orchestrator.application import OrchestratorApplication
-from orchestrator.cli.bundled import bundled_pair
 from orchestrator.generation.cycle import Cycle, run_cycles
 from orchestrator.settings import OrchestratorSettings
+from orchestrator.stack.bundled import bundled_pair
 from outrider.v1 import generation_pb2, generation_pb2_grpc
 from services.draft.application import DraftApplication
 from services.draft.settings import DraftSettings

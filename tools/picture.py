@@ -13,9 +13,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestrator.cli.bundled import bundled_pair
-from orchestrator.cli.client import generate, show, summary_line
-from orchestrator.cli.stack import Stack, StackOptions
+from orchestrator.cli.show import show, summary_line
+from orchestrator.stack.bundled import bundled_pair
+from orchestrator.stack.client import generate
+from orchestrator.stack.stack import Stack, StackOptions
 from outrider.v1 import common_pb2, generation_pb2
 
 OUT = Path(__file__).parents[1] / "docs" / "stream.svg"

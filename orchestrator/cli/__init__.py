@@ -1,4 +1,4 @@
 """The program `outrider`: what a person types, sees and runs on one machine. Nothing here orchestrates.
 
-Read `commands` first. `stack` and `process` keep a target, a draft and an orchestrator running as processes.
+Read `commands` first. What it starts is kept running by `orchestrator.stack`.
 """

@@ -8,13 +8,14 @@ from typing import Any
 from rich.console import Console
 
 from orchestrator.cli.beside import run_beside
-from orchestrator.cli.client import collect, fetch_status, generate, show, show_answer
 from orchestrator.cli.interrupts import until_interrupted
 from orchestrator.cli.options import stack_tls
 from orchestrator.cli.progress import waiting, watched
 from orchestrator.cli.request import valid_text
-from orchestrator.cli.stack import Stack, StackOptions
+from orchestrator.cli.show import collect, show, show_answer
 from orchestrator.cli.stdin import Lines, read_message
+from orchestrator.stack.client import fetch_status, generate
+from orchestrator.stack.stack import Stack, StackOptions
 from outrider.v1 import generation_pb2, target_pb2
 from services.frame.program.output import say
 from services.frame.program.startup import StartupError

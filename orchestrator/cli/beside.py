@@ -7,10 +7,10 @@ from typing import Any
 import grpc
 
 from orchestrator.cli.model_files import find_model
-from orchestrator.cli.process import ServerProcess
 from orchestrator.cli.progress import waiting
-from orchestrator.cli.stack import Processes, Stack, while_kept
 from orchestrator.peers.pair import Difference, ServedModel, differences, fetch_model
+from orchestrator.stack.process import ServerProcess
+from orchestrator.stack.stack import Processes, Stack, while_kept
 from outrider.v1 import model_pb2_grpc
 from services.frame.rpc.channel import ClientTls, open_channel
 from services.frame.rpc.errors import error_from_rpc

@@ -1,4 +1,4 @@
-"""The command line: serve, generate, chat, status, pair."""
+"""The command line: serve, generate, chat, status, pair, bench, costs."""
 
 import services.frame.program.importing  # noqa: F401, I001  before what takes its time
 import asyncio
@@ -14,8 +14,10 @@ from rich.console import Console, ConsoleDimensions
 from typer import TyperException
 
 from orchestrator.cli.asking import current_status, hold_chat, stream_text
+from orchestrator.cli.bench import bench
 from orchestrator.cli.beside import pair_differences, run_beside
-from orchestrator.cli.client import pair_lines, status_table, to_json
+from orchestrator.cli.costs import costs
+from orchestrator.cli.show import pair_lines, status_table, to_json
 from orchestrator.cli.interrupts import Interrupted, interruptible, run
 from orchestrator.cli.option_groups import with_groups
 from orchestrator.cli.options import (
@@ -28,9 +30,9 @@ from orchestrator.cli.options import (
     refuse_unreachable,
     stack_tls,
 )
-from orchestrator.cli.process import CrashedError, RefusedError
+from orchestrator.stack.process import CrashedError, RefusedError
 from orchestrator.cli.request import AnswerOptions, RequestOptions, TemplateOptions, read_prompt
-from orchestrator.cli.stack import Stack, StackOptions
+from orchestrator.stack.stack import Stack, StackOptions
 from services.frame.program.logging import configure_logging
 from services.frame.program.output import CODE_FAILED, CODE_INTERRUPTED, announce, guarded_output, say
 from services.frame.program.startup import CODE_REFUSED, StartupError, exhausted, refuse
@@ -192,6 +194,10 @@ def pair(
     else:
         print("\n".join(pair_lines(found)))
     sys.exit(CODE_FAILED if problem else 0)
+
+
+app.command()(with_groups(bench))
+app.command()(costs)
 
 
 @guarded_output("outrider")

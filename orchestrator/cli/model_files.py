@@ -3,8 +3,8 @@
 import stat
 from pathlib import Path
 
-from orchestrator.cli.bundled import bundled_pair
 from orchestrator.cli.hub import SCHEME, HubFile, fetch
+from orchestrator.stack.bundled import bundled_pair
 from services.frame.program.output import say
 from services.frame.program.startup import StartupError
 

@@ -9,8 +9,8 @@ import typer
 from pydantic import ValidationError
 
 from orchestrator.cli.model_files import find_pair
-from orchestrator.cli.stack import StackOptions
 from orchestrator.settings import DrafterName, OrchestratorSettings
+from orchestrator.stack.stack import StackOptions
 from services.frame.program.address import check_address
 from services.frame.program.settings import PeerSettings, load_settings
 from services.frame.program.startup import StartupError
@@ -37,33 +37,36 @@ MODEL = "PATH|hf:OWNER/REPO/FILE"
 AddressOption = Annotated[
     str, typer.Option(callback=refuse_unreachable, help="a running orchestrator; a stack of our own if absent")
 ]
+# Other engines' names for a variable come after our own.
+TargetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--target",
+        metavar=MODEL,
+        callback=refuse_empty,
+        envvar=["OUTRIDER_TARGET_MODEL", "TARGET_MODEL_PATH"],
+        help="GGUF file of the target; the default pair if absent",
+    ),
+]
+DraftOption = Annotated[
+    str | None,
+    typer.Option(
+        "--draft",
+        metavar=MODEL,
+        callback=refuse_empty,
+        envvar=["OUTRIDER_DRAFT_MODEL", "DRAFT_MODEL_PATH"],
+        help="GGUF file of the draft; if absent that of the default pair, or none beside a --target",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """What a stack of our own serves. Other engines' names for a variable come after our own."""
+    """What a stack of our own serves."""
 
-    target: Annotated[
-        str | None,
-        typer.Option(
-            "--target",
-            metavar=MODEL,
-            callback=refuse_empty,
-            envvar=["OUTRIDER_TARGET_MODEL", "TARGET_MODEL_PATH"],
-            help="GGUF file of the target; the default pair if absent",
-        ),
-    ] = None
-    draft: Annotated[
-        str | None,
-        typer.Option(
-            "--draft",
-            metavar=MODEL,
-            callback=refuse_empty,
-            envvar=["OUTRIDER_DRAFT_MODEL", "DRAFT_MODEL_PATH"],
-            help="GGUF file of the draft; if absent that of the default pair, or none beside a --target",
-        ),
-    ] = None
+    target: TargetOption = None
+    draft: DraftOption = None
     drafter: Annotated[
         DrafterName | None,
         typer.Option(

@@ -7,7 +7,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from orchestrator.cli.bundled import bundled_pair
+from orchestrator.stack.bundled import bundled_pair
 from outrider.v1 import generation_pb2_grpc
 from tests.e2e.programs import Serving, serving
 from tests.e2e.wild import Wild

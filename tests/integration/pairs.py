@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from models.llama_gguf import read_llama, write_llama
-from orchestrator.cli.bundled import bundled_pair
+from orchestrator.stack.bundled import bundled_pair
 
 
 def write_pair_as_f32(folder: Path) -> tuple[Path, Path]:

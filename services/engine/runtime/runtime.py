@@ -5,6 +5,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import llama_cpp
 import numpy as np
@@ -156,6 +157,22 @@ class LlamaRuntime:
         for first in range(first_position, length, self.max_batch_rows):
             self.decode([Segment(slot, first, [_THROW_AWAY_TOKEN] * min(self.max_batch_rows, length - first), 0)])
         self._watcher.cancels = False
+
+    def state(self, slot: int) -> Any:
+        """Return all that the cache of `slot` holds, as an array of bytes that `restore` takes."""
+        size = llama_cpp.llama_state_seq_get_size(self._context, slot)
+        state = (ctypes.c_uint8 * size)()
+        if llama_cpp.llama_state_seq_get_data(self._context, state, size, slot) != size:
+            raise DecodeError(f"the cache of slot {slot} cannot be read")
+        return state
+
+    def restore(self, slot: int, state: Any) -> None:
+        """Give `slot`, which is empty, what a slot of this model held, of another context perhaps. Raises DecodeError.
+
+        The two contexts must be alike in the number of slots, in flash attention and in the type of their caches.
+        """
+        if not llama_cpp.llama_state_seq_set_data(self._context, state, len(state), slot):
+            raise DecodeError(f"the cache of slot {slot} cannot be written: {take_complaint()}")
 
     def close(self) -> None:
         """Free the context; the model stays."""

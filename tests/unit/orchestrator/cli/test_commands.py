@@ -11,9 +11,9 @@ from rich.console import Console
 
 from orchestrator.cli import commands as cli
 from orchestrator.cli.asking import ask
-from orchestrator.cli.stack import StackOptions
 from orchestrator.cli.stdin import Lines
 from orchestrator.settings import OrchestratorSettings
+from orchestrator.stack.stack import StackOptions
 from services.draft.settings import DraftSettings
 from services.frame.program.settings import parse_settings
 from services.frame.program.startup import StartupError

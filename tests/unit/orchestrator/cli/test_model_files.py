@@ -14,7 +14,7 @@ from orchestrator.cli import model_files
 from orchestrator.cli import request as cli_request
 from orchestrator.cli.hub import HubFile
 from orchestrator.cli.model_files import find_model, find_pair
-from orchestrator.cli.stack import StackOptions
+from orchestrator.stack.stack import StackOptions
 from services.frame.program.startup import StartupError
 
 BUNDLED = (Path("bundled-target.gguf"), Path("bundled-draft.gguf"))

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 from rich.console import Console
 
-from orchestrator.cli.client import collect, show, show_answer
+from orchestrator.cli.show import collect, show, show_answer
 from outrider.v1 import generation_pb2, target_pb2
 from tests.unit.orchestrator.cli.summaries import summary
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from orchestrator.cli.client import pair_lines, status_table, summary_line
+from orchestrator.cli.show import pair_lines, status_table, summary_line
 from orchestrator.peers.pair import Difference
 from outrider.v1 import common_pb2, generation_pb2
 from tests.unit.orchestrator.cli.summaries import summary

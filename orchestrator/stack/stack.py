@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from orchestrator.cli.process import ServerProcess
+from orchestrator.stack.process import ServerProcess
 from services.frame.rpc.channel import ClientTls
 from services.frame.server import check_free
 

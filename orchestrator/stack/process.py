@@ -11,7 +11,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Self
 
 from orchestrator.peers.watch import find_obstacle
@@ -63,8 +64,10 @@ class Run:
         self._reading = asyncio.gather(self._read(process.stdout), self._pass_on(process.stderr))
 
     @classmethod
-    async def start(cls, module: str, arguments: Sequence[str], serving: asyncio.Event) -> Self:
-        """Start the program."""
+    async def start(
+        cls, module: str, arguments: Sequence[str], serving: asyncio.Event, variables: Mapping[str, str]
+    ) -> Self:
+        """Start the program, with these variables beside those of this process."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             # Without -P the user's own files in the current folder could take the place of modules.
@@ -75,7 +78,7 @@ class Run:
             stderr=asyncio.subprocess.PIPE,
             # Ctrl-C in a terminal is for this process, which stops the others in their order.
             start_new_session=True,
-            env=_environment(module),
+            env=_environment(module) | dict(variables),
         )
         return cls(process, serving)
 
@@ -112,13 +115,22 @@ class ServerProcess:
     What has never served is given up when it ends in the same way for the second time.
     """
 
-    def __init__(self, module: str, arguments: Sequence[str], host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(
+        self,
+        module: str,
+        arguments: Sequence[str],
+        host: str = "127.0.0.1",
+        port: int = 0,
+        variables: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """`variables` are set in its environment."""
         self.module = module
         # Set while it serves.
         self.serving = asyncio.Event()
         self._arguments = arguments
         self._host = host
         self._port = port
+        self._variables = variables
         self._run: Run | None = None
         self._has_served = False
         # With which codes it ended before it served.
@@ -145,7 +157,7 @@ class ServerProcess:
             arguments = ("--host", self._host, "--port", str(self._port), *self._arguments)
             self.serving.clear()
             try:
-                self._run = await Run.start(self.module, arguments, self.serving)
+                self._run = await Run.start(self.module, arguments, self.serving, self._variables)
             except OSError as error:
                 raise StartupError(f"cannot start {self.name} with {sys.executable}: {error.strerror}") from error
             if address := await self._run.listening:

@@ -7,8 +7,9 @@ from typing import Any
 import grpc
 import pytest
 
-from orchestrator.cli.client import collect, fetch_status, generate
+from orchestrator.cli.show import collect
 from orchestrator.peers.target import target_unavailable
+from orchestrator.stack.client import fetch_status, generate
 from outrider.v1 import generation_pb2, generation_pb2_grpc
 from services.frame.rpc.errors import ServiceError, abort
 from tests.ports import free_port

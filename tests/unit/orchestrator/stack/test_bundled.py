@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli.bundled import bundled_pair
+from orchestrator.stack.bundled import bundled_pair
 from services.frame.program.startup import StartupError
 
 
@@ -13,7 +13,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The pair's folder of an installation that holds no file yet."""
     folder = tmp_path / "models" / "pair"
     folder.mkdir(parents=True)
-    monkeypatch.setattr("orchestrator.cli.bundled.find_spec", lambda _: Spec([str(tmp_path / "models")]))
+    monkeypatch.setattr("orchestrator.stack.bundled.find_spec", lambda _: Spec([str(tmp_path / "models")]))
     return folder
 
 
@@ -38,6 +38,6 @@ def test_half_a_pair_is_none(elsewhere: Path, present: list[str]) -> None:
 
 
 def test_an_installation_without_the_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.cli.bundled.find_spec", lambda _: None)
+    monkeypatch.setattr("orchestrator.stack.bundled.find_spec", lambda _: None)
     with pytest.raises(StartupError, match="--target and --draft"):
         bundled_pair()

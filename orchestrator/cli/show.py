@@ -1,9 +1,8 @@
-"""A client of GenerationService for the command line, and how a generation looks in a terminal."""
+"""How generations and the state of an orchestrator look in a terminal, and as JSON."""
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-import grpc
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from rich.console import Console
@@ -13,19 +12,9 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from orchestrator.peers.pair import Difference
-from outrider.v1 import generation_pb2, generation_pb2_grpc, target_pb2
+from outrider.v1 import generation_pb2, target_pb2
 from services.frame.program.printable import one_line, printable
-from services.frame.rpc.channel import ClientTls, open_channel
-from services.frame.rpc.errors import ServiceError, error_from_rpc, is_from_server
 
-# What gRPC makes of nobody, of another program, and of what proxies say and do.
-_UNREACHABLE = (
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.UNIMPLEMENTED,
-    grpc.StatusCode.UNKNOWN,
-    grpc.StatusCode.INTERNAL,
-    grpc.StatusCode.CANCELLED,
-)
 STYLES = {
     generation_pb2.TOKEN_ORIGIN_ACCEPTED: "green",
     generation_pb2.TOKEN_ORIGIN_RECOVERED: "yellow",
@@ -41,43 +30,6 @@ _NAMES = {
     generation_pb2.TOKEN_ORIGIN_RECOVERED: "recovered",
     generation_pb2.TOKEN_ORIGIN_BONUS: "bonus",
 }
-
-
-async def generate(
-    address: str, request: generation_pb2.GenerateRequest, tls: ClientTls | None = None
-) -> AsyncIterator[generation_pb2.GenerateResponse]:
-    """Stream the answer of a running orchestrator. Raises ServiceError, and StartupError for unusable TLS files."""
-    async with open_channel(address, tls=tls) as channel:
-        has_begun = False
-        try:
-            async for message in generation_pb2_grpc.GenerationServiceStub(channel).Generate(request):
-                has_begun = True
-                yield message
-        except grpc.aio.AioRpcError as error:
-            raise _described(error, address, has_begun=has_begun) from error
-
-
-async def fetch_status(address: str, tls: ClientTls | None = None) -> generation_pb2.GetStatusResponse:
-    """Ask a running orchestrator how it is doing. Raises as `generate` does."""
-    async with open_channel(address, tls=tls) as channel:
-        try:
-            return await generation_pb2_grpc.GenerationServiceStub(channel).GetStatus(generation_pb2.GetStatusRequest())
-        except grpc.aio.AioRpcError as error:
-            raise _described(error, address) from error
-
-
-def _described(error: grpc.aio.AioRpcError, address: str, *, has_begun: bool = False) -> ServiceError:
-    """Return the error; by whose fault, and with advice, where it was no orchestrator that said it."""
-    if is_from_server(error) or error.code() not in _UNREACHABLE:
-        return error_from_rpc(error)
-    if has_begun:
-        sentence = f"the orchestrator at {address} was lost ({error.details()}): ask again"
-    elif error.code() is grpc.StatusCode.UNIMPLEMENTED:
-        sentence = f"what answers at {address} is no orchestrator ({error.details()}): name another --address"
-    else:
-        advice = "start one with `outrider serve`, or name another --address"
-        sentence = f"no orchestrator answers at {address} ({error.details()}): {advice}"
-    return ServiceError(error.code(), "UNREACHABLE", sentence)
 
 
 async def show(messages: AsyncIterator[generation_pb2.GenerateResponse], prompt: str, out: Console) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli import process
-from orchestrator.cli.process import CrashedError, RefusedError, ServerProcess
+from orchestrator.stack import process
+from orchestrator.stack.process import CrashedError, RefusedError, ServerProcess
 from services.frame.program.startup import StartupError
 from tests.waiting import PATIENCE_S, soon
 

@@ -1,0 +1,65 @@
+"""A whole bench, from the start of the systems to the last round."""
+
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict
+
+from orchestrator.bench.bench import Bench, Load, Results, tell
+from orchestrator.bench.halving import Deadline, Halving
+from orchestrator.bench.machine import watched_gpus
+from orchestrator.bench.systems.services import Services
+from orchestrator.bench.systems.system import System
+
+
+@dataclass(frozen=True)
+class Course:
+    """How long to measure: with so many streams each, in so many rounds after the sweep, until the deadline."""
+
+    streams: Sequence[int]
+    num_rounds: int
+    deadline: Deadline
+    seed: int = 1
+
+
+async def run_bench(systems: Sequence[System], load: Load, course: Course, results: Results) -> None:
+    """Measure all systems; the first one is ours, with which all others are compared.
+
+    Raises what the first one raises where it does not start: RefusedError, CrashedError, ServiceError.
+    """
+    ours = systems[0]
+    async with watched_gpus() as gpus, AsyncExitStack() as running:
+        bench = Bench(systems, load, results, gpus)
+        await bench.start(running, max(course.streams), needed=ours.name)
+        if isinstance(ours, Services):
+            results.about["models"] = await _models(ours)
+        results.about["gpus"] = gpus.names
+        halving = Halving(
+            bench.cases,
+            course.streams,
+            bench.run,
+            compared=[system.name for system in systems if isinstance(system, Services)],
+            deadline=course.deadline,
+            seed=course.seed,
+        )
+        tell("one pass over all settings")
+        results.found["is_swept"] = await halving.sweep()
+        if not results.found["is_swept"]:
+            tell("there was no time for all settings: give more of it (--budget), or fewer of them")
+        elif course.num_rounds:
+            tell(f"{course.num_rounds} rounds over plain decoding and the best settings, as far as the time lasts")
+            results.found["num_rounds"] = await halving.go_on(course.num_rounds)
+        results.save()
+
+
+async def _models(services: Services) -> dict[str, Any]:
+    """Return what the services say of their models, without what concerns every token."""
+    status = await services.status(services.settings[0])
+    found = {}
+    for name in ("target", "draft"):
+        if status.HasField(name):
+            told = MessageToDict(getattr(status, name).model, preserving_proto_field_name=True)
+            found[name] = {key: value for key, value in told.items() if not isinstance(value, list | dict)}
+    return found

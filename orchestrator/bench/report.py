@@ -1,0 +1,229 @@
+"""What a bench found out: one sentence, the tables under it in Markdown, and the same as JSON values."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from orchestrator.bench.checks import TOLERANCE, verdict
+from orchestrator.bench.comparison import (
+    PLAIN_NAMES,
+    Runs,
+    Verdict,
+    answer,
+    compare,
+    draft_verdicts,
+    noise,
+    system_verdicts,
+)
+from orchestrator.bench.systems.system import AGAIN, PLAIN
+
+# Figures of a run whose medians are told, each where runs have it.
+_FIGURES = (
+    *("tokens_per_s", "passes_per_token", "wire_ms_per_cycle", "tokens_per_chunk", "num_resyncs", "num_fallbacks"),
+    *(f"{name}_p{percent}" for name in ("first_token_ms", "token_ms", "chunk_ms") for percent in (50, 95, 99)),
+)
+_MOST_POSITIONS = 8
+
+
+def summarize(results: dict[str, Any], system: str) -> dict[str, Any]:
+    """Return what runs, given as JSON values, come to; `system` is ours, with which all others are compared."""
+    runs: Runs = results["runs"]
+    drafts = draft_verdicts(runs, system)
+    return {
+        "answer": answer(drafts),
+        "drafts": [_told(each) for each in drafts],
+        "systems": [_told(each) for each in system_verdicts(runs, system)],
+        "noise": {str(num): noise(runs, system, num) for num in _streams(runs)},
+        "cases": [_medians(cell, runs) for cell in cells(runs)],
+        "memory": memory(runs),
+        "checks": checks(results),
+    }
+
+
+def _told(each: Verdict) -> dict[str, Any]:
+    return asdict(each) | {"kind": each.kind}
+
+
+def checks(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return whether the client's rates agree with those that servers tell: of each system that does, and of spans."""
+    found = []
+    for system in dict.fromkeys(run["system"] for run in results["runs"]):
+        if agreements := [each for run in results["runs"] if run["system"] == system for each in run["agreements"]]:
+            found.append(verdict(f"decode rate of {system} / its own timings", agreements))
+    if from_spans := results.get("span_agreements"):
+        found.append(verdict("decode rate / that of the spans", from_spans))
+    return found
+
+
+def markdown(results: dict[str, Any], system: str) -> str:
+    """Return the sentence and the tables under it."""
+    summary = summarize(results, system)
+    parts = [
+        summary["answer"] + "\n",
+        _cases(summary["cases"]),
+        *([_systems(summary["systems"])] if summary["systems"] else []),
+        _memory(summary["memory"]),
+        *([f"{results['anatomy_table'].rstrip()}\n"] if results.get("anatomy_table") else []),
+        _notes(results, summary),
+    ]
+    return "\n".join(parts)
+
+
+def cells(runs: Runs) -> list[list[dict[str, Any]]]:
+    """Return the runs of each case together: by streams, then systems as they were measured, plain ones first."""
+    systems = list(dict.fromkeys(run["system"] for run in runs))
+    found: dict[tuple[int, int, tuple[int, int, str]], list[dict[str, Any]]] = {}
+    for run in runs:
+        place = (run["num_streams"], systems.index(run["system"]), _place(run["setting"]))
+        found.setdefault(place, []).append(run)
+    return [found[place] for place in sorted(found)]
+
+
+def _place(setting: str) -> tuple[int, int, str]:
+    if setting in PLAIN_NAMES:
+        return 0, PLAIN_NAMES.index(setting), ""
+    number = setting.partition("/")[0]
+    return (2, int(number), setting) if number.isdecimal() else (1, 0, setting)
+
+
+def _medians(cell: Runs, runs: Runs) -> dict[str, Any]:
+    """Return the figures of one case."""
+    first = cell[0]
+    case, num_streams = (first["system"], first["setting"]), first["num_streams"]
+    rates = [run["tokens_per_s"] for run in cell]
+    told = {name: _median(cell, name) for name in _FIGURES if any(name in run for run in cell)}
+    positions = [run["accepted_per_position"] for run in cell if run.get("accepted_per_position")]
+    level = noise(runs, first["system"], num_streams)
+    beside = compare(runs, case, (case[0], PLAIN), num_streams, noise=level, is_fresh=True)
+    busy = [run["gpu"]["busy_percent"] for run in cell if run.get("gpu")]
+    return {
+        **{"system": case[0], "setting": case[1], "num_streams": num_streams, "num_runs": len(cell)},
+        **told,
+        **{"least_tokens_per_s": min(rates), "most_tokens_per_s": max(rates)},
+        "accepted_per_position": [
+            statistics.mean(each[index] for each in positions if index < len(each))
+            for index in range(max(map(len, positions), default=0))
+        ],
+        "accepted_by_kind": next((run["accepted_by_kind"] for run in cell if run.get("accepted_by_kind")), {}),
+        "of_plain": None if beside is None or case[1] == PLAIN else beside.ratio,
+        "of_plain_kind": None if beside is None or case[1] == PLAIN else beside.kind,
+        "gpu_busy_percent": statistics.median(busy) if busy else None,
+        "is_steady": all(run["is_steady"] for run in cell),
+    }
+
+
+def memory(runs: Runs) -> list[dict[str, Any]]:
+    """Return the most memory that each process of a system had, and the draft's in percent of the target's."""
+    found = []
+    for system in dict.fromkeys(run["system"] for run in runs):
+        most: dict[str, int] = {}
+        for run in runs:
+            if run["system"] == system:
+                for name, num_bytes in run["memory_bytes"].items():
+                    most[name] = max(most.get(name, 0), num_bytes)
+        if most:
+            share = 100 * most["draft"] / most["target"] if "draft" in most else None
+            found.append({"system": system, "memory_bytes": most, "draft_percent": share})
+    return found
+
+
+def _cases(rows: Sequence[dict[str, Any]]) -> str:
+    has_gpu = any(row["gpu_busy_percent"] is not None for row in rows)
+    header = [
+        *("streams", "system", "draft tokens", "tokens/s (least to most)", "of plain", "first token, ms P50, P95"),
+        *("ms a token P50, P95, P99", "accepted by position", "passes a token", "wire ms a cycle", "runs"),
+        *(["GPU busy"] if has_gpu else []),
+    ]
+    lines = []
+    for row in rows:
+        lines.append(
+            [
+                *(row["num_streams"], row["system"], row["setting"]),
+                f"{row['tokens_per_s']:.1f} ({row['least_tokens_per_s']:.1f} to {row['most_tokens_per_s']:.1f})",
+                _of_plain(row),
+                _joined(row, "first_token_ms", (50, 95)),
+                _joined(row, "token_ms", (50, 95, 99)),
+                " ".join(f"{each:.2f}" for each in row["accepted_per_position"][:_MOST_POSITIONS]),
+                _number(row.get("passes_per_token"), 2),
+                _number(row.get("wire_ms_per_cycle"), 2),
+                row["num_runs"],
+                *([_number(row["gpu_busy_percent"], 0) + " %"] if has_gpu else []),
+            ]
+        )
+    return table(header, lines)
+
+
+def _of_plain(row: dict[str, Any]) -> str:
+    if row["of_plain"] is None:
+        return ""
+    return f"{row['of_plain']:.2f}" + (" (noise)" if row["of_plain_kind"] == "same" else "")
+
+
+def _systems(verdicts: Sequence[dict[str, Any]]) -> str:
+    rows = [
+        [
+            each["num_streams"],
+            *(f"{name} ({setting}): {each[rate]:.1f}" for (name, setting), rate in _sides(each)),
+            f"{each['ratio']:.2f}" + (" (noise)" if each["kind"] == "same" else ""),
+            each["num_rounds"],
+        ]
+        for each in verdicts
+    ]
+    return table(["streams", "best tokens/s", "against", "ratio", "rounds"], rows)
+
+
+def _sides(each: dict[str, Any]) -> list[tuple[Sequence[str], str]]:
+    return [(each["case"], "rate"), (each["reference"], "reference_rate")]
+
+
+def _memory(rows: Sequence[dict[str, Any]]) -> str:
+    lines = [
+        [
+            row["system"],
+            ", ".join(f"{name} {num_bytes / 2**20:.0f}" for name, num_bytes in row["memory_bytes"].items()),
+            "" if row["draft_percent"] is None else f"{row['draft_percent']:.0f} %",
+        ]
+        for row in rows
+    ]
+    return table(["system", "memory, MiB", "draft / target"], lines) if lines else ""
+
+
+def _notes(results: dict[str, Any], summary: dict[str, Any]) -> str:
+    levels = [f"{value:.1%} with {num}" for num, value in summary["noise"].items() if value is not None]
+    notes = [f"Equal runs ({PLAIN} and {AGAIN}) lay up to {', '.join(levels)} streams apart."] if levels else []
+    fresh = [each for each in summary["drafts"] if not each["is_fresh"]]
+    if fresh:
+        notes.append("The best setting was chosen by the same rounds that it is compared in, for want of time.")
+    if any(not row["is_steady"] for row in summary["cases"]) and not results["about"].get("rate"):
+        notes.append("Some streams ended before all ran: there the whole time counts, prompts included.")
+    for each in summary["checks"]:
+        within = "within" if each["is_met"] else "NOT within"
+        notes.append(
+            f"{each['check']}: {each['median_ratio']:.3f} (least {each['least_ratio']:.3f}, most "
+            f"{each['most_ratio']:.3f}, {each['num_streams']} streams), {within} {TOLERANCE:.0%}."
+        )
+    notes += [f"Failed: {', '.join(str(value) for value in each.values())}." for each in results["failures"]]
+    return "".join(f"- {note}\n" for note in notes)
+
+
+def _streams(runs: Runs) -> list[int]:
+    return sorted({run["num_streams"] for run in runs})
+
+
+def _median(cell: Runs, name: str) -> float:
+    return float(statistics.median(run[name] for run in cell if name in run))
+
+
+def _joined(row: dict[str, Any], name: str, percents: Sequence[int]) -> str:
+    return ", ".join(_number(row.get(f"{name}_p{percent}"), 1) for percent in percents)
+
+
+def _number(value: float | None, num_digits: int) -> str:
+    return "" if value is None else f"{value:.{num_digits}f}"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)

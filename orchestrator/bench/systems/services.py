@@ -1,0 +1,156 @@
+"""Our own services, of this installation or of another checkout."""
+
+import asyncio
+import os
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from google.protobuf.json_format import MessageToDict
+
+from orchestrator.bench.prompts import Prompt
+from orchestrator.bench.streams import Ask, Stream
+from orchestrator.bench.systems.system import Models, Setting
+from orchestrator.stack.client import fetch_status, generate
+from orchestrator.stack.process import ServerProcess
+from orchestrator.stack.stack import Processes, while_kept
+from outrider.v1 import generation_pb2
+
+# A target that loads is waited for.
+_ORCHESTRATOR_FLAGS = ("--log-level", "error", "--target-patience-s", "300")
+_PAUSE_S = 0.01
+_MODES = {
+    "auto": generation_pb2.SPECULATION_MODE_AUTO,
+    "fixed": generation_pb2.SPECULATION_MODE_FIXED,
+    # Lookup has its own lengths, within what the orchestrator is set to.
+    "ngram": generation_pb2.SPECULATION_MODE_AUTO,
+}
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """Where the code of the services is, here where `root` is absent, and further flags for them."""
+
+    root: Path | None = None
+    target_flags: Sequence[str] = ()
+    draft_flags: Sequence[str] = ()
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Where Python finds it, before all else."""
+        return () if self.root is None else (self.root, self.root / "protos")
+
+
+class Services:
+    """Target, draft and orchestrator of a checkout; for plain decoding without a draft, another two processes."""
+
+    def __init__(
+        self,
+        name: str,
+        checkout: Checkout,
+        models: Models,
+        settings: Sequence[Setting],
+        *,
+        exact: str = "off",
+        variables: dict[str, str] | None = None,
+    ) -> None:
+        """`variables` are set in the environment of the processes."""
+        self.name = name
+        self.settings = settings
+        self.checkout = checkout
+        self._models = models
+        self._exact = exact
+        self._variables = dict(variables or {})
+        # With a draft and without one.
+        self._addresses: dict[bool, str] = {}
+        self._processes: dict[bool, dict[str, ServerProcess]] = {True: {}, False: {}}
+
+    async def start(self, running: AsyncExitStack) -> None:
+        """Return when the orchestrators serve. Raises RefusedError and CrashedError."""
+        for has_draft in sorted({setting.has_draft for setting in self.settings}, reverse=True):
+            self._addresses[has_draft] = await self._start_stack(running, has_draft)
+
+    def asking(self, prompt: Prompt, setting: Setting, num_tokens: int) -> Ask:
+        """Return what asks for one stream; see `System.asking`."""
+        address, request = self._addresses[setting.has_draft], _request(prompt, setting, num_tokens)
+
+        async def ask(stream: Stream) -> None:
+            async for message in generate(address, request):
+                if num_arrived := len(message.chunk.tokens):
+                    stream.add(num_arrived)
+                if message.HasField("summary"):
+                    stream.summary = MessageToDict(
+                        message.summary, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+                    )
+
+        return ask
+
+    def processes(self, setting: Setting) -> dict[str, int]:
+        """Return the ids of the processes that serve this setting; see `System.processes`."""
+        running = self._processes[setting.has_draft]
+        return {name: process.pid for name, process in running.items() if process.pid is not None}
+
+    async def status(self, setting: Setting) -> generation_pb2.GetStatusResponse:
+        """Return what the orchestrator that serves this setting says of itself."""
+        return await fetch_status(self._addresses[setting.has_draft])
+
+    async def idle_status(self, setting: Setting) -> generation_pb2.GetStatusResponse:
+        """Return the same once no request is under way, so that all of them have been counted."""
+        while (status := await self.status(setting)).num_active:
+            await asyncio.sleep(_PAUSE_S)
+        return status
+
+    def process(self, module: str, flags: Sequence[str], paths: Sequence[Path] = ()) -> ServerProcess:
+        """Return a process, not started, with what the checkout asks for in its environment, and `paths` before that.
+
+        The working directory would come before everything else, but for the flag.
+        """
+        variables = dict(self._variables)
+        if found := (*paths, *self.checkout.paths):
+            variables |= {"PYTHONPATH": os.pathsep.join(map(str, found)), "PYTHONSAFEPATH": "1"}
+        return ServerProcess(module, flags, variables=variables)
+
+    def service(self, kind: str, flags: Sequence[str]) -> ServerProcess:
+        """Return the process of a target or a draft, not started."""
+        return self.process(f"services.{kind}", flags)
+
+    async def _start_stack(self, running: AsyncExitStack, has_draft: bool) -> str:
+        checkout, started = self.checkout, self._processes[has_draft]
+        processes = Processes()
+        running.push_async_callback(processes.stop)
+
+        async def start(name: str, process: ServerProcess) -> str:
+            started[name] = processes.add(process)
+            return await process.start()
+
+        log = ("--log-level", "error")
+        flags = ("--model", str(self._models.target), "--exact", self._exact, *self._models.flags, *log)
+        peers = ["--target", await start("target", self.service("target", (*flags, *checkout.target_flags)))]
+        if has_draft and self._models.draft is not None:
+            flags = ("--model", str(self._models.draft), *self._models.flags, *log)
+            peers += ["--draft", await start("draft", self.service("draft", (*flags, *checkout.draft_flags)))]
+        address = await start("orchestrator", self.process("orchestrator", (*_ORCHESTRATOR_FLAGS, *peers)))
+        await while_kept(_until_serving(list(started.values())), processes.keep())
+        return address
+
+
+async def _until_serving(processes: Sequence[ServerProcess]) -> None:
+    for process in processes:
+        await process.serving.wait()
+
+
+def _request(prompt: Prompt, setting: Setting, num_tokens: int) -> generation_pb2.GenerateRequest:
+    drafter = generation_pb2.DRAFTER_NGRAM if setting.kind == "ngram" else generation_pb2.DRAFTER_REMOTE
+    speculation = generation_pb2.Speculation(
+        mode=_MODES.get(setting.kind, generation_pb2.SPECULATION_MODE_OFF),
+        num_draft_tokens=setting.num_draft_tokens,
+        drafter=generation_pb2.DRAFTER_UNSPECIFIED if setting.kind == "auto" else drafter,
+    )
+    request = generation_pb2.GenerateRequest(max_tokens=num_tokens, seed=1, speculation=speculation)
+    if prompt.messages:
+        for role, content in prompt.messages:
+            request.chat.messages.add(role=role, content=content)
+    else:
+        request.text = prompt.text
+    return request

@@ -1,0 +1,162 @@
+"""What `outrider bench` does once its use is right: systems are measured in turns, and what came of it is told."""
+
+import json
+import re
+import signal
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+from orchestrator.bench.bench import Load, Results, tell
+from orchestrator.bench.course import Course, run_bench
+from orchestrator.bench.halving import Deadline
+from orchestrator.bench.machine import describe_machine
+from orchestrator.bench.plot import check_plotting, plot
+from orchestrator.bench.prompts import KINDS, read_prompts
+from orchestrator.bench.report import markdown, summarize
+from orchestrator.bench.systems.llama_server import LlamaServer, parse_setting
+from orchestrator.bench.systems.openai_server import OpenAiServer
+from orchestrator.bench.systems.services import Checkout, Services
+from orchestrator.bench.systems.system import PLAIN, Models, Setting, System
+from orchestrator.cli.bench_options import CourseOptions, MeasuredOptions, OutOptions, PeersOptions
+from orchestrator.cli.interrupts import Interrupted, run, until_interrupted
+from orchestrator.cli.model_files import find_pair
+from services.frame.program.atomic_file import replacing
+from services.frame.program.startup import StartupError
+
+ItemT = TypeVar("ItemT")
+_OURS, _OTHER = "outrider", "other checkout"
+_MOST_STREAMS = 256
+_PEER_SETTINGS = ("16/0.75", "ngram-simple", "ngram-mod")
+
+
+def measure(
+    measured: MeasuredOptions,
+    course: CourseOptions,
+    peers: PeersOptions,
+    out: OutOptions,
+    target: str | None,
+    draft: str | None,
+    as_json: bool,
+) -> None:
+    """Measure as the command line says, and tell what came of it.
+
+    Raises StartupError for bad use, before anything is started.
+    """
+    if out.is_plotted:
+        check_plotting()
+    streams = _list("--streams", measured.streams, _num_streams)
+    target_path, draft_path = find_pair(target, draft, wants_draft=True)
+    if measured.tokens >= course.context:
+        raise StartupError(f"--context {course.context} does not hold --tokens {measured.tokens} and a prompt")
+    models = Models(target_path, draft_path, max(streams), course.context, course.threads, course.gpu_layers)
+    systems = _systems(measured, peers, models)
+    if measured.arrival == "poisson" and not measured.rate > 0:
+        raise StartupError(f"--rate is above 0, not {measured.rate:g}")
+    prompts = read_prompts(_prompt_sources(measured.prompts, is_own=target is not None))
+    load = Load(prompts, measured.tokens, measured.rate if measured.arrival == "poisson" else 0.0, measured.seed)
+    asked = {name: value for group in (measured, course, peers, out) for name, value in vars(group).items()}
+    about = {
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": describe_machine(),
+        "options": {**asked, "target": target_path.name, "draft": draft_path.name if draft_path else None},
+        "rate": load.rate,
+    }
+    results = Results(about, out.path("json"))
+    deadline = Deadline(course.budget or None)
+    run(
+        _measure_and_tell(systems, load, Course(streams, course.rounds, deadline, measured.seed), results, out, as_json)
+    )
+
+
+async def _measure_and_tell(
+    systems: Sequence[System], load: Load, course: Course, results: Results, out: OutOptions, as_json: bool
+) -> None:
+    async def measure_all() -> bool:
+        await run_bench(systems, load, course, results)
+        return True
+
+    is_whole = await until_interrupted(measure_all())
+    if results.runs:
+        _report(results, systems[0].name, out, as_json)
+    if not is_whole:
+        raise Interrupted(signal.SIGINT)
+
+
+def _report(results: Results, system: str, out: OutOptions, as_json: bool) -> None:
+    results.found["summary"] = summary = summarize(results.to_json(), system)
+    results.save()
+    told = markdown(results.to_json(), system)
+    with replacing(out.path("md")) as temporary:
+        temporary.write_text(told)
+    if out.is_plotted:
+        plot(results.to_json(), out.path("svg"))
+    tell(f"written to {out.out}.json and .md" + (" and .svg" if out.is_plotted else ""))
+    print(json.dumps({"about": results.about, **summary}) if as_json else told, end="\n" if as_json else "")
+
+
+def _systems(measured: MeasuredOptions, peers: PeersOptions, models: Models) -> list[System]:
+    """Return what is measured, ours first. Raises StartupError."""
+    has_draft = models.draft is not None
+    default = "plain,auto,1,3,7" if has_draft else "plain,ngram"
+    settings = _list("--settings", measured.settings or default, Setting.parse)
+    if not has_draft and (drafted := [each.name for each in settings if each.kind == "fixed"]):
+        raise StartupError(f"--settings has {drafted[0]}, which needs a --draft")
+    settings = [Setting(PLAIN), *(each for each in settings if each.kind != PLAIN)]
+    first, *others = _list("--exact", measured.exact, _exact)
+    systems: list[System] = [Services(_OURS, Checkout(), models, [*settings, Setting("again")], exact=first)]
+    systems += [Services(f"{_OURS}, exact {exact}", Checkout(), models, settings, exact=exact) for exact in others]
+    if peers.against:
+        root = Path(peers.against).absolute()
+        if not (root / "orchestrator").is_dir():
+            raise StartupError(f"--against is the folder of a checkout, and {peers.against} is none")
+        systems.append(Services(_OTHER, Checkout(root), models, settings, exact=first))
+    if peers.peer_llama_server:
+        program = Path(peers.peer_llama_server)
+        if not program.is_file():
+            raise StartupError(f"there is no program {program}, which --peer-llama-server names")
+        systems.append(LlamaServer(program.absolute(), models, _peer_settings(peers, settings, models)))
+    if peers.peer_url:
+        if not re.match(r"https?://[^/]+", peers.peer_url):
+            raise StartupError(f"--peer-url is an address such as http://host:8000/v1, not {peers.peer_url!r}")
+        systems.append(OpenAiServer(peers.peer_url, peers.peer_model))
+    return systems
+
+
+def _peer_settings(peers: PeersOptions, settings: Sequence[Setting], models: Models) -> list[Setting]:
+    if peers.peer_settings:
+        found = _list("--peer-settings", peers.peer_settings, parse_setting)
+    else:
+        numbers = [each.name for each in settings if each.kind == "fixed"]
+        found = [parse_setting(name) for name in (PLAIN, *numbers, *_PEER_SETTINGS)]
+    return found if models.draft is not None else [each for each in found if each.kind != "fixed"]
+
+
+def _prompt_sources(given: Sequence[str] | None, *, is_own: bool) -> list[str]:
+    """Return kinds and files; kinds may stand together with commas between them."""
+    sources: list[str] = []
+    for each in given or ["functions,edits" + (",prose" if is_own else "")]:
+        parts = each.split(",")
+        sources += parts if all(part in KINDS for part in parts) else [each]
+    return sources
+
+
+def _list(option: str, text: str, parse: Callable[[str], ItemT]) -> list[ItemT]:
+    """Return what an option lists, each once. Raises StartupError."""
+    try:
+        return list(dict.fromkeys(parse(part) for part in re.split(r"[ ,]+", text.strip(" ,"))))
+    except ValueError as error:
+        raise StartupError(f"{option} is {text!r}: {error}") from error
+
+
+def _num_streams(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= _MOST_STREAMS:
+        raise ValueError(f"1 to {_MOST_STREAMS} streams can run at once, not {text!r}")
+    return int(text)
+
+
+def _exact(text: str) -> str:
+    if text not in ("off", "on", "auto"):
+        raise ValueError(f"{text!r} is none of off, on and auto")
+    return text
