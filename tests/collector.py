@@ -3,7 +3,7 @@
 import gzip
 import threading
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,9 +14,9 @@ from unittest.mock import patch
 import grpc
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
-from opentelemetry.proto.common.v1 import common_pb2
 from opentelemetry.proto.trace.v1 import trace_pb2
 
+from orchestrator.bench.spans import Span, attributes_of, spans_of
 from services.frame.telemetry import otlp, otlp_http
 from tests.waiting import PATIENCE_S
 
@@ -55,11 +55,12 @@ class CollectedSpan:
 
 @dataclass
 class Collector(trace_service_pb2_grpc.TraceServiceServicer, metrics_service_pb2_grpc.MetricsServiceServicer):
-    """It answers once it is `open`."""
+    """It answers once it is `open`. `received` are the spans as `orchestrator.bench` has them."""
 
     endpoint: str = ""
     open: threading.Event = field(default_factory=threading.Event)
     spans: list[CollectedSpan] = field(default_factory=list)
+    received: list[Span] = field(default_factory=list)
     metrics: set[str] = field(default_factory=set)
     calls: list[grpc.ServicerContext] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -80,15 +81,16 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer, metrics_service_pb2
             for of_resource in request.resource_metrics:
                 self.metrics |= {metric.name for scope in of_resource.scope_metrics for metric in scope.metrics}
             return metrics_service_pb2.ExportMetricsServiceResponse()
+        self.received += spans_of(request)
         for of_resource in request.resource_spans:
-            service = _attributes(of_resource.resource.attributes)["service.name"]
+            service = attributes_of(of_resource.resource.attributes)["service.name"]
             for scope in of_resource.scope_spans:
                 self.spans += [_span(service, span) for span in scope.spans]
         return trace_service_pb2.ExportTraceServiceResponse()
 
 
 @contextmanager
-def _patiently() -> Iterator[None]:
+def patiently() -> Iterator[None]:
     """No collector of ours is away because the machine is busy."""
     options = (("grpc.min_reconnect_backoff_ms", int(PATIENCE_S * 1000)),)
     with patch.object(otlp, "_CHANNEL_OPTIONS", options), patch.object(otlp_http, "CONNECT_S", PATIENCE_S):
@@ -105,7 +107,7 @@ def collecting(port: int = 0) -> Iterator[Collector]:
     collector.endpoint = f"http://127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
     server.start()
     try:
-        with _patiently():
+        with patiently():
             yield collector
     finally:
         collector.open.set()
@@ -146,7 +148,7 @@ def collecting_http(port: int = 0) -> Iterator[Collector]:
         serving = threading.Thread(target=server.serve_forever, args=(0.01,))
         serving.start()
         try:
-            with _patiently():
+            with patiently():
                 yield collector
         finally:
             collector.open.set()
@@ -167,22 +169,11 @@ def _span(service: str, span: trace_pb2.Span) -> CollectedSpan:
         parent_id=span.parent_span_id.hex(),
         started_ns=span.start_time_unix_nano,
         ended_ns=span.end_time_unix_nano,
-        attributes=_attributes(span.attributes),
+        attributes=attributes_of(span.attributes),
         events=tuple(
-            CollectedEvent(event.name, event.time_unix_nano, _attributes(event.attributes)) for event in span.events
+            CollectedEvent(event.name, event.time_unix_nano, attributes_of(event.attributes)) for event in span.events
         ),
         is_error=span.status.code == trace_pb2.Status.STATUS_CODE_ERROR,
         tracestate=span.trace_state,
         num_dropped=span.dropped_attributes_count + span.dropped_events_count + span.dropped_links_count,
     )
-
-
-def _attributes(pairs: Iterable[common_pb2.KeyValue]) -> dict[str, Any]:
-    return {pair.key: _value(pair.value) for pair in pairs}
-
-
-def _value(value: common_pb2.AnyValue) -> Any:
-    kind = value.WhichOneof("value")
-    if kind == "array_value":
-        return [_value(each) for each in value.array_value.values]
-    return getattr(value, kind)

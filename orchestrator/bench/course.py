@@ -3,25 +3,32 @@
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 
 from orchestrator.bench.bench import Bench, Load, Results, tell
+from orchestrator.bench.comparison import best_setting
 from orchestrator.bench.halving import Deadline, Halving
 from orchestrator.bench.machine import watched_gpus
 from orchestrator.bench.systems.services import Services
-from orchestrator.bench.systems.system import System
+from orchestrator.bench.systems.system import PLAIN, Setting, System
+from orchestrator.bench.traced import trace_runs
 
 
 @dataclass(frozen=True)
 class Course:
-    """How long to measure: with so many streams each, in so many rounds after the sweep, until the deadline."""
+    """How long to measure: with so many streams each, in so many rounds after the sweep, until the deadline.
+
+    Where `spans_path` is given, runs with traces follow, and their spans are kept there.
+    """
 
     streams: Sequence[int]
     num_rounds: int
     deadline: Deadline
     seed: int = 1
+    spans_path: Path | None = None
 
 
 async def run_bench(systems: Sequence[System], load: Load, course: Course, results: Results) -> None:
@@ -52,6 +59,19 @@ async def run_bench(systems: Sequence[System], load: Load, course: Course, resul
             tell(f"{course.num_rounds} rounds over plain decoding and the best settings, as far as the time lasts")
             results.found["num_rounds"] = await halving.go_on(course.num_rounds)
         results.save()
+    # What was measured has ended, so that its memory is free.
+    if course.spans_path is not None and isinstance(ours, Services):
+        await trace_runs(ours, _traced(ours, course.streams, results), load, results, course.spans_path)
+
+
+def _traced(ours: Services, streams: Sequence[int], results: Results) -> list[tuple[Setting, int]]:
+    """Return what is traced: plain decoding, and the best setting that drafts, with each number of streams."""
+    by_name = {setting.name: setting for setting in ours.settings}
+    found = []
+    for num_streams in streams:
+        best = best_setting(results.runs, ours.name, num_streams)
+        found += [(by_name[name], num_streams) for name in (PLAIN, best) if name]
+    return found
 
 
 async def _models(services: Services) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from orchestrator.bench.comparison import (
     system_verdicts,
 )
 from orchestrator.bench.systems.system import AGAIN, PLAIN
+from orchestrator.bench.traced import anatomy_tables
 
 # Figures of a run whose medians are told, each where runs have it.
 _FIGURES = (
@@ -38,6 +39,7 @@ def summarize(results: dict[str, Any], system: str) -> dict[str, Any]:
         "cases": [_medians(cell, runs) for cell in cells(runs)],
         "memory": memory(runs),
         "checks": checks(results),
+        "anatomies": results.get("anatomies", []),
     }
 
 
@@ -64,7 +66,7 @@ def markdown(results: dict[str, Any], system: str) -> str:
         _cases(summary["cases"]),
         *([_systems(summary["systems"])] if summary["systems"] else []),
         _memory(summary["memory"]),
-        *([f"{results['anatomy_table'].rstrip()}\n"] if results.get("anatomy_table") else []),
+        *([anatomy_tables(results["anatomies"])] if results.get("anatomies") else []),
         _notes(results, summary),
     ]
     return "\n".join(parts)

@@ -52,6 +52,13 @@ class CourseOptions:
     budget: Annotated[float, typer.Option(help="seconds after which no run is begun; 0 is no limit")] = 95.0
     context: Annotated[int, typer.Option(min=32, max=1 << 20, help="tokens of each slot")] = 1024
     threads: Annotated[int, typer.Option(min=0, max=1024, help="threads of a decode; 0 takes all cores")] = 0
+    anatomy: Annotated[
+        bool,
+        typer.Option(
+            "--anatomy/--no-anatomy",
+            help="whether runs with traces follow, which say where the time went; their spans go to a file",
+        ),
+    ] = True
     gpu_layers: Annotated[
         int | None, typer.Option(min=-1, max=1 << 16, help="layers on the GPU; -1 as many as fit, 0 none")
     ] = None

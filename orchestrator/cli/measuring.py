@@ -64,10 +64,14 @@ def measure(
         "rate": load.rate,
     }
     results = Results(about, out.path("json"))
-    deadline = Deadline(course.budget or None)
-    run(
-        _measure_and_tell(systems, load, Course(streams, course.rounds, deadline, measured.seed), results, out, as_json)
+    how_long = Course(
+        streams,
+        course.rounds,
+        Deadline(course.budget or None),
+        measured.seed,
+        out.path("spans.jsonl") if course.anatomy else None,
     )
+    run(_measure_and_tell(systems, load, how_long, results, out, as_json))
 
 
 async def _measure_and_tell(

@@ -24,6 +24,7 @@ from services.engine.errors import (
 from services.engine.sampling import SamplingError, SamplingParams
 from services.engine.sampling.params import check_num_suppressed
 from services.engine.scheduling.engine import Engine
+from services.engine.scheduling.phases import Phase
 from services.engine.scheduling.work import Miss, Prefix, ResultT, Work
 from services.frame.rpc.errors import ServiceError, invalid_argument
 from services.frame.rpc.handlers import RpcContext
@@ -256,8 +257,15 @@ def trace_work(span: Span, work: Work[ResultT], answer: ResultT | Miss) -> None:
             "outrider.queued_ms": (timings.started_s - timings.submitted_s) * 1e3,
             "outrider.decode_ms": timings.decode_s * 1e3,
             "outrider.num_decodes": timings.num_decodes,
+            "outrider.decode_index": timings.decode_index,
             "outrider.batch_rows": timings.batch_rows,
         },
         timestamp=to_wall_ns + int(timings.started_s * 1e9),
     )
-    span.add_event("outrider.computed", timestamp=to_wall_ns + int(timings.finished_s * 1e9))
+    phases_ms = {f"outrider.{phase.name.lower()}_ms": timings.phases_s[phase] * 1e3 for phase in Phase}
+    admission_ms = (timings.admitted_s - timings.submitted_s) * 1e3
+    span.add_event(
+        "outrider.computed",
+        {"outrider.admission_ms": admission_ms, **phases_ms},
+        timestamp=to_wall_ns + int(timings.finished_s * 1e9),
+    )

@@ -14,7 +14,8 @@ from models.tiny import write_tiny_model, write_tiny_pair
 from services.engine.costs.__main__ import main
 from services.engine.costs.fields import MeasuredModel
 from services.engine.model.model import Model
-from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions, Segment
+from services.engine.runtime.interface import Segment
+from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions
 
 pytestmark = pytest.mark.integration
 

@@ -66,6 +66,10 @@ class Services:
         self._addresses: dict[bool, str] = {}
         self._processes: dict[bool, dict[str, ServerProcess]] = {True: {}, False: {}}
 
+    def again(self, variables: dict[str, str], settings: Sequence[Setting]) -> "Services":
+        """Return the same, not started, with these variables in the environment of its processes."""
+        return Services(self.name, self.checkout, self._models, settings, exact=self._exact, variables=variables)
+
     async def start(self, running: AsyncExitStack) -> None:
         """Return when the orchestrators serve. Raises RefusedError and CrashedError."""
         for has_draft in sorted({setting.has_draft for setting in self.settings}, reverse=True):

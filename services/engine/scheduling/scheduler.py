@@ -12,6 +12,7 @@ from typing import Any
 from services.engine.errors import DecodeError, EngineError, SlotsTakenError, WorkCancelledError, WorkTimeoutError
 from services.engine.runtime.interface import Logits, Runtime, Segment
 from services.engine.scheduling.gathering import Gathering
+from services.engine.scheduling.phases import Phase, Phases
 from services.engine.scheduling.slots import Slot, SlotTable
 from services.engine.scheduling.turns import Turns
 from services.engine.scheduling.work import Miss, Work, plan_rows
@@ -59,6 +60,8 @@ class Scheduler:
         self._waiting: deque[Work[Any]] = deque()
         self._active: list[Work[Any]] = []
         self._num_failures = 0
+        self._phases = Phases(time.perf_counter())
+        self._num_decodes = 0
         # Whether prompts had their turn since the last decode of others.
         self._had_prompts = False
 
@@ -95,8 +98,10 @@ class Scheduler:
 
     def wait_for_turn(self) -> None:
         """Wait for the cores, if a step decodes. To be called before a step, as what comes meanwhile can be added."""
+        self._phases.enter(Phase.TURN, time.perf_counter())
         if (self._active or self._waiting) and self._turns.begin(0.0):
             self._gathering.held_up()
+        self._phases.enter(Phase.PLANNING, time.perf_counter())
 
     def step(self) -> None:
         """Give slots to waiting work, and evaluate what is due: one decode, or as many as the runtime needs.
@@ -122,6 +127,7 @@ class Scheduler:
         finally:
             if not any(work.goes_on for work in self._active):
                 self._turns.end()
+            self._phases.enter(Phase.WAITING, time.perf_counter())
 
     def end(self, error: EngineError) -> None:
         """Answer everything that is left with `error`."""
@@ -171,6 +177,7 @@ class Scheduler:
         except DecodeError as error:
             self._finish(work, error)
             return True
+        work.timings.admit(self._phases, time.perf_counter())
         work.pending = work.pending[len(slot.held) - prefix.cached_length :]
         self._active.append(work)
         return True
@@ -222,8 +229,10 @@ class Scheduler:
         return self._prompt_rows or costs.rows_within(_PROMPT_DECODES * costs.decode_s(1), _START_ROWS, most)
 
     def _decode(self, batch: Sequence[tuple[Work[Any], Segment]]) -> None:
+        self._phases.enter(Phase.TURN, time.perf_counter())
         self._turns.begin(self._runtime.costs.usual_s(sum(len(segment.tokens) for _, segment in batch)))
         started_s = time.perf_counter()
+        self._phases.enter(Phase.DECODING, started_s)
         for work, _ in batch:
             work.timings.started_s = work.timings.started_s or started_s
         try:
@@ -240,11 +249,14 @@ class Scheduler:
         sessions = [(work.prefix.session_id, len(segment.tokens)) for work, segment in batch]
         is_verification = not any(work.is_prompt for work, _ in batch)
         decode = Decode(started_s, time.perf_counter(), sessions, is_verification)
+        self._phases.enter(Phase.SAMPLING, decode.ended_s)
+        self._num_decodes += 1
         self.on_decode(decode)
         for (work, segment), rows in zip(batch, logits, strict=True):
             timings = work.timings
             timings.decode_s += decode.ended_s - started_s
             timings.num_decodes += 1
+            timings.decode_index = self._num_decodes
             timings.batch_rows = decode.num_rows
             work.slot.held.extend(segment.tokens)
             work.pending = work.pending[len(segment.tokens) :]
@@ -297,8 +309,7 @@ class Scheduler:
         self._deliver(work, answer)
 
     def _deliver(self, work: Work[Any], answer: object) -> None:
-        work.timings.finished_s = time.perf_counter()
-        work.timings.started_s = work.timings.started_s or work.timings.finished_s
+        work.timings.finish(self._phases, time.perf_counter())
         with contextlib.suppress(RuntimeError):  # the caller's event loop has closed: nobody is waiting any more
             work.deliver(answer)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from services.engine.runtime.interface import Logits
+from services.engine.scheduling.phases import Phase, Phases
 from services.engine.scheduling.slots import Slot
 
 ResultT = TypeVar("ResultT")
@@ -41,14 +42,35 @@ class Miss:
 
 @dataclass
 class WorkTimings:
-    """Where the time of a piece of work went, in seconds of `time.perf_counter`."""
+    """Where the time of a piece of work went, in seconds of `time.perf_counter`.
+
+    From `admitted_s` on, when it had a slot and the engine's attention, the engine spent `phases_s` with what it did,
+    by `Phase`; of that it computed this work for `decode_s`, in `num_decodes` decodes, the last of which is the
+    engine's `decode_index`th and had `batch_rows` rows of all sessions.
+    """
 
     submitted_s: float = field(default_factory=time.perf_counter)
+    admitted_s: float = 0.0
     started_s: float = 0.0
     finished_s: float = 0.0
     decode_s: float = 0.0
     num_decodes: int = 0
+    decode_index: int = 0
     batch_rows: int = 0
+    phases_s: list[float] = field(default_factory=lambda: [0.0] * len(Phase))
+
+    def admit(self, phases: Phases, now_s: float) -> None:
+        """The work has a slot, and goes into the next decode that begins."""
+        self.admitted_s = now_s
+        self._spent_before_s = phases.spent_s(now_s)
+
+    def finish(self, phases: Phases, now_s: float) -> None:
+        """There is an answer."""
+        self.finished_s = now_s
+        self.started_s = self.started_s or now_s
+        if self.admitted_s:
+            pairs = zip(self._spent_before_s, phases.spent_s(now_s), strict=True)
+            self.phases_s = [after - before for before, after in pairs]
 
 
 class Work(ABC, Generic[ResultT]):
