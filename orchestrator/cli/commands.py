@@ -18,6 +18,7 @@ from orchestrator.cli.bench import bench
 from orchestrator.cli.beside import pair_differences, run_beside
 from orchestrator.cli.costs import costs
 from orchestrator.cli.show import pair_lines, status_table, to_json
+from orchestrator.cli.simulate import simulate
 from orchestrator.cli.interrupts import Interrupted, interruptible, run
 from orchestrator.cli.option_groups import with_groups
 from orchestrator.cli.options import (
@@ -198,6 +199,7 @@ def pair(
 
 app.command()(with_groups(bench))
 app.command()(costs)
+app.command()(simulate)
 
 
 @guarded_output("outrider")

@@ -3,11 +3,12 @@
 import asyncio
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from orchestrator.simulation.clock import Clock
+from orchestrator.simulation.scenario import ModelCosts
 from orchestrator.simulation.script import VOCABULARY_SIZE
 from services.engine.runtime.costs import DecodeCosts
 from services.engine.runtime.interface import Logits, Segment
@@ -18,13 +19,6 @@ CONTEXT_LENGTH = 1 << 20
 _MAX_BATCH_ROWS = 1024
 # What happens at the same moment is complete after this: nobody's messages are first by the order of their tasks.
 _SAME_MOMENT_S = 1e-7
-
-
-class ModelCosts(Protocol):
-    """What a model's decodes cost."""
-
-    def decode_ms(self, num_sessions: int, num_rows: int, context: int) -> float:
-        """Return the ms of one decode of `num_rows` rows of all sessions, at so many positions of context."""
 
 
 class ClockRuntime:

@@ -1,8 +1,8 @@
 """How many tokens a second there can be: what a simulation is compared with. Pure, and nothing in here is simulated.
 
 Everybody knows the best number from the beginning, nobody waits but for what is named, and sessions of one kind move
-together. With an acceptance of a, n draft tokens bring E(n) = (1 − a^(n+1)) / (1 − a) tokens (Leviathan and others 2023,
-arXiv 2211.17192, equation 1).
+together. With an acceptance of a, n draft tokens bring E(n) = (1 - a^(n+1)) / (1 - a) tokens (Leviathan and others
+2023, arXiv 2211.17192, equation 1).
 """
 
 from collections.abc import Iterator, Sequence
@@ -70,7 +70,9 @@ def _turns(scenario: Scenario, acceptance: float, num_draft_tokens: int) -> Idea
     size = scenario.num_streams / num_groups
     verify_ms = scenario.target.decode_ms(round(size), round(size * (num_draft_tokens + 1)), 0)
     draft_ms = _draft_ms(scenario, round(size), num_draft_tokens)
-    cycle_ms = max(num_groups * verify_ms, verify_ms + draft_ms)
+    cycle_ms = max(
+        num_groups * verify_ms, verify_ms + draft_ms + scenario.target_round_trip_ms + scenario.orchestrator_ms
+    )
     rate = 1e3 * scenario.num_streams * expected_tokens(acceptance, num_draft_tokens) / cycle_ms
     if scenario.late_one_in and num_draft_tokens:
         rate = _with_losses(scenario, expected_tokens(acceptance, num_draft_tokens), cycle_ms)

@@ -1,11 +1,11 @@
 """The service's half of both services: real requests, checks and replies; works that follow a script."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
 
 from opentelemetry.trace import Span
 
 from orchestrator.simulation.engine import CONTEXT_LENGTH
+from orchestrator.simulation.scenario import Scenario
 from orchestrator.simulation.script import VOCABULARY_SIZE, Script
 from outrider.v1 import common_pb2, draft_pb2, target_pb2
 from services.engine.runtime.interface import Logits
@@ -17,11 +17,16 @@ from services.frame.server import FrameServer
 MAX_DRAFT_TOKENS = 64
 
 
-class Scripts(Protocol):
-    """The scripts of all streams."""
+# The scripts of all streams, by the id of their sessions, which is the same at both services.
+Scripts = Mapping[str, Script]
 
-    def __getitem__(self, session_id: str) -> Script:
-        """Return that of a session, which has the same id at both services."""
+
+def scripts_of(scenario: Scenario, seed: int) -> Scripts:
+    """Return what target and draft say in a scenario."""
+    return {
+        str(index): Script(seed, index, scenario.acceptance, scenario.phase_length)
+        for index in range(scenario.num_streams)
+    }
 
 
 def model_info(name: str) -> common_pb2.ModelInfo:
