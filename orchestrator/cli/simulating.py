@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +21,6 @@ from orchestrator.simulation.scenario import Scenario, own_scenario, scenarios
 from orchestrator.simulation.table import Row, rows_of
 from orchestrator.simulation.traces import NothingSeenError, Seen, look_at
 from orchestrator.simulation.what import changed, draft_tokens_of, read_what
-from services.engine.control_groups import usable_cores
 from services.frame.program.startup import StartupError
 
 # A scenario, a policy, the number of draft tokens if it is given, and the seed.
@@ -79,7 +79,9 @@ def _simulated(tasks: Sequence[_Task]) -> list[Row]:
     console = Console(stderr=True)
     context = multiprocessing.get_context("spawn")
     # Ctrl-C is for this process, which ends the others.
-    with context.Pool(min(len(tasks), usable_cores()), signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+    with context.Pool(
+        min(len(tasks), len(os.sched_getaffinity(0))), signal.signal, (signal.SIGINT, signal.SIG_IGN)
+    ) as pool:
         rows = pool.imap(_row, tasks)
         return list(
             track(rows, "simulating", len(tasks), console=console, transient=True, disable=not console.is_terminal)

@@ -4,6 +4,7 @@ Decodes are slept through, so that no model is needed and nothing but the rest o
 """
 
 import asyncio
+import itertools
 import multiprocessing
 import time
 from collections.abc import Iterator
@@ -65,7 +66,7 @@ def run_real(scenario: Scenario, num_draft_tokens: int, seed: int = 0) -> Parts:
 def _parts(scenario: Scenario, num_draft_tokens: int, stream: Stream) -> Parts:
     ended_s = [end_s for end_s, _ in stream.cycles]
     cycles = [cycle for _, cycle in stream.cycles[1:]]
-    cycle_ms = median(1e3 * (end - begin) for begin, end in zip(ended_s, ended_s[1:], strict=False))
+    cycle_ms = median(1e3 * (end - begin) for begin, end in itertools.pairwise(ended_s))
     models_ms = scenario.target.decode_ms(1, num_draft_tokens + 1, 0)
     models_ms += num_draft_tokens * scenario.draft.decode_ms(1, 1, 0)
     computed_ms = median(1e3 * (cycle.draft.computed_s + cycle.verification.computed_s) for cycle in cycles)

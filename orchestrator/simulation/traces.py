@@ -1,5 +1,6 @@
 """What spans of real services say of them: a scenario in which the same happens again, and what was seen."""
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -145,7 +146,7 @@ def _busiest(cycles: Sequence[_Cycle]) -> list[_Cycle]:
     moments = sorted([(at, 1) for at in begin.values()] + [(at, -1) for at in end.values()])
     most = number = 0
     stretches: list[tuple[int, int, int]] = []
-    for (at, change), (next_at, _) in zip(moments, moments[1:], strict=False):
+    for (at, change), (next_at, _) in itertools.pairwise(moments):
         number += change
         stretches.append((number, at, next_at))
         most = max(most, number)
