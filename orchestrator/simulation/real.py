@@ -86,10 +86,13 @@ def _parts(scenario: Scenario, num_draft_tokens: int, stream: Stream) -> Parts:
 
 async def _generate(scenario: Scenario, num_draft_tokens: int, target: str, draft: str) -> Stream:
     async with open_channel(target) as to_target, open_channel(draft) as to_draft:
-        stubs = target_pb2_grpc.TargetServiceStub(to_target), draft_pb2_grpc.DraftServiceStub(to_draft)
+        target_stub, draft_stub = (
+            target_pb2_grpc.TargetServiceStub(to_target),
+            draft_pb2_grpc.DraftServiceStub(to_draft),
+        )
         begin_s = time.perf_counter() + _WARM_UP_S
         policy = policy_of("fixed", num_draft_tokens) if num_draft_tokens else policy_of("plain")
-        (stream,) = await run_streams(scenario, *stubs, policy, begin_s, begin_s + _LASTS_S)
+        (stream,) = await run_streams(scenario, target_stub, [draft_stub], policy, begin_s, begin_s + _LASTS_S)
         return stream
 
 

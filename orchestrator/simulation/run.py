@@ -69,14 +69,16 @@ async def _simulate(clock: Clock, scenario: Scenario, make_policy: MakePolicy, s
         engine = _engine(clock, scenario, scenario.draft, None, lambda decode: None)
         return Propose(_server(), engine, scripts).serve
 
-    target_link = Link(scenario.target_round_trip_ms / 1e3)
-    target_door = Door(target(), lambda session_id: target_link)
-    draft_door = Door(draft(), lambda session_id: _link_to_draft(scenario, int(session_id)))
-    outages = asyncio.ensure_future(_outages(scenario, draft_door, draft))
+    target_door = Door(target(), Link(scenario.target_round_trip_ms / 1e3))
+    # Those who are as far away have a draft service of their own.
+    doors = {ms: Door(draft(), _link_to_draft(scenario, ms / 1e3)) for ms in scenario.round_trips_ms}
+    outages = [asyncio.ensure_future(_outages(scenario, door, draft)) for door in doors.values()]
+    drafts = [doors[ms] for ms in scenario.round_trips_ms]
     try:
-        streams = await run_streams(scenario, target_door, draft_door, make_policy, begin_s, end_s)
+        streams = await run_streams(scenario, target_door, drafts, make_policy, begin_s, end_s)
     finally:
-        outages.cancel()
+        for outage in outages:
+            outage.cancel()
     return Outcome(streams, [each for each in decodes if each.is_verification and each.started_s >= begin_s])
 
 
@@ -101,8 +103,7 @@ def _engine(
     return cast(Engine, ClockEngine(clock, runtime, on_decode))
 
 
-def _link_to_draft(scenario: Scenario, stream: int) -> Link:
-    round_trip_s = scenario.round_trips_ms[stream] / 1e3
+def _link_to_draft(scenario: Scenario, round_trip_s: float) -> Link:
     if not scenario.late_one_in:
         return Link(round_trip_s)
     late_s, one_in = scenario.late_ms / 1e3 - round_trip_s, scenario.late_one_in

@@ -75,14 +75,22 @@ def policy_of(name: str, num_draft_tokens: int = 0) -> MakePolicy:
 
 
 async def run_streams(
-    scenario: Scenario, target_stub: Any, draft_stub: Any, make_policy: MakePolicy, begin_s: float, end_s: float
+    scenario: Scenario,
+    target_stub: Any,
+    draft_stubs: Sequence[Any],
+    make_policy: MakePolicy,
+    begin_s: float,
+    end_s: float,
 ) -> Sequence[Stream]:
-    """Generate with every stream of a scenario until `end_s`; return what they did from `begin_s` on."""
-    service = DraftService(draft_stub)
+    """Generate with every stream of a scenario until `end_s`; return what they did from `begin_s` on.
+
+    `draft_stubs` has the stub of each stream's draft. Those who have the same one share an orchestrator.
+    """
+    services = {stub: DraftService(stub) for stub in draft_stubs}
     return await asyncio.gather(
         *(
-            _run(scenario, index, target_stub, service, make_policy(), begin_s, end_s)
-            for index in range(scenario.num_streams)
+            _run(scenario, index, target_stub, services[stub], make_policy(), begin_s, end_s)
+            for index, stub in enumerate(draft_stubs)
         )
     )
 

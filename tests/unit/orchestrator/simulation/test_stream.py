@@ -55,7 +55,7 @@ def test_what_follows_a_late_message_is_late_as_well() -> None:
 
 def test_streams_end_where_a_service_goes_away_and_none_begins_before_it_is_back() -> None:
     async def main(clock: Clock) -> list[grpc.StatusCode | None]:
-        door = Door(echo, lambda session_id: Link(0.01))
+        door = Door(echo, Link(0.01))
         metadata = [("x-session-id", "7")]
         first = door.VerifyStream(metadata=metadata)
         first_status = CallStatus(first)
