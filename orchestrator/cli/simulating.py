@@ -1,6 +1,7 @@
 """What `outrider simulate` does: scenarios from the table, from a file of costs or from traces, simulated and shown."""
 
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -86,6 +87,13 @@ def _simulated(tasks: Sequence[_Task]) -> list[Row]:
         return list(
             track(rows, "simulating", len(tasks), console=console, transient=True, disable=not console.is_terminal)
         )
+
+
+def _begin_process() -> None:
+    # Ctrl-C is for the process that asks, which ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Drafts that are lost are part of a scenario.
+    logging.disable(logging.WARNING)
 
 
 def _row(task: _Task) -> Row:
