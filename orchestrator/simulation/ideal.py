@@ -32,8 +32,8 @@ def plain(scenario: Scenario) -> Ideal:
 def without_overlap(scenario: Scenario) -> Ideal:
     """Return the best where a stream drafts, then verifies: with a number for each phase where acceptance changes.
 
-    Where a decode does not take all sessions, they go in as many groups by turns, and one drafts beside the decodes of
-    the others. A stream that is far decodes plainly with the others or drafts by itself, whichever is best.
+    Many streams go all together or in groups that take turns, each of which drafts beside the decodes of the others. A
+    stream that is far decodes plainly with the others or drafts by itself. Whatever is best is taken.
     """
     if len(set(scenario.round_trips_ms)) > 1:
         return _with_far_streams(scenario)
@@ -44,13 +44,14 @@ def without_overlap(scenario: Scenario) -> Ideal:
 
 
 def overlapped(scenario: Scenario) -> Ideal | None:
-    """Return the best of a chain that drafts on while it is verified; None where acceptance or distances differ.
+    """Return the best of a chain that drafts on while it is verified; None where there is no formula.
 
     While n draft tokens are verified, the bonus token after them and the next draft are guessed. All right (chance
     a^(n+1)), the next cycle begins with its verification, once that draft is there (hit); else it begins with a draft
     (miss). The numbers are those after a miss and after a hit, found by trying all.
     """
-    if len({*scenario.round_trips_ms}) > 1 or len(scenario.acceptance) > 1 or scenario.late_one_in:
+    is_simple = len({*scenario.round_trips_ms}) == 1 and len(scenario.acceptance) == 1
+    if not is_simple or scenario.late_one_in or scenario.max_sessions:
         return None
     numbers = range(1, scenario.most + 1)
     return max(
@@ -65,18 +66,29 @@ def _best_turns(scenario: Scenario, acceptance: float) -> Ideal:
 
 
 def _turns(scenario: Scenario, acceptance: float, num_draft_tokens: int) -> Ideal:
-    """Return the rate of equal streams in as few groups as a decode asks for."""
-    num_groups = -(-scenario.num_streams // (scenario.max_sessions or scenario.num_streams))
-    size = scenario.num_streams / num_groups
-    verify_ms = scenario.target.decode_ms(round(size), round(size * (num_draft_tokens + 1)), 0)
-    draft_ms = _draft_ms(scenario, round(size), num_draft_tokens)
-    cycle_ms = max(
-        num_groups * verify_ms, verify_ms + draft_ms + scenario.target_round_trip_ms + scenario.orchestrator_ms
-    )
-    rate = 1e3 * scenario.num_streams * expected_tokens(acceptance, num_draft_tokens) / cycle_ms
+    """Return the rate of equal streams, in the number of groups that is best."""
+    streams = scenario.num_streams
+    least = -(-streams // (scenario.max_sessions or streams))
+    groups = [number for number in range(least, streams + 1) if streams % number == 0]
+    rates = [_rate(scenario, acceptance, num_draft_tokens, number) for number in groups]
+    return Ideal(max(rates), [num_draft_tokens])
+
+
+def _rate(scenario: Scenario, acceptance: float, num_draft_tokens: int, num_groups: int) -> float:
+    """Return the rate of equal streams in groups, each of which drafts beside the decodes of the others.
+
+    The groups take turns. Each drafts together; all do, where the draft has no time for each by itself.
+    """
+    size = scenario.num_streams // num_groups
+    verify_ms = scenario.target.decode_ms(size, size * (num_draft_tokens + 1), 0)
+    between_ms = scenario.target_round_trip_ms + scenario.orchestrator_ms + _draft_ms(scenario, size, num_draft_tokens)
+    streams = scenario.num_streams
+    drafting_ms = num_draft_tokens * scenario.draft.decode_ms(streams, streams, 0)
+    cycle_ms = max(num_groups * verify_ms, verify_ms + between_ms, drafting_ms)
+    tokens = expected_tokens(acceptance, num_draft_tokens)
     if scenario.late_one_in and num_draft_tokens:
-        rate = _with_losses(scenario, expected_tokens(acceptance, num_draft_tokens), cycle_ms)
-    return Ideal(rate, [num_draft_tokens])
+        return _with_losses(scenario, tokens, cycle_ms)
+    return 1e3 * streams * tokens / cycle_ms
 
 
 def _draft_ms(scenario: Scenario, num_sessions: int, num_draft_tokens: int) -> float:
@@ -135,11 +147,11 @@ def _near_cycle_ms(scenario: Scenario, number: int, num_near: int, num_far_rows:
 def _chain(scenario: Scenario, miss: int, hit: int) -> float:
     """Return tokens/s of a chain that drafts `miss` tokens after a miss and `hit` after a hit."""
     acceptance, streams = scenario.acceptance[0], scenario.num_streams
-    size = min(streams, scenario.max_sessions or streams)
+    between_ms = scenario.target_round_trip_ms + scenario.orchestrator_ms
     verify_ms = {
-        number: scenario.target.decode_ms(size, size * (number + 1), 0) * streams / size for number in (miss, hit)
+        number: scenario.target.decode_ms(streams, streams * (number + 1), 0) + between_ms for number in (miss, hit)
     }
-    ahead_ms = _draft_ms(scenario, size, hit + 1)
+    ahead_ms = _draft_ms(scenario, streams, hit + 1)
     chance = {number: acceptance ** (number + 1) for number in (miss, hit)}
     # Of all cycles, those that begin after a hit: as many come to that state as leave it.
     share_hit = chance[miss] / (1 - chance[hit] + chance[miss])
@@ -147,5 +159,5 @@ def _chain(scenario: Scenario, miss: int, hit: int) -> float:
     for number, share in ((miss, 1 - share_hit), (hit, share_hit)):
         tokens += share * expected_tokens(acceptance, number)
         cycle_ms += share * (verify_ms[number] + chance[number] * max(0.0, ahead_ms - verify_ms[number]))
-    cycle_ms += (1 - share_hit) * _draft_ms(scenario, size, miss)
+    cycle_ms += (1 - share_hit) * _draft_ms(scenario, streams, miss)
     return 1e3 * streams * tokens / cycle_ms

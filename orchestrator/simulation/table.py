@@ -83,7 +83,9 @@ def _row(scenario: Scenario, policy: str, num_draft_tokens: int | None, seed: in
 def _seconds(scenario: Scenario, num_cycles: int) -> float:
     """Return how long so many cycles take in virtual time, in whole periods where a scenario has some."""
     best = ideal.without_overlap(scenario)
-    tokens = ideal.expected_tokens(scenario.acceptance[0], best.num_draft_tokens[0])
+    phases = zip(scenario.acceptance, best.num_draft_tokens, strict=False)
+    # Every phase is as many tokens long.
+    tokens = len(scenario.acceptance) / sum(1 / ideal.expected_tokens(*phase) for phase in phases)
     each = num_cycles / min(scenario.num_streams, _MOST_STREAMS)
     seconds = each * tokens * scenario.num_streams / best.tokens_per_s
     period_s = scenario.away_every_s
