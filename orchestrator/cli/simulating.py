@@ -19,7 +19,7 @@ from orchestrator.simulation import ideal
 from orchestrator.simulation.real import Parts, run_real
 from orchestrator.simulation.report import in_a_sentence, parts_table, rows_table, seen_lines
 from orchestrator.simulation.scenario import Scenario, own_scenario, scenarios
-from orchestrator.simulation.table import Row, rows_of
+from orchestrator.simulation.table import Row, row_of
 from orchestrator.simulation.traces import NothingSeenError, Seen, look_at
 from orchestrator.simulation.what import changed, draft_tokens_of, read_what
 from services.frame.program.startup import StartupError
@@ -97,9 +97,7 @@ def _begin_process() -> None:
 
 
 def _row(task: _Task) -> Row:
-    scenario, policy, number, seed = task
-    (row,) = rows_of(scenario, [policy], number, seed)
-    return row
+    return row_of(*task)
 
 
 def _run_real(asked: Asked, chosen: Sequence[Scenario], number: int | None) -> None:

@@ -1,17 +1,17 @@
 """One simulation: the cycles of all streams and both services' scheduling, in virtual time."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 from orchestrator.generation.statistics import Statistics
 from orchestrator.simulation.clock import Clock, run_virtual
 from orchestrator.simulation.engine import ClockEngine, ClockRuntime
 from orchestrator.simulation.scenario import ModelCosts, Scenario
 from orchestrator.simulation.services import Propose, Verify, scripts_of
-from orchestrator.simulation.stream import Door, Link
+from orchestrator.simulation.stream import Door, Link, Serve
 from orchestrator.simulation.streams import MakePolicy, Stream, run_streams
 from services.engine.scheduling.engine import Engine
 from services.engine.scheduling.scheduler import Decode
@@ -61,17 +61,21 @@ async def _simulate(clock: Clock, scenario: Scenario, make_policy: MakePolicy, s
     scripts = scripts_of(scenario, seed)
     decodes: list[Decode] = []
 
-    def target() -> Callable[[Any], Awaitable[None]]:
-        engine = _engine(clock, scenario, scenario.target, scenario.max_sessions, decodes.append)
-        return Verify(_server(), engine, scripts).serve
+    engines: list[ClockEngine] = []
 
-    def draft() -> Callable[[Any], Awaitable[None]]:
-        engine = _engine(clock, scenario, scenario.draft, None, lambda decode: None)
-        return Propose(_server(), engine, scripts).serve
+    def engine(costs: ModelCosts, max_sessions: int | None, on_decode: Callable[[Decode], object]) -> Engine:
+        runtime = ClockRuntime(costs, clock.elapse, scenario.num_streams, max_sessions)
+        engines.append(ClockEngine(clock, runtime, on_decode))
+        # It has what a method asks of an engine.
+        return cast(Engine, engines[-1])
 
-    target_door = Door(target(), Link(scenario.target_round_trip_ms / 1e3))
+    def draft() -> Serve:
+        return Propose(_server(), engine(scenario.draft, None, lambda decode: None), scripts).serve
+
+    target = Verify(_server(), engine(scenario.target, scenario.max_sessions, decodes.append), scripts)
+    target_door = Door(target.serve, Link(scenario.target_round_trip_ms / 1e3))
     # Those who are as far away have a draft service of their own.
-    doors = {ms: Door(draft(), _link_to_draft(scenario, ms / 1e3)) for ms in scenario.round_trips_ms}
+    doors = {ms: Door(draft(), _link_to_draft(scenario, ms / 1e3)) for ms in sorted({*scenario.round_trips_ms})}
     outages = [asyncio.ensure_future(_outages(scenario, door, draft)) for door in doors.values()]
     drafts = [doors[ms] for ms in scenario.round_trips_ms]
     try:
@@ -79,28 +83,18 @@ async def _simulate(clock: Clock, scenario: Scenario, make_policy: MakePolicy, s
     finally:
         for outage in outages:
             outage.cancel()
+        for each in engines:
+            each.stop()
     return Outcome(streams, [each for each in decodes if each.is_verification and each.started_s >= begin_s])
 
 
-async def _outages(scenario: Scenario, door: Door, restart: Callable[[], Callable[[Any], Awaitable[None]]]) -> None:
+async def _outages(scenario: Scenario, door: Door, restart: Callable[[], Serve]) -> None:
     """Let the draft be away now and then; it comes back with nothing of what it held."""
     while scenario.away_s:
         await asyncio.sleep(scenario.away_every_s - scenario.away_s)
         door.close()
         await asyncio.sleep(scenario.away_s)
         door.reopen(restart())
-
-
-def _engine(
-    clock: Clock,
-    scenario: Scenario,
-    costs: ModelCosts,
-    max_sessions: int | None,
-    on_decode: Callable[[Decode], object],
-) -> Engine:
-    runtime = ClockRuntime(costs, clock.elapse, scenario.num_streams, max_sessions)
-    # It has what a method asks of an engine.
-    return cast(Engine, ClockEngine(clock, runtime, on_decode))
 
 
 def _link_to_draft(scenario: Scenario, round_trip_s: float) -> Link:

@@ -1,6 +1,6 @@
 """The table: what each scenario gives with each policy, beside what there can be."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from orchestrator.simulation import ideal
@@ -8,11 +8,33 @@ from orchestrator.simulation.run import simulate
 from orchestrator.simulation.scenario import Scenario
 from orchestrator.simulation.streams import policy_of
 
-POLICIES = ("plain", "fixed", "auto")
-# Cycles of every stream: to choose a number by, and to tell what a policy gives. Of many streams as many together.
-_NUM_TRIED, _NUM_TOLD, _MOST_STREAMS = 60, 600, 4
 # The numbers of draft tokens that are tried at first; then those between the best one and its neighbours.
-_FIRST_NUMBERS = (1, 2, 3, 4, 6, 8, 10, 13, 16, 20, 24)
+_FIRST_NUMBERS = (1, 2, 3, 4, 6, 9, 13, 18, 24)
+# Of so many of them it is found out in full which is best.
+_NUM_FINALISTS = 2
+
+
+@dataclass(frozen=True)
+class _Length:
+    """How long a simulation is: so many cycles of all streams together, but no fewer of each."""
+
+    num_cycles: int
+    num_least: int
+
+    def seconds(self, scenario: Scenario) -> float:
+        """Return the virtual time that they take at best, in whole periods where a scenario has some."""
+        best = ideal.without_overlap(scenario)
+        phases = zip(scenario.acceptance, best.num_draft_tokens, strict=False)
+        # Every phase is as many tokens long.
+        tokens = len(scenario.acceptance) / sum(1 / ideal.expected_tokens(*phase) for phase in phases)
+        num_cycles = max(self.num_cycles / scenario.num_streams, self.num_least) * len(scenario.acceptance)
+        seconds = num_cycles * tokens * scenario.num_streams / best.tokens_per_s
+        period_s = scenario.away_every_s
+        return seconds if not period_s else period_s * max(1, round(seconds / period_s))
+
+
+# To choose a number by; to tell what a policy gives; and where nothing is left to chance.
+_TRIAL, _FULL, _PLAIN = _Length(80, 25), _Length(600, 80), _Length(100, 25)
 
 
 @dataclass(frozen=True)
@@ -36,41 +58,43 @@ class Row:
     sessions_per_decode: float
 
 
-def rows_of(
-    scenario: Scenario, policies: Sequence[str], num_draft_tokens: int | None = None, seed: int = 0
-) -> list[Row]:
-    """Simulate a scenario with each of the policies; `fixed` with the best number where none is given."""
-    return [_row(scenario, policy, num_draft_tokens, seed) for policy in policies]
+def row_of(scenario: Scenario, policy: str, num_draft_tokens: int | None = None, seed: int = 0) -> Row:
+    """Simulate a scenario with one of the policies; `fixed` with the best number where none is given."""
+    if policy == "plain":
+        return _row(scenario, policy, 0, _PLAIN, seed)
+    if policy == "auto":
+        return _row(scenario, policy, 0, _FULL, seed)
+    numbers = _finalists(scenario, seed) if num_draft_tokens is None else [num_draft_tokens]
+    rows = [_row(scenario, policy, number, _FULL, seed) for number in numbers]
+    return max(rows, key=lambda row: row.achieved)
 
 
-def best_number(scenario: Scenario, seed: int = 0) -> int:
-    """Return the fixed number of draft tokens that gives most, found by trying."""
+def _finalists(scenario: Scenario, seed: int) -> list[int]:
+    """Return the fixed numbers of draft tokens that give most in short simulations."""
     tried: dict[int, float] = {}
 
-    def attempt(number: int) -> float:
-        if number not in tried:
-            seconds = _seconds(scenario, _NUM_TRIED)
-            tried[number] = simulate(scenario, policy_of("fixed", number), seconds, seed).tokens_per_s
-        return tried[number]
+    def attempt(numbers: Iterable[int]) -> None:
+        for number in numbers:
+            if number not in tried:
+                seconds = _TRIAL.seconds(scenario)
+                tried[number] = simulate(scenario, policy_of("fixed", number), seconds, seed).tokens_per_s
 
-    numbers = [number for number in _FIRST_NUMBERS if number <= scenario.most]
-    best = max(numbers, key=attempt)
-    place = numbers.index(best)
-    between = range(numbers[max(0, place - 1)], numbers[min(len(numbers) - 1, place + 1)] + 1)
-    return max(between, key=attempt)
+    first = [number for number in _FIRST_NUMBERS if number <= scenario.most]
+    attempt(first)
+    place = first.index(max(first, key=lambda number: tried[number]))
+    attempt(range(first[max(0, place - 1)], first[min(len(first) - 1, place + 1)]))
+    return sorted(tried, key=lambda number: tried[number], reverse=True)[:_NUM_FINALISTS]
 
 
-def _row(scenario: Scenario, policy: str, num_draft_tokens: int | None, seed: int) -> Row:
-    number = 0
-    if policy == "fixed":
-        number = num_draft_tokens or best_number(scenario, seed)
-    outcome = simulate(scenario, policy_of(policy, number), _seconds(scenario, _NUM_TOLD), seed)
+def _row(scenario: Scenario, policy: str, number: int, length: _Length, seed: int) -> Row:
+    outcome = simulate(scenario, policy_of(policy, number), length.seconds(scenario), seed)
     statistics, overlapped = outcome.statistics, ideal.overlapped(scenario)
+    drafted = statistics.num_draft_tokens.total() / max(1, statistics.num_cycles)
     return Row(
         scenario.number,
         scenario.variant,
         policy,
-        number or round(statistics.num_draft_tokens.total() / max(1, statistics.num_cycles), 2),
+        round(drafted, 2) if policy == "auto" else number,
         round(outcome.tokens_per_s, 3),
         round(ideal.without_overlap(scenario).tokens_per_s, 3),
         round(ideal.plain(scenario).tokens_per_s, 3),
@@ -78,15 +102,3 @@ def _row(scenario: Scenario, policy: str, num_draft_tokens: int | None, seed: in
         statistics.num_cycles,
         round(outcome.sessions_per_decode, 2),
     )
-
-
-def _seconds(scenario: Scenario, num_cycles: int) -> float:
-    """Return how long so many cycles take in virtual time, in whole periods where a scenario has some."""
-    best = ideal.without_overlap(scenario)
-    phases = zip(scenario.acceptance, best.num_draft_tokens, strict=False)
-    # Every phase is as many tokens long.
-    tokens = len(scenario.acceptance) / sum(1 / ideal.expected_tokens(*phase) for phase in phases)
-    each = num_cycles / min(scenario.num_streams, _MOST_STREAMS)
-    seconds = each * tokens * scenario.num_streams / best.tokens_per_s
-    period_s = scenario.away_every_s
-    return seconds if not period_s else period_s * max(1, round(seconds / period_s))
