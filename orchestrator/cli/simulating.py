@@ -79,10 +79,7 @@ def _simulated(tasks: Sequence[_Task]) -> list[Row]:
     """Simulate on all cores; one task gives one row."""
     console = Console(stderr=True)
     context = multiprocessing.get_context("spawn")
-    # Ctrl-C is for this process, which ends the others.
-    with context.Pool(
-        min(len(tasks), len(os.sched_getaffinity(0))), signal.signal, (signal.SIGINT, signal.SIG_IGN)
-    ) as pool:
+    with context.Pool(min(len(tasks), len(os.sched_getaffinity(0))), _begin_process) as pool:
         rows = pool.imap(_row, tasks)
         return list(
             track(rows, "simulating", len(tasks), console=console, transient=True, disable=not console.is_terminal)

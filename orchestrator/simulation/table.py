@@ -34,7 +34,7 @@ class _Length:
 
 
 # To choose a number by; to tell what a policy gives; and where nothing is left to chance.
-_TRIAL, _FULL, _PLAIN = _Length(80, 25), _Length(600, 80), _Length(100, 25)
+_TRIAL, _FULL, _PLAIN = _Length(80, 20), _Length(400, 60), _Length(80, 20)
 
 
 @dataclass(frozen=True)

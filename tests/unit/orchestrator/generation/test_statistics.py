@@ -15,7 +15,9 @@ from outrider.v1 import target_pb2
 def cycle(num_draft_tokens: int, num_accepted: int, drafter: str = "remote") -> Cycle:
     draft = Draft(range(num_draft_tokens), waited_s=2.0, computed_s=0.5, drafter=drafter)
     result = target_pb2.VerifyBatchResult(num_accepted=num_accepted)
-    return Cycle(0, draft, Verification(result, draft.tokens, waited_s=3.0, computed_s=1.0), range(num_accepted + 1))
+    return Cycle(
+        0, draft, Verification(result, len(draft.tokens), waited_s=3.0, computed_s=1.0), range(num_accepted + 1)
+    )
 
 
 def counted(*cycles: Cycle) -> Statistics:
