@@ -16,15 +16,10 @@ from typer import TyperException
 from orchestrator.cli.asking import current_status, hold_chat, stream_text
 from orchestrator.cli.bench import bench
 from orchestrator.cli.beside import pair_differences, run_beside
-<<<<<<< HEAD
 from orchestrator.cli.costs import costs
 from orchestrator.cli.show import pair_lines, status_table, to_json
 from orchestrator.cli.simulate import simulate
-from orchestrator.cli.interrupts import Interrupted, interruptible, run
-=======
-from orchestrator.cli.client import pair_lines, status_table, to_json
 from orchestrator.cli.interrupts import Interrupted, end_line, interruptible, run
->>>>>>> main
 from orchestrator.cli.option_groups import with_groups
 from orchestrator.cli.options import (
     MODEL,

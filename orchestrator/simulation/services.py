@@ -63,7 +63,7 @@ class ScriptedVerification(Work[target_pb2.VerifyBatchResult]):
 
 
 class ScriptedProposal(Work[draft_pb2.ProposeResult]):
-    """Proposes the script's guesses, one after each decode, as `services.draft.proposal.ProposalWork` does."""
+    """Proposes the script's guesses, one after each decode, as `services.draft.servicer.ProposalWork` does."""
 
     def __init__(self, prefix: Prefix, request: draft_pb2.ProposeRequest, script: Script) -> None:
         super().__init__(prefix, deadline_s=deadline_s(request.timeout_ms))

@@ -10,8 +10,8 @@ from services.engine.costs.plan import Field, Plan, Shape, context_lengths, plan
 from services.engine.costs.rounds import visit
 from services.engine.model.model import Model
 from services.engine.runtime.devices import accelerators
-from services.engine.runtime.memory import cache_bytes, check_ram, free_ram, layers_that_fit, rooms
 from services.engine.runtime.interface import Segment
+from services.engine.runtime.memory import cache_bytes, check_ram, free_ram, layers_that_fit, rooms
 from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions
 
 # Of what is free once the weights are there; the rest is for graphs, and for a cache to fill others from.
