@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from orchestrator.simulation.real import Parts
@@ -11,9 +12,12 @@ from orchestrator.simulation.traces import Seen
 
 def rows_table(rows: Sequence[Row], titles: Sequence[str]) -> Table:
     """Return the rows as a table; `titles` name the scenario of each."""
-    table = Table("scenario", "policy", caption="tokens/s of all streams together, in virtual time")
-    for heading in ("draft tokens", "tokens/s", "of plain", "of ideal", "ideal", "plain", "overlapped"):
-        table.add_column(heading, justify="right")
+    table = _table(
+        ("scenario", "policy"),
+        ("draft", "tokens/s", "/plain", "/ideal", "ideal", "chain"),
+        "draft: tokens a cycle; tokens/s: of all streams, in virtual time; ideal: what formulas say without overlap; "
+        "chain: with a draft that goes on while it is verified",
+    )
     before = ""
     for row, title in zip(rows, titles, strict=True):
         if before and title != before:
@@ -26,10 +30,17 @@ def rows_table(rows: Sequence[Row], titles: Sequence[str]) -> Table:
             f"{row.achieved / row.plain:.2f}",
             f"{row.achieved / row.ideal:.3f}",
             f"{row.ideal:,.1f}",
-            f"{row.plain:,.1f}",
             "" if row.overlapped is None else f"{row.overlapped:,.1f}",
         )
         before = title
+    return table
+
+
+def _table(words: Sequence[str], figures: Sequence[str], caption: str) -> Table:
+    """Return a table with columns of words and of figures, which fits into 80 columns."""
+    table = Table(*words, caption=caption, box=SIMPLE_HEAD, pad_edge=False, caption_justify="left")
+    for heading in figures:
+        table.add_column(heading, justify="right", no_wrap=True)
     return table
 
 
@@ -45,9 +56,12 @@ def in_a_sentence(rows: Sequence[Row]) -> str:
 
 def parts_table(parts: Sequence[Parts], titles: Sequence[str]) -> Table:
     """Return where the time of real cycles went."""
-    table = Table("scenario", caption="ms of a cycle of one stream, in real time with real gRPC on this machine")
-    for heading in ("draft tokens", "cycle", "decodes", "services", "round trips", "orchestrator"):
-        table.add_column(heading, justify="right")
+    table = _table(
+        ("scenario",),
+        ("draft", "cycle", "decodes", "services", "round trips", "orchestrator"),
+        "draft: tokens a cycle; the rest is ms of a cycle of one stream, in real time with real gRPC on this machine; "
+        "services: what these take beside the decodes",
+    )
     for each, title in zip(parts, titles, strict=True):
         times = each.cycle_ms, each.models_ms, each.services_ms, each.round_trips_ms, each.orchestrator_ms
         table.add_row(title, str(each.num_draft_tokens), *(f"{ms:.2f}" for ms in times))

@@ -1,6 +1,5 @@
 """The table: what each scenario gives with each policy, beside what there can be."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from orchestrator.simulation import ideal
@@ -71,19 +70,24 @@ def row_of(scenario: Scenario, policy: str, num_draft_tokens: int | None = None,
 
 def _finalists(scenario: Scenario, seed: int) -> list[int]:
     """Return the fixed numbers of draft tokens that give most in short simulations."""
+    seconds = _TRIAL.seconds(scenario)
     tried: dict[int, float] = {}
 
-    def attempt(numbers: Iterable[int]) -> None:
-        for number in numbers:
-            if number not in tried:
-                seconds = _TRIAL.seconds(scenario)
-                tried[number] = simulate(scenario, policy_of("fixed", number), seconds, seed).tokens_per_s
+    def attempt(number: int) -> float:
+        if number not in tried:
+            tried[number] = simulate(scenario, policy_of("fixed", number), seconds, seed).tokens_per_s
+        return tried[number]
 
-    first = [number for number in _FIRST_NUMBERS if number <= scenario.most]
-    attempt(first)
-    place = first.index(max(first, key=lambda number: tried[number]))
-    attempt(range(first[max(0, place - 1)], first[min(len(first) - 1, place + 1)]))
-    return sorted(tried, key=lambda number: tried[number], reverse=True)[:_NUM_FINALISTS]
+    numbers = [number for number in _FIRST_NUMBERS if number <= scenario.most]
+    for place, number in enumerate(numbers):
+        attempt(number)
+        # What has fallen twice does not rise again.
+        if place > 1 and max(attempt(each) for each in numbers[place - 1 : place + 1]) < max(tried.values()):
+            break
+    place = numbers.index(max(tried, key=attempt))
+    for number in range(numbers[max(0, place - 1)], numbers[min(len(numbers) - 1, place + 1)]):
+        attempt(number)
+    return sorted(tried, key=attempt, reverse=True)[:_NUM_FINALISTS]
 
 
 def _row(scenario: Scenario, policy: str, number: int, length: _Length, seed: int) -> Row:
