@@ -17,6 +17,7 @@ from orchestrator.cli.asking import current_status, hold_chat, stream_text
 from orchestrator.cli.bench import bench
 from orchestrator.cli.beside import pair_differences, run_beside
 from orchestrator.cli.costs import costs
+from orchestrator.cli.simulate import simulate
 from orchestrator.cli.interrupts import Interrupted, end_line, interruptible, run
 from orchestrator.cli.option_groups import with_groups
 from orchestrator.cli.options import (
@@ -198,6 +199,7 @@ def pair(
 
 app.command()(with_groups(bench))
 app.command()(costs)
+app.command()(simulate)
 
 
 @guarded_output("outrider")

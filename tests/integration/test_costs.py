@@ -15,7 +15,8 @@ from services.engine.costs.__main__ import main
 from services.engine.costs.measured_model import MeasuredModel
 from services.engine.errors import ModelLoadError
 from services.engine.model.model import Model
-from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions, Segment
+from services.engine.runtime.interface import Segment
+from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions
 
 pytestmark = pytest.mark.integration
 

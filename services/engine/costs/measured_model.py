@@ -11,8 +11,9 @@ from services.engine.costs.rounds import visit
 from services.engine.errors import ModelLoadError
 from services.engine.model.model import Model
 from services.engine.runtime.devices import accelerators
+from services.engine.runtime.interface import Segment
 from services.engine.runtime.memory import cache_bytes, check_ram, free_ram, layers_that_fit, rooms
-from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions, Segment
+from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions
 
 # Of what is free once the weights are there; the rest is for graphs, and for a cache to fill others from.
 _USABLE_SHARE = 0.5
