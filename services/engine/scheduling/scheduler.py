@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.engine.errors import DecodeError, EngineError, SlotsTakenError, WorkCancelledError, WorkTimeoutError
-from services.engine.runtime.runtime import Logits, Runtime, Segment
+from services.engine.runtime.interface import Logits, Runtime, Segment
 from services.engine.scheduling.gathering import Gathering
 from services.engine.scheduling.phases import Phase, Phases
 from services.engine.scheduling.slots import Slot, SlotTable

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from services.engine.runtime.runtime import Logits
+from services.engine.runtime.interface import Logits
 from services.engine.scheduling.phases import Phase, Phases
 from services.engine.scheduling.slots import Slot
 

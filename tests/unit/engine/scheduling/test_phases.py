@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from services.engine.runtime.runtime import Logits, Segment
+from services.engine.runtime.interface import Logits, Segment
 from services.engine.scheduling.phases import Phase, Phases
 from services.engine.scheduling.scheduler import Scheduler
 from services.engine.scheduling.work import WorkTimings
