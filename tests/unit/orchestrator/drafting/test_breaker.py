@@ -3,7 +3,7 @@
 import pytest
 
 from orchestrator.drafting import service as service_module
-from orchestrator.drafting.service import Breaker
+from orchestrator.drafting.drafter import Breaker
 
 
 class Clock:

@@ -9,7 +9,8 @@ import grpc
 import pytest
 
 from orchestrator.drafting import service as service_module
-from orchestrator.drafting.service import Breaker, DraftPatience
+from orchestrator.drafting.drafter import Breaker
+from orchestrator.drafting.remote import DraftPatience
 from outrider.v1 import draft_pb2
 from services.session.client import ServiceSession
 from services.session.sequence import TokenSequence

@@ -6,8 +6,8 @@ import grpc
 import pytest
 
 from orchestrator.drafting import service as service_module
-from orchestrator.drafting.drafter import Draft
-from orchestrator.drafting.service import Breaker, DraftPatience
+from orchestrator.drafting.drafter import Breaker, Draft
+from orchestrator.drafting.remote import DraftPatience
 from outrider.v1 import draft_pb2
 from services.session.sequence import TokenSequence
 from tests.unit.orchestrator.drafting.remote.drafters import (
