@@ -46,7 +46,7 @@ async def run_bench(systems: Sequence[System], load: Load, course: Course, resul
         start_s = time.perf_counter() - began_s
         if isinstance(ours, Services):
             results.about["models"] = await _models(ours)
-        results.about["gpus"] = gpus.names
+        results.about |= {"systems": {system.name: system.about for system in systems}, "gpus": gpus.names}
         halving = Halving(
             bench.cases,
             course.streams,

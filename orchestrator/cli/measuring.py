@@ -64,6 +64,7 @@ def measure(
         "machine": describe_machine(),
         "options": {**asked, "target": target_path.name, "draft": draft_path.name if draft_path else None},
         "rate": load.rate,
+        "requests": {"temperature": 0, "seed": 1},
     }
     results = Results(about, out.path("json"))
     how_long = Course(

@@ -42,6 +42,7 @@ class LlamaServer:
 
     def __init__(self, program: Path, models: Models, settings: Sequence[Setting], flags: Sequence[str] = ()) -> None:
         self.settings = settings
+        self.about: dict[str, Any] = {"flags": list(flags)}
         self._program = program
         self._models = models
         self._flags = flags
@@ -62,6 +63,7 @@ class LlamaServer:
         if not self._ports:
             raise ConnectionError(next(iter(problems.values())))
         self.settings = [setting for setting in self.settings if setting.name not in problems]
+        self.about["version"] = await self._version()
         return problems
 
     def asking(self, prompt: Prompt, setting: Setting, num_tokens: int) -> Ask:
@@ -78,6 +80,15 @@ class LlamaServer:
         """Return the id of the process that serves this setting; see `System.processes`."""
         process = self._running.get(_process_of(setting))
         return {"llama-server": process.pid} if process is not None and process.returncode is None else {}
+
+    async def _version(self) -> str:
+        """Return what the program says of itself."""
+        asked = await asyncio.create_subprocess_exec(
+            self._program, "--version", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        )
+        told, _ = await asked.communicate()
+        found = [line for line in told.decode(errors="replace").splitlines() if line.startswith("version")]
+        return found[0].partition(":")[2].strip() if found else ""
 
     async def _start_one(self, running: AsyncExitStack, setting: Setting) -> int:
         port = free_port()

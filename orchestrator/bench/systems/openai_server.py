@@ -23,6 +23,7 @@ class OpenAiServer:
     def __init__(self, url: str, model: str = "") -> None:
         """`model` is the name that it knows its model by; the first that it lists if absent."""
         self.settings: Sequence[Setting] = [Setting("as it is set")]
+        self.about: dict[str, Any] = {"url": url}
         self._url = url.rstrip("/")
         self._model = model
 
@@ -34,6 +35,7 @@ class OpenAiServer:
                 self._model = str(json.loads(told)["data"][0]["id"])
             except (ValueError, LookupError, TypeError) as error:
                 raise ConnectionError(f"{self._url}/models lists no model: name one with --peer-model") from error
+        self.about["model"] = self._model
         return {}
 
     def asking(self, prompt: Prompt, setting: Setting, num_tokens: int) -> Ask:

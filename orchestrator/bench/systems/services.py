@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 
@@ -59,6 +60,8 @@ class Services:
         self.name = name
         self.settings = settings
         self.checkout = checkout
+        flags = {"target_flags": list(checkout.target_flags), "draft_flags": list(checkout.draft_flags)}
+        self.about: dict[str, Any] = {"root": str(checkout.root or ""), "exact": exact, **flags}
         self._models = models
         self._exact = exact
         self._variables = dict(variables or {})
@@ -74,6 +77,7 @@ class Services:
         """Return when the orchestrators serve; see `System.start`. Raises RefusedError and CrashedError."""
         for has_draft in sorted({setting.has_draft for setting in self.settings}, reverse=True):
             self._addresses[has_draft] = await self._start_stack(running, has_draft)
+        self.about["version"] = (await self.status(self.settings[0])).version
         return {}
 
     def asking(self, prompt: Prompt, setting: Setting, num_tokens: int) -> Ask:

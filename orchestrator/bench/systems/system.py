@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from orchestrator.bench.load.prompts import Prompt
 from orchestrator.bench.load.streams import Ask
@@ -82,6 +82,8 @@ class System(Protocol):
 
     name: str
     settings: Sequence[Setting]
+    # What it is, for the results, once it has started: its version, and flags of its own.
+    about: dict[str, Any]
 
     async def start(self, running: AsyncExitStack) -> dict[str, str]:
         """Return when it can be asked, with what is wrong with settings, by their names, that cannot be had.

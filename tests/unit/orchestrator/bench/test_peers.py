@@ -167,6 +167,8 @@ class Healthy(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
+if "--version" in sys.argv:
+    sys.exit("version: 7 (abc)")
 if "--spec-type" in sys.argv:
     sys.exit(4)
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Healthy).serve_forever()
@@ -177,6 +179,7 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])
         assert await peer.start(running) == {"ngram-mod": "llama-server ended with code 4"}
         assert [setting.name for setting in peer.settings] == ["plain"]
         assert set(peer.processes(PLAIN)) == {"llama-server"}
+        assert peer.about == {"flags": [], "version": "7 (abc)"}
 
 
 async def test_a_completion_of_llama_server() -> None:
