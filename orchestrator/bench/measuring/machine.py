@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import platform
 import re
 import shutil
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
+from orchestrator.bench.systems.system import num_cores
 from services.frame.program.version import VERSION, version_of
 
 # A process that is asked for has ended.
@@ -29,7 +29,7 @@ def describe_machine() -> dict[str, Any]:
     """Return what runs here: processor, cores that may be used, memory, system, GPUs, and versions."""
     return {
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": num_cores(),
         "memory_bytes": psutil.virtual_memory().total,
         "system": platform.platform(),
         "versions": {

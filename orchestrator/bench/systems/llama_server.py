@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import socket
 import sys
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from typing import Any
 from orchestrator.bench.load.prompts import Prompt
 from orchestrator.bench.load.streams import Ask, Stream
 from orchestrator.bench.systems.http import post_events, request
-from orchestrator.bench.systems.system import PLAIN, Models, Setting
+from orchestrator.bench.systems.system import PLAIN, Models, Setting, num_cores
 
 _PAUSE_S = 0.1
 NGRAM_KINDS = ("ngram-simple", "ngram-map-k", "ngram-map-k4v", "ngram-mod", "ngram-cache")
@@ -107,7 +106,7 @@ def _process_of(setting: Setting) -> str:
 
 def server_flags(models: Models, setting: Setting, port: int) -> list[str]:
     """Return the flags of a llama-server that decodes like this."""
-    threads = str(models.threads or len(os.sched_getaffinity(0)))
+    threads = str(models.threads or num_cores())
     flags = ["--model", str(models.target), "--parallel", str(models.slots), "--threads", threads]
     flags += ["--ctx-size", str(models.slots * models.context), "--host", "127.0.0.1", "--port", str(port)]
     flags += ["--offline", "--no-ui", "--log-verbosity", "1"]

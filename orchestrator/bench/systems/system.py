@@ -1,5 +1,6 @@
 """What every system that is measured has to offer, and with what settings it is asked."""
 
+import os
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -75,6 +76,11 @@ class Models:
         """The flags of a service, and of the bare loop."""
         on_gpu = () if self.gpu_layers is None else (f"--gpu-layers={self.gpu_layers}",)
         return ("--slots", str(self.slots), "--context", str(self.context), "--threads", str(self.threads), *on_gpu)
+
+
+def num_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class System(Protocol):
