@@ -24,7 +24,7 @@ from company_prompts import PROMPTS
 from company_report import plot, tables
 from company_systems import ROOT, CheckoutServices, CutLlamaServer, System
 
-from orchestrator.bench.bench import tell
+from orchestrator.bench.measuring.bench import tell
 from orchestrator.bench.systems.services import Checkout
 from orchestrator.bench.systems.system import Models, Setting
 from orchestrator.stack.bundled import bundled_pair

@@ -12,10 +12,10 @@ from company_measure import meeting, read_decodes, within
 from company_prompts import PROMPTS
 from company_systems import CheckoutServices, System
 
-from orchestrator.bench.bench import tell
-from orchestrator.bench.comparison import kept_cases
-from orchestrator.bench.machine import until_quiet, used_s
-from orchestrator.bench.streams import NoSteadyStateError, Window, measure, steady_window
+from orchestrator.bench.load.streams import NoSteadyStateError, Window, measure, steady_window
+from orchestrator.bench.measuring.bench import tell
+from orchestrator.bench.measuring.machine import until_quiet, used_s
+from orchestrator.bench.results.comparison import kept_cases
 from orchestrator.bench.systems.services import Checkout
 from orchestrator.bench.systems.system import Models, Setting
 from services.frame.program.atomic_file import replacing

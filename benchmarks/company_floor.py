@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.bench.streams import Chunk, Stream
+from orchestrator.bench.load.streams import Chunk, Stream
 from services.engine.model.model import Model
 from services.engine.runtime.interface import Logits, Segment
 from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions

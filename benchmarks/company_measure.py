@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from orchestrator.bench.streams import NoSteadyStateError, Window
+from orchestrator.bench.load.streams import NoSteadyStateError, Window
 
 
 class Decode(NamedTuple):

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 
 from company_systems import ROOT, Answer
 
-from orchestrator.bench.streams import Chunk, Stream
+from orchestrator.bench.load.streams import Chunk, Stream
 from orchestrator.bench.systems.llama_server import stop
 from orchestrator.bench.systems.system import Models, Setting
 

@@ -5,8 +5,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from orchestrator.bench.comparison import Runs, best_case, rates, ratio
-from orchestrator.bench.report import table
+from orchestrator.bench.results.comparison import Runs, best_case, rates, ratio
+from orchestrator.bench.results.report import table
 
 _PLAIN = ("plain", "alone")
 # Systems that every other one is compared with: the best of those whose names begin so.

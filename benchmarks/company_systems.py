@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from orchestrator.bench.counting import COUNTS
-from orchestrator.bench.prompts import Prompt
-from orchestrator.bench.streams import Stream, run_together
+from orchestrator.bench.load.prompts import Prompt
+from orchestrator.bench.load.streams import Stream, run_together
+from orchestrator.bench.results.counting import COUNTS
 from orchestrator.bench.systems.llama_server import LlamaServer
 from orchestrator.bench.systems.services import Checkout, Services
 from orchestrator.bench.systems.system import Models, Setting
@@ -33,7 +33,7 @@ class System(Protocol):
     name: str
     settings: Sequence[Setting]
 
-    async def start(self, running: AsyncExitStack) -> None:
+    async def start(self, running: AsyncExitStack) -> object:
         """Return when it can be asked."""
 
     async def ask(self, prompts: Sequence[str], setting: Setting, num_tokens: int) -> Answer:
@@ -74,6 +74,12 @@ class CutLlamaServer(LlamaServer):
 
     def __init__(self, program: Path, models: Models, settings: Sequence[Setting], flags: Sequence[str]) -> None:
         super().__init__(program, models, [setting for setting in settings if setting.has_draft], flags)
+
+    async def start(self, running: AsyncExitStack) -> dict[str, str]:
+        """Return when all of them serve. Raises ConnectionError where one ends instead."""
+        if problems := await super().start(running):
+            raise ConnectionError(next(iter(problems.values())))
+        return problems
 
     async def ask(self, prompts: Sequence[str], setting: Setting, num_tokens: int) -> Answer:
         """Go on with all prompts at once; see `System.ask`."""

@@ -3,14 +3,15 @@
 `python benchmarks/gpu/run.py --out FOLDER [--preset 8b | --target PATH --draft PATH] [--peer-llama-server PROGRAM]`
 runs the parts one after the other, each under a limit of its own, and writes after each of them: `costs.json`,
 `bench.json` and `bench.md`, `exactness.log` (JSON lines), a log of each part, and `parts.json` with what became of all.
-A part that fails or takes too long costs only itself. `--preset` expands the bundled pair first; `--only costs bench`
-leaves parts out, `--limit bench=200` changes one's seconds, `--flags "costs=--slots 16"` gives one further flags.
-Without a GPU it does the same on the CPU.
+A part that fails or takes too long costs only itself. `--preset` expands the bundled pair first, into the folder for
+temporary files; `--only costs bench` leaves parts out, `--limit bench=200` changes one's seconds, and
+`--flags "costs=--slots 16"` gives one further flags. Without a GPU it does the same on the CPU.
 """
 
 import argparse
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from orchestrator.stack.bundled import bundled_pair
 
 ROOT = Path(__file__).parents[2]
 # Together with what ends and starts between them under 12 minutes.
-LIMITS_S = {"models": 90.0, "costs": 150.0, "bench": 270.0, "exactness": 90.0, "exactness-short": 70.0}
+LIMITS_S = {"models": 90.0, "costs": 150.0, "bench": 240.0, "exactness": 100.0, "exactness-short": 100.0}
 TOTAL_S = 700.0
 # Of its limit, what a part is told to take: the rest is for loading models and for ending in order.
 _SHARE = 0.8
@@ -37,7 +38,7 @@ def planned_parts(arguments: argparse.Namespace) -> list[Part]:
     models = ("--target", str(target), "--draft", str(draft))
     outrider = (sys.executable, "-m", "orchestrator.cli")
     exactness = (sys.executable, str(ROOT / "benchmarks/exactness.py"), "--target", str(target), "--exact", "each")
-    exactness += ("--gpu-layers", "-1", "--schedules", "20")
+    exactness += ("--gpu-layers", "-1", "--schedules", "10")
     peer = ("--peer-llama-server", arguments.peer_llama_server) if arguments.peer_llama_server else ()
     budget = {name: ("--budget", str(int(_SHARE * limit_s) or 1)) for name, limit_s in limits.items()}
     commands = {
@@ -61,25 +62,27 @@ def planned_parts(arguments: argparse.Namespace) -> list[Part]:
 
 def _models(arguments: argparse.Namespace) -> tuple[Path, Path]:
     if arguments.preset:
-        return arguments.out / "target.gguf", arguments.out / "draft.gguf"
+        folder = Path(tempfile.gettempdir()) / f"outrider-{arguments.preset}"
+        folder.mkdir(exist_ok=True)
+        return folder / "target.gguf", folder / "draft.gguf"
     if arguments.target and arguments.draft:
         return arguments.target, arguments.draft
     return bundled_pair()
 
 
 def _expand(preset: str, target: Path, draft: Path) -> tuple[str, ...]:
-    """Return the command that expands the bundled pair to a preset, one model after the other."""
-    sources = bundled_pair()
+    """Return the command that expands the bundled pair to a preset, where that has not been done."""
     commands = [
-        (sys.executable, "-m", "models.expand", str(source), "--preset", name, "--output", str(path), "--force")
-        for source, name, path in zip(sources, (preset, f"draft-{preset}"), (target, draft), strict=True)
+        f"test -f {shlex.quote(str(path))} || "
+        + shlex.join((sys.executable, "-m", "models.expand", str(source), "--preset", name, "--output", str(path)))
+        for source, name, path in zip(bundled_pair(), (preset, f"draft-{preset}"), (target, draft), strict=True)
     ]
-    return ("bash", "-ec", "; ".join(map(shlex.join, commands)))
+    return ("bash", "-ec", "\n".join(commands))
 
 
 def main() -> None:
     """Run as the command line says; exit code 1 where a part did not come to a good end."""
-    arguments = _parser().parse_args()
+    arguments = parse()
     arguments.out.mkdir(parents=True, exist_ok=True)
     outcomes = run_parts(planned_parts(arguments), arguments.out, arguments.total_s)
     for each in outcomes:
@@ -90,7 +93,8 @@ def main() -> None:
     sys.exit(0 if all(each.is_good for each in outcomes) else 1)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return what a command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for results and logs")
     parser.add_argument("--target", type=Path)
@@ -101,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--limit", nargs="+", type=_of_part(float), default=[], metavar="PART=SECONDS")
     parser.add_argument("--flags", nargs="+", type=_of_part(shlex.split), default=[], metavar="PART=FLAGS")
     parser.add_argument("--total-s", type=float, default=TOTAL_S, help="of all parts together")
-    return parser
+    return parser.parse_args(argv)
 
 
 def _of_part(convert: Callable[[str], object]) -> Callable[[str], tuple[str, object]]:

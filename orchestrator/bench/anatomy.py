@@ -101,7 +101,8 @@ def table(found: Mapping[str, Any]) -> str:
             last_ms = last.get(side, {}).get(part, 0.0)
             if max(abs(ms), abs(last_ms)) >= 0.005 or part == REST:
                 name = side if part == side else f"{side}: {part}"
-                lines.append(f"| {name} | {ms:.2f} | {ms / num_tokens:.2f} | {ms / cycle_ms:.1%} | {last_ms:.2f} |")
+                figures = (_told(ms), _told(ms / num_tokens), f"{round(ms / cycle_ms, 3) + 0.0:.1%}", _told(last_ms))
+                lines.append(f"| {name} | {' | '.join(figures)} |")
     last_sum_ms = sum(ms for parts in last.values() for ms in parts.values())
     lines.append(f"| cycle | {cycle_ms:.2f} | {cycle_ms / num_tokens:.2f} | 100.0% | {last_sum_ms:.2f} |")
     sentences = [f"{found['num_cycles']} cycles of {found['num_sessions']} requests, {num_tokens:.2f} tokens each."]
@@ -114,14 +115,19 @@ def table(found: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", *sentences, ""])
 
 
+def _told(ms: float) -> str:
+    # A rest a little below 0 is none.
+    return f"{round(ms, 2) + 0.0:.2f}"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print what the spans of a file say; return the exit code."""
     parser = Parser(prog=PROGRAM, description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("file", type=Path, help="OTLP JSON, as `outrider bench --anatomy` keeps it, or a collector")
     parser.add_argument("--json", action="store_true", help="print one line of JSON instead of the table")
     parser.add_argument("--plot", type=Path, metavar="PATH", help="draw it there, as SVG or PNG")
-    parser.add_argument("--plot-from", type=float, default=0.0, metavar="S", help="seconds that the plot leaves out")
-    parser.add_argument("--plot-seconds", type=float, default=2.0, metavar="S", help="seconds that the plot shows")
+    parser.add_argument("--plot-from", type=float, metavar="S", help="seconds that the plot leaves out")
+    parser.add_argument("--plot-seconds", type=float, metavar="S", help="seconds that the plot shows; some cycles")
     options = parser.parse_args(arguments)
     try:
         cycles = cycles_of(read_spans(options.file))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 from orchestrator.bench.cycles import Cycle
@@ -12,6 +13,7 @@ _DRAFT, _WAIT = "tab:orange", "lightgrey"
 # Decodes that follow each other have colours that nobody mistakes for each other, nor for the two above.
 _DECODES = ("tab:blue", "tab:green", "tab:purple", "tab:red", "tab:cyan", "tab:brown", "tab:olive", "tab:pink")
 _THIN, _THICK = 0.3, 0.8
+_SHOWN_CYCLES = 10
 
 
 class PlotError(Exception):
@@ -71,10 +73,27 @@ def _rows(cycles: Sequence[Cycle]) -> dict[str, int]:
     return rows
 
 
-def draw_timeline(cycles: Sequence[Cycle], path: Path, *, from_s: float = 0.0, shown_s: float = 2.0) -> None:
+def usual_view(cycles: Sequence[Cycle]) -> tuple[float, float]:
+    """Return from when, in seconds since the first cycle began, and for how long it is worth looking.
+
+    That is for some cycles, from when every session that begins beside the first one has read its prompt.
+    """
+    if not cycles:
+        return 0.0, 0.0
+    first = cycles[0]
+    ended_ns = max(cycle.ended_ns for cycle in cycles if cycle.session == first.session)
+    begun_ns = [cycle.ended_ns for cycle in cycles if not cycle.index and cycle.started_ns < ended_ns]
+    usual_ms = median(cycle.duration_ms for cycle in cycles)
+    return (max(begun_ns, default=first.started_ns) - first.started_ns) / 1e9, _SHOWN_CYCLES * usual_ms / 1e3
+
+
+def draw_timeline(
+    cycles: Sequence[Cycle], path: Path, *, from_s: float | None = None, shown_s: float | None = None
+) -> None:
     """Draw `shown_s` seconds of cycles, from `from_s` after the first one's beginning, as an SVG or a PNG.
 
-    Raises PlotError for another kind of file, without matplotlib, or where nothing happened in that time; and OSError.
+    Where they are absent, it shows what `usual_view` says. Raises PlotError for another kind of file, without
+    matplotlib, or where nothing happened in that time; and OSError.
     """
     try:
         # It is not needed for the figures, and takes its time to come.
@@ -84,6 +103,9 @@ def draw_timeline(cycles: Sequence[Cycle], path: Path, *, from_s: float = 0.0, s
         raise PlotError("matplotlib draws the plot: pip install 'outrider[bench]'") from error
     if path.suffix not in (".svg", ".png"):
         raise PlotError(f"{path}: a plot is an .svg or a .png")
+    usual_from_s, usual_shown_s = usual_view(cycles)
+    from_s = usual_from_s if from_s is None else from_s
+    shown_s = usual_shown_s if shown_s is None else shown_s
     whole = timeline(cycles)
     shown = [box for box in whole.boxes if box.ended_s > from_s and box.started_s < from_s + shown_s]
     if not shown:

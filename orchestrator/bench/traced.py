@@ -5,14 +5,15 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from orchestrator.bench.anatomy import NoCyclesError, anatomy, table
-from orchestrator.bench.bench import Load, Results, tell
+from orchestrator.bench.anatomy import NoCyclesError, anatomy
 from orchestrator.bench.cycles import Cycle, cycles_of
-from orchestrator.bench.prompts import for_streams
+from orchestrator.bench.load.prompts import for_streams
+from orchestrator.bench.load.streams import Stream, decode_rate, run_to_end
+from orchestrator.bench.measuring.bench import Load, Results, tell
 from orchestrator.bench.spans import SpanReceiver
-from orchestrator.bench.streams import Stream, decode_rate, run_to_end
 from orchestrator.bench.systems.services import Services
 from orchestrator.bench.systems.system import Setting
+from orchestrator.bench.timeline import draw_timeline
 
 # All that a user may have set to have fewer traces.
 _VARIABLES = {"OTEL_SDK_DISABLED": "false", "OTEL_METRICS_EXPORTER": "none", "OTEL_TRACES_SAMPLER": "always_on"}
@@ -20,12 +21,18 @@ _WARM_UP_TOKENS = 4
 
 
 async def trace_runs(
-    ours: Services, cases: Sequence[tuple[Setting, int]], load: Load, results: Results, path: Path
+    ours: Services,
+    cases: Sequence[tuple[Setting, int]],
+    load: Load,
+    results: Results,
+    path: Path,
+    *,
+    is_drawn: bool = False,
 ) -> None:
     """Run each setting with so many streams on services that trace; keep the spans in the file and what they say.
 
     `anatomies` of the results has where the time went, `span_agreements` the client's decode rate of each stream over
-    that of its spans.
+    that of its spans. Who was in which decode is drawn beside the file, where it `is_drawn`.
     """
     tell("where the time goes: runs with traces, apart from those that were measured")
     runs: list[tuple[Setting, list[Stream]]] = []
@@ -42,16 +49,29 @@ async def trace_runs(
         # Services send their last spans as they stop.
         cycles = cycles_of(receiver.spans)
         receiver.write(path)
+    if is_drawn:
+        for setting, streams in runs:
+            _draw(setting, streams, cycles, path)
     results.found["anatomies"] = [each for setting, streams in runs for each in _anatomies(setting, streams, cycles)]
     results.found["span_agreements"] = [each for _, streams in runs for each in span_agreements(streams, cycles)]
     results.save()
 
 
+def _of_run(streams: Sequence[Stream], cycles: Sequence[Cycle]) -> list[Cycle]:
+    traces = {stream.summary["trace_id"] for stream in streams}
+    return [cycle for cycle in cycles if cycle.session in traces]
+
+
+def _draw(setting: Setting, streams: Sequence[Stream], cycles: Sequence[Cycle], path: Path) -> None:
+    """Draw one run beside the file of spans, where its spans came."""
+    if own := _of_run(streams, cycles):
+        draw_timeline(own, path.with_suffix(f".{len(streams)}-streams-{setting.name}.svg"))
+
+
 def _anatomies(setting: Setting, streams: Sequence[Stream], cycles: Sequence[Cycle]) -> list[dict[str, Any]]:
     """Return where the time of one run went; nothing where its spans did not come."""
-    traces = {stream.summary["trace_id"] for stream in streams}
     try:
-        found = anatomy([cycle for cycle in cycles if cycle.session in traces])
+        found = anatomy(_of_run(streams, cycles))
     except NoCyclesError:
         return []
     return [{"setting": setting.name, "num_streams": len(streams), **found}]
@@ -68,12 +88,3 @@ def span_agreements(streams: Sequence[Stream], cycles: Sequence[Cycle]) -> list[
         num_tokens = sum(chunk.num_tokens for chunk in stream.chunks[1:])
         found.append(rate / (num_tokens / took_s))
     return found
-
-
-def anatomy_tables(anatomies: Sequence[dict[str, Any]]) -> str:
-    """Return where the time went, a table for each run, in Markdown."""
-    parts = []
-    for each in anatomies:
-        streams = "1 stream" if each["num_streams"] == 1 else f"{each['num_streams']} streams"
-        parts.append(f"Where the time went, {streams}, {each['setting']}:\n\n{table(each)}")
-    return "\n".join(parts)

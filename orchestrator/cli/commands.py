@@ -17,7 +17,6 @@ from orchestrator.cli.asking import current_status, hold_chat, stream_text
 from orchestrator.cli.bench import bench
 from orchestrator.cli.beside import pair_differences, run_beside
 from orchestrator.cli.costs import costs
-from orchestrator.cli.show import pair_lines, status_table, to_json
 from orchestrator.cli.simulate import simulate
 from orchestrator.cli.interrupts import Interrupted, end_line, interruptible, run
 from orchestrator.cli.option_groups import with_groups
@@ -33,6 +32,7 @@ from orchestrator.cli.options import (
 )
 from orchestrator.stack.process import CrashedError, RefusedError
 from orchestrator.cli.request import AnswerOptions, RequestOptions, TemplateOptions, read_prompt
+from orchestrator.cli.show import pair_lines, status_table, to_json
 from orchestrator.stack.stack import Stack, StackOptions
 from services.frame.program.logging import configure_logging
 from services.frame.program.output import CODE_FAILED, CODE_INTERRUPTED, announce, guarded_output, say

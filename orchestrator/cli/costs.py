@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import sys
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -72,6 +73,8 @@ def _writable(path: Path) -> Path:
     """Return where to write. Raises StartupError where that cannot be, or where something else would be lost."""
     if not path.parent.is_dir():
         raise StartupError(f"there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise StartupError(f"cannot write into {path.parent}")
     if path.exists():
         load_costs(path)
     return path

@@ -3,18 +3,19 @@
 import json
 import re
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from orchestrator.bench.bench import Load, Results, tell
 from orchestrator.bench.course import Course, run_bench
-from orchestrator.bench.halving import Deadline
-from orchestrator.bench.machine import describe_machine
-from orchestrator.bench.plot import check_plotting, plot
-from orchestrator.bench.prompts import KINDS, read_prompts
-from orchestrator.bench.report import markdown, summarize
+from orchestrator.bench.load.prompts import KINDS, read_prompts
+from orchestrator.bench.measuring.bench import Load, Results, tell
+from orchestrator.bench.measuring.halving import Deadline
+from orchestrator.bench.measuring.machine import describe_machine
+from orchestrator.bench.results.plot import check_plotting, plot
+from orchestrator.bench.results.report import markdown, summarize
 from orchestrator.bench.systems.llama_server import LlamaServer, parse_setting
 from orchestrator.bench.systems.openai_server import OpenAiServer
 from orchestrator.bench.systems.services import Checkout, Services
@@ -23,6 +24,7 @@ from orchestrator.cli.bench_options import CourseOptions, MeasuredOptions, OutOp
 from orchestrator.cli.interrupts import Interrupted, run, until_interrupted
 from orchestrator.cli.model_files import find_pair
 from services.frame.program.atomic_file import replacing
+from services.frame.program.output import CODE_FAILED, say
 from services.frame.program.startup import StartupError
 
 ItemT = TypeVar("ItemT")
@@ -70,8 +72,12 @@ def measure(
         Deadline(course.budget or None),
         measured.seed,
         out.path("spans.jsonl") if course.anatomy else None,
+        out.is_plotted,
     )
     run(_measure_and_tell(systems, load, how_long, results, out, as_json))
+    if not results.runs:
+        say("outrider", "nothing was measured: every run failed")
+        sys.exit(CODE_FAILED)
 
 
 async def _measure_and_tell(

@@ -13,6 +13,8 @@ from services.frame.program.startup import StartupError
 VERSION = 1
 # 8B parameters as BF16 on an H200.
 H200 = Path(__file__).with_name("h200-8b-bf16.json")
+# 0.8B parameters as BF16 on two cores that have instructions for BF16; there is no draft in it.
+CPU = Path(__file__).with_name("cpu-0.8b-bf16.json")
 _COSTS = TypeAdapter(Costs)
 # A point, as it is written with an indentation.
 _POINT = re.compile(r'\{\s*"sessions"[^{}]*\}')

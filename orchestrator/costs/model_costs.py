@@ -65,13 +65,15 @@ class ModelCosts:
         on the straight lines between measured ones: for each measured number of sessions, those by rows of a session at
         each context, then between the contexts; at last between the numbers of sessions. Steps and dips that were
         measured are kept. Above the measured range a line goes on as it was last, though never falling; below it, the
-        first measured time holds. A number of sessions that was measured at one context only costs the same at every.
+        first measured time holds. What was measured at one context only costs the same at every. Where only one number
+        of sessions was measured, rows cost the same whoever's they are.
 
         Raises ValueError for numbers that no decode has.
         """
         if not 1 <= num_sessions <= num_rows or context < 0:
             raise ValueError(f"no decode has {num_sessions} sessions, {num_rows} rows and {context} positions")
-        rows_each = num_rows / num_sessions
+        counted = self._lines[0][0] if len(self._lines) == 1 else num_sessions
+        rows_each = num_rows / counted
         by_sessions = [
             (float(sessions), _read_off([(at, _read_off(times, rows_each)) for at, times in contexts], context))
             for sessions, contexts in self._lines

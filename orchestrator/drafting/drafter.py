@@ -19,7 +19,7 @@ DRAFTERS: dict[str, generation_pb2.Drafter.ValueType] = {
 
 @dataclass(frozen=True)
 class Draft:
-    """Draft tokens, who was asked for them, and the time they took: waited for, and computed by the service's account.
+    """Draft tokens, who was asked, and the time they took: waited for; queued, computed by the service's account.
 
     A model's draft has, for each token, the probability of it at temperature 1, and the margin of the best score over
     the second best. A drafter that was asked in vain has its name on an empty draft: it is what the cycle waited for.
@@ -31,6 +31,7 @@ class Draft:
     waited_s: float = 0.0
     computed_s: float = 0.0
     drafter: str = NOBODY
+    queued_s: float = 0.0
 
     def first(self, length: int) -> Self:
         """Return the first so many tokens of it."""

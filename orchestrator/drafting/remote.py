@@ -114,6 +114,7 @@ class RemoteDrafter:
             time.perf_counter() - started_s,
             reply.timings.computed_ms / 1e3,
             REMOTE,
+            reply.timings.queued_ms / 1e3,
         )
 
     async def close(self) -> None:

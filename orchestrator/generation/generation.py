@@ -112,6 +112,8 @@ class Generation:
                 total_ms=(time.perf_counter() - self._started_s) * 1e3,
                 target_ms=statistics.target_waited_s * 1e3,
                 draft_ms=statistics.draft_waited_s * 1e3,
+                target_queued_ms=statistics.target_queued_s * 1e3,
+                draft_queued_ms=statistics.draft_queued_s * 1e3,
                 target_computed_ms=statistics.target_computed_s * 1e3,
                 draft_computed_ms=statistics.draft_computed_s * 1e3,
             ),

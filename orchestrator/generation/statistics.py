@@ -21,8 +21,10 @@ class Statistics:
     num_resyncs: int = 0
     num_fallbacks: int = 0
     target_waited_s: float = 0.0
+    target_queued_s: float = 0.0
     target_computed_s: float = 0.0
     draft_waited_s: float = 0.0
+    draft_queued_s: float = 0.0
     draft_computed_s: float = 0.0
 
     def count(self, cycle: Cycle) -> None:
@@ -35,8 +37,10 @@ class Statistics:
             self.num_accepted_tokens[draft.drafter] += num_accepted
             self.num_accepted_per_position.update(range(num_accepted))
         self.target_waited_s += cycle.verification.waited_s
+        self.target_queued_s += cycle.verification.queued_s
         self.target_computed_s += cycle.verification.computed_s
         self.draft_waited_s += draft.waited_s
+        self.draft_queued_s += draft.queued_s
         self.draft_computed_s += draft.computed_s
 
     def add(self, other: "Statistics") -> None:
@@ -49,8 +53,10 @@ class Statistics:
         self.num_resyncs += other.num_resyncs
         self.num_fallbacks += other.num_fallbacks
         self.target_waited_s += other.target_waited_s
+        self.target_queued_s += other.target_queued_s
         self.target_computed_s += other.target_computed_s
         self.draft_waited_s += other.draft_waited_s
+        self.draft_queued_s += other.draft_queued_s
         self.draft_computed_s += other.draft_computed_s
 
     def to_message(self) -> generation_pb2.SpeculationStatistics:

@@ -21,7 +21,7 @@ _RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 @dataclass(frozen=True)
 class Verification:
-    """The target's verdict on one draft, and the time it took: waited for, and computed by the service's account.
+    """The target's verdict on one draft, and the time it took: waited for; queued, computed by the service's account.
 
     `num_verified` draft tokens were looked at: a target that has taken another's place may take fewer than it is sent.
     The last decode had `batch_rows` rows of all sessions together, and decodes took `decode_s` of what was computed.
@@ -33,6 +33,7 @@ class Verification:
     computed_s: float
     decode_s: float = 0.0
     batch_rows: int = 0
+    queued_s: float = 0.0
 
 
 class ContextFullError(ServiceError):
@@ -122,7 +123,13 @@ class TargetSession:
         self._on_verified(waited_s)
         timings = reply.timings
         return Verification(
-            reply.result, len(taken), waited_s, timings.computed_ms / 1e3, timings.decode_ms / 1e3, timings.batch_rows
+            reply.result,
+            len(taken),
+            waited_s,
+            timings.computed_ms / 1e3,
+            timings.decode_ms / 1e3,
+            timings.batch_rows,
+            timings.queued_ms / 1e3,
         )
 
     async def close(self) -> None:

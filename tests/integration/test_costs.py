@@ -12,7 +12,8 @@ import pytest
 
 from models.tiny import write_tiny_model, write_tiny_pair
 from services.engine.costs.__main__ import main
-from services.engine.costs.fields import MeasuredModel
+from services.engine.costs.measured_model import MeasuredModel
+from services.engine.errors import ModelLoadError
 from services.engine.model.model import Model
 from services.engine.runtime.interface import Segment
 from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions
@@ -50,14 +51,20 @@ def test_a_slot_goes_on_as_one_of_another_context_would(model: Model, flash_atte
 def test_slots_hold_what_a_field_says_before_and_after_a_decode(model: Model) -> None:
     with MeasuredModel(model.path, (1, 2), context=256, num_threads=1, gpu_layers=-1) as measured:
         plan = measured.plan(4, 1.0)
-        assert {shape.field.context for shape in plan.shapes} == {128, 254}
+        assert {shape.setup.context for shape in plan.shapes} == {128, 254}
         assert plan.left_out == []
         for shape in plan.shapes:
             times_s = measured.measure(shape)
             assert times_s and min(times_s) > 0
-            runtime = measured._context_of(shape.field)
+            runtime = measured._context_of(shape.setup)
             assert len(set(held(runtime))) == 1
-            assert held(runtime) == [shape.field.context] * 4
+            assert held(runtime) == [shape.setup.context] * 4
+
+
+def test_a_model_of_few_positions_is_refused(tmp_path: Path) -> None:
+    path = write_tiny_model(tmp_path / "tiny.gguf", context_length=16)
+    with pytest.raises(ModelLoadError, match="knows 16 positions, too few to measure 16 rows"):
+        MeasuredModel(path, (1, 16), context=256, num_threads=1, gpu_layers=0)
 
 
 def held(runtime: LlamaRuntime) -> list[int]:

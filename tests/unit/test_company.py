@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.company_measure import Decode, meeting, read_decodes, within
 from benchmarks.company_report import plot, tables
-from orchestrator.bench.streams import NoSteadyStateError, Window
+from orchestrator.bench.load.streams import NoSteadyStateError, Window
 from tests.unit.orchestrator.bench.runs import run
 
 
@@ -64,7 +64,7 @@ def test_tables_have_a_row_for_every_case_with_as_many_cells_as_the_header() -> 
     assert len(best) == len(met) == 2 + 1
     for table in (cases, best, met):
         assert len({line.count("|") for line in table}) == 1
-    assert "| 4 | plain | ours | 1 | 10.0 (10.0 to 10.0) | 50, 60 | 20, 25 | 2.50 | 1.00 | 1.00 | 1.00 |" in cases
+    assert "| 4 | plain | ours | 1 | 10.0 (10.0 to 10.0) | 50, 95 | 50, 95 | 2.50 | 1.00 | 1.00 | 1.00 |" in cases
     assert met[2].startswith("| 4 | 3 | ours | 30.0 | 2.0 | 8.0 | 500.0 |")
 
 

@@ -4,7 +4,10 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
+
 from benchmarks.gpu.parts import Part, run_parts
+from benchmarks.gpu.run import LIMITS_S, TOTAL_S, parse, planned_parts
 
 
 def part(name: str, code: str, limit_s: float = 60.0) -> Part:
@@ -39,3 +42,28 @@ def test_without_time_left_a_part_does_not_run(tmp_path: Path) -> None:
     (outcome,) = run_parts([part("late", "")], tmp_path, 0.0)
     assert outcome.problem == "no time was left"
     assert not (tmp_path / "late.log").exists()
+
+
+def test_all_parts_together_take_under_12_minutes() -> None:
+    assert sum(LIMITS_S.values()) <= TOTAL_S < 720
+
+
+def test_what_is_run_is_as_the_command_line_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    flags = ["--preset", "8b", "--limit", "costs=10", "--flags", "bench=--tokens 8", "--peer-llama-server", "/a/server"]
+    parts = {part.name: part for part in planned_parts(parse(["--out", str(tmp_path), *flags]))}
+    assert list(parts) == list(LIMITS_S)
+    target = str(tmp_path / "outrider-8b" / "target.gguf")
+    assert all(target in " ".join(part.command) for part in parts.values())
+    assert (parts["costs"].limit_s, parts["bench"].limit_s) == (10.0, LIMITS_S["bench"])
+    assert " --budget 8 " in " ".join(parts["costs"].command)
+    assert " ".join(parts["bench"].command).endswith("--peer-llama-server /a/server --tokens 8")
+    (part,) = planned_parts(parse(["--out", str(tmp_path), "--only", "exactness"]))
+    assert part.name == "exactness"
+
+
+@pytest.mark.parametrize("flags", [["--limit", "bed=1"], ["--limit", "bench=long"], ["--only", "bed"], []])
+def test_bad_use_ends_before_anything_runs(flags: list[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse([*flags, *(["--out", str(tmp_path)] if flags else [])])
+    assert ended.value.code == 2

@@ -439,6 +439,8 @@ class GenerationTimings(_message.Message):
     DRAFT_MS_FIELD_NUMBER: _builtins.int
     TARGET_COMPUTED_MS_FIELD_NUMBER: _builtins.int
     DRAFT_COMPUTED_MS_FIELD_NUMBER: _builtins.int
+    TARGET_QUEUED_MS_FIELD_NUMBER: _builtins.int
+    DRAFT_QUEUED_MS_FIELD_NUMBER: _builtins.int
     first_token_ms: _builtins.float
     """From the request to the first generated token."""
     total_ms: _builtins.float
@@ -451,6 +453,12 @@ class GenerationTimings(_message.Message):
     """The target's own account, summed over all cycles."""
     draft_computed_ms: _builtins.float
     """The draft's own account, summed over all cycles."""
+    target_queued_ms: _builtins.float
+    """What requests waited in the target before their first decode, by its own account. What is left of `target_ms` beyond
+    this and `target_computed_ms` is the wire.
+    """
+    draft_queued_ms: _builtins.float
+    """The same of the draft."""
     def __init__(
         self,
         *,
@@ -460,10 +468,12 @@ class GenerationTimings(_message.Message):
         draft_ms: _builtins.float = ...,
         target_computed_ms: _builtins.float = ...,
         draft_computed_ms: _builtins.float = ...,
+        target_queued_ms: _builtins.float = ...,
+        draft_queued_ms: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft_computed_ms", b"draft_computed_ms", "draft_ms", b"draft_ms", "first_token_ms", b"first_token_ms", "target_computed_ms", b"target_computed_ms", "target_ms", b"target_ms", "total_ms", b"total_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft_computed_ms", b"draft_computed_ms", "draft_ms", b"draft_ms", "draft_queued_ms", b"draft_queued_ms", "first_token_ms", b"first_token_ms", "target_computed_ms", b"target_computed_ms", "target_ms", b"target_ms", "target_queued_ms", b"target_queued_ms", "total_ms", b"total_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

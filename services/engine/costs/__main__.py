@@ -20,7 +20,7 @@ import llama_cpp
 import psutil
 
 from services.engine.complaints import ending_refused
-from services.engine.costs.fields import MeasuredModel
+from services.engine.costs.measured_model import MeasuredModel
 from services.engine.costs.plan import DRAFT_ROWS, TARGET_ROWS, Shape
 from services.engine.costs.rounds import run_rounds
 from services.engine.errors import EngineError
@@ -52,13 +52,13 @@ class _Measured:
 
     def line(self) -> dict[str, object]:
         """Return its place, in the words of a file of costs."""
-        field = self.shape.field
+        setup = self.shape.setup
         return {
             "role": self.role,
             "sessions": self.shape.num_sessions,
             "rows": self.num_rows,
-            "context": field.context,
-            "flash_attention": field.flash_attention,
+            "context": setup.context,
+            "flash_attention": setup.flash_attention,
         }
 
 

@@ -12,7 +12,7 @@ DRAFT_ROWS = (1,)
 
 
 @dataclass(frozen=True)
-class Field:
+class Setup:
     """Where decodes are measured: one context of llama.cpp, whose slots hold `context` positions each."""
 
     context: int
@@ -22,9 +22,9 @@ class Field:
 
 @dataclass(frozen=True)
 class Shape:
-    """A decode in a field: so many rows of each of its first slots."""
+    """A decode in a setup: so many rows of each of its first slots."""
 
-    field: Field
+    setup: Setup
     num_sessions: int
     rows_each: int
 
@@ -58,29 +58,29 @@ def plan(
     lengths: Sequence[int],
     rows: Sequence[int],
     free_bytes: int,
-    field_bytes: Callable[[Field], int],
+    setup_bytes: Callable[[Setup], int],
 ) -> Plan:
-    """Plan for all fields at once within `free_bytes`: short contexts first, long ones with fewer sessions if need be.
+    """Plan for all setups at once within `free_bytes`: short contexts first, long ones with fewer sessions if need be.
 
-    `field_bytes` is what a field takes.
+    `setup_bytes` is what a setup takes.
     """
     shapes: list[Shape] = []
     left_out: list[str] = []
     counts = session_counts(num_slots)
     for length in lengths:
         fitting = [
-            count for count in counts if sum(field_bytes(field) for field in _fields(length, count)) <= free_bytes
+            count for count in counts if sum(setup_bytes(setup) for setup in _setups(length, count)) <= free_bytes
         ]
         most = max(fitting, default=0)
         if most < num_slots:
             sessions = "any session" if not most else f"more than {most} session{'s' * (most > 1)}"
             left_out.append(f"{sessions} at context {length}: no memory")
-        for field in _fields(length, most) if most else ():
-            free_bytes -= field_bytes(field)
-            shapes += [Shape(field, count, each) for count in fitting for each in rows]
+        for setup in _setups(length, most) if most else ():
+            free_bytes -= setup_bytes(setup)
+            shapes += [Shape(setup, count, each) for count in fitting for each in rows]
     return Plan(shapes, left_out)
 
 
-def _fields(length: int, num_slots: int) -> Iterator[Field]:
+def _setups(length: int, num_slots: int) -> Iterator[Setup]:
     for flash_attention in (False, True):
-        yield Field(length, flash_attention, num_slots)
+        yield Setup(length, flash_attention, num_slots)

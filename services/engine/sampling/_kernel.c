@@ -1,4 +1,4 @@
-/* The compiled part of the sampler: two passes over a row of logits.
+/* The compiled part of the sampler: three passes over a row of logits.
  *
  * `survivors` finds the few ids that can win argmax(z + noise), z = logit / temperature, without a logarithm per id.
  * An id scores z + G with G = -ln(-ln u) and u made of the hash of (key, id), as docs/sampling.md defines it. With
@@ -12,6 +12,8 @@
  * that the choice depends neither on this file nor on the instruction set.
  *
  * `weigh` adds up exp(z) by buckets of z, from which the caller finds the edge of a nucleus, within a known error.
+ *
+ * `mass` adds up exp(logit), of which probabilities are made that are told and decide nothing: floats will do.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -228,6 +230,32 @@ release_row:
     return result;
 }
 
+PyDoc_STRVAR(mass_doc,
+             "mass(logits, best) -> float\n\n"
+             "The sum of exp(logit - best) over a float32 row, within 1e-6 of itself. best is the largest logit; what\n"
+             "lies more than 87 below it counts as if it lay there.");
+
+static PyObject *mass(PyObject *self, PyObject *const *args, Py_ssize_t num_args) {
+    (void)self;
+    if (num_args != 2) {
+        PyErr_SetString(PyExc_TypeError, "mass takes 2 arguments");
+        return NULL;
+    }
+    float best = (float)PyFloat_AsDouble(args[1]);
+    Py_buffer row;
+    if (PyErr_Occurred() || !get_row(args[0], &row)) return NULL;
+    const float *logits = row.buf;
+    double total = 0;
+    PyThreadState *released = row.shape[0] >= RELEASE_SIZE ? PyEval_SaveThread() : NULL;
+    for (Py_ssize_t first = 0; first < row.shape[0]; first += BLOCK) {
+        Py_ssize_t left = row.shape[0] - first;
+        total += selected->mass(logits + first, (int)(left < BLOCK ? left : BLOCK), best);
+    }
+    if (released) PyEval_RestoreThread(released);
+    PyBuffer_Release(&row);
+    return PyFloat_FromDouble(total);
+}
+
 PyDoc_STRVAR(available_doc,
              "available() -> tuple[str, ...]\n\nThe variants that this CPU runs, fastest last.");
 
@@ -265,6 +293,7 @@ static PyObject *select_variant(PyObject *self, PyObject *name) {
 static PyMethodDef methods[] = {
     {"survivors", (PyCFunction)(void (*)(void))survivors, METH_FASTCALL, survivors_doc},
     {"weigh", (PyCFunction)(void (*)(void))weigh, METH_FASTCALL, weigh_doc},
+    {"mass", (PyCFunction)(void (*)(void))mass, METH_FASTCALL, mass_doc},
     {"available", available, METH_NOARGS, available_doc},
     {"select", select_variant, METH_O, select_doc},
     {NULL, NULL, 0, NULL},

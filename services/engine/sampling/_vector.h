@@ -33,6 +33,8 @@ typedef struct {
                       int32_t *flags);
     /* Fills in exp(z - best), within 1e-11 of itself, and the bucket of best - z. */
     void (*weigh)(const float *logits, int count, const scale *by, double *masses, int32_t *buckets);
+    /* Returns the sum of exp(logit - best), within 1e-6 of itself; best is the largest. */
+    double (*mass)(const float *logits, int count, float best);
 } variant;
 
 /* Fills in what this CPU runs, slowest first, and returns how many that are. */

@@ -94,3 +94,9 @@ def test_weights_are_within_their_error() -> None:
             assert buckets[index] == int(-distance * per_unit)
             assert np.flatnonzero(sums).tolist() == [buckets[index]]
             assert sums[buckets[index]] == pytest.approx(np.exp(distance), rel=1e-11, abs=0)
+
+
+@pytest.mark.parametrize("row", [np.zeros(8), np.zeros((2, 4), np.float32), np.zeros(8, np.float32)[::2]])
+def test_the_mass_of_what_is_no_row(row: NDArray[np.float32]) -> None:
+    with pytest.raises((BufferError, ValueError)):
+        _kernel.mass(row, 0.0)

@@ -67,6 +67,7 @@ def test_the_table_shows_parts_that_are_there_and_the_rest_always() -> None:
         *("target: turn", "target: company", "target: planning", "target: decode", "target: sampling"),
         *(f"target: {REST}", "cycle"),
     ]
+    assert f"| target: {REST} | 0.00 | 0.00 | 0.0% | 0.00 |" in lines
     # Nothing comes after the last cycle of a request, so that it ends with its span, 5 ms earlier.
     assert lines[2].split("|")[2:4] == [" 4.50 ", " 1.50 "]
     assert lines[-1] == (

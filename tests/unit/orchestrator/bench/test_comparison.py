@@ -1,6 +1,20 @@
 """What is measured again, what is faster, and what is noise."""
 
-from orchestrator.bench.comparison import best_case, best_setting, kept_cases, ratio
+import pytest
+
+from orchestrator.bench.results.comparison import (
+    Split,
+    Verdict,
+    answer,
+    best_case,
+    best_setting,
+    compare,
+    draft_verdicts,
+    kept_cases,
+    noise,
+    ratio,
+    system_verdicts,
+)
 from tests.unit.orchestrator.bench.runs import run
 
 
@@ -32,3 +46,95 @@ def test_a_ratio_is_the_median_of_the_rounds_that_have_both() -> None:
     assert ratio(runs, ("ours", "3"), ("theirs", "3"), 4) == 3.0
     assert ratio(runs, ("ours", "3"), ("theirs", "7"), 4) is None
     assert ratio(runs, ("ours", "3"), None, 4) is None
+
+
+def test_halving_keeps_the_best_few() -> None:
+    runs = [run("ours", name, rate) for name, rate in (("plain", 9), ("1", 4), ("auto", 3), ("7", 2), ("3", 1))]
+    names = {"ours": ["plain", "auto", "1", "3", "7"]}
+    kept = kept_cases(runs, names, ["ours"], 4, num_best=3)
+    assert kept == {("ours", name) for name in ("plain", "1", "auto", "7")}
+
+
+def test_best_settings_are_those_of_so_many_streams() -> None:
+    runs = [run("ours", "1", 10, num_streams=1), run("ours", "7", 50, num_streams=1), run("ours", "1", 90)]
+    assert best_setting(runs, "ours", 1) == "7"
+    assert best_setting(runs, "ours", 4) == "1"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "choosing", "comparing"),
+    [
+        ([0], {0}, {0}),
+        ([0, 1], {0}, {1}),
+        ([0, 1, 2], {0, 1}, {2}),
+        ([0, 1, 2, 3, 4, 5], {0, 1, 2}, {3, 4, 5}),
+    ],
+)
+def test_rounds_that_choose_do_not_compare(numbers: list[int], choosing: set[int], comparing: set[int]) -> None:
+    split = Split.of([run("ours", "1", 10, number) for number in numbers])
+    assert (split.choosing, split.comparing) == (choosing, comparing)
+    assert split.is_fresh == (len(numbers) > 1)
+
+
+def test_a_lucky_round_chooses_but_does_not_compare() -> None:
+    plain = [run("ours", name, 100, number) for number in range(6) for name in ("plain", "plain again")]
+    # Equal to plain decoding but for one lucky round among those that choose.
+    lucky = [run("ours", "3", 200 if number == 1 else 100, number) for number in range(6)]
+    other = [run("ours", "1", 99, number) for number in range(6)]
+    (verdict,) = draft_verdicts([*plain, *lucky, *other], "ours")
+    assert verdict.case == ("ours", "3")
+    assert (verdict.ratio, verdict.num_rounds, verdict.is_fresh, verdict.kind) == (1.0, 3, True, "same")
+
+
+def test_noise_is_the_most_by_which_equal_runs_lie_apart() -> None:
+    again = [100.0, 110.0, 80.0]
+    runs = [run("ours", "plain", 100, number) for number in range(3)]
+    runs += [run("ours", "plain again", rate, number) for number, rate in enumerate(again)]
+    assert noise(runs, "ours", 4) == pytest.approx(0.25)
+    assert noise(runs[:3], "ours", 4) is None
+
+
+def test_where_pairs_are_few_those_of_other_numbers_of_streams_count_too() -> None:
+    runs = [run("ours", "plain", 100, num_streams=num) for num in (1, 4)]
+    runs += [run("ours", "plain again", rate, num_streams=num) for num, rate in ((1, 100), (4, 125))]
+    assert noise(runs, "ours", 1) == pytest.approx(0.25)
+
+
+def verdict(ratio: float, noise: float | None = 0.1, num_streams: int = 1, setting: str = "3") -> Verdict:
+    case, plain = ("ours", setting), ("ours", "plain")
+    return Verdict(num_streams, case, plain, ratio * 100, 100.0, ratio, 3, noise, is_fresh=True)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "noise", "kind"),
+    [(1.05, 0.1, "same"), (0.92, 0.1, "same"), (1.2, 0.1, "faster"), (0.8, 0.1, "slower"), (1.01, None, "faster")],
+)
+def test_a_difference_within_the_noise_is_none(ratio: float, noise: float | None, kind: str) -> None:
+    assert verdict(ratio, noise).kind == kind
+
+
+def test_what_has_no_round_in_common_is_not_compared() -> None:
+    runs = [run("ours", "3", 10, 0), run("ours", "plain", 10, 1)]
+    assert compare(runs, ("ours", "3"), ("ours", "plain"), 4, noise=0.1, is_fresh=True) is None
+
+
+def test_the_best_of_ours_is_compared_with_the_best_of_each_other() -> None:
+    runs = [run("ours", name, rate, number) for number in (0, 1) for name, rate in (("plain", 10), ("3", 30))]
+    runs += [run("theirs", name, rate, number) for number in (0, 1) for name, rate in (("plain", 20), ("7", 15))]
+    (found,) = system_verdicts(runs, "ours")
+    assert (found.case, found.reference, found.ratio) == (("ours", "3"), ("theirs", "plain"), 1.5)
+
+
+def test_the_answer_is_one_sentence_for_each_outcome() -> None:
+    yes = answer([verdict(1.4), verdict(1.2, num_streams=4, setting="1")])
+    assert yes == (
+        "Yes, a draft is worth it here: with 1 stream (1.40 times the tokens/s of plain decoding, 3 draft tokens) and "
+        "with 4 streams (1.20 times the tokens/s of plain decoding, 1 draft token); equal runs lay up to 10% apart."
+    )
+    assert answer([verdict(0.5)]).startswith("No, a draft costs more than it saves here: with 1 stream (0.50 times")
+    assert answer([verdict(1.0)]).startswith("A draft makes no difference here that could be told from noise:")
+    mixed = answer([verdict(1.4), verdict(1.0, num_streams=4), verdict(0.5, num_streams=8)])
+    assert mixed.startswith("It depends on how many streams share the machine: worth it with 1 stream (1.40")
+    assert "no difference beyond noise with 4 streams" in mixed
+    assert "not worth it with 8 streams" in mixed
+    assert answer([]) == "Nothing was measured that says whether a draft is worth it."

@@ -4,14 +4,18 @@ import asyncio
 
 import pytest
 
-from orchestrator.bench.streams import (
+from orchestrator.bench.load.streams import (
     Chunk,
     NoSteadyStateError,
     Stream,
     Window,
+    decode_rate,
+    first_token_ms,
     measure,
+    run_to_end,
     run_together,
     steady_window,
+    whole_window,
 )
 
 
@@ -114,3 +118,52 @@ def test_times_between_chunks_are_each_streams_own() -> None:
     # 2 s for two tokens; what lies partly before the steady state is left out.
     assert figures["chunk_ms_p50"] == pytest.approx(1125.0)
     assert figures["token_ms_p50"] == pytest.approx(1000.0)
+
+
+def test_percentiles_go_up_to_the_slowest_of_a_hundred() -> None:
+    figures = measure([stream(*((number / 10, 1) for number in range(102)), has_ended=True)])
+    assert figures["chunk_ms_p99"] == pytest.approx(100.0)
+    assert figures["token_ms_p95"] == pytest.approx(100.0)
+
+
+async def test_all_streams_run_to_their_ends() -> None:
+    async def ask(stream: Stream) -> None:
+        for _ in range(3):
+            stream.add(2)
+            await asyncio.sleep(0)
+
+    streams = await run_to_end([ask, ask], [0.0, 0.0])
+    assert [(stream.num_tokens, stream.has_ended) for stream in streams] == [(6, True), (6, True)]
+
+
+async def test_what_goes_wrong_with_one_stream_ends_the_others() -> None:
+    is_cut_off = False
+
+    async def failing(stream: Stream) -> None:
+        raise ConnectionError("gone")
+
+    async def endless(stream: Stream) -> None:
+        nonlocal is_cut_off
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            is_cut_off = True
+            raise
+
+    with pytest.raises(ConnectionError, match="gone"):
+        await run_to_end([endless, failing], [0.0, 0.0])
+    assert is_cut_off
+
+
+def test_the_whole_time_begins_with_the_first_question() -> None:
+    early, late = stream((2.0, 1), (3.0, 1)), stream((4.0, 1), (9.0, 1))
+    early.asked_s, late.asked_s = 1.0, 3.5
+    assert whole_window([early, late]) == Window(1.0, 9.0)
+    assert first_token_ms([early, late])["first_token_ms_p50"] == pytest.approx(750.0)
+    with pytest.raises(NoSteadyStateError):
+        whole_window([stream()])
+
+
+def test_the_rate_of_decoding_leaves_the_first_chunk_out() -> None:
+    assert decode_rate(stream((1.0, 4), (2.0, 3), (3.0, 3))) == 3.0
+    assert decode_rate(stream((1.0, 4))) is None

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.bench.cycles import cycles_of
-from orchestrator.bench.timeline import PlotError, draw_timeline, timeline
+from orchestrator.bench.timeline import PlotError, draw_timeline, timeline, usual_view
 from tests.unit.orchestrator.bench.known import KnownSpans
 
 HAS_MATPLOTLIB = importlib.util.find_spec("matplotlib") is not None
@@ -41,6 +41,19 @@ def test_sessions_that_run_at_once_have_rows_of_their_own() -> None:
 
 def test_nothing_is_a_timeline_of_no_rows() -> None:
     assert timeline([]).num_rows == 0
+
+
+def test_what_is_shown_begins_when_all_have_read_their_prompts() -> None:
+    first, second = KnownSpans("a"), KnownSpans("b", now_ms=100.0)
+    cycles = cycles_of(first.cycle() + second.cycle() + first.cycle() + second.cycle())
+    later = KnownSpans("c", now_ms=second.now_ms)
+    from_s, shown_s = usual_view([*cycles, *cycles_of(later.cycle())])
+    assert from_s == pytest.approx((cycles[1].ended_ns - cycles[0].started_ns) / 1e9)
+    assert shown_s == pytest.approx(10 * cycles[0].duration_ms / 1e3, rel=0.01)
+
+
+def test_nothing_is_shown_of_nothing() -> None:
+    assert usual_view([]) == (0.0, 0.0)
 
 
 @needs_matplotlib

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.costs import H200, Costs, ModelCosts, Point, load_costs, save_costs
+from orchestrator.costs import CPU, H200, Costs, ModelCosts, Point, load_costs, save_costs
 from services.frame.program.startup import StartupError
 
 POINT = {"sessions": 1, "rows": 1, "context": 0, "ms": 5}
@@ -89,3 +89,10 @@ def test_the_kept_file_says_what_was_measured_on_an_h200() -> None:
     assert [costs.target.decode_ms(8, 8 * each) for each in (1, 2, 4, 8, 16)] == [7.66, 10.14, 9.21, 9.82, 11.83]
     assert costs.draft is not None
     assert [costs.draft.token_ms(num_sessions) for num_sessions in (1, 8)] == [0.70, 1.31]
+
+
+def test_the_kept_file_of_a_cpu_has_what_was_measured_and_no_more() -> None:
+    costs = load_costs(CPU)
+    assert costs.draft is None
+    assert costs.target.uses_flash_attention is None
+    assert costs.target.decode_ms(1, 16) / costs.target.decode_ms(1, 1) == pytest.approx(2.21, rel=0.001)

@@ -36,6 +36,11 @@ def test_sessions_are_compared_at_equal_rows_each() -> None:
     assert model.token_ms(3) == model.decode_ms(3, 3)
 
 
+def test_where_one_number_of_sessions_was_measured_only_rows_count() -> None:
+    assert ROWS.decode_ms(4, 4) == ROWS.decode_ms(1, 4) == 20.0
+    assert costs((2, 2, 0, 10.0), (2, 8, 0, 40.0)).decode_ms(5, 5) == pytest.approx(25.0)
+
+
 def test_contexts_lie_on_lines_and_below_the_shortest_nothing_gets_cheaper() -> None:
     model = costs((1, 1, 100, 10.0), (1, 1, 300, 20.0))
     assert [model.decode_ms(1, 1, context) for context in (0, 100, 200, 300, 500)] == [10.0, 10.0, 15.0, 20.0, 30.0]

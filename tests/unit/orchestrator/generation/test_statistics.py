@@ -13,11 +13,10 @@ from outrider.v1 import target_pb2
 
 
 def cycle(num_draft_tokens: int, num_accepted: int, drafter: str = "remote") -> Cycle:
-    draft = Draft(range(num_draft_tokens), waited_s=2.0, computed_s=0.5, drafter=drafter)
+    draft = Draft(range(num_draft_tokens), waited_s=2.0, computed_s=0.5, drafter=drafter, queued_s=0.25)
     result = target_pb2.VerifyBatchResult(num_accepted=num_accepted)
-    return Cycle(
-        0, draft, Verification(result, len(draft.tokens), waited_s=3.0, computed_s=1.0), range(num_accepted + 1)
-    )
+    verification = Verification(result, len(draft.tokens), waited_s=3.0, computed_s=1.0, queued_s=0.75)
+    return Cycle(0, draft, verification, range(num_accepted + 1))
 
 
 def counted(*cycles: Cycle) -> Statistics:
@@ -68,6 +67,7 @@ def test_times_add_up() -> None:
     statistics = counted(cycle(1, 0), cycle(1, 1))
     assert (statistics.target_waited_s, statistics.target_computed_s) == (6.0, 2.0)
     assert (statistics.draft_waited_s, statistics.draft_computed_s) == (4.0, 1.0)
+    assert (statistics.target_queued_s, statistics.draft_queued_s) == (1.5, 0.5)
 
 
 @pytest.mark.parametrize("num_first", range(4))

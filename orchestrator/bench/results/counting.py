@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from orchestrator.bench.prompts import Prompt
-from orchestrator.bench.streams import Stream
+from orchestrator.bench.load.prompts import Prompt
+from orchestrator.bench.load.streams import Stream
 
 COUNTS = ("num_cycles", "num_drafts", "num_draft_tokens", "num_accepted_tokens", "num_resyncs", "num_fallbacks")
 _TIMES = ("target", "draft")

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from orchestrator.bench.checks import TOLERANCE, verdict
-from orchestrator.bench.comparison import (
+from orchestrator.bench.anatomy import table as anatomy_table
+from orchestrator.bench.results.checks import TOLERANCE, verdict
+from orchestrator.bench.results.comparison import (
     PLAIN_NAMES,
     Runs,
     Verdict,
@@ -17,7 +18,6 @@ from orchestrator.bench.comparison import (
     system_verdicts,
 )
 from orchestrator.bench.systems.system import AGAIN, PLAIN
-from orchestrator.bench.traced import anatomy_tables
 
 # Figures of a run whose medians are told, each where runs have it.
 _FIGURES = (
@@ -36,7 +36,7 @@ def summarize(results: dict[str, Any], system: str) -> dict[str, Any]:
         "drafts": [_told(each) for each in drafts],
         "systems": [_told(each) for each in system_verdicts(runs, system)],
         "noise": {str(num): noise(runs, system, num) for num in _streams(runs)},
-        "cases": [_medians(cell, runs) for cell in cells(runs)],
+        "cases": [_medians(cell, runs, system) for cell in cells(runs)],
         "memory": memory(runs),
         "checks": checks(results),
         "anatomies": results.get("anatomies", []),
@@ -66,7 +66,7 @@ def markdown(results: dict[str, Any], system: str) -> str:
         _cases(summary["cases"]),
         *([_systems(summary["systems"])] if summary["systems"] else []),
         _memory(summary["memory"]),
-        *([anatomy_tables(results["anatomies"])] if results.get("anatomies") else []),
+        *([_anatomies(results["anatomies"])] if results.get("anatomies") else []),
         _notes(results, summary),
     ]
     return "\n".join(parts)
@@ -89,14 +89,14 @@ def _place(setting: str) -> tuple[int, int, str]:
     return (2, int(number), setting) if number.isdecimal() else (1, 0, setting)
 
 
-def _medians(cell: Runs, runs: Runs) -> dict[str, Any]:
-    """Return the figures of one case."""
+def _medians(cell: Runs, runs: Runs, system: str) -> dict[str, Any]:
+    """Return the figures of one case; the noise is that of our system."""
     first = cell[0]
     case, num_streams = (first["system"], first["setting"]), first["num_streams"]
     rates = [run["tokens_per_s"] for run in cell]
     told = {name: _median(cell, name) for name in _FIGURES if any(name in run for run in cell)}
     positions = [run["accepted_per_position"] for run in cell if run.get("accepted_per_position")]
-    level = noise(runs, first["system"], num_streams)
+    level = noise(runs, system, num_streams)
     beside = compare(runs, case, (case[0], PLAIN), num_streams, noise=level, is_fresh=True)
     busy = [run["gpu"]["busy_percent"] for run in cell if run.get("gpu")]
     return {
@@ -133,7 +133,7 @@ def memory(runs: Runs) -> list[dict[str, Any]]:
 def _cases(rows: Sequence[dict[str, Any]]) -> str:
     has_gpu = any(row["gpu_busy_percent"] is not None for row in rows)
     header = [
-        *("streams", "system", "draft tokens", "tokens/s (least to most)", "of plain", "first token, ms P50, P95"),
+        *("streams", "system", "setting", "tokens/s (least to most)", "of plain", "first token, ms P50, P95"),
         *("ms a token P50, P95, P99", "accepted by position", "passes a token", "wire ms a cycle", "runs"),
         *(["GPU busy"] if has_gpu else []),
     ]
@@ -229,3 +229,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Return a table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+
+
+def _anatomies(anatomies: Sequence[dict[str, Any]]) -> str:
+    """Return where the time went, a table for each run, in Markdown."""
+    parts = []
+    for each in anatomies:
+        streams = "1 stream" if each["num_streams"] == 1 else f"{each['num_streams']} streams"
+        parts.append(f"Where the time went, {streams}, {each['setting']}:\n\n{anatomy_table(each)}")
+    return "\n".join(parts)

@@ -40,7 +40,7 @@ def for_streams(prompts: Sequence[Prompt], num_streams: int) -> list[Prompt]:
 
 def _read(source: str) -> list[Prompt]:
     if name := KINDS.get(source):
-        return _parse(files("orchestrator.bench").joinpath("prompts", name).read_text("utf-8"), name, source)
+        return _parse(files("orchestrator.bench.load").joinpath("prompts", name).read_text("utf-8"), name, source)
     try:
         text = Path(source).read_text("utf-8")
     except UnicodeDecodeError as error:

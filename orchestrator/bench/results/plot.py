@@ -4,7 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from orchestrator.bench.report import cells
+from orchestrator.bench.results.report import cells
 from services.frame.program.startup import StartupError
 
 

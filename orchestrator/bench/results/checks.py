@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from orchestrator.bench.streams import Stream, decode_rate
+from orchestrator.bench.load.streams import Stream, decode_rate
 
 # What they may lie apart.
 TOLERANCE = 0.02

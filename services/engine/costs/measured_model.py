@@ -6,8 +6,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from services.engine.costs.plan import Field, Plan, Shape, context_lengths, plan
+from services.engine.costs.plan import Plan, Setup, Shape, context_lengths, plan
 from services.engine.costs.rounds import visit
+from services.engine.errors import ModelLoadError
 from services.engine.model.model import Model
 from services.engine.runtime.devices import accelerators
 from services.engine.runtime.interface import Segment
@@ -40,7 +41,10 @@ class MeasuredModel:
         self._options = options
         known = [count for count in (self.model.trained_context, self.model.most_positions) if count]
         self._most_positions = min([context, *known])
-        self._contexts: dict[Field, LlamaRuntime] = {}
+        if self._most_positions <= most_rows:
+            self.model.close()
+            raise ModelLoadError(f"{path} knows {self._most_positions} positions, too few to measure {most_rows} rows")
+        self._contexts: dict[Setup, LlamaRuntime] = {}
 
     @property
     def threads(self) -> int:
@@ -53,11 +57,11 @@ class MeasuredModel:
         if self.num_gpu_layers:
             free_bytes = max(gpu.free_bytes for gpu in accelerators())
         lengths = context_lengths(self._most_positions, max(self._rows))
-        return plan(num_slots, lengths, self._rows, int(share * _USABLE_SHARE * free_bytes), self._field_bytes)
+        return plan(num_slots, lengths, self._rows, int(share * _USABLE_SHARE * free_bytes), self._setup_bytes)
 
     def measure(self, shape: Shape) -> list[float]:
         """Return seconds of some decodes. Raises ModelLoadError and DecodeError."""
-        runtime, context = self._context_of(shape.field), shape.field.context
+        runtime, context = self._context_of(shape.setup), shape.setup.context
         tokens = [0] * shape.rows_each
         segments = [Segment(slot, context, tokens, len(tokens)) for slot in range(shape.num_sessions)]
 
@@ -81,31 +85,31 @@ class MeasuredModel:
     ) -> None:
         self.close()
 
-    def _field_bytes(self, field: Field) -> int:
-        options = self._options_of(field)
+    def _setup_bytes(self, setup: Setup) -> int:
+        options = self._options_of(setup)
         return cache_bytes(self.model, options) + 4 * options.max_batch_rows * self.model.vocabulary.size
 
-    def _options_of(self, field: Field) -> RuntimeOptions:
+    def _options_of(self, setup: Setup) -> RuntimeOptions:
         return replace(
             self._options,
-            num_slots=field.num_slots,
-            context_length=field.context + max(self._rows),
-            max_batch_rows=field.num_slots * max(self._rows),
-            flash_attention=field.flash_attention,
+            num_slots=setup.num_slots,
+            context_length=setup.context + max(self._rows),
+            max_batch_rows=setup.num_slots * max(self._rows),
+            flash_attention=setup.flash_attention,
         )
 
-    def _context_of(self, field: Field) -> LlamaRuntime:
-        """Return the context of a field, its slots filled; what is in them makes no difference to the time."""
-        if field not in self._contexts:
-            options = self._options_of(field)
-            self._contexts[field] = runtime = LlamaRuntime(self.model, options)
+    def _context_of(self, setup: Setup) -> LlamaRuntime:
+        """Return the context of a setup, its slots filled; what is in them makes no difference to the time."""
+        if setup not in self._contexts:
+            options = self._options_of(setup)
+            self._contexts[setup] = runtime = LlamaRuntime(self.model, options)
             # A context that can be filled at once is slower, and what it holds fits one of as many slots only.
             source = LlamaRuntime(self.model, replace(options, max_batch_rows=256, can_fill=True))
             try:
-                source.fill(0, 0, field.context)
+                source.fill(0, 0, setup.context)
                 state = source.state(0)
             finally:
                 source.close()
-            for slot in range(field.num_slots):
+            for slot in range(setup.num_slots):
                 runtime.restore(slot, state)
-        return self._contexts[field]
+        return self._contexts[setup]

@@ -1,0 +1,91 @@
+"""The sentence, the tables under it, and what goes to JSON."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.bench.results.plot import check_plotting, plot
+from orchestrator.bench.results.report import markdown, memory, summarize
+from services.frame.program.startup import StartupError
+from tests.unit.orchestrator.bench.runs import run
+
+MIB = 1 << 20
+
+
+def results(**more: Any) -> dict[str, Any]:
+    runs = [
+        run(
+            "outrider",
+            setting,
+            rate + number,
+            number,
+            memory_bytes={"target": (100 + number) * MIB, "draft": 20 * MIB},
+            **({"accepted_per_position": [0.9, 0.5], "passes_per_token": 0.4} if setting == "3" else {}),
+        )
+        for number in range(3)
+        for setting, rate in (("plain", 100), ("plain again", 101), ("3", 150), ("auto", 140))
+    ]
+    runs += [run("llama-server", "ngram-mod", 120, number, agreements=[1.0, 1.01]) for number in range(3)]
+    return {"about": {}, "runs": runs, "failures": [], **more}
+
+
+def test_the_answer_comes_first_and_the_tables_under_it() -> None:
+    parts = markdown(results(), "outrider").split("\n\n")
+    assert parts[0].startswith("Yes, a draft is worth it here: with 4 streams (1.49 times")
+    tables = [part for part in parts if part.startswith("|")]
+    assert [len(table.splitlines()) for table in tables] == [2 + 5, 2 + 1, 2 + 1]
+    for table in tables:
+        assert len({line.count("|") for line in table.splitlines()}) == 1
+    cases = tables[0].splitlines()
+    assert [line.split(" | ")[2] for line in cases[2:]] == ["plain", "plain again", "auto", "3", "ngram-mod"]
+    assert "151.0 (150.0 to 152.0) | 1.50 | 50.0, 95.0 | 50.0, 95.0, 99.0 | 0.90 0.50 | 0.40 |" in cases[5]
+    assert "1.01 (noise)" in cases[3]
+
+
+def test_json_has_what_the_tables_have() -> None:
+    summary = summarize(results(), "outrider")
+    (draft,) = summary["drafts"]
+    assert (draft["case"], draft["kind"], draft["num_streams"]) == (("outrider", "3"), "faster", 4)
+    (other,) = summary["systems"]
+    assert other["reference"] == ("llama-server", "ngram-mod")
+    assert summary["noise"]["4"] == pytest.approx(0.01, abs=1e-3)
+
+
+def test_the_drafts_memory_is_told_in_percent_of_the_targets() -> None:
+    (row,) = memory(results()["runs"])
+    assert row == {
+        "system": "outrider",
+        "memory_bytes": {"target": 102 * MIB, "draft": 20 * MIB},
+        "draft_percent": pytest.approx(100 * 20 / 102),
+    }
+
+
+def test_checks_and_failures_are_told() -> None:
+    failures = [{"system": "peer", "error": "it is away"}]
+    told = markdown(results(failures=failures, span_agreements=[0.9, 0.9]), "outrider")
+    assert (
+        "- decode rate of llama-server / its own timings: 1.005 (least 1.000, most 1.010, 6 streams), within 2%" in told
+    )
+    assert "- decode rate / that of the spans: 0.900 (least 0.900, most 0.900, 2 streams), NOT within 2%" in told
+    assert "- Failed: peer, it is away." in told
+
+
+def test_a_single_round_says_that_it_chose_and_compared() -> None:
+    runs = [run("outrider", setting, rate) for setting, rate in (("plain", 100), ("plain again", 100), ("3", 150))]
+    told = markdown({"about": {}, "runs": runs, "failures": []}, "outrider")
+    assert "chosen by the same rounds that it is compared in" in told
+
+
+@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="matplotlib is in the extra `train`")
+def test_a_picture_is_drawn(tmp_path: Path) -> None:
+    check_plotting()
+    plot(results(), tmp_path / "bench.svg")
+    assert "<svg" in (tmp_path / "bench.svg").read_text()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is not None, reason="matplotlib is installed")
+def test_without_matplotlib_a_picture_is_refused_in_a_sentence() -> None:
+    with pytest.raises(StartupError, match="--plot needs matplotlib"):
+        check_plotting()

@@ -1,0 +1,117 @@
+"""`outrider bench` up to the first process: what is refused, and what is measured."""
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.bench.course import Course
+from orchestrator.bench.measuring.bench import Load, Results
+from orchestrator.bench.systems.system import System
+from orchestrator.cli import measuring
+from tests.unit.orchestrator.cli.running import run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        pytest.param(["--streams", "1,x"], "--streams is '1,x': 1 to 256 streams can run at once", id="streams"),
+        pytest.param(["--streams", "0"], "--streams is '0': 1 to 256 streams", id="no stream"),
+        pytest.param(["--streams", ""], "--streams is empty", id="empty"),
+        pytest.param(["--settings", "fast"], "--settings is 'fast': a setting is plain", id="setting"),
+        pytest.param(["--settings", "65"], "1 to 64 draft tokens", id="too many draft tokens"),
+        pytest.param(["--exact", "maybe"], "--exact is 'maybe': 'maybe' is none of off, on and auto", id="exact"),
+        pytest.param(["--arrival", "poisson", "--rate", "0"], "--rate is above 0, not 0", id="rate"),
+        pytest.param(["--arrival", "soon"], "'--arrival'", id="arrival"),
+        pytest.param(["--prompts", "no/such"], "cannot read prompts from no/such", id="no prompts"),
+        pytest.param(["--tokens", "1024"], "--context 1024 does not hold --tokens 1024", id="context"),
+        pytest.param(["--against", "no/such"], "--against is the folder of a checkout", id="no checkout"),
+        pytest.param(["--peer-url", "host:1"], "--peer-url is an address such as http", id="address"),
+        pytest.param(["--peer-llama-server", "no/such"], "there is no program no/such", id="no program"),
+        pytest.param(["--peer-llama-server", __file__, "--peer-settings", "x"], "--peer-settings is 'x'", id="peer's"),
+        pytest.param(["--out", "no/such/file"], "there is no folder no/such for --out", id="no folder"),
+        pytest.param(["--budget", "-1"], "'--budget'", id="negative budget"),
+        pytest.param(["--target", "no/such.gguf"], "there is no model file no/such.gguf", id="no model"),
+        pytest.param(
+            ["--target", __file__, "--settings", "3"], "--settings has 3, which needs a --draft", id="no draft"
+        ),
+    ],
+)
+def test_bad_use_is_refused_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str
+) -> None:
+    assert run(monkeypatch, "bench", *arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert expected in printed.err
+    assert printed.err.count("\n") == 1
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[list[System], Load, Course]]:
+    """What would have been measured, from a folder that can be written to."""
+    seen: list[tuple[list[System], Load, Course]] = []
+
+    async def note(systems: list[System], load: Load, course: Course, results: Results, *_: object) -> None:
+        seen.append((systems, load, course))
+        results.runs.append({})
+
+    monkeypatch.setattr(measuring, "_measure_and_tell", note)
+    monkeypatch.chdir(tmp_path)
+    return seen
+
+
+def test_without_options_the_bundled_pair_is_measured(
+    monkeypatch: pytest.MonkeyPatch, asked: list[tuple[list[System], Load, Course]]
+) -> None:
+    assert run(monkeypatch, "bench") == 0
+    ((systems, load, course),) = asked
+    assert [system.name for system in systems] == ["outrider"]
+    assert [setting.name for setting in systems[0].settings] == ["plain", "auto", "1", "3", "7", "plain again"]
+    assert {prompt.kind for prompt in load.prompts} == {"functions", "edits"}
+    assert (list(course.streams), course.num_rounds, load.rate) == ([1, 4], 5, 0.0)
+
+
+def test_everything_is_measured_in_the_same_run(
+    monkeypatch: pytest.MonkeyPatch, asked: list[tuple[list[System], Load, Course]], tmp_path: Path
+) -> None:
+    (tmp_path / "there" / "orchestrator").mkdir(parents=True)
+    (tmp_path / "server").touch()
+    arguments = ["--settings", "3 7", "--exact", "off,on", "--against", "there", "--peer-llama-server", "server"]
+    assert run(monkeypatch, "bench", *arguments, "--peer-url", "http://host:1/v1", "--arrival", "poisson") == 0
+    ((systems, load, _),) = asked
+    names = ["outrider", "outrider, exact on", "other checkout", "llama-server", "peer"]
+    assert [system.name for system in systems] == names
+    assert [setting.name for setting in systems[0].settings] == ["plain", "3", "7", "plain again"]
+    assert [setting.name for setting in systems[2].settings] == ["plain", "3", "7"]
+    peers = ["plain", "3", "7", "16/0.75", "ngram-simple", "ngram-mod"]
+    assert [setting.name for setting in systems[3].settings] == peers
+    assert load.rate == 1.0
+
+
+def test_without_a_draft_lookup_is_measured(
+    monkeypatch: pytest.MonkeyPatch, asked: list[tuple[list[System], Load, Course]]
+) -> None:
+    assert run(monkeypatch, "bench", "--target", __file__, "--prompts", "prose,chat") == 0
+    ((systems, load, _),) = asked
+    assert [setting.name for setting in systems[0].settings] == ["plain", "ngram", "plain again"]
+    assert {prompt.kind for prompt in load.prompts} == {"prose", "chat"}
+
+
+def test_where_every_run_fails_the_exit_code_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    async def fail(*_: object) -> None:
+        pass
+
+    monkeypatch.setattr(measuring, "_measure_and_tell", fail)
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, "bench") == 1
+    assert capsys.readouterr().err == "outrider: nothing was measured: every run failed\n"
+
+
+def test_random_arrivals_are_the_same_for_a_seed() -> None:
+    one, same, other = (Load([], 1, rate=2.0, seed=seed).delays_s(5) for seed in (1, 1, 2))
+    assert one == same != other
+    assert one[0] == 0.0
+    assert one == sorted(one)
+    assert Load([], 1).delays_s(5) == []
