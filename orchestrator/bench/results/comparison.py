@@ -222,7 +222,7 @@ def answer(verdicts: Sequence[Verdict]) -> str:
         return "Nothing was measured that says whether a draft is worth it."
     parts = {kind: [_part(each) for each in verdicts if each.kind == kind] for kind in ("faster", "same", "slower")}
     known = [each.noise for each in verdicts if each.noise is not None]
-    apart = f" (equal runs lay up to {max(known):.0%} apart)" if known else ""
+    apart = f"; equal runs lay up to {max(known):.0%} apart" if known else ""
     if len(parts["faster"]) == len(verdicts):
         return f"Yes, a draft is worth it here: {_joined(parts['faster'])}{apart}."
     if not parts["faster"] and not parts["same"]:
@@ -239,9 +239,8 @@ def answer(verdicts: Sequence[Verdict]) -> str:
 
 def _part(verdict: Verdict) -> str:
     streams = "1 stream" if verdict.num_streams == 1 else f"{verdict.num_streams} streams"
-    return (
-        f"with {streams} {verdict.ratio:.2f} times the tokens/s of plain decoding ({setting_in_words(verdict.case[1])})"
-    )
+    setting = setting_in_words(verdict.case[1])
+    return f"with {streams} ({verdict.ratio:.2f} times the tokens/s of plain decoding, {setting})"
 
 
 def setting_in_words(name: str) -> str:

@@ -36,7 +36,7 @@ def summarize(results: dict[str, Any], system: str) -> dict[str, Any]:
         "drafts": [_told(each) for each in drafts],
         "systems": [_told(each) for each in system_verdicts(runs, system)],
         "noise": {str(num): noise(runs, system, num) for num in _streams(runs)},
-        "cases": [_medians(cell, runs) for cell in cells(runs)],
+        "cases": [_medians(cell, runs, system) for cell in cells(runs)],
         "memory": memory(runs),
         "checks": checks(results),
         "anatomies": results.get("anatomies", []),
@@ -89,14 +89,14 @@ def _place(setting: str) -> tuple[int, int, str]:
     return (2, int(number), setting) if number.isdecimal() else (1, 0, setting)
 
 
-def _medians(cell: Runs, runs: Runs) -> dict[str, Any]:
-    """Return the figures of one case."""
+def _medians(cell: Runs, runs: Runs, system: str) -> dict[str, Any]:
+    """Return the figures of one case; the noise is that of our system."""
     first = cell[0]
     case, num_streams = (first["system"], first["setting"]), first["num_streams"]
     rates = [run["tokens_per_s"] for run in cell]
     told = {name: _median(cell, name) for name in _FIGURES if any(name in run for run in cell)}
     positions = [run["accepted_per_position"] for run in cell if run.get("accepted_per_position")]
-    level = noise(runs, first["system"], num_streams)
+    level = noise(runs, system, num_streams)
     beside = compare(runs, case, (case[0], PLAIN), num_streams, noise=level, is_fresh=True)
     busy = [run["gpu"]["busy_percent"] for run in cell if run.get("gpu")]
     return {
@@ -133,7 +133,7 @@ def memory(runs: Runs) -> list[dict[str, Any]]:
 def _cases(rows: Sequence[dict[str, Any]]) -> str:
     has_gpu = any(row["gpu_busy_percent"] is not None for row in rows)
     header = [
-        *("streams", "system", "draft tokens", "tokens/s (least to most)", "of plain", "first token, ms P50, P95"),
+        *("streams", "system", "setting", "tokens/s (least to most)", "of plain", "first token, ms P50, P95"),
         *("ms a token P50, P95, P99", "accepted by position", "passes a token", "wire ms a cycle", "runs"),
         *(["GPU busy"] if has_gpu else []),
     ]

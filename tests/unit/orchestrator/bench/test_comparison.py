@@ -128,13 +128,13 @@ def test_the_best_of_ours_is_compared_with_the_best_of_each_other() -> None:
 def test_the_answer_is_one_sentence_for_each_outcome() -> None:
     yes = answer([verdict(1.4), verdict(1.2, num_streams=4, setting="1")])
     assert yes == (
-        "Yes, a draft is worth it here: with 1 stream 1.40 times the tokens/s of plain decoding (3 draft tokens) and "
-        "with 4 streams 1.20 times the tokens/s of plain decoding (1 draft token) (equal runs lay up to 10% apart)."
+        "Yes, a draft is worth it here: with 1 stream (1.40 times the tokens/s of plain decoding, 3 draft tokens) and "
+        "with 4 streams (1.20 times the tokens/s of plain decoding, 1 draft token); equal runs lay up to 10% apart."
     )
-    assert answer([verdict(0.5)]).startswith("No, a draft costs more than it saves here: with 1 stream 0.50 times")
+    assert answer([verdict(0.5)]).startswith("No, a draft costs more than it saves here: with 1 stream (0.50 times")
     assert answer([verdict(1.0)]).startswith("A draft makes no difference here that could be told from noise:")
     mixed = answer([verdict(1.4), verdict(1.0, num_streams=4), verdict(0.5, num_streams=8)])
-    assert mixed.startswith("It depends on how many streams share the machine: worth it with 1 stream 1.40")
+    assert mixed.startswith("It depends on how many streams share the machine: worth it with 1 stream (1.40")
     assert "no difference beyond noise with 4 streams" in mixed
     assert "not worth it with 8 streams" in mixed
     assert answer([]) == "Nothing was measured that says whether a draft is worth it."
