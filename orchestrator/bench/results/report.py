@@ -25,6 +25,8 @@ _FIGURES = (
     *(f"{name}_p{percent}" for name in ("first_token_ms", "token_ms", "chunk_ms") for percent in (50, 95, 99)),
 )
 _MOST_POSITIONS = 8
+# What a ratio is told with, where it is no difference for certain.
+_NOTED = {"same": " (noise)", "unknown": " (noise not known)"}
 
 
 def summarize(results: dict[str, Any], system: str) -> dict[str, Any]:
@@ -58,16 +60,16 @@ def checks(results: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def markdown(results: dict[str, Any], system: str) -> str:
-    """Return the sentence and the tables under it."""
+def markdown(results: dict[str, Any], system: str, *, is_whole: bool = True) -> str:
+    """Return the sentence and the tables under it; those of where the time went only of the whole report."""
     summary = summarize(results, system)
     parts = [
         summary["answer"] + "\n",
         _cases(summary["cases"]),
         *([_systems(summary["systems"])] if summary["systems"] else []),
         _memory(summary["memory"]),
-        *([_anatomies(results["anatomies"])] if results.get("anatomies") else []),
         _notes(results, summary),
+        *([_anatomies(results["anatomies"])] if is_whole and results.get("anatomies") else []),
     ]
     return "\n".join(parts)
 
@@ -159,7 +161,7 @@ def _cases(rows: Sequence[dict[str, Any]]) -> str:
 def _of_plain(row: dict[str, Any]) -> str:
     if row["of_plain"] is None:
         return ""
-    return f"{row['of_plain']:.2f}" + (" (noise)" if row["of_plain_kind"] == "same" else "")
+    return f"{row['of_plain']:.2f}" + _NOTED.get(row["of_plain_kind"], "")
 
 
 def _systems(verdicts: Sequence[dict[str, Any]]) -> str:
@@ -167,7 +169,7 @@ def _systems(verdicts: Sequence[dict[str, Any]]) -> str:
         [
             each["num_streams"],
             *(f"{name} ({setting}): {each[rate]:.1f}" for (name, setting), rate in _sides(each)),
-            f"{each['ratio']:.2f}" + (" (noise)" if each["kind"] == "same" else ""),
+            f"{each['ratio']:.2f}" + _NOTED.get(each["kind"], ""),
             each["num_rounds"],
         ]
         for each in verdicts

@@ -107,7 +107,7 @@ def verdict(ratio: float, noise: float | None = 0.1, num_streams: int = 1, setti
 
 @pytest.mark.parametrize(
     ("ratio", "noise", "kind"),
-    [(1.05, 0.1, "same"), (0.92, 0.1, "same"), (1.2, 0.1, "faster"), (0.8, 0.1, "slower"), (1.01, None, "faster")],
+    [(1.05, 0.1, "same"), (0.92, 0.1, "same"), (1.2, 0.1, "faster"), (0.8, 0.1, "slower"), (1.01, None, "unknown")],
 )
 def test_a_difference_within_the_noise_is_none(ratio: float, noise: float | None, kind: str) -> None:
     assert verdict(ratio, noise).kind == kind
@@ -137,4 +137,6 @@ def test_the_answer_is_one_sentence_for_each_outcome() -> None:
     assert mixed.startswith("It depends on how many streams share the machine: worth it with 1 stream (1.40")
     assert "no difference beyond noise with 4 streams" in mixed
     assert "not worth it with 8 streams" in mixed
+    unknown = answer([verdict(1.4, None)])
+    assert unknown.startswith("There was no time to find out whether a draft is worth it here")
     assert answer([]) == "Nothing was measured that says whether a draft is worth it."
