@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from services.frame.program.settings import Address, PeerSettings, ServerSettings
+from services.frame.rpc.limits import MAX_DRAFT_TOKENS
 
 # ENABLE_SPECULATIVE, as a choice of the drafter.
 _SWITCHES = {"true": "auto", "1": "auto", "yes": "auto", "on": "auto"} | {
@@ -38,7 +39,9 @@ class OrchestratorSettings(ServerSettings, PeerSettings, env_prefix="OUTRIDER_OR
         "auto",
         description="who drafts: the draft service (remote), lookup in the text itself (ngram), none, or what is there",
     )
-    num_draft_tokens: int = Field(4, ge=0, le=64, description="draft tokens of a cycle where a request names none")
+    num_draft_tokens: int = Field(
+        4, ge=0, le=MAX_DRAFT_TOKENS, description="draft tokens of a cycle where a request names none"
+    )
     min_joint_confidence: float = Field(
         0.0,
         ge=0,

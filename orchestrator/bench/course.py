@@ -1,5 +1,6 @@
 """A whole bench, from the start of the systems to the last round."""
 
+import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from orchestrator.bench.measuring.halving import Deadline, Halving
 from orchestrator.bench.measuring.machine import watched_gpus
 from orchestrator.bench.results.comparison import best_setting
 from orchestrator.bench.systems.services import Services
-from orchestrator.bench.systems.system import PLAIN, Setting, System
+from orchestrator.bench.systems.system import FAILURES, PLAIN, Setting, System
 from orchestrator.bench.traced import trace_runs
 
 
@@ -38,10 +39,11 @@ async def run_bench(systems: Sequence[System], load: Load, course: Course, resul
 
     Raises what the first one raises where it does not start: RefusedError, CrashedError, ServiceError.
     """
-    ours = systems[0]
+    ours, began_s = systems[0], time.perf_counter()
     async with watched_gpus() as gpus, AsyncExitStack() as running:
         bench = Bench(systems, load, results, gpus)
         await bench.start(running, max(course.streams), needed=ours.name)
+        start_s = time.perf_counter() - began_s
         if isinstance(ours, Services):
             results.about["models"] = await _models(ours)
         results.about["gpus"] = gpus.names
@@ -57,14 +59,30 @@ async def run_bench(systems: Sequence[System], load: Load, course: Course, resul
         results.found["is_swept"] = await halving.sweep()
         if not results.found["is_swept"]:
             tell("there was no time for all settings: give more of it (--budget), or fewer of them")
-        elif course.num_rounds:
+        is_traced = course.spans_path is not None and course.deadline.reserve(start_s + _traced_s(results, ours.name))
+        if results.found["is_swept"] and course.num_rounds:
             tell(f"{course.num_rounds} rounds over plain decoding and the best settings, as far as the time lasts")
             results.found["num_rounds"] = await halving.go_on(course.num_rounds)
         results.save()
     # What was measured has ended, so that its memory is free.
-    if course.spans_path is not None and isinstance(ours, Services):
+    if course.spans_path is not None and not is_traced:
+        tell("no runs with traces: there is no time for them")
+    elif course.spans_path is not None and isinstance(ours, Services):
         cases = _traced(ours, course.streams, results)
-        await trace_runs(ours, cases, load, results, course.spans_path, is_drawn=course.is_drawn)
+        try:
+            await trace_runs(ours, cases, load, results, course.spans_path, is_drawn=course.is_drawn)
+        except FAILURES as error:
+            results.failures.append({"system": f"{ours.name} with traces", "error": str(error)})
+            results.save()
+
+
+def _traced_s(results: Results, system: str) -> float:
+    """Return about how long runs with traces take: two for each number of streams, as long as the slowest one."""
+    took_s: dict[int, float] = {}
+    for run in results.runs:
+        if run["system"] == system:
+            took_s[run["num_streams"]] = max(took_s.get(run["num_streams"], 0.0), run["took_s"])
+    return 2 * sum(took_s.values())
 
 
 def _traced(ours: Services, streams: Sequence[int], results: Results) -> list[tuple[Setting, int]]:

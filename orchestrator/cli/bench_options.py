@@ -49,7 +49,7 @@ class CourseOptions:
     """How long it may take, and on what."""
 
     rounds: Annotated[int, typer.Option(min=0, help="rounds over the best three settings, after one over all")] = 5
-    budget: Annotated[float, typer.Option(min=0, help="seconds after which no run is begun; 0 is no limit")] = 95.0
+    budget: Annotated[float, typer.Option(min=0, help="seconds that it may take, about; 0 is no limit")] = 110.0
     context: Annotated[int, typer.Option(min=32, max=1 << 20, help="tokens of each slot")] = 1024
     threads: Annotated[int, typer.Option(min=0, max=1024, help="threads of a decode; 0 takes all cores")] = 0
     anatomy: Annotated[

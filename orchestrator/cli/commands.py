@@ -16,8 +16,7 @@ from typer import TyperException
 from orchestrator.cli.asking import current_status, hold_chat, stream_text
 from orchestrator.cli.bench import bench
 from orchestrator.cli.beside import pair_differences, run_beside
-from orchestrator.cli.show import pair_lines, status_table, to_json
-from orchestrator.cli.interrupts import Interrupted, interruptible, run
+from orchestrator.cli.interrupts import Interrupted, end_line, interruptible, run
 from orchestrator.cli.option_groups import with_groups
 from orchestrator.cli.options import (
     MODEL,
@@ -31,6 +30,7 @@ from orchestrator.cli.options import (
 )
 from orchestrator.stack.process import CrashedError, RefusedError
 from orchestrator.cli.request import AnswerOptions, RequestOptions, TemplateOptions, read_prompt
+from orchestrator.cli.show import pair_lines, status_table, to_json
 from orchestrator.stack.stack import Stack, StackOptions
 from services.frame.program.logging import configure_logging
 from services.frame.program.output import CODE_FAILED, CODE_INTERRUPTED, announce, guarded_output, say
@@ -222,10 +222,11 @@ def main() -> None:
         if (problem := exhausted(error)) is None:
             raise
         refuse(problem)
-    except (KeyboardInterrupt, Interrupted) as error:
-        if sys.stdout.isatty():  # the text may have stopped in the middle of a line
-            print()
-        sys.exit(error.code if isinstance(error, Interrupted) else CODE_INTERRUPTED)
+    except Interrupted as error:
+        sys.exit(error.code)
+    except KeyboardInterrupt:
+        end_line()
+        sys.exit(CODE_INTERRUPTED)
 
 
 async def _serve(options: StackOptions) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -52,6 +53,12 @@ async def until_interrupted(part: Coroutine[Any, Any, ResultT]) -> ResultT | Non
             loop.add_signal_handler(signal.SIGINT, cancel, signal.SIGINT)
 
 
+def end_line() -> None:
+    """End the line of a terminal in which a text may have stopped, and which shows the ^C of whoever stopped it."""
+    if sys.stdout.isatty():
+        print()
+
+
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Let SIGTERM and SIGHUP raise Interrupted, as SIGINT raises KeyboardInterrupt, where no event loop runs.
@@ -76,6 +83,9 @@ async def _run(main: Coroutine[Any, Any, ResultT]) -> ResultT:
     def cancel(number: int) -> None:
         received.append(number)
         task.cancel()
+        if len(received) == 1:
+            # Now: what is waited for until all has stopped is said on a line of its own.
+            end_line()
 
     if signal.SIGINT in _heeded():
         _cancel.set(cancel)

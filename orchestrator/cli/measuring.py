@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +24,7 @@ from orchestrator.cli.bench_options import CourseOptions, MeasuredOptions, OutOp
 from orchestrator.cli.interrupts import Interrupted, run, until_interrupted
 from orchestrator.cli.model_files import find_pair
 from services.frame.program.atomic_file import replacing
+from services.frame.program.output import CODE_FAILED, say
 from services.frame.program.startup import StartupError
 
 ItemT = TypeVar("ItemT")
@@ -73,6 +75,9 @@ def measure(
         out.is_plotted,
     )
     run(_measure_and_tell(systems, load, how_long, results, out, as_json))
+    if not results.runs:
+        say("outrider", "nothing was measured: every run failed")
+        sys.exit(CODE_FAILED)
 
 
 async def _measure_and_tell(

@@ -1,6 +1,7 @@
 """What `outrider generate` and `outrider chat` ask for, and the texts that they are given."""
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,15 +14,15 @@ from google.protobuf import json_format, struct_pb2
 from orchestrator.drafting.drafter import DRAFTERS
 from outrider.v1 import common_pb2, generation_pb2
 from services.frame.program.startup import StartupError
+from services.frame.rpc.limits import MAX_DRAFT_TOKENS
 
 _MOST_TOKENS = 2**31 - 1
-# The least and the most of what sampling takes, and how that is said. An end that is no part of it is refused by the
-# target.
+# The least and the most of what sampling takes, and how that is said.
 _RANGES = {
-    "temperature": (0, sys.float_info.max, "0 or more"),
+    "temperature": (0, 100, "0 to 100"),
     "top_k": (0, 2**32 - 1, "0 or more"),
-    "top_p": (0, 1, "above 0, up to 1"),
-    "min_p": (0, 1, "from 0, below 1"),
+    "top_p": (math.nextafter(0, 1), 1, "above 0, up to 1"),
+    "min_p": (0, math.nextafter(1, 0), "from 0, below 1"),
     "repetition_penalty": (0.01, 100, "0.01 to 100"),
     "presence_penalty": (-100, 100, "-100 to 100"),
     "frequency_penalty": (-100, 100, "-100 to 100"),
@@ -168,10 +169,10 @@ def speculation_of(text: str, drafter: str | None) -> generation_pb2.Speculation
         speculation.mode = generation_pb2.SPECULATION_MODE_AUTO
     elif text in ("off", "0"):
         speculation.mode = generation_pb2.SPECULATION_MODE_OFF
-    elif text.isdecimal() and int(text) < 2**32:
+    elif text.isdecimal() and int(text) <= MAX_DRAFT_TOKENS:
         speculation.mode, speculation.num_draft_tokens = generation_pb2.SPECULATION_MODE_FIXED, int(text)
     else:
-        raise StartupError(f"--speculation is auto, off or a number, not {text!r}")
+        raise StartupError(f"--speculation is auto, off or a number up to {MAX_DRAFT_TOKENS}, not {text!r}")
     return speculation
 
 

@@ -28,14 +28,11 @@ class DraftView:
         self._own: TokenSequence | None = None
         self.sampling = sampling
 
-    def look_from(self, model: common_pb2.ModelInfo) -> bool:
-        """See the request as the draft that serves `model`. Return whether that is another one than before."""
-        if model is self._model or model == self._model:
-            return False
+    def look_from(self, model: common_pb2.ModelInfo) -> None:
+        """See the request from now on as the draft that serves `model`."""
         self._model = model
         self._num_seen, self._own = 0, None
         self.sampling = self._known_sampling()
-        return True
 
     async def sequence(self, sequence: TokenSequence) -> TokenSequence:
         """Return the sequence, or one as long with stand-ins. It only ever grows from one call to the next."""

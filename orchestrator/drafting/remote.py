@@ -4,16 +4,14 @@ import logging
 import math
 import time
 from itertools import takewhile
-from typing import Protocol
 
 import grpc
 from opentelemetry.trace import Span, SpanKind, get_current_span
 
-from orchestrator.drafting.breaker import Breaker
 from orchestrator.drafting.draft_view import DraftView
 from orchestrator.drafting.drafter import REMOTE, Draft
-from orchestrator.drafting.patience import DraftPatience
-from outrider.v1 import common_pb2, draft_pb2, draft_pb2_grpc
+from orchestrator.drafting.service import DraftService
+from outrider.v1 import common_pb2, draft_pb2
 from services.frame.rpc.errors import ServiceError
 from services.frame.telemetry import Telemetry, child_span
 from services.session.client import Limits, ServiceSession
@@ -30,21 +28,6 @@ _REFUSALS = (
 )
 # Drafts of a session that are missed by chance, one after the other, before the service is taken for lost.
 _MOST_MISSED = 3
-
-
-class DraftService(Protocol):
-    """What all sessions of a draft service share."""
-
-    stub: draft_pb2_grpc.DraftServiceStub
-    breaker: Breaker
-    patience: DraftPatience
-
-    @property
-    def model(self) -> common_pb2.ModelInfo:
-        """What it served when its tokens were compared; another one may take its place at any time."""
-
-    def suspect(self, model: common_pb2.ModelInfo, reason: str) -> None:
-        """Whoever answers does not serve `model`: use it for no session until its tokens have been compared."""
 
 
 class RemoteDrafter:
@@ -75,6 +58,7 @@ class RemoteDrafter:
         self._min_joint_confidence = min_joint_confidence
         self._model = common_pb2.ModelInfo()
         self._limits = Limits()
+        self._lacks_ids = False
         self._is_attached = False
         self._is_refused = False
         self._num_missed = 0
@@ -110,7 +94,7 @@ class RemoteDrafter:
         started_s = time.perf_counter()
         with child_span(self._telemetry, "propose", SpanKind.CLIENT) as span:
             try:
-                seen = await self._view.sequence(sequence)
+                seen = await self._view.sequence(sequence) if self._lacks_ids else sequence
                 reply = await self._session.request(
                     seen, span, lambda context, request_id: self._send(context, request_id, num_draft_tokens)
                 )
@@ -168,8 +152,10 @@ class RemoteDrafter:
 
     def _recognize(self) -> None:
         """Find out whether another draft has taken the place of the one that was asked before."""
-        self._model = self._service.model
-        if self._view.look_from(self._model):
+        before, self._model = self._model, self._service.model
+        if self._model is not before and self._model != before:
+            self._view.look_from(self._model)
+            self._lacks_ids = self._model.vocabulary_size < self._vocabulary_size
             self._limits = Limits.of(self._model)
             self._is_refused = False
             self._session.forget()

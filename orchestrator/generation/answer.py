@@ -31,17 +31,17 @@ class Answer:
         self._held += text + ("" if token is None else self._spellings.get(token, ""))
         self._part_held(is_last=False)
 
-    def take(self) -> tuple[str, str]:
-        """Return the content and the reasoning that can be told since the last time."""
-        told = ["".join(self._ready[part]) for part in (_CONTENT, _REASONING)]
+    def drain(self) -> tuple[str, str]:
+        """Return the content and the reasoning that are certain since the last time."""
+        content, reasoning = ["".join(self._ready[part]) for part in (_CONTENT, _REASONING)]
         for texts in self._ready.values():
             texts.clear()
-        return told[0], told[1]
+        return content, reasoning
 
     def finish(self) -> tuple[str, str]:
         """Return the rest of both."""
         self._part_held(is_last=True)
-        return self.take()
+        return self.drain()
 
     def _part_held(self, *, is_last: bool) -> None:
         while (found := self._next_marker(is_last=is_last)) is not None:

@@ -40,13 +40,31 @@ class Cycle:
 
 
 class LengthPolicy(Protocol):
-    """Decides how many tokens to draft. One is made for each generation; its choices cost or save time, never text."""
+    """Decides how many tokens to draft. One is made for each generation; its choices cost or save time, never text.
+
+    It sees every cycle of its generation: what was drafted and how sure the draft was of each token, what was accepted,
+    and what drafting and verifying took.
+    """
 
     def choose(self, most: int) -> int:
         """Return how many tokens to draft in the next cycle, 0 to `most`."""
 
     def observe(self, cycle: Cycle) -> None:
         """Take note of what came of a cycle."""
+
+
+class FixedLength:
+    """As many tokens in every cycle, as far as there is room."""
+
+    def __init__(self, num_draft_tokens: int) -> None:
+        self._num_draft_tokens = num_draft_tokens
+
+    def choose(self, most: int) -> int:
+        """Return that number, or `most`."""
+        return min(self._num_draft_tokens, most)
+
+    def observe(self, cycle: Cycle) -> None:
+        """Learn nothing."""
 
 
 async def run_cycles(
@@ -75,7 +93,7 @@ async def run_cycles(
                 if index:
                     return
                 raise
-            draft = draft.first(len(verification.draft_tokens))
+            draft = draft.first(verification.num_verified)
             verdict = verification.result
             tokens = [*draft.tokens[: verdict.num_accepted], verdict.next_token]
             sequence.extend(tokens)

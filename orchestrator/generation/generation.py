@@ -132,17 +132,17 @@ class Generation:
             self._is_stopped = token in self._stop_tokens
             # Whatever ends a generation is no part of its text, though some such tokens have one.
             text = "" if self._is_stopped or token == end else self._text.feed(token)
-            told = chunk.tokens.add(token=token, origin=origin, text=text)
+            added = chunk.tokens.add(token=token, origin=origin, text=text)
             if log_probabilities:
-                told.log_probabilities.CopyFrom(log_probabilities[index])
-            chunk.text += told.text
+                added.log_probabilities.CopyFrom(log_probabilities[index])
+            chunk.text += added.text
             if self._answer is not None:
-                self._answer.feed(told.text, token)
+                self._answer.feed(added.text, token)
             self.num_generated_tokens += 1
             if self._text.is_stopped or self._is_stopped:
                 break
         if self._answer is not None:
-            chunk.content, chunk.reasoning = self._answer.take()
+            chunk.content, chunk.reasoning = self._answer.drain()
         return chunk
 
     def _finish_reason(self) -> generation_pb2.FinishReason.ValueType:

@@ -4,6 +4,7 @@ https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/
 """
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from google.protobuf.message import Message
@@ -50,10 +51,8 @@ class RequestSpan:
 
     def __init__(self, span: Span, *, is_content_told: bool) -> None:
         self._span = span
-        self._is_content_told = is_content_told and span.is_recording()
+        self.is_content_told = is_content_told and span.is_recording()
         self._is_chat = False
-        self._said: list[str] = []
-        self._thought: list[str] = []
 
     def begin(self, request: generation_pb2.GenerateRequest, model: common_pb2.ModelInfo, seed: int) -> None:
         """Tell what was asked for."""
@@ -78,17 +77,11 @@ class RequestSpan:
         )
         if request.stop:
             span.set_attribute("gen_ai.request.stop_sequences", list(request.stop))
-        if self._is_content_told and not request.HasField("tokens"):
+        if self.is_content_told and not request.HasField("tokens"):
             self._tell_input(request)
 
-    def add(self, chunk: generation_pb2.GenerateChunk) -> None:
-        """Remember a part of the answer."""
-        if self._is_content_told:
-            self._said.append(chunk.content if self._is_chat else chunk.text)
-            self._thought.append(chunk.reasoning)
-
-    def end(self, summary: generation_pb2.GenerateSummary) -> None:
-        """Tell what came of it."""
+    def end(self, summary: generation_pb2.GenerateSummary, answer: Sequence[generation_pb2.GenerateChunk] = ()) -> None:
+        """Tell what came of it. `answer` is all that was sent; it is needed only where `is_content_told`."""
         span = self._span
         if not span.is_recording():
             return
@@ -111,9 +104,10 @@ class RequestSpan:
                 for name in ("num_cycles", "num_draft_tokens", "num_accepted_tokens", "num_fallbacks", "num_resyncs")
             }
         )
-        if self._is_content_told:
-            said = "".join(self._said)
-            message = _message("assistant", said, "".join(self._thought)) | {"finish_reason": reason}
+        if self.is_content_told:
+            said = "".join(chunk.content if self._is_chat else chunk.text for chunk in answer)
+            thought = "".join(chunk.reasoning for chunk in answer)
+            message = _message("assistant", said, thought) | {"finish_reason": reason}
             span.set_attributes(
                 {
                     "gen_ai.output.messages": _json([message]),

@@ -88,14 +88,17 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                 answer=None if form is None else Answer(form, marker_spellings(form, served.silent_spellings)),
                 started_s=started_s,
             )
+            # Every chunk, where the trace is to hold what was answered.
+            sent: list[generation_pb2.GenerateChunk] = []
             try:
                 # The next cycle does not wait for a chunk to be written.
                 async with running_ahead(generation.chunks(), _MAX_CHUNKS_AHEAD) as chunks:
                     async for chunk in chunks:
-                        traced.add(chunk)
+                        if traced.is_content_told:
+                            sent.append(chunk)
                         await self._send(context, generation_pb2.GenerateResponse(chunk=chunk))
                 summary = generation.summary(seed, _trace_id(span), is_same_target=target.is_same_model)
-                traced.end(summary)
+                traced.end(summary, sent)
                 counted.answer(summary)
                 await self._send(context, generation_pb2.GenerateResponse(summary=summary))
             finally:
@@ -168,7 +171,7 @@ async def running_ahead(source: AsyncGenerator[ItemT, None], max_ahead: int) -> 
         finally:
             items.put_nowait(None)
 
-    async def take() -> AsyncIterator[ItemT]:
+    async def drain() -> AsyncIterator[ItemT]:
         while (item := await items.get()) is not None:
             room.release()
             yield item
@@ -176,7 +179,7 @@ async def running_ahead(source: AsyncGenerator[ItemT, None], max_ahead: int) -> 
 
     filling = asyncio.create_task(fill())
     try:
-        yield take()
+        yield drain()
     finally:
         filling.cancel()
         await asyncio.wait([filling])

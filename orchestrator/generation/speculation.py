@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 from orchestrator.drafting.drafter import DRAFTERS
-from orchestrator.generation.cycle import LengthPolicy
-from orchestrator.generation.length_policy import FixedLength
+from orchestrator.generation.cycle import FixedLength, LengthPolicy
 from orchestrator.settings import OrchestratorSettings
 from outrider.v1 import common_pb2, generation_pb2
 from services.frame.rpc.errors import invalid_argument

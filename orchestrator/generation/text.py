@@ -58,8 +58,8 @@ class StopStrings:
         return 0
 
     def _take(self, length: int) -> str:
-        told, self._held = self._held[:length], self._held[length:]
-        return told
+        certain, self._held = self._held[:length], self._held[length:]
+        return certain
 
 
 class TextStream:

@@ -7,8 +7,7 @@ from collections.abc import Callable
 
 import grpc
 
-from orchestrator.drafting.breaker import Breaker
-from orchestrator.drafting.patience import DraftPatience
+from orchestrator.drafting.service import Breaker, DraftPatience
 from orchestrator.peers.pair import PairError, ServedModel, check_pair, fetch_loading_model
 from orchestrator.peers.watch import describe_silence, until_away, words_of
 from orchestrator.settings import OrchestratorSettings
@@ -17,12 +16,11 @@ from services.frame.rpc.errors import REASON_NOT_READY
 
 _log = logging.getLogger(__name__)
 DRAFT_SERVICE = "outrider.v1.DraftService"
-_UNKNOWN = common_pb2.ModelInfo()
 # A draft that does not answer for so long is told about, and again as often as this.
 _SILENCE_S = 5.0
 _REMINDER_S = 30.0
 # Differences without harm that are told; `outrider pair` lists all.
-_MOST_TOLD = 3
+_MOST_SHOWN = 3
 
 
 class DraftPeer:
@@ -36,6 +34,8 @@ class DraftPeer:
         self.breaker.disable("the draft service has not answered yet")
         self.stub = draft_pb2_grpc.DraftServiceStub(channel)
         self.served: ServedModel | None = None
+        # What it serves, or served when it was last there; empty while that is not known.
+        self.model = common_pb2.ModelInfo()
         self.patience = DraftPatience(settings.draft_timeout_s)
         self._address = settings.draft
         self._retry_s = settings.draft_retry_s
@@ -46,11 +46,6 @@ class DraftPeer:
         self._last_problem = ""
         # Set once another draft has answered than the one that is served.
         self._is_suspect = asyncio.Event()
-
-    @property
-    def model(self) -> common_pb2.ModelInfo:
-        """What it serves, or served when it was last there; empty while that is not known."""
-        return self.served.info if self.served else _UNKNOWN
 
     def status(self) -> generation_pb2.ServiceStatus:
         """Return its state."""
@@ -78,6 +73,7 @@ class DraftPeer:
         while True:
             try:
                 self.served = await self._fetch()
+                self.model = self.served.info
             except grpc.aio.AioRpcError as error:
                 self._do_without(f"what answers at {self._address} is no draft service: {words_of(error)}")
             else:
@@ -99,18 +95,18 @@ class DraftPeer:
             return
         info = self.served.info
         _log.info("draft %s at %s, at most %d draft tokens a cycle", info.name, self._address, info.max_draft_tokens)
-        for note in self._told_differences():
+        for note in self._shown_differences():
             _log.info("%s", note)
         self._logged = ""
         self.breaker.enable()
 
-    def _told_differences(self) -> list[str]:
-        told, num_left = self._differences[:_MOST_TOLD], len(self._differences) - _MOST_TOLD
-        return told + ([f"{num_left} more: `outrider pair` lists them"] if num_left > 0 else [])
+    def _shown_differences(self) -> list[str]:
+        shown, num_left = self._differences[:_MOST_SHOWN], len(self._differences) - _MOST_SHOWN
+        return shown + ([f"{num_left} more: `outrider pair` lists them"] if num_left > 0 else [])
 
     def _notes(self) -> list[str]:
         problem = self._last_problem
-        return self._told_differences() + ([f"the last request went on without it: {problem}"] if problem else [])
+        return self._shown_differences() + ([f"the last request went on without it: {problem}"] if problem else [])
 
     async def _until_away(self, served: ServedModel) -> str:
         """Return why the draft is away, once it is; nothing where another one is suspected in its place."""

@@ -23,12 +23,12 @@ _RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 class Verification:
     """The target's verdict on one draft, and the time it took: waited for; queued, computed by the service's account.
 
-    `draft_tokens` are those that were verified: a target that has taken another's place may take fewer. The last decode
-    had `batch_rows` rows of all sessions together, and decodes took `decode_s` of what was computed.
+    `num_verified` draft tokens were looked at: a target that has taken another's place may take fewer than it is sent.
+    The last decode had `batch_rows` rows of all sessions together, and decodes took `decode_s` of what was computed.
     """
 
     result: target_pb2.VerifyBatchResult
-    draft_tokens: Sequence[int]
+    num_verified: int
     waited_s: float
     computed_s: float
     decode_s: float = 0.0
@@ -124,7 +124,7 @@ class TargetSession:
         timings = reply.timings
         return Verification(
             reply.result,
-            taken,
+            len(taken),
             waited_s,
             timings.computed_ms / 1e3,
             timings.decode_ms / 1e3,

@@ -1,33 +1,61 @@
-"""DraftService: proposals over both carriers."""
+"""DraftService: proposals over both carriers. Every step of one runs inside the engine's thread, see `ProposalWork`."""
+
+from collections.abc import Collection, Sequence
 
 import grpc
 from opentelemetry.trace import Span
 
 from outrider.v1 import common_pb2, draft_pb2, draft_pb2_grpc
-from services.draft.proposal import ProposalWork
 from services.engine.model.vocabulary import Vocabulary
+from services.engine.runtime.runtime import Logits
+from services.engine.sampling import SamplingParams, sample_with_confidence
 from services.engine.scheduling.engine import Engine
+from services.engine.scheduling.work import Prefix, Work
 from services.engine.wire import SessionMethod, check_room, checked_prefix, checked_sampling, deadline_s
 from services.frame.rpc.errors import ServiceError, invalid_argument
 from services.frame.rpc.handlers import RpcContext
 from services.frame.server import FrameServer
 
 
-class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
-    """Proposes for all sessions with one engine."""
+class ProposalWork(Work[draft_pb2.ProposeResult]):
+    """Samples up to `num_draft_tokens` tokens, one after the other, and finishes with the reply's result.
 
-    def __init__(self, server: FrameServer, vocabulary: Vocabulary, engine: Engine, info: common_pb2.ModelInfo) -> None:
-        self._propose = _Propose(server, vocabulary, engine, info)
+    With a deadline it does not wait for a slot: who sets one decodes plainly meanwhile, which is quicker than to wait.
+    """
 
-    async def Propose(self, request: draft_pb2.ProposeRequest, context: RpcContext) -> draft_pb2.ProposeResponse:
-        """Propose what a request asks for, and answer when that is done."""
-        return await self._propose.answer(request)
-
-    async def ProposeStream(  # type: ignore[override]  # replies are written to the context
-        self, request_iterator: object, context: RpcContext
+    def __init__(
+        self,
+        prefix: Prefix,
+        num_draft_tokens: int,
+        params: SamplingParams,
+        end_of_generation: Collection[int],
+        *,
+        min_joint_confidence: float = 0.0,
+        deadline_s: float | None = None,
     ) -> None:
-        """Propose for one session until its stream ends."""
-        await self._propose.serve(context)
+        super().__init__(prefix, deadline_s=deadline_s)
+        self.waits_for_slot = deadline_s is None
+        self._num_draft_tokens = num_draft_tokens
+        self._params = params
+        self._end_of_generation = end_of_generation
+        self._min_joint_confidence = min_joint_confidence
+        self._joint_confidence = 1.0
+        self.result = draft_pb2.ProposeResult()
+
+    def next_step(self, logits: Logits, held: Sequence[int]) -> Sequence[int]:
+        """Sample the next token under the noise that the target will use at the same position."""
+        token, probability, margin = sample_with_confidence(logits[0], len(held), self._params, held)
+        self._joint_confidence *= probability
+        if self._joint_confidence < self._min_joint_confidence:
+            return self._finished(held)
+        self.result.draft_tokens.add(token=token, probability=probability, margin=margin)
+        self.result.is_end_of_generation = token in self._end_of_generation
+        if len(self.result.draft_tokens) == self._num_draft_tokens or self.result.is_end_of_generation:
+            return self._finished(held)
+        return [token]
+
+    def _finished(self, held: Sequence[int]) -> Sequence[int]:
+        return self.finish(self.result, len(held), len(self.result.draft_tokens))
 
 
 class _Propose(SessionMethod[draft_pb2.ProposeRequest, draft_pb2.ProposeResult, draft_pb2.ProposeResponse]):
@@ -73,3 +101,20 @@ class _Propose(SessionMethod[draft_pb2.ProposeRequest, draft_pb2.ProposeResult, 
     def trace(self, span: Span, result: draft_pb2.ProposeResult) -> None:
         """Say how long the draft is."""
         span.set_attribute("outrider.cycle.num_draft_tokens", len(result.draft_tokens))
+
+
+class DraftServicer(draft_pb2_grpc.DraftServiceServicer):
+    """Proposes for all sessions with one engine."""
+
+    def __init__(self, server: FrameServer, vocabulary: Vocabulary, engine: Engine, info: common_pb2.ModelInfo) -> None:
+        self._propose = _Propose(server, vocabulary, engine, info)
+
+    async def Propose(self, request: draft_pb2.ProposeRequest, context: RpcContext) -> draft_pb2.ProposeResponse:
+        """Propose what a request asks for, and answer when that is done."""
+        return await self._propose.answer(request)
+
+    async def ProposeStream(  # type: ignore[override]  # replies are written to the context
+        self, request_iterator: object, context: RpcContext
+    ) -> None:
+        """Propose for one session until its stream ends."""
+        await self._propose.serve(context)

@@ -199,7 +199,7 @@ class Exchange(Generic[RequestT, ReplyT]):
         if entry is not None and request_id < entry.request_id:
             raise _superseded(request_id, entry.request_id)
         if entry is None or request_id > entry.request_id or entry.is_to_be_repeated():
-            if entry is not None:
+            if entry is not None and not entry.task.done():
                 entry.give_up(_superseded(entry.request_id, request_id))
             entry = _Request(request_id, asyncio.ensure_future(self._work(request)))
             self._requests[session_id] = entry

@@ -12,12 +12,14 @@ from orchestrator.bench.results.comparison import kept_cases
 from orchestrator.bench.systems.system import Setting
 
 NUM_BEST = 3
+# The part of the time that is left that can be kept for what comes last.
+_MOST_RESERVED = 0.3
 # Measures once: system, setting, number of streams, round.
 Measure = Callable[[str, Setting, int, int], Awaitable[dict[str, Any] | None]]
 
 
 class Deadline:
-    """When the bench has to end, in seconds from now; never, where there is no limit."""
+    """When the bench has to end, in seconds from now; never, where there is no limit. Some of it can be reserved."""
 
     def __init__(self, budget_s: float | None, now_s: Callable[[], float] = time.perf_counter) -> None:
         self._now_s = now_s
@@ -26,6 +28,14 @@ class Deadline:
     def has_room(self, needed_s: float) -> bool:
         """Whether something that takes so long ends in time."""
         return self._end_s is None or self._now_s() + needed_s <= self._end_s
+
+    def reserve(self, needed_s: float) -> bool:
+        """Keep so much of the time for what comes last, if that is a small part of it; return whether it is."""
+        if self._end_s is None:
+            return True
+        is_kept = needed_s <= _MOST_RESERVED * (self._end_s - self._now_s())
+        self._end_s -= needed_s if is_kept else 0.0
+        return is_kept
 
 
 class Halving:

@@ -6,10 +6,9 @@ forms beside it say the same, to the bit.
 """
 
 from services.engine.sampling.adjust import LogitsError
-from services.engine.sampling.logprobs import log_probabilities
 from services.engine.sampling.noise import SAMPLER_VERSION
 from services.engine.sampling.params import SamplingError, SamplingParams
-from services.engine.sampling.sample import sample, sample_rows, sample_with_confidence, samples
+from services.engine.sampling.sample import log_probabilities, sample, sample_rows, sample_with_confidence, samples
 
 __all__ = [
     "SAMPLER_VERSION",

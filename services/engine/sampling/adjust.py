@@ -59,6 +59,13 @@ class Row:
         return max(float(part.max(initial=-np.inf)) for part in others)
 
 
+def has_penalties(params: SamplingParams) -> bool:
+    """Whether the tokens before a position can change its logits."""
+    return params.penalty_last_n > 0 and (
+        params.repetition_penalty != 1.0 or params.presence_penalty != 0.0 or params.frequency_penalty != 0.0
+    )
+
+
 class PenaltyWindow:
     """Counts of the last `size` tokens before a position, moved on one token at a time."""
 

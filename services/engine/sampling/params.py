@@ -51,13 +51,6 @@ class SamplingParams:
     seed: int = 0
     """Key of the noise, an unsigned 64-bit integer."""
 
-    @property
-    def has_penalties(self) -> bool:
-        """Whether the tokens before a position can change its logits."""
-        return self.penalty_last_n > 0 and (
-            self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
-        )
-
     def validate(self, vocabulary_size: int) -> None:
         """Raises SamplingError for the first field whose value is out of range for a vocabulary of this size."""
         if self.temperature != 0:

@@ -1,5 +1,7 @@
 """The sampler's entry points: one token, the rows of one verification, one draft token with its confidence.
 
+Log-probabilities that are reported are of the raw logits at temperature 1, before bias, penalties and truncation.
+
 Parameters are taken as validated (`SamplingParams.validate`), logits as float32 [vocabulary] or [rows, vocabulary].
 """
 
@@ -11,12 +13,11 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from services.engine.sampling import survivors
-from services.engine.sampling.adjust import PenaltyWindow, Row, Tokens, adjusted
-from services.engine.sampling.logprobs import log_mass
+from services.engine.sampling import kernel, survivors
+from services.engine.sampling.adjust import PenaltyWindow, Row, Tokens, adjusted, has_penalties
 from services.engine.sampling.noise import gumbel, noise_key
 from services.engine.sampling.params import SamplingParams
-from services.engine.sampling.truncate import edge_of_candidates, top_candidates
+from services.engine.sampling.truncate import edge_of_candidates, lower_bound, top_candidates
 
 
 def sample(
@@ -63,7 +64,7 @@ def samples(
     num_rows = len(logits)
     if len(draft_tokens) < num_rows - 1:
         raise ValueError(f"{num_rows} rows follow {num_rows - 1} draft tokens, but there are {len(draft_tokens)}")
-    window = PenaltyWindow(params.penalty_last_n, history) if params.has_penalties else None
+    window = PenaltyWindow(params.penalty_last_n, history) if has_penalties(params) else None
     for index in range(num_rows):
         if window is not None and index > 0:
             window.push(int(draft_tokens[index - 1]))
@@ -94,12 +95,41 @@ def sample_with_confidence(
     else:
         (best, token), *others = _best_scores(row, position, params, 2)
         margin = best - others[0][0] if others else math.inf
-    probability = math.exp(float(logits_row[token]) - log_mass(logits_row))
+    probability = math.exp(float(logits_row[token]) - _log_mass(logits_row))
     return token, probability, margin
 
 
+def log_probabilities(
+    logits_row: NDArray[np.float32], token: int, num_top: int
+) -> tuple[float, NDArray[np.int64], NDArray[np.float64]]:
+    """Natural log-probability of `token`, and the ids and log-probabilities of the num_top most probable tokens.
+
+    The ids come most probable first, ties to the lower id.
+    """
+    mass = _log_mass(logits_row)
+    top = _largest_ids(logits_row, num_top)
+    return float(logits_row[token]) - mass, top, logits_row[top].astype(np.float64) - mass
+
+
+def _log_mass(logits_row: NDArray[np.float32]) -> float:
+    """ln of the sum of exp(logit) over a row [vocabulary], to about 1e-6 relative to the sum (float32 exponentials)."""
+    best = logits_row.max()
+    if kernel.IS_COMPILED:
+        return float(best) + math.log(kernel.mass(logits_row, float(best)))
+    with np.errstate(over="ignore"):  # to -inf, whose exponential is 0 as it should be
+        masses = np.exp(logits_row - best)
+    return float(best) + math.log(float(masses.sum(dtype=np.float64)))
+
+
+def _largest_ids(logits_row: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+    if count == 0:
+        return np.empty(0, np.int64)
+    ids = np.flatnonzero(logits_row >= lower_bound(logits_row, count))
+    return ids[np.argsort(-logits_row[ids], kind="stable")][:count]
+
+
 def _window_counts(params: SamplingParams, history: Tokens) -> Mapping[int, int]:
-    return PenaltyWindow(params.penalty_last_n, history).counts if params.has_penalties else {}
+    return PenaltyWindow(params.penalty_last_n, history).counts if has_penalties(params) else {}
 
 
 def _best_scores(row: Row, position: int, params: SamplingParams, num_best: int) -> list[tuple[float, int]]:

@@ -74,10 +74,11 @@ def choose_auto(loaded: LoadedModel, max_draft_tokens: int, measuring: Measuring
         if is_taken:
             return exactness
         if is_taken is None:
-            what = "whether its logits are exact" if is_cheap else "what exactness costs"
+            same = "the same text with and without a draft"
             _log.info(
-                "exact off: there was no time to find out %s with %s; --exact on has it probed in full",
-                what,
+                "exact off: a start has a few seconds to find out %s, and they did not suffice (for %s); "
+                "--exact on takes as long as it needs",
+                f"whether this model gives {same}" if is_cheap else f"what it costs to have {same}",
                 _name(exactness),
             )
             return None

@@ -47,7 +47,10 @@ def _is_worth_it(loaded: LoadedModel, measuring: Measuring) -> bool:
     key = f"flash attention {_VERSION} {loaded.identity} {options}"
     found: Finding = measuring.find_out(key, lambda: _is_quicker(loaded, options, measuring.budget.part(_MOST_S)))
     if found is None:
-        _log.info("flash attention off: there was no time to measure it; --flash-attention on uses it all the same")
+        _log.info(
+            "flash attention off: a start has a few seconds to measure what it gains, and they did not suffice; "
+            "--flash-attention on uses it all the same"
+        )
     return bool(found)
 
 

@@ -6,6 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from services.frame.program.settings import FileName, ServerSettings
+from services.frame.rpc.limits import MAX_DRAFT_TOKENS
 
 FlashAttention = Literal["auto", "on", "off"]
 _SWITCH = {"true": "on", "1": "on", "yes": "on", "false": "off", "0": "off", "no": "off"}
@@ -47,7 +48,7 @@ class EngineSettings(ServerSettings):
     )
     max_queued: int = Field(256, ge=1, description="requests that may wait before more are refused")
     end_tokens: str = Field("", description="ids that end a generation beside the model's own, with commas between")
-    max_draft_tokens: int = Field(16, ge=0, le=64, description="most draft tokens of one request")
+    max_draft_tokens: int = Field(16, ge=0, le=MAX_DRAFT_TOKENS, description="most draft tokens of one request")
 
     @field_validator("flash_attention", mode="before")
     @classmethod

@@ -35,6 +35,7 @@ from pydantic_settings import (
 
 from services.frame.program.address import check_address, is_port
 from services.frame.program.startup import Parser, StartupError, refuse
+from services.frame.program.version import VERSION
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
@@ -162,7 +163,7 @@ SettingsT = TypeVar("SettingsT", bound=ProgramSettings)
 def parse_settings(cls: type[SettingsT], argv: Sequence[str] | None = None) -> SettingsT:
     """Read `cls` from `argv` (the process's own where None) and the environment.
 
-    Ends the process: with exit code 2 and a sentence where a setting is refused, with 0 after --help.
+    Ends the process: with exit code 2 and a sentence where a setting is refused, with 0 after --help and --version.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = Parser(
@@ -171,6 +172,7 @@ def parse_settings(cls: type[SettingsT], argv: Sequence[str] | None = None) -> S
         epilog=f"Flags can be set in the environment too, as in {_variable(cls, 'log_level')}; the command line wins.",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"{cls.program} {VERSION}", help="print the version")
     try:
         source: CliSettingsSource[Any] = CliSettingsSource(cls, root_parser=parser)
         return _build(cls, arguments, _cli_settings_source=source(args=arguments))

@@ -1,5 +1,7 @@
 """How much may be in a message: what is larger gRPC refuses, with a status of its own and no reason."""
 
+# Draft tokens that a service can be set to take in one request.
+MAX_DRAFT_TOKENS = 64
 # Most probable tokens that a request may ask for at each position.
 MAX_LOG_PROBABILITIES = 20
 # What is in a message beside ids: names, digests, a draft, what traces it.

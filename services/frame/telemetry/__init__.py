@@ -5,7 +5,7 @@ OpenTelemetry's SDK, which costs start-up time and threads; that happens in `con
 it. So `recording`, which needs the SDK, is not imported here: tests and benchmarks that make a `Recorder` of their own
 take it from there.
 
-Read `configuration` first, which lists the variables, then `spans`. Before you touch `recording`, `otlp` or
+Read `configuration` first, which lists the variables, then `telemetry`. Before you touch `recording`, `otlp` or
 `otlp_http`: they must tell what the SDK's own spans and encoder would tell, and they use its private parts, so that
 pyproject.toml holds its version; benchmarks/spans.py says what they save.
 """
@@ -16,9 +16,17 @@ from services.frame.telemetry.configuration import (
     configure_telemetry,
     named_service,
 )
-from services.frame.telemetry.headers import NO_HEADERS, TraceHeaders, headers_of
-from services.frame.telemetry.spans import child_span, request_span, server_span
-from services.frame.telemetry.telemetry import SHUTDOWN_S, Telemetry, observed
+from services.frame.telemetry.telemetry import (
+    NO_HEADERS,
+    SHUTDOWN_S,
+    Telemetry,
+    TraceHeaders,
+    child_span,
+    headers_of,
+    observed,
+    request_span,
+    server_span,
+)
 
 __all__ = [
     "DEFAULT_EXPORT_DELAY_MS",

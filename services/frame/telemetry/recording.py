@@ -36,7 +36,7 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 from opentelemetry.util import types
 
 from services.frame.rpc.errors import error_type, full_name
-from services.frame.telemetry.headers import (
+from services.frame.telemetry.telemetry import (
     NO_HEADERS,
     TraceHeaders,
     UnsampledSpan,

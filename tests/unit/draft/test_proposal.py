@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outrider.v1.draft_pb2 import DraftToken, ProposeResult
-from services.draft.proposal import ProposalWork
+from services.draft.servicer import ProposalWork
 from services.engine.sampling import SamplingParams, sample_with_confidence
 from services.engine.scheduling.work import Prefix
 from tests.unit.engine.fakes import fake_logits, true_text

@@ -65,7 +65,7 @@ class FakeTarget:
             result.num_accepted += 1
             held.append(token)
         result.next_token, result.is_end_of_generation = token, token == END
-        return Verification(result, draft_tokens, waited_s=0.5, computed_s=0.25, batch_rows=self.batch_rows)
+        return Verification(result, len(draft_tokens), waited_s=0.5, computed_s=0.25, batch_rows=self.batch_rows)
 
 
 Strategy = Callable[[list[int], int], Sequence[int]]

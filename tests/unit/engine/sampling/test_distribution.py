@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from services.engine.sampling import SamplingParams, sample
+from services.engine.sampling.adjust import has_penalties
 
 NUM_DRAWS = 50_000
 LOGITS = np.random.default_rng(7).normal(0, 1.5, 40).astype(np.float32)
@@ -20,7 +21,7 @@ def target_distribution(params: SamplingParams) -> NDArray[np.float64]:
     values = LOGITS.astype(np.float64)
     for token, bias in params.logit_bias.items():
         values[token] += bias
-    if params.has_penalties:
+    if has_penalties(params):
         for token in set(HISTORY):
             values[token] *= 1 / params.repetition_penalty if values[token] > 0 else params.repetition_penalty
             values[token] -= params.presence_penalty + params.frequency_penalty * HISTORY.count(token)

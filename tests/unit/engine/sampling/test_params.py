@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from services.engine.sampling import SamplingError, SamplingParams
+from services.engine.sampling.adjust import has_penalties
 from services.engine.sampling.params import (
     MAX_BIAS,
     MAX_NUM_BIASES,
@@ -107,7 +108,7 @@ def test_is_frozen_and_hashable() -> None:
 
 
 @pytest.mark.parametrize(
-    ("params", "has_penalties"),
+    ("params", "expected"),
     [
         (SamplingParams(), False),
         (SamplingParams(repetition_penalty=1.1), True),
@@ -116,8 +117,8 @@ def test_is_frozen_and_hashable() -> None:
         (SamplingParams(top_k=1), False),
     ],
 )
-def test_knows_whether_penalties_are_on(params: SamplingParams, has_penalties: bool) -> None:
-    assert params.has_penalties == has_penalties
+def test_knows_whether_penalties_are_on(params: SamplingParams, expected: bool) -> None:
+    assert has_penalties(params) == expected
 
 
 def test_biases_of_so_many_tokens_and_no_more() -> None:

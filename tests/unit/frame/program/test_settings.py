@@ -7,6 +7,7 @@ from pydantic import Field
 
 from services.frame.program.settings import FileName, PeerSettings, ServerSettings, load_settings, parse_settings
 from services.frame.program.startup import StartupError
+from services.frame.program.version import VERSION
 
 
 class EchoSettings(ServerSettings, PeerSettings, env_prefix="OUTRIDER_ECHO_"):
@@ -173,6 +174,13 @@ def test_help_tells_flags_defaults_and_the_environment(capsys: pytest.CaptureFix
     text = capsys.readouterr().out
     for part in ("Answers with what it was asked.", "--port", "50000", "answer in capitals", "OUTRIDER_ECHO_LOG_LEVEL"):
         assert part in text
+
+
+def test_a_service_says_its_version_and_asks_for_no_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse_settings(NeedySettings, ["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"outrider {VERSION}\n"
 
 
 def test_values_from_a_program_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,3 +83,13 @@ async def test_what_failed_is_not_measured_again() -> None:
     await rounds.sweep()
     await rounds.go_on(1)
     assert clock.settings(1) == {"plain", "plain again", "3", "5", "1"}
+
+
+def test_time_is_kept_for_what_comes_last_where_that_is_a_small_part() -> None:
+    deadline = Deadline(100.0, lambda: 0.0)
+    assert deadline.reserve(30.0)
+    assert deadline.has_room(70.0)
+    assert not deadline.has_room(71.0)
+    assert not deadline.reserve(30.0)
+    assert deadline.has_room(70.0)
+    assert Deadline(None).reserve(1e9)

@@ -33,7 +33,10 @@ def model(tmp_path: Path) -> str:
         pytest.param(["generate", "a", "--seed", "-1"], "'--seed'", id="negative seed"),
         pytest.param(["generate", "a", "--seed", str(2**64)], "seed", id="seed of 65 bits"),
         pytest.param(["generate", "a", "--max-tokens", str(2**31)], "max-tokens", id="too many tokens"),
-        pytest.param(["generate", "a", "--speculation", str(2**32)], "speculation", id="too many draft tokens"),
+        pytest.param(["generate", "a", "--speculation", "65"], "or a number up to 64, not '65'", id="a long draft"),
+        pytest.param(["generate", "a", "--min-p", "1"], "--min-p is from 0, below 1, not 1.0", id="min-p of the best"),
+        pytest.param(["chat", "--top-p", "0"], "--top-p is above 0, up to 1, not 0.0", id="top-p of nothing"),
+        pytest.param(["chat", "--temperature", "100.5"], "--temperature is 0 to 100, not 100.5", id="too hot"),
         pytest.param(
             ["generate", "a", "--speculation", "some"], "--speculation is auto, off or a number", id="speculation"
         ),
@@ -80,9 +83,9 @@ def model(tmp_path: Path) -> str:
         pytest.param(["serve", "--threads", "-1"], "'--threads'", id="negative threads"),
         pytest.param(["serve", "--gpu-layers", "-2"], "'--gpu-layers'", id="negative layers"),
         pytest.param(["serve", "--gpu-layers", str(2**31)], "'--gpu-layers'", id="too many layers"),
-        pytest.param(["generate", "a", "--temperature", "nan"], "--temperature is 0 or more, not nan", id="nan"),
-        pytest.param(["generate", "a", "--temperature", "-1"], "--temperature is 0 or more, not -1", id="negative"),
-        pytest.param(["chat", "--temperature", "inf"], "--temperature is 0 or more, not inf", id="infinite"),
+        pytest.param(["generate", "a", "--temperature", "nan"], "--temperature is 0 to 100, not nan", id="nan"),
+        pytest.param(["generate", "a", "--temperature", "-1"], "--temperature is 0 to 100, not -1", id="negative"),
+        pytest.param(["chat", "--temperature", "inf"], "--temperature is 0 to 100, not inf", id="infinite"),
         pytest.param(
             ["generate", "a", "--address", "127.0.0.1:1", "--target", "x"],
             "--target is for a stack of our own",

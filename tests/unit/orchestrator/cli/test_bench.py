@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.bench.course import Course
-from orchestrator.bench.measuring.bench import Load
+from orchestrator.bench.measuring.bench import Load, Results
 from orchestrator.bench.systems.system import System
 from orchestrator.cli import measuring
 from tests.unit.orchestrator.cli.running import run
@@ -51,8 +51,9 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[list[Sy
     """What would have been measured, from a folder that can be written to."""
     seen: list[tuple[list[System], Load, Course]] = []
 
-    async def note(systems: list[System], load: Load, course: Course, *_: object) -> None:
+    async def note(systems: list[System], load: Load, course: Course, results: Results, *_: object) -> None:
         seen.append((systems, load, course))
+        results.runs.append({})
 
     monkeypatch.setattr(measuring, "_measure_and_tell", note)
     monkeypatch.chdir(tmp_path)
@@ -94,6 +95,18 @@ def test_without_a_draft_lookup_is_measured(
     ((systems, load, _),) = asked
     assert [setting.name for setting in systems[0].settings] == ["plain", "ngram", "plain again"]
     assert {prompt.kind for prompt in load.prompts} == {"prose", "chat"}
+
+
+def test_where_every_run_fails_the_exit_code_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    async def fail(*_: object) -> None:
+        pass
+
+    monkeypatch.setattr(measuring, "_measure_and_tell", fail)
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, "bench") == 1
+    assert capsys.readouterr().err == "outrider: nothing was measured: every run failed\n"
 
 
 def test_random_arrivals_are_the_same_for_a_seed() -> None:

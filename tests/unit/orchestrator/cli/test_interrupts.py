@@ -1,8 +1,12 @@
 """Signals that end a command, in real processes."""
 
+import io
+import os
+import pty
 import signal
 import subprocess
 import sys
+import tty
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -65,6 +69,13 @@ def expect(process: "subprocess.Popen[str]", line: str) -> None:
     assert process.stdout.readline() == f"{line}\n"
 
 
+def read_until(terminal: io.RawIOBase, end: bytes) -> bytes:
+    said = b""
+    while not said.endswith(end):
+        said += terminal.read(1) or b""
+    return said
+
+
 CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 
 
@@ -75,6 +86,20 @@ def test_the_first_signal_lets_it_end_in_order(start: Start, number: int, code: 
     expect(process, "stopping")
     expect(process, "stopped")
     assert process.wait(PATIENCE_S) == code
+
+
+@pytest.mark.parametrize(("number", "code"), CODES)
+def test_a_terminals_line_is_ended_before_the_end_is_waited_for(number: int, code: int) -> None:
+    """What is said of that needs a line of its own: a text may have stopped in the middle of one."""
+    reading, writing = pty.openpty()
+    tty.setraw(writing)
+    with os.fdopen(reading, "rb", buffering=0) as terminal:
+        process = subprocess.Popen([sys.executable, "-c", PROGRAM, "quick"], stdout=writing)
+        os.close(writing)
+        assert read_until(terminal, b"at work\n") == b"at work\n"
+        process.send_signal(number)
+        assert read_until(terminal, b"stopped\n") == b"\nstopping\nstopped\n"
+        assert process.wait(PATIENCE_S) == code
 
 
 @pytest.mark.parametrize(("number", "code"), CODES)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from orchestrator.drafting import breaker as breaker_module
-from orchestrator.drafting.breaker import Breaker
+from orchestrator.drafting import service as service_module
+from orchestrator.drafting.service import Breaker
 
 
 class Clock:
@@ -19,7 +19,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(breaker_module, "time", clock)
+    monkeypatch.setattr(service_module, "time", clock)
     return clock
 
 

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from orchestrator.drafting import ngram
 from orchestrator.drafting.drafter import Draft, FirstDrafter
 from orchestrator.drafting.ngram import NgramDrafter, NgramIndex
-from orchestrator.generation.cycle import run_cycles
-from orchestrator.generation.length_policy import FixedLength
+from orchestrator.generation.cycle import FixedLength, run_cycles
 from services.frame.telemetry import Telemetry
 from services.session.sequence import TokenSequence
 from tests.unit.orchestrator.fakes import NUM_TOKENS, FakeTarget, next_token

@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.drafting.patience import DraftPatience
+from orchestrator.drafting.service import DraftPatience
 
 FEW, PROMPT = 3, 500
 

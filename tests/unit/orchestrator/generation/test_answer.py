@@ -100,7 +100,7 @@ def test_parts(name: str, data: st.DataObject) -> None:
         length = data.draw(st.integers(1, 8))
         answer.feed(text[:length])
         text = text[length:]
-        told.append(answer.take())
+        told.append(answer.drain())
     told.append(answer.finish())
     assert "".join(said for said, _ in told) == content
     assert "".join(thought for _, thought in told) == reasoning

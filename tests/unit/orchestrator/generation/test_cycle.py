@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.generation.cycle import Cycle, run_cycles
+from orchestrator.generation.cycle import Cycle, FixedLength, run_cycles
 from orchestrator.generation.generation import origins
-from orchestrator.generation.length_policy import FixedLength
 from orchestrator.peers.target import ContextFullError, Verification
 from outrider.v1 import generation_pb2
 from services.frame.telemetry import Telemetry

@@ -2,8 +2,8 @@
 
 import pytest
 
+from orchestrator.generation.cycle import FixedLength
 from orchestrator.generation.generation import Generation, draw_seed
-from orchestrator.generation.length_policy import FixedLength
 from orchestrator.generation.text import TextStream
 from outrider.v1 import generation_pb2
 from services.frame.telemetry import Telemetry

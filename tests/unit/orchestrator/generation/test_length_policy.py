@@ -4,8 +4,7 @@ from math import prod
 
 import pytest
 
-from orchestrator.generation.cycle import Cycle, LengthPolicy
-from orchestrator.generation.length_policy import FixedLength
+from orchestrator.generation.cycle import Cycle, FixedLength, LengthPolicy
 from tests.unit.orchestrator.fakes import (
     FakeDrafter,
     FakeTarget,

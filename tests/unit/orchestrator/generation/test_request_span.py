@@ -32,9 +32,7 @@ def told(
     assert isinstance(span, Span)
     request_span = RequestSpan(span, is_content_told=is_content_told)
     request_span.begin(request, MODEL, 1)
-    for chunk in chunks:
-        request_span.add(chunk)
-    request_span.end(generation_pb2.GenerateSummary())
+    request_span.end(generation_pb2.GenerateSummary(), chunks)
     return dict(span.attributes or {})
 
 

@@ -15,7 +15,7 @@ from outrider.v1 import target_pb2
 def cycle(num_draft_tokens: int, num_accepted: int, drafter: str = "remote") -> Cycle:
     draft = Draft(range(num_draft_tokens), waited_s=2.0, computed_s=0.5, drafter=drafter, queued_s=0.25)
     result = target_pb2.VerifyBatchResult(num_accepted=num_accepted)
-    verification = Verification(result, draft.tokens, waited_s=3.0, computed_s=1.0, queued_s=0.75)
+    verification = Verification(result, len(draft.tokens), waited_s=3.0, computed_s=1.0, queued_s=0.75)
     return Cycle(0, draft, verification, range(num_accepted + 1))
 
 

@@ -7,11 +7,10 @@ from typing import Any
 import grpc
 import pytest
 
-from orchestrator.drafting.breaker import Breaker
 from orchestrator.drafting.draft_view import DraftView
 from orchestrator.drafting.drafter import Draft
-from orchestrator.drafting.patience import DraftPatience
 from orchestrator.drafting.remote import RemoteDrafter
+from orchestrator.drafting.service import Breaker, DraftPatience
 from outrider.v1 import common_pb2, draft_pb2, draft_pb2_grpc
 from services.frame.rpc.errors import ServiceError
 from services.frame.telemetry import Telemetry

@@ -3,9 +3,8 @@
 import grpc
 import pytest
 
-from orchestrator.drafting.breaker import Breaker
 from orchestrator.drafting.drafter import Draft
-from orchestrator.drafting.patience import DraftPatience
+from orchestrator.drafting.service import Breaker, DraftPatience
 from services.frame.rpc.errors import ServiceError
 from services.session.sequence import TokenSequence
 from tests.unit.orchestrator.drafting.remote.drafters import (
@@ -62,6 +61,19 @@ async def test_it_asks_for_no_more_than_the_service_proposes() -> None:
         assert drafter.problem == ""
         await drafter.close()
     assert [request.num_draft_tokens for request in script.requests] == [3, 4]
+
+
+async def test_a_service_that_says_the_same_of_itself_again_is_the_same() -> None:
+    """It is described anew whenever it was away; what it held it may hold still."""
+    script = Script([proposal(7), proposal(8)])
+    async with serviced(script) as service:
+        drafter = drafter_of(service)
+        await drafter.propose(TokenSequence(PROMPT), 1)
+        service.model = described()
+        await drafter.propose(TokenSequence([*PROMPT, 7]), 1)
+        assert drafter.num_resyncs == 0
+        await drafter.close()
+    assert [request.context.cached_length for request in script.requests] == [0, len(PROMPT)]
 
 
 @pytest.mark.parametrize(("most", "num_asked"), [("2", 2), ("", 8)])

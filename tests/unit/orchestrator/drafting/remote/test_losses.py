@@ -5,10 +5,9 @@ from types import SimpleNamespace
 import grpc
 import pytest
 
-from orchestrator.drafting import breaker as breaker_module
-from orchestrator.drafting.breaker import Breaker
+from orchestrator.drafting import service as service_module
 from orchestrator.drafting.drafter import Draft
-from orchestrator.drafting.patience import DraftPatience
+from orchestrator.drafting.service import Breaker, DraftPatience
 from outrider.v1 import draft_pb2
 from services.session.sequence import TokenSequence
 from tests.unit.orchestrator.drafting.remote.drafters import (
@@ -51,7 +50,7 @@ async def test_a_service_that_fails_is_left_alone_and_tried_again(code: grpc.Sta
 
 async def test_the_try_that_succeeds_closes_the_breaker(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = 1000.0
-    monkeypatch.setattr(breaker_module, "time", SimpleNamespace(monotonic=lambda: now_s))
+    monkeypatch.setattr(service_module, "time", SimpleNamespace(monotonic=lambda: now_s))
     script = Script([error(grpc.StatusCode.UNAVAILABLE), proposal(8), proposal(9)])
     breaker = Breaker(retry_s=5.0)
     async with attached(script, breaker=breaker) as drafter:

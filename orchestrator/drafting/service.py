@@ -1,7 +1,12 @@
-"""How long a draft is waited for: no longer than it can be worth."""
+"""What all sessions of a draft service share: whether it is asked, and how long it is waited for."""
 
+import math
+import time
 from collections import defaultdict, deque
 from statistics import median
+from typing import Protocol
+
+from outrider.v1 import common_pb2, draft_pb2_grpc
 
 _NUM_REMEMBERED = 16
 # A proposal may take as many times as long as the longest of the last ones, and a cycle more: on the cores that it
@@ -14,6 +19,64 @@ _LEAST_CYCLES = 2
 _LEAST_S = 0.02
 # Tokens that a draft reads beside those it proposes without taking notably longer for it.
 _MOST_READ_TOKENS = 32
+
+
+class Breaker:
+    """A circuit breaker, open after a failure: nobody asks the service, but for one try each `retry_s` seconds.
+
+    Shared by all sessions of a service, so that one of them finds out for all.
+    """
+
+    def __init__(self, retry_s: float) -> None:
+        self._retry_s = retry_s
+        self._next_try_s = 0.0
+        self._is_disabled = False
+        self.reason = ""
+
+    @property
+    def is_disabled(self) -> bool:
+        """Whether the service is of no use, whatever it answers yet."""
+        return self._is_disabled
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the last try failed."""
+        return bool(self.reason)
+
+    def may_try(self) -> bool:
+        """Whether to ask the service now. While open, this claims the try, so that only one caller makes it."""
+        if not self.is_open:
+            return True
+        now_s = time.monotonic()
+        if now_s < self._next_try_s:
+            return False
+        self._next_try_s = now_s + self._retry_s
+        return True
+
+    def fail(self, reason: str) -> None:
+        """Note a failure."""
+        if not self._is_disabled:
+            self.reason = reason
+            self._next_try_s = time.monotonic() + self._retry_s
+
+    def succeed(self) -> bool:
+        """Note a success: close. Return whether it was open."""
+        # Not for an answer that was on its way when the service was found to be of no use.
+        if self._is_disabled or not self.is_open:
+            return False
+        self.reason = ""
+        return True
+
+    def disable(self, reason: str) -> None:
+        """Open until `enable`, without any try."""
+        self._is_disabled = True
+        self.reason = reason
+        self._next_try_s = math.inf
+
+    def enable(self) -> None:
+        """Close, whatever was."""
+        self._is_disabled = False
+        self.reason = ""
 
 
 class DraftPatience:
@@ -51,3 +114,16 @@ class DraftPatience:
         if not is_prompt and (usual_s := self._proposals_s.get(num_draft_tokens)):
             limits_s.append(_MOST_TIMES_USUAL * max(usual_s) + cycle_s)
         return min(most_s, max(_LEAST_S, min(limits_s)))
+
+
+class DraftService(Protocol):
+    """What all sessions of a draft service share."""
+
+    stub: draft_pb2_grpc.DraftServiceStub
+    breaker: Breaker
+    patience: DraftPatience
+    # What it served when its tokens were compared, empty until then: another one may take its place at any time.
+    model: common_pb2.ModelInfo
+
+    def suspect(self, model: common_pb2.ModelInfo, reason: str) -> None:
+        """Whoever answers does not serve `model`: use it for no session until its tokens have been compared."""
