@@ -14,7 +14,8 @@ from pathlib import Path
 
 from orchestrator.bench.load.streams import Chunk, Stream
 from services.engine.model.model import Model
-from services.engine.runtime.runtime import LlamaRuntime, Logits, RuntimeOptions, Segment
+from services.engine.runtime.interface import Logits, Segment
+from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions
 
 
 @dataclass

@@ -14,7 +14,7 @@ from typing import Any
 
 from services.draft.application import DraftApplication
 from services.draft.settings import DraftSettings
-from services.engine.runtime.runtime import Logits, Segment
+from services.engine.runtime.interface import Logits, Segment
 from services.engine.scheduling import scheduler
 from services.engine.scheduling.engine import Engine
 from services.engine.startup.application import ModelApplication

@@ -33,7 +33,7 @@ class System(Protocol):
     name: str
     settings: Sequence[Setting]
 
-    async def start(self, running: AsyncExitStack) -> None:
+    async def start(self, running: AsyncExitStack) -> object:
         """Return when it can be asked."""
 
     async def ask(self, prompts: Sequence[str], setting: Setting, num_tokens: int) -> Answer:
@@ -74,6 +74,12 @@ class CutLlamaServer(LlamaServer):
 
     def __init__(self, program: Path, models: Models, settings: Sequence[Setting], flags: Sequence[str]) -> None:
         super().__init__(program, models, [setting for setting in settings if setting.has_draft], flags)
+
+    async def start(self, running: AsyncExitStack) -> dict[str, str]:
+        """Return when all of them serve. Raises ConnectionError where one ends instead."""
+        if problems := await super().start(running):
+            raise ConnectionError(next(iter(problems.values())))
+        return problems
 
     async def ask(self, prompts: Sequence[str], setting: Setting, num_tokens: int) -> Answer:
         """Go on with all prompts at once; see `System.ask`."""

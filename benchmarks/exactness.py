@@ -1,22 +1,27 @@
 """Rows of logits that differ from each session alone, over random schedules of six sessions.
 
 `python benchmarks/exactness.py --target PATH [--schedules 200] [--exact on|off]` prints JSON lines. `--dense DIM`
-writes a dense random model of that dimension first, in `--type`.
+writes a dense random model of that dimension first, in `--type`. `--exact each` tries every way to exactness in turn,
+whether it is one or not, with flash attention and without; `--gpu-layers -1` puts the whole model on a GPU, if there
+is one.
 """
 
 import argparse
 import json
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 from models.tiny import write_tiny_model
 from orchestrator.stack.bundled import bundled_pair
 from services.engine.model.model import Model
 from services.engine.model.quantize import quantize_file
-from services.engine.runtime.padding import Exactness
+from services.engine.runtime.devices import accelerators
+from services.engine.runtime.padding import Exactness, PaddedRuntime, reserve
 from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions
 from services.engine.startup.exactness import candidates, padded_runtime
 from services.engine.startup.probe import compare, fixed_sequences, is_exact, references
@@ -37,14 +42,19 @@ def dense_model(folder: Path, dim: int, file_type: str) -> Path:
     return path
 
 
-def measure(model: Model, options: RuntimeOptions, num_schedules: int, *, is_exact_on: bool) -> dict[str, object]:
-    """Run the schedules on an exact runtime, or on a plain one."""
-    exactness = _first_exact(model, options) if is_exact_on else None
-    runtime = padded_runtime(model, options, exactness, MAX_DRAFT_TOKENS)
-    inner = runtime._inner
-    assert isinstance(inner, LlamaRuntime)
-    sequences = fixed_sequences(runtime.vocabulary_size, LENGTHS, seed=1)
-    first_positions = [max(0, length - NUM_COMPARED) for length in LENGTHS]
+def measure(
+    model: Model,
+    options: RuntimeOptions,
+    exactness: Exactness | None,
+    num_schedules: int,
+    lengths: Sequence[int] = LENGTHS,
+) -> dict[str, object]:
+    """Run the schedules on an exact runtime, or on a plain one, with sessions of these lengths."""
+    options = replace(options, reserve=reserve(exactness, MAX_DRAFT_TOKENS))
+    inner = LlamaRuntime(model, options)
+    runtime = PaddedRuntime(inner, exactness, MAX_DRAFT_TOKENS)
+    sequences = fixed_sequences(runtime.vocabulary_size, lengths, seed=1)
+    first_positions = [max(0, length - NUM_COMPARED) for length in lengths]
     started_s = time.perf_counter()
     expected = references(runtime, sequences, first_positions)
     decodes_before, passes_before = inner.num_decodes, inner.num_passes
@@ -66,6 +76,8 @@ def measure(model: Model, options: RuntimeOptions, num_schedules: int, *, is_exa
         "model": model.name,
         "type": model.quantization,
         "exact": f"{exactness.mode.value} {exactness.width}" if exactness else "off",
+        "flash_attention": options.flash_attention,
+        "longest": max(lengths),
         "schedules": num_schedules,
         "rows": num_rows,
         "different": num_different,
@@ -77,7 +89,10 @@ def measure(model: Model, options: RuntimeOptions, num_schedules: int, *, is_exa
 def _first_exact(model: Model, options: RuntimeOptions) -> Exactness:
     for exactness in candidates(MAX_DRAFT_TOKENS):
         runtime = padded_runtime(
-            model, replace(options, count_passes=False, digest_attention=True), exactness, MAX_DRAFT_TOKENS
+            model,
+            replace(options, count_passes=False, digest_attention=model.num_gpu_layers == 0),
+            exactness,
+            MAX_DRAFT_TOKENS,
         )
         passed = is_exact(runtime, MAX_DRAFT_TOKENS)
         runtime.close()
@@ -93,7 +108,9 @@ def main() -> None:
     parser.add_argument("--dense", type=int, metavar="DIM")
     parser.add_argument("--type", default="BF16")
     parser.add_argument("--schedules", type=int, default=200)
-    parser.add_argument("--exact", choices=("on", "off", "both"), default="both")
+    parser.add_argument("--exact", choices=("on", "off", "both", "each"), default="both")
+    parser.add_argument("--lengths", type=int, nargs=len(LENGTHS), default=LENGTHS, help="tokens of each session")
+    parser.add_argument("--gpu-layers", type=int, default=0, help="-1 for all (default: 0)")
     parser.add_argument("--threads", type=int, default=0)
     arguments = parser.parse_args()
     options = RuntimeOptions(
@@ -105,9 +122,21 @@ def main() -> None:
             path = dense_model(folder, arguments.dense, arguments.type)
         else:
             path = arguments.target or bundled_pair()[0]
-        model = Model(path)
-        for is_exact_on in {"on": (True,), "off": (False,), "both": (True, False)}[arguments.exact]:
-            print(json.dumps(measure(model, options, arguments.schedules, is_exact_on=is_exact_on)), flush=True)
+        model = Model(path, num_gpu_layers=arguments.gpu_layers if accelerators() else 0)
+        for exactness, flash_attention in _ways(arguments.exact, model, options):
+            tried = replace(options, flash_attention=flash_attention)
+            line = measure(model, tried, exactness, arguments.schedules, arguments.lengths)
+            print(json.dumps(line), flush=True)
+
+
+def _ways(asked: str, model: Model, options: RuntimeOptions) -> Iterator[tuple[Exactness | None, bool]]:
+    """Yield what is asked for: ways to exactness, and whether flash attention is on."""
+    if asked == "each":
+        yield from product((None, *candidates(MAX_DRAFT_TOKENS)), (False, True))
+    if asked in ("on", "both"):
+        yield _first_exact(model, options), False
+    if asked in ("off", "both"):
+        yield None, False
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ from orchestrator.stack.bundled import bundled_pair
 from orchestrator.stack.process import ServerProcess
 from outrider.v1 import common_pb2, target_pb2, target_pb2_grpc
 from services.engine.model.model import Model
-from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions, Segment
+from services.engine.runtime.interface import Segment
+from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions
 from services.frame.rpc.channel import open_channel
 from services.frame.rpc.health import watch_health
 from services.session.client import ServiceSession

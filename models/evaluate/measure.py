@@ -15,7 +15,7 @@ from models.evaluate.pair import Pair, PairError, Settings
 from models.evaluate.runs import bits_of_text, choices_along, decode_ms, generate
 from models.evaluate.texts import Excerpt, excerpts, function_headers, function_parses, repeated_share
 from services.engine.model.model import Model
-from services.engine.runtime.runtime import Runtime
+from services.engine.runtime.interface import Runtime
 from services.engine.sampling import SamplingParams
 
 Metrics = dict[str, Any]

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from services.engine.runtime.runtime import Logits, Runtime, Segment
+from services.engine.runtime.interface import Logits, Runtime, Segment
 from services.engine.sampling import SamplingParams, sample, sample_rows
 
 CHUNK_ROWS = 512

@@ -1,4 +1,4 @@
-"""The command line: serve, generate, chat, status, pair, bench."""
+"""The command line: serve, generate, chat, status, pair, bench, costs."""
 
 import services.frame.program.importing  # noqa: F401, I001  before what takes its time
 import asyncio
@@ -16,6 +16,8 @@ from typer import TyperException
 from orchestrator.cli.asking import current_status, hold_chat, stream_text
 from orchestrator.cli.bench import bench
 from orchestrator.cli.beside import pair_differences, run_beside
+from orchestrator.cli.costs import costs
+from orchestrator.cli.simulate import simulate
 from orchestrator.cli.interrupts import Interrupted, end_line, interruptible, run
 from orchestrator.cli.option_groups import with_groups
 from orchestrator.cli.options import (
@@ -196,6 +198,8 @@ def pair(
 
 
 app.command()(with_groups(bench))
+app.command()(costs)
+app.command()(simulate)
 
 
 @guarded_output("outrider")

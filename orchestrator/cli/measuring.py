@@ -97,13 +97,16 @@ async def _measure_and_tell(
 def _report(results: Results, system: str, out: OutOptions, as_json: bool) -> None:
     results.found["summary"] = summary = summarize(results.to_json(), system)
     results.save()
-    told = markdown(results.to_json(), system)
     with replacing(out.path("md")) as temporary:
-        temporary.write_text(told)
+        temporary.write_text(markdown(results.to_json(), system))
     if out.is_plotted:
         plot(results.to_json(), out.path("svg"))
-    tell(f"written to {out.out}.json and .md" + (" and .svg" if out.is_plotted else ""))
-    print(json.dumps({"about": results.about, **summary}) if as_json else told, end="\n" if as_json else "")
+    where = ", with where the time went" if results.found.get("anatomies") else ""
+    tell(f"written to {out.out}.json and .md{where}" + (", and .svg" if out.is_plotted else ""))
+    if as_json:
+        print(json.dumps({"about": results.about, **summary}))
+    else:
+        print(markdown(results.to_json(), system, is_whole=False), end="")
 
 
 def _systems(measured: MeasuredOptions, peers: PeersOptions, models: Models) -> list[System]:

@@ -7,7 +7,7 @@ from opentelemetry.trace import Span
 
 from outrider.v1 import common_pb2, draft_pb2, draft_pb2_grpc
 from services.engine.model.vocabulary import Vocabulary
-from services.engine.runtime.runtime import Logits
+from services.engine.runtime.interface import Logits
 from services.engine.sampling import SamplingParams, sample_with_confidence
 from services.engine.scheduling.engine import Engine
 from services.engine.scheduling.work import Prefix, Work

@@ -15,7 +15,7 @@ from orchestrator.settings import OrchestratorSettings
 from outrider.v1 import common_pb2, generation_pb2, generation_pb2_grpc, model_pb2, model_pb2_grpc
 from services.draft.application import DraftApplication
 from services.draft.settings import DraftSettings
-from services.engine.runtime.runtime import Logits, Runtime, Segment
+from services.engine.runtime.interface import Logits, Runtime, Segment
 from services.engine.scheduling.engine import Engine
 from services.engine.startup.model_service import LoadedModel
 from services.frame.server import FrameServer

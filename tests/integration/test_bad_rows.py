@@ -7,7 +7,8 @@ import pytest
 
 from services.engine.errors import DecodeError
 from services.engine.model.model import Model
-from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions, Segment
+from services.engine.runtime.interface import Segment
+from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions
 from services.engine.scheduling.engine import Engine
 from tests import foreign_models
 from tests.foreign_models import VOCABULARY_SIZE

@@ -9,8 +9,9 @@ import pytest
 from models.tiny import write_tiny_model
 from services.engine.model.model import Model
 from services.engine.model.quantize import quantize_file
+from services.engine.runtime.interface import Segment
 from services.engine.runtime.padding import ExactMode, Exactness, PaddedRuntime
-from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions, Segment
+from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions
 from services.engine.startup import exactness
 from services.engine.startup.exactness import choose_auto, choose_on, padded_runtime
 from services.engine.startup.measuring import Budget, Measuring, findings

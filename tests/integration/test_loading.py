@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.peers.watch import Obstacle, find_obstacle
 from services.engine.model.model import Model
-from services.engine.runtime.runtime import Runtime
+from services.engine.runtime.interface import Runtime
 from services.engine.startup import application as engine_application
 from services.engine.startup import exactness
 from services.engine.startup.model_service import LoadedModel

@@ -13,8 +13,9 @@ from gguf import GGUFReader, GGUFWriter
 from services.engine import complaints
 from services.engine.errors import ModelLoadError
 from services.engine.model.model import Model
+from services.engine.runtime.interface import Segment
 from services.engine.runtime.memory import cache_bytes, layers_that_fit
-from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions, Segment
+from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions
 from services.engine.startup.model_service import digest_of_files
 from services.frame.program.startup import StartupError
 from tests import foreign_models

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from services.engine.model.model import Model
+from services.engine.runtime.interface import Logits, Segment
 from services.engine.runtime.padding import ExactMode, Exactness
-from services.engine.runtime.runtime import LlamaRuntime, Logits, RuntimeOptions, Segment
+from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions
 from services.engine.startup.exactness import padded_runtime
 from services.engine.startup.probe import compare, fixed_sequences, references
 from tests import foreign_models

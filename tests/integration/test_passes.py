@@ -11,8 +11,9 @@ import pytest
 from outrider.v1 import common_pb2, draft_pb2, draft_pb2_grpc, target_pb2, target_pb2_grpc
 from services.draft.application import DraftApplication
 from services.draft.settings import DraftSettings
+from services.engine.runtime.interface import Runtime
 from services.engine.runtime.padding import PaddedRuntime
-from services.engine.runtime.runtime import LlamaRuntime, Runtime
+from services.engine.runtime.runtime import LlamaRuntime
 from services.engine.startup.model_service import LoadedModel
 from services.frame.server import FrameServer
 from services.target.application import TargetApplication

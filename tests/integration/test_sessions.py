@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from outrider.v1 import common_pb2, draft_pb2, draft_pb2_grpc, target_pb2, target_pb2_grpc
 from services.engine.model.model import Model
-from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions, Segment
+from services.engine.runtime.interface import Segment
+from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions
 from services.engine.sampling import SamplingParams, reference
 from tests.integration.conftest import VOCABULARY, Pair
 from tests.integration.services import draft_server, target_server

@@ -111,7 +111,8 @@ class Bench:
         for system in self._systems:
             tell(f"starting {system.name}")
             try:
-                await system.start(running)
+                for setting_name, problem in (await system.start(running)).items():
+                    self._fail({"system": system.name, "setting": setting_name}, ConnectionError(problem))
                 for setting in sorted(system.settings, key=lambda each: each.num_draft_tokens, reverse=True):
                     await self._warm_up(system, setting, most_streams)
             except FAILURES as error:
@@ -203,6 +204,6 @@ def _window(streams: Sequence[Stream], *, is_at_once: bool) -> tuple[Window, boo
 
 def _named(case: dict[str, Any]) -> str:
     if "num_streams" not in case:
-        return str(case["system"])
+        return ", ".join(map(str, case.values()))
     streams = f"{case['num_streams']} stream{'s' if case['num_streams'] > 1 else ''}"
     return f"{case['system']}, {case['setting']}, {streams}"

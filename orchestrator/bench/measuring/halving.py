@@ -3,6 +3,7 @@
 Jamieson and Talwalkar 2016, arXiv 1502.07943: what is clearly worse is not measured as often as what may be the best.
 """
 
+import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -28,6 +29,11 @@ class Deadline:
     def has_room(self, needed_s: float) -> bool:
         """Whether something that takes so long ends in time."""
         return self._end_s is None or self._now_s() + needed_s <= self._end_s
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds that are left; None where there is no limit."""
+        return None if self._end_s is None else max(self._end_s - self._now_s(), 0.0)
 
     def reserve(self, needed_s: float) -> bool:
         """Keep so much of the time for what comes last, if that is a small part of it; return whether it is."""
@@ -65,7 +71,10 @@ class Halving:
         self._runs: list[dict[str, Any]] = []
 
     async def sweep(self) -> bool:
-        """Measure every case once, few streams first; return whether there was time for all."""
+        """Measure every case once, few streams first; return whether there was time for all.
+
+        A run that has not ended when the time is over is cut off and leaves nothing.
+        """
         return await self._round(0, {num: list(self._cases) for num in self._streams})
 
     async def go_on(self, num_rounds: int) -> int:
@@ -73,9 +82,7 @@ class Halving:
         kept = {num: self._kept(num) for num in self._streams}
         for number in range(1, num_rounds + 1):
             needed_s = sum(
-                self._took_s.get((system, setting.name, num), 0.0)
-                for num, cases in kept.items()
-                for system, setting in cases
+                self._expected_s(system, setting.name, num) for num, cases in kept.items() for system, setting in cases
             )
             if not self._deadline.has_room(needed_s) or not await self._round(number, kept):
                 return number - 1
@@ -86,14 +93,26 @@ class Halving:
             # Drawn anew in each round, so that nothing is always measured after the same other thing.
             order = random.Random(f"{self._seed} {number} {num_streams}").sample(every, len(every))
             for system, setting in order:
-                key = (system, setting.name, num_streams)
-                if not self._deadline.has_room(self._took_s.get(key, 0.0)):
+                if not self._deadline.has_room(self._expected_s(system, setting.name, num_streams)):
                     return False
                 began_s = self._now_s()
-                if run := await self._measure(system, setting, num_streams, number):
+                try:
+                    async with asyncio.timeout(self._deadline.left_s):
+                        run = await self._measure(system, setting, num_streams, number)
+                except TimeoutError:
+                    return False
+                if run:
                     self._runs.append(run)
-                self._took_s[key] = self._now_s() - began_s
+                self._took_s[system, setting.name, num_streams] = self._now_s() - began_s
         return True
+
+    def _expected_s(self, system: str, setting: str, num_streams: int) -> float:
+        """Return how long a case takes: as long as last time, or as it took for fewer streams, each of them alike."""
+        seen = {num: took_s for (*case, num), took_s in self._took_s.items() if case == [system, setting]}
+        if num_streams in seen or not seen:
+            return seen.get(num_streams, 0.0)
+        nearest = max(seen)
+        return seen[nearest] * num_streams / nearest
 
     def _kept(self, num_streams: int) -> list[tuple[str, Setting]]:
         names: dict[str, list[str]] = {}

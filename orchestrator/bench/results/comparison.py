@@ -19,6 +19,19 @@ Case = tuple[str, str]
 PLAIN_NAMES = (PLAIN, ALONE, AGAIN)
 # Fewer equal pairs say too little of the noise with so many streams, so that all of them are taken.
 _FEW_PAIRS = 3
+# How verdicts are told, where all are of a kind and where they are not.
+_ALL_ALIKE = {
+    "faster": "Yes, a draft is worth it here",
+    "slower": "No, a draft costs more than it saves here",
+    "same": "A draft makes no difference here that could be told from noise",
+    "unknown": "There was no time to find out whether a draft is worth it here, give more of it with --budget",
+}
+_MIXED = {
+    "faster": "worth it",
+    "same": "no difference beyond noise",
+    "slower": "not worth it",
+    "unknown": "not known",
+}
 
 
 def rates(runs: Runs, case: Case, num_streams: int) -> dict[int, float]:
@@ -133,7 +146,7 @@ def _most_apart(pairs: Sequence[float], least: int = _FEW_PAIRS) -> float | None
 class Verdict:
     """A case against a reference, with so many streams: the median ratio of so many rounds.
 
-    `noise` is None where it is not known; then nothing is told from it. `is_fresh` says that other rounds chose it.
+    `noise` is None where it is not known. `is_fresh` says that other rounds chose it.
     """
 
     num_streams: int
@@ -148,8 +161,10 @@ class Verdict:
 
     @property
     def kind(self) -> str:
-        """`faster`, `slower` or, within the noise, `same`."""
-        if self.noise is not None and abs(math.log(self.ratio)) <= math.log1p(self.noise):
+        """`faster`, `slower`, within the noise `same`, and `unknown` where the noise is not known."""
+        if self.noise is None:
+            return "unknown"
+        if abs(math.log(self.ratio)) <= math.log1p(self.noise):
             return "same"
         return "faster" if self.ratio > 1 else "slower"
 
@@ -220,28 +235,21 @@ def answer(verdicts: Sequence[Verdict]) -> str:
     """Return one sentence that answers whether a draft is worth it on this machine."""
     if not verdicts:
         return "Nothing was measured that says whether a draft is worth it."
-    parts = {kind: [_part(each) for each in verdicts if each.kind == kind] for kind in ("faster", "same", "slower")}
+    kinds = ("faster", "same", "slower", "unknown")
+    parts = {kind: [_part(each) for each in verdicts if each.kind == kind] for kind in kinds}
     known = [each.noise for each in verdicts if each.noise is not None]
-    apart = f" (equal runs lay up to {max(known):.0%} apart)" if known else ""
-    if len(parts["faster"]) == len(verdicts):
-        return f"Yes, a draft is worth it here: {_joined(parts['faster'])}{apart}."
-    if not parts["faster"] and not parts["same"]:
-        return f"No, a draft costs more than it saves here: {_joined(parts['slower'])}{apart}."
-    if not parts["faster"] and not parts["slower"]:
-        return f"A draft makes no difference here that could be told from noise: {_joined(parts['same'])}{apart}."
-    told = [
-        *([f"worth it {_joined(parts['faster'])}"] if parts["faster"] else []),
-        *([f"no difference beyond noise {_joined(parts['same'])}"] if parts["same"] else []),
-        *([f"not worth it {_joined(parts['slower'])}"] if parts["slower"] else []),
-    ]
+    apart = f"; equal runs lay up to {max(known):.0%} apart" if known else ""
+    for kind, words in _ALL_ALIKE.items():
+        if len(parts[kind]) == len(verdicts):
+            return f"{words}: {_joined(parts[kind])}{apart}."
+    told = [f"{words} {_joined(parts[kind])}" for kind, words in _MIXED.items() if parts[kind]]
     return f"It depends on how many streams share the machine: {'; '.join(told)}{apart}."
 
 
 def _part(verdict: Verdict) -> str:
     streams = "1 stream" if verdict.num_streams == 1 else f"{verdict.num_streams} streams"
-    return (
-        f"with {streams} {verdict.ratio:.2f} times the tokens/s of plain decoding ({setting_in_words(verdict.case[1])})"
-    )
+    setting = setting_in_words(verdict.case[1])
+    return f"with {streams} ({verdict.ratio:.2f} times the tokens/s of plain decoding, {setting})"
 
 
 def setting_in_words(name: str) -> str:

@@ -25,6 +25,8 @@ _FIGURES = (
     *(f"{name}_p{percent}" for name in ("first_token_ms", "token_ms", "chunk_ms") for percent in (50, 95, 99)),
 )
 _MOST_POSITIONS = 8
+# What a ratio is told with, where it is no difference for certain.
+_NOTED = {"same": " (noise)", "unknown": " (noise not known)"}
 
 
 def summarize(results: dict[str, Any], system: str) -> dict[str, Any]:
@@ -36,7 +38,7 @@ def summarize(results: dict[str, Any], system: str) -> dict[str, Any]:
         "drafts": [_told(each) for each in drafts],
         "systems": [_told(each) for each in system_verdicts(runs, system)],
         "noise": {str(num): noise(runs, system, num) for num in _streams(runs)},
-        "cases": [_medians(cell, runs) for cell in cells(runs)],
+        "cases": [_medians(cell, runs, system) for cell in cells(runs)],
         "memory": memory(runs),
         "checks": checks(results),
         "anatomies": results.get("anatomies", []),
@@ -58,16 +60,16 @@ def checks(results: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def markdown(results: dict[str, Any], system: str) -> str:
-    """Return the sentence and the tables under it."""
+def markdown(results: dict[str, Any], system: str, *, is_whole: bool = True) -> str:
+    """Return the sentence and the tables under it; those of where the time went only of the whole report."""
     summary = summarize(results, system)
     parts = [
         summary["answer"] + "\n",
         _cases(summary["cases"]),
         *([_systems(summary["systems"])] if summary["systems"] else []),
         _memory(summary["memory"]),
-        *([_anatomies(results["anatomies"])] if results.get("anatomies") else []),
         _notes(results, summary),
+        *([_anatomies(results["anatomies"])] if is_whole and results.get("anatomies") else []),
     ]
     return "\n".join(parts)
 
@@ -89,14 +91,14 @@ def _place(setting: str) -> tuple[int, int, str]:
     return (2, int(number), setting) if number.isdecimal() else (1, 0, setting)
 
 
-def _medians(cell: Runs, runs: Runs) -> dict[str, Any]:
-    """Return the figures of one case."""
+def _medians(cell: Runs, runs: Runs, system: str) -> dict[str, Any]:
+    """Return the figures of one case; the noise is that of our system."""
     first = cell[0]
     case, num_streams = (first["system"], first["setting"]), first["num_streams"]
     rates = [run["tokens_per_s"] for run in cell]
     told = {name: _median(cell, name) for name in _FIGURES if any(name in run for run in cell)}
     positions = [run["accepted_per_position"] for run in cell if run.get("accepted_per_position")]
-    level = noise(runs, first["system"], num_streams)
+    level = noise(runs, system, num_streams)
     beside = compare(runs, case, (case[0], PLAIN), num_streams, noise=level, is_fresh=True)
     busy = [run["gpu"]["busy_percent"] for run in cell if run.get("gpu")]
     return {
@@ -133,7 +135,7 @@ def memory(runs: Runs) -> list[dict[str, Any]]:
 def _cases(rows: Sequence[dict[str, Any]]) -> str:
     has_gpu = any(row["gpu_busy_percent"] is not None for row in rows)
     header = [
-        *("streams", "system", "draft tokens", "tokens/s (least to most)", "of plain", "first token, ms P50, P95"),
+        *("streams", "system", "setting", "tokens/s (least to most)", "of plain", "first token, ms P50, P95"),
         *("ms a token P50, P95, P99", "accepted by position", "passes a token", "wire ms a cycle", "runs"),
         *(["GPU busy"] if has_gpu else []),
     ]
@@ -159,7 +161,7 @@ def _cases(rows: Sequence[dict[str, Any]]) -> str:
 def _of_plain(row: dict[str, Any]) -> str:
     if row["of_plain"] is None:
         return ""
-    return f"{row['of_plain']:.2f}" + (" (noise)" if row["of_plain_kind"] == "same" else "")
+    return f"{row['of_plain']:.2f}" + _NOTED.get(row["of_plain_kind"], "")
 
 
 def _systems(verdicts: Sequence[dict[str, Any]]) -> str:
@@ -167,7 +169,7 @@ def _systems(verdicts: Sequence[dict[str, Any]]) -> str:
         [
             each["num_streams"],
             *(f"{name} ({setting}): {each[rate]:.1f}" for (name, setting), rate in _sides(each)),
-            f"{each['ratio']:.2f}" + (" (noise)" if each["kind"] == "same" else ""),
+            f"{each['ratio']:.2f}" + _NOTED.get(each["kind"], ""),
             each["num_rounds"],
         ]
         for each in verdicts

@@ -48,12 +48,21 @@ class LlamaServer:
         self._ports: dict[str, int] = {}
         self._running: dict[str, asyncio.subprocess.Process] = {}
 
-    async def start(self, running: AsyncExitStack) -> None:
-        """Return when all of them serve. Raises ConnectionError where one ends instead."""
+    async def start(self, running: AsyncExitStack) -> dict[str, str]:
+        """Return when they serve; see `System.start`: there may not be memory for all of them.
+
+        Raises ConnectionError where none does.
+        """
+        problems: dict[str, str] = {}
         for setting in self.settings:
-            # A second measure of the same has the same process.
-            if setting.kind != "again":
+            try:
                 self._ports[_process_of(setting)] = await self._start_one(running, setting)
+            except ConnectionError as error:
+                problems[setting.name] = str(error)
+        if not self._ports:
+            raise ConnectionError(next(iter(problems.values())))
+        self.settings = [setting for setting in self.settings if setting.name not in problems]
+        return problems
 
     def asking(self, prompt: Prompt, setting: Setting, num_tokens: int) -> Ask:
         """Return what asks for one stream; see `System.asking`."""

@@ -26,7 +26,7 @@ class OpenAiServer:
         self._url = url.rstrip("/")
         self._model = model
 
-    async def start(self, running: AsyncExitStack) -> None:
+    async def start(self, running: AsyncExitStack) -> dict[str, str]:
         """Find out what it serves, where that is not known: it runs already. Raises ConnectionError."""
         if not self._model:
             told = b"".join([part async for part in request("GET", f"{self._url}/models", headers=_headers())])
@@ -34,6 +34,7 @@ class OpenAiServer:
                 self._model = str(json.loads(told)["data"][0]["id"])
             except (ValueError, LookupError, TypeError) as error:
                 raise ConnectionError(f"{self._url}/models lists no model: name one with --peer-model") from error
+        return {}
 
     def asking(self, prompt: Prompt, setting: Setting, num_tokens: int) -> Ask:
         """Return what asks for one stream; see `System.asking`."""

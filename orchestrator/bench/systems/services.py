@@ -70,10 +70,11 @@ class Services:
         """Return the same, not started, with these variables in the environment of its processes."""
         return Services(self.name, self.checkout, self._models, settings, exact=self._exact, variables=variables)
 
-    async def start(self, running: AsyncExitStack) -> None:
-        """Return when the orchestrators serve. Raises RefusedError and CrashedError."""
+    async def start(self, running: AsyncExitStack) -> dict[str, str]:
+        """Return when the orchestrators serve; see `System.start`. Raises RefusedError and CrashedError."""
         for has_draft in sorted({setting.has_draft for setting in self.settings}, reverse=True):
             self._addresses[has_draft] = await self._start_stack(running, has_draft)
+        return {}
 
     def asking(self, prompt: Prompt, setting: Setting, num_tokens: int) -> Ask:
         """Return what asks for one stream; see `System.asking`."""

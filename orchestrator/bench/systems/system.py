@@ -83,8 +83,11 @@ class System(Protocol):
     name: str
     settings: Sequence[Setting]
 
-    async def start(self, running: AsyncExitStack) -> None:
-        """Return when it can be asked."""
+    async def start(self, running: AsyncExitStack) -> dict[str, str]:
+        """Return when it can be asked, with what is wrong with settings, by their names, that cannot be had.
+
+        Raises one of FAILURES where none can. From then on `settings` are those that can be had.
+        """
 
     def asking(self, prompt: Prompt, setting: Setting, num_tokens: int) -> Ask:
         """Return what asks for one stream: going on with a prompt, greedily, for so many tokens."""

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from services.engine.runtime.runtime import Logits, Runtime, Segment
+from services.engine.runtime.interface import Logits, Runtime, Segment
 
 
 class ExactMode(Enum):

@@ -5,7 +5,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 import llama_cpp
 import numpy as np
@@ -15,66 +15,12 @@ from services.engine.complaints import take_complaint
 from services.engine.control_groups import usable_cores
 from services.engine.errors import DecodeError, ModelLoadError
 from services.engine.model.model import NO_GENERATION, Model
-from services.engine.runtime.costs import DecodeCosts
+from services.engine.runtime.interface import DecodeCosts, Logits, Segment
 from services.engine.runtime.watching import Watcher
 
-Logits = NDArray[np.float32]
 _THROW_AWAY_TOKEN = 0
 # Positions of a stream come in multiples of this.
 _CACHE_UNIT = 256
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Consecutive rows of one slot in a decode: `tokens` from `first_position` on, logits wanted for the last ones.
-
-    `num_padding` throw-away rows follow them, the first `num_padding_outputs` with logits; the caller cuts their cache
-    entries.
-    """
-
-    slot: int
-    first_position: int
-    tokens: Sequence[int]
-    num_outputs: int
-    num_padding: int = 0
-    num_padding_outputs: int = 0
-
-    @property
-    def num_rows(self) -> int:
-        """Number of rows, padding included."""
-        return len(self.tokens) + self.num_padding
-
-
-class Runtime(Protocol):
-    """What the engine needs of a model; tests put a fake in its place. `costs` are of its decodes."""
-
-    costs: DecodeCosts
-    num_slots: int
-    context_length: int
-    max_batch_rows: int
-    vocabulary_size: int
-
-    def group(self, segments: Sequence[Segment]) -> list[list[Segment]]:
-        """Part segments of different slots into groups that are decoded one after the other."""
-
-    def decode(self, segments: Sequence[Segment]) -> list[Logits]:
-        """Evaluate one group; return logits [rows with output, vocabulary] of each segment, valid until the next call.
-
-        Raises:
-            DecodeError: the model failed; the slots are cut back to the first positions of their segments.
-        """
-
-    def cut(self, slot: int, length: int) -> None:
-        """Drop the cache of `slot` from position `length` on. Raises DecodeError when that is impossible."""
-
-    def attention_digest(self, slot: int, position: int) -> bytes:
-        """Return a digest of what attention gave in all layers for a row of the last decode; empty if none is taken."""
-
-    def copy(self, source: int, target: int, length: int) -> None:
-        """Give slot `target`, which is empty, the first `length` positions of slot `source`."""
-
-    def close(self) -> None:
-        """Free everything."""
 
 
 @dataclass(frozen=True)
@@ -210,6 +156,22 @@ class LlamaRuntime:
         for first in range(first_position, length, self.max_batch_rows):
             self.decode([Segment(slot, first, [_THROW_AWAY_TOKEN] * min(self.max_batch_rows, length - first), 0)])
         self._watcher.cancels = False
+
+    def state(self, slot: int) -> Any:
+        """Return all that the cache of `slot` holds, as an array of bytes that `restore` takes."""
+        size = llama_cpp.llama_state_seq_get_size(self._context, slot)
+        state = (ctypes.c_uint8 * size)()
+        if llama_cpp.llama_state_seq_get_data(self._context, state, size, slot) != size:
+            raise DecodeError(f"the cache of slot {slot} cannot be read")
+        return state
+
+    def restore(self, slot: int, state: Any) -> None:
+        """Give `slot`, which is empty, what a slot of this model held, of another context perhaps. Raises DecodeError.
+
+        The two contexts must be alike in the number of slots, in flash attention and in the type of their caches.
+        """
+        if not llama_cpp.llama_state_seq_set_data(self._context, state, len(state), slot):
+            raise DecodeError(f"the cache of slot {slot} cannot be written: {take_complaint()}")
 
     def close(self) -> None:
         """Free the context; the model stays."""

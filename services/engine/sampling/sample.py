@@ -95,7 +95,7 @@ def sample_with_confidence(
     else:
         (best, token), *others = _best_scores(row, position, params, 2)
         margin = best - others[0][0] if others else math.inf
-    probability = math.exp(float(logits_row[token]) - _log_mass(logits_row))
+    probability = math.exp(float(logits_row[token]) - log_mass(logits_row))
     return token, probability, margin
 
 
@@ -106,19 +106,19 @@ def log_probabilities(
 
     The ids come most probable first, ties to the lower id.
     """
-    mass = _log_mass(logits_row)
+    mass = log_mass(logits_row)
     top = _largest_ids(logits_row, num_top)
     return float(logits_row[token]) - mass, top, logits_row[top].astype(np.float64) - mass
 
 
-def _log_mass(logits_row: NDArray[np.float32]) -> float:
+def log_mass(logits_row: NDArray[np.float32]) -> float:
     """ln of the sum of exp(logit) over a row [vocabulary], to about 1e-6 relative to the sum (float32 exponentials)."""
-    best = logits_row.max()
+    best = float(logits_row.max())
     if kernel.IS_COMPILED:
-        return float(best) + math.log(kernel.mass(logits_row, float(best)))
+        return best + math.log(kernel.mass(logits_row, best))
     with np.errstate(over="ignore"):  # to -inf, whose exponential is 0 as it should be
-        masses = np.exp(logits_row - best)
-    return float(best) + math.log(float(masses.sum(dtype=np.float64)))
+        masses = np.exp(logits_row - np.float32(best))
+    return best + math.log(float(masses.sum(dtype=np.float64)))
 
 
 def _largest_ids(logits_row: NDArray[np.float32], count: int) -> NDArray[np.int64]:

@@ -11,7 +11,7 @@ from queue import Empty, Queue
 from typing import Any
 
 from services.engine.errors import EngineStoppedError, QueueFullError
-from services.engine.runtime.runtime import Runtime
+from services.engine.runtime.interface import Runtime
 from services.engine.scheduling.scheduler import Decode, Scheduler
 from services.engine.scheduling.turns import Turns
 from services.engine.scheduling.work import Miss, ResultT, Work

@@ -14,7 +14,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from services.engine.runtime.costs import DecodeCosts
+from services.engine.runtime.interface import DecodeCosts
 from services.engine.scheduling.comparison import Comparison
 
 # Share of the longest wait that is left where waiting does not pay.
@@ -57,9 +57,11 @@ class _Session:
 class Gathering:
     """Is told who was answered and who arrived, and says until when the next decode waits."""
 
-    def __init__(self, costs: DecodeCosts, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, costs: DecodeCosts, clock: Callable[[], float] | None = None) -> None:
+        """`clock` tells seconds; `time.perf_counter` if absent."""
         self._costs = costs
-        self._clock = clock
+        # Looked up now, as a simulation has put its own in that place.
+        self._clock = clock or time.perf_counter
         self._sessions: dict[str, _Session] = {}
         self._first_returns_s: deque[float] = deque(maxlen=_NUM_RETURNS)
         # Sessions that lost their slot, and when they had been answered, the oldest first.

@@ -15,9 +15,10 @@ from services.engine.errors import EngineError, ModelLoadError
 from services.engine.model.gguf_file import GgufFile
 from services.engine.model.model import Model
 from services.engine.runtime.devices import accelerators
+from services.engine.runtime.interface import Runtime
 from services.engine.runtime.memory import check_gpus, check_ram, layers_that_fit, rooms, rows_that_fit
 from services.engine.runtime.padding import Exactness
-from services.engine.runtime.runtime import Runtime, RuntimeOptions
+from services.engine.runtime.runtime import RuntimeOptions
 from services.engine.scheduling.engine import Engine
 from services.engine.scheduling.turns import turns_of
 from services.engine.startup.exactness import most_reserve, padded_runtime

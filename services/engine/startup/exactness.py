@@ -7,8 +7,9 @@ from functools import cache
 
 from services.engine.errors import ModelLoadError
 from services.engine.model.model import Model
+from services.engine.runtime.interface import Segment
 from services.engine.runtime.padding import ExactMode, Exactness, PaddedRuntime, reserve
-from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions, Segment
+from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions
 from services.engine.startup.measuring import Budget, Finding, Measuring, OutOfTimeError, least_times, rows_after
 from services.engine.startup.model_service import LoadedModel
 from services.engine.startup.probe import is_exact

@@ -13,7 +13,7 @@ from types import NoneType
 from typing import TypeVar
 
 from services.engine.errors import ModelLoadError
-from services.engine.runtime.runtime import Runtime, Segment
+from services.engine.runtime.interface import Runtime, Segment
 from services.frame.program.remembered import Remembered
 
 _log = logging.getLogger(__name__)

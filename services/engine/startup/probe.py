@@ -10,7 +10,8 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from services.engine.runtime.runtime import Logits, Runtime, Segment, digest
+from services.engine.runtime.interface import Logits, Runtime, Segment
+from services.engine.runtime.runtime import digest
 
 _PROBED_LENGTHS = (300, 44, 80, 60, 90, 44)
 # Positions of each session that are compared, and rows after which the probe is content. A width that is not enough may

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from services.engine.runtime.runtime import Logits
+from services.engine.runtime.interface import Logits
 from services.engine.scheduling.engine import Engine
 from services.engine.scheduling.turns import Turns
 from services.engine.scheduling.work import Miss, Prefix, ResultT, Work

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from outrider.v1 import common_pb2
-from services.engine.runtime.runtime import Runtime
+from services.engine.runtime.interface import Runtime
 from services.engine.scheduling.engine import Engine
 from services.frame.telemetry import Telemetry
 from services.target.chat_templates import ChatTemplates

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.engine.runtime.costs import DecodeCosts
+from services.engine.runtime.interface import DecodeCosts, Logits, Segment
 from services.engine.runtime.padding import ExactMode, Exactness, PaddedRuntime, reserve
-from services.engine.runtime.runtime import Logits, Segment
 from tests.unit.engine.costs import LinearCosts
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from services.engine.errors import DecodeError, ModelLoadError
+from services.engine.runtime.interface import Runtime, Segment
 from services.engine.runtime.padding import ExactMode, Exactness
-from services.engine.runtime.runtime import Runtime, RuntimeOptions, Segment
+from services.engine.runtime.runtime import RuntimeOptions
 from services.engine.startup import exactness, flash_attention
 from services.engine.startup.exactness import candidates, choose_auto, choose_on
 from services.engine.startup.flash_attention import choose_flash_attention

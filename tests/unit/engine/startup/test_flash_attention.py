@@ -6,8 +6,9 @@ from typing import Literal
 
 import pytest
 
+from services.engine.runtime.interface import Segment
 from services.engine.runtime.padding import ExactMode, Exactness
-from services.engine.runtime.runtime import RuntimeOptions, Segment
+from services.engine.runtime.runtime import RuntimeOptions
 from services.engine.startup import flash_attention
 from services.engine.startup.flash_attention import choose_flash_attention
 from services.engine.startup.measuring import budget_after

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from services.engine.runtime.runtime import Logits, Segment
+from services.engine.runtime.interface import Logits, Segment
 
 
 class BigramRuntime:

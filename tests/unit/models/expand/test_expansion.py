@@ -15,7 +15,8 @@ from models.expand.shape import LOW_BIT_TYPES, PRESETS, ExpansionError, Shape, e
 from models.llama_gguf import MATRIX_TYPES, LlamaConfig, LlamaFile, ModelFileError, read_llama, tensor_shapes
 from models.tiny import write_tiny_model
 from services.engine.model.model import Model
-from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions, Segment
+from services.engine.runtime.interface import Segment
+from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions
 from tests.unit.models.expand.expanding import BLOCK_SHAPE, SHAPE, expanded
 from tests.unit.models.expand.reference_llama import reference_logits
 

@@ -107,7 +107,7 @@ def verdict(ratio: float, noise: float | None = 0.1, num_streams: int = 1, setti
 
 @pytest.mark.parametrize(
     ("ratio", "noise", "kind"),
-    [(1.05, 0.1, "same"), (0.92, 0.1, "same"), (1.2, 0.1, "faster"), (0.8, 0.1, "slower"), (1.01, None, "faster")],
+    [(1.05, 0.1, "same"), (0.92, 0.1, "same"), (1.2, 0.1, "faster"), (0.8, 0.1, "slower"), (1.01, None, "unknown")],
 )
 def test_a_difference_within_the_noise_is_none(ratio: float, noise: float | None, kind: str) -> None:
     assert verdict(ratio, noise).kind == kind
@@ -128,13 +128,15 @@ def test_the_best_of_ours_is_compared_with_the_best_of_each_other() -> None:
 def test_the_answer_is_one_sentence_for_each_outcome() -> None:
     yes = answer([verdict(1.4), verdict(1.2, num_streams=4, setting="1")])
     assert yes == (
-        "Yes, a draft is worth it here: with 1 stream 1.40 times the tokens/s of plain decoding (3 draft tokens) and "
-        "with 4 streams 1.20 times the tokens/s of plain decoding (1 draft token) (equal runs lay up to 10% apart)."
+        "Yes, a draft is worth it here: with 1 stream (1.40 times the tokens/s of plain decoding, 3 draft tokens) and "
+        "with 4 streams (1.20 times the tokens/s of plain decoding, 1 draft token); equal runs lay up to 10% apart."
     )
-    assert answer([verdict(0.5)]).startswith("No, a draft costs more than it saves here: with 1 stream 0.50 times")
+    assert answer([verdict(0.5)]).startswith("No, a draft costs more than it saves here: with 1 stream (0.50 times")
     assert answer([verdict(1.0)]).startswith("A draft makes no difference here that could be told from noise:")
     mixed = answer([verdict(1.4), verdict(1.0, num_streams=4), verdict(0.5, num_streams=8)])
-    assert mixed.startswith("It depends on how many streams share the machine: worth it with 1 stream 1.40")
+    assert mixed.startswith("It depends on how many streams share the machine: worth it with 1 stream (1.40")
     assert "no difference beyond noise with 4 streams" in mixed
     assert "not worth it with 8 streams" in mixed
+    unknown = answer([verdict(1.4, None)])
+    assert unknown.startswith("There was no time to find out whether a draft is worth it here")
     assert answer([]) == "Nothing was measured that says whether a draft is worth it."

@@ -1,5 +1,6 @@
 """Which cases run, in which rounds, and how the time is kept."""
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,3 +94,18 @@ def test_time_is_kept_for_what_comes_last_where_that_is_a_small_part() -> None:
     assert not deadline.reserve(30.0)
     assert deadline.has_room(70.0)
     assert Deadline(None).reserve(1e9)
+
+
+async def test_a_run_that_does_not_end_in_time_is_cut_off() -> None:
+    async def endless(system: str, setting: Setting, num_streams: int, number: int) -> None:
+        await asyncio.Event().wait()
+
+    rounds = Halving(CASES, [1], endless, compared=["ours"], deadline=Deadline(0.01), seed=1)
+    assert not await rounds.sweep()
+
+
+async def test_what_would_take_too_long_with_more_streams_is_not_begun() -> None:
+    clock = Clock()
+    # One stream takes 7 s in all, and one case of 4 streams is expected to take 4 s.
+    assert not await halving(clock, 10.0, [1, 4]).sweep()
+    assert len(clock.measured) == 7

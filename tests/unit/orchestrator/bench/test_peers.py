@@ -1,6 +1,7 @@
 """Peers, as a server that says what was written down: llama-server, and what speaks OpenAI's protocol."""
 
 import json
+import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -151,6 +152,31 @@ async def test_a_llama_server_that_ends_is_told(tmp_path: Path) -> None:
     async with AsyncExitStack() as running:
         with pytest.raises(ConnectionError, match="ended with code 3"):
             await LlamaServer(program, MODELS, [PLAIN]).start(running)
+
+
+async def test_a_setting_of_llama_server_that_does_not_start_costs_no_others(tmp_path: Path) -> None:
+    program = tmp_path / "llama-server"
+    program.write_text(f"""#!{sys.executable}
+import http.server, sys
+
+class Healthy(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+if "--spec-type" in sys.argv:
+    sys.exit(4)
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Healthy).serve_forever()
+""")
+    program.chmod(0o755)
+    async with AsyncExitStack() as running:
+        peer = LlamaServer(program, MODELS, [PLAIN, parse_setting("ngram-mod")])
+        assert await peer.start(running) == {"ngram-mod": "llama-server ended with code 4"}
+        assert [setting.name for setting in peer.settings] == ["plain"]
+        assert set(peer.processes(PLAIN)) == {"llama-server"}
 
 
 async def test_a_completion_of_llama_server() -> None:

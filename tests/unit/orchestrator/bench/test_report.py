@@ -33,7 +33,7 @@ def results(**more: Any) -> dict[str, Any]:
 
 def test_the_answer_comes_first_and_the_tables_under_it() -> None:
     parts = markdown(results(), "outrider").split("\n\n")
-    assert parts[0].startswith("Yes, a draft is worth it here: with 4 streams 1.49 times")
+    assert parts[0].startswith("Yes, a draft is worth it here: with 4 streams (1.49 times")
     tables = [part for part in parts if part.startswith("|")]
     assert [len(table.splitlines()) for table in tables] == [2 + 5, 2 + 1, 2 + 1]
     for table in tables:

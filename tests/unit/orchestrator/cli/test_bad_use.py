@@ -60,6 +60,18 @@ def model(tmp_path: Path) -> str:
         ),
         pytest.param(["chat", "--seed", "-1"], "'--seed'", id="chat's seed"),
         pytest.param(["chat", "--system", ""], "--system is empty", id="chat with nothing to be told"),
+        pytest.param(["costs"], "Missing option '--out'", id="costs nowhere"),
+        pytest.param(["costs", "--out", ""], "--out is empty: give it a value", id="costs in an empty name"),
+        pytest.param(["costs", "--out", "no/such.json"], "there is no folder no", id="costs in no folder"),
+        pytest.param(["costs", "--out", sys.executable], "is no file of costs", id="costs in place of a program"),
+        pytest.param(["costs", "--out", "."], "cannot read costs .: Is a directory", id="costs in a folder"),
+        pytest.param(["costs", "--out", "a.json", "--budget", "0"], "'--budget'", id="costs in no time"),
+        pytest.param(["costs", "--out", "a.json", "--slots", "0"], "'--slots'", id="costs of no sessions"),
+        pytest.param(["costs", "--out", "a.json", "--context", "1"], "'--context'", id="costs without context"),
+        pytest.param(
+            ["costs", "--out", "a.json", "--target", "no"], "there is no model file no", id="costs of no model"
+        ),
+        pytest.param(["costs", "--out", "a.json", "--draft", "b"], "needs --target", id="costs of a draft alone"),
         pytest.param(["chat", "--stop", ""], "--stop is empty: give it a text", id="nothing to stop at"),
         pytest.param(["generate", "a", "--stop", "\udcff"], "--stop is not valid UTF-8", id="a stop that is no text"),
         pytest.param(["chat", "--system", "\udcff"], "--system is not valid UTF-8", id="told what is no text"),

@@ -1,9 +1,18 @@
-"""What decodes cost, from the decodes as they happen. Nothing is timed for its own sake."""
+"""What the engine needs of a model: rows in, logits out, cache cut, and what decodes cost, from those that happen.
+
+No llama.cpp here, so others can take its place.
+"""
 
 import statistics
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+Logits = NDArray[np.float32]
 # Recent times of one size. The least of them is what a decode takes that nothing disturbs.
 _NUM_RECENT = 8
 # Sizes up to this are kept apart, as kernels have steps there; larger ones by powers of two.
@@ -13,6 +22,27 @@ _START_DECODE_ROWS = 16.0
 _START_COPY_ROWS = 16.0
 # A copy that cost much once is tried again for prefixes longer than this.
 _MOST_COPY_ROWS = 256.0
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Consecutive rows of one slot in a decode: `tokens` from `first_position` on, logits wanted for the last ones.
+
+    `num_padding` throw-away rows follow them, the first `num_padding_outputs` with logits; the caller cuts their cache
+    entries.
+    """
+
+    slot: int
+    first_position: int
+    tokens: Sequence[int]
+    num_outputs: int
+    num_padding: int = 0
+    num_padding_outputs: int = 0
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows, padding included."""
+        return len(self.tokens) + self.num_padding
 
 
 class DecodeCosts:
@@ -84,6 +114,38 @@ class DecodeCosts:
         """Return the size near 8 times the smallest: cost curves bend beyond."""
         smallest = self._least[0][0]
         return min(self._least[1:], key=lambda known: abs(known[0] - 8 * smallest))
+
+
+class Runtime(Protocol):
+    """What the engine needs of a model; tests put a fake in its place. `costs` are of its decodes."""
+
+    costs: DecodeCosts
+    num_slots: int
+    context_length: int
+    max_batch_rows: int
+    vocabulary_size: int
+
+    def group(self, segments: Sequence[Segment]) -> list[list[Segment]]:
+        """Part segments of different slots into groups that are decoded one after the other."""
+
+    def decode(self, segments: Sequence[Segment]) -> list[Logits]:
+        """Evaluate one group; return logits [rows with output, vocabulary] of each segment, valid until the next call.
+
+        Raises:
+            DecodeError: the model failed; the slots are cut back to the first positions of their segments.
+        """
+
+    def cut(self, slot: int, length: int) -> None:
+        """Drop the cache of `slot` from position `length` on. Raises DecodeError when that is impossible."""
+
+    def attention_digest(self, slot: int, position: int) -> bytes:
+        """Return a digest of what attention gave in all layers for a row of the last decode; empty if none is taken."""
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Give slot `target`, which is empty, the first `length` positions of slot `source`."""
+
+    def close(self) -> None:
+        """Free everything."""
 
 
 def _estimate_s(known: Sequence[tuple[int, float]], num_rows: int) -> float:

@@ -1,0 +1,83 @@
+"""How results are shown: in a sentence, and in tables."""
+
+from collections.abc import Iterator, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from orchestrator.simulation.real import Parts
+from orchestrator.simulation.table import Row
+from orchestrator.simulation.traces import Seen
+
+
+def rows_table(rows: Sequence[Row], titles: Sequence[str]) -> Table:
+    """Return the rows as a table; `titles` name the scenario of each."""
+    table = _table(
+        ("scenario", "policy"),
+        ("draft", "tokens/s", "/plain", "/ideal", "ideal", "chain"),
+        "draft: tokens a cycle; tokens/s: of all streams, in virtual time; ideal: what formulas say without overlap; "
+        "chain: with a draft that goes on while it is verified",
+    )
+    before = ""
+    for row, title in zip(rows, titles, strict=True):
+        if before and title != before:
+            table.add_section()
+        table.add_row(
+            "" if title == before else title,
+            row.policy,
+            f"{row.num_draft_tokens:g}",
+            f"{row.achieved:,.1f}",
+            f"{row.achieved / row.plain:.2f}",
+            f"{row.achieved / row.ideal:.3f}",
+            f"{row.ideal:,.1f}",
+            "" if row.overlapped is None else f"{row.overlapped:,.1f}",
+        )
+        before = title
+    return table
+
+
+def _table(words: Sequence[str], figures: Sequence[str], caption: str) -> Table:
+    """Return a table with columns of words and of figures, which fits into 80 columns."""
+    table = Table(*words, caption=caption, box=SIMPLE_HEAD, pad_edge=False, caption_justify="left")
+    for heading in figures:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def in_a_sentence(rows: Sequence[Row]) -> str:
+    """Say of one scenario whether a draft is worth it."""
+    best = max(rows, key=lambda row: row.achieved)
+    gain = best.achieved / best.plain
+    if best.policy == "plain" or gain < 1.01:
+        return f"A draft is not worth it here: plain decoding gives {best.plain:,.1f} tokens/s."
+    number = f"{best.num_draft_tokens:g} draft tokens" + (" on average" if best.policy == "auto" else "")
+    return f"A draft is worth it here: {number} give {gain:.2f} times the {best.plain:,.1f} tokens/s of plain decoding."
+
+
+def parts_table(parts: Sequence[Parts], titles: Sequence[str]) -> Table:
+    """Return where the time of real cycles went."""
+    table = _table(
+        ("scenario",),
+        ("draft", "cycle", "decodes", "services", "round trips", "orchestrator"),
+        "draft: tokens a cycle; the rest is ms of a cycle of one stream, in real time with real gRPC on this machine; "
+        "services: what these take beside the decodes",
+    )
+    for each, title in zip(parts, titles, strict=True):
+        times = each.cycle_ms, each.models_ms, each.services_ms, each.round_trips_ms, each.orchestrator_ms
+        table.add_row(title, str(each.num_draft_tokens), *(f"{ms:.2f}" for ms in times))
+    return table
+
+
+def seen_lines(seen: Seen, again: Row) -> Iterator[str]:
+    """Say what traces have shown, and how well the simulation of it agrees."""
+    scenario = seen.scenario
+    yield (
+        f"Seen in {seen.num_cycles} cycles: {seen.tokens_per_s:,.1f} tokens/s of {scenario.num_streams} streams with "
+        f"{seen.num_draft_tokens} draft tokens; round trips of {scenario.round_trips_ms[0]:.2f} ms to the draft and "
+        f"{scenario.target_round_trip_ms:.2f} ms to the target, {scenario.orchestrator_ms:.2f} ms of the orchestrator."
+    )
+    if seen.accepted_by_position:
+        shares = ", ".join(f"{share:.2f}" for share in seen.accepted_by_position)
+        yield f"Accepted by position in the draft: {shares}; {scenario.acceptance[0]:.3f} in all."
+    error = again.achieved / seen.tokens_per_s - 1
+    yield f"Simulated again: {again.achieved:,.1f} tokens/s, {100 * error:+.1f} % of what was seen."

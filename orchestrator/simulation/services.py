@@ -1,0 +1,129 @@
+"""The service's half of both services: real requests, checks and replies; works that follow a script."""
+
+from collections.abc import Mapping, Sequence
+
+from opentelemetry.trace import Span
+
+from orchestrator.simulation.engine import CONTEXT_LENGTH
+from orchestrator.simulation.scenario import Scenario
+from orchestrator.simulation.script import VOCABULARY_SIZE, Script
+from outrider.v1 import common_pb2, draft_pb2, target_pb2
+from services.engine.runtime.interface import Logits
+from services.engine.scheduling.engine import Engine
+from services.engine.scheduling.work import Prefix, Work
+from services.engine.wire import SessionMethod, checked_prefix, deadline_s
+from services.frame.server import FrameServer
+
+MAX_DRAFT_TOKENS = 64
+
+
+# The scripts of all streams, by the id of their sessions, which is the same at both services.
+Scripts = Mapping[str, Script]
+
+
+def scripts_of(scenario: Scenario, seed: int) -> Scripts:
+    """Return what target and draft say in a scenario."""
+    return {
+        str(index): Script(seed, index, scenario.acceptance, scenario.phase_length)
+        for index in range(scenario.num_streams)
+    }
+
+
+def model_info(name: str) -> common_pb2.ModelInfo:
+    """Return what a service says of itself."""
+    return common_pb2.ModelInfo(
+        name=name,
+        tokenizer_fingerprint="script",
+        vocabulary_size=VOCABULARY_SIZE,
+        context_length=CONTEXT_LENGTH,
+        max_draft_tokens=MAX_DRAFT_TOKENS,
+    )
+
+
+class ScriptedVerification(Work[target_pb2.VerifyBatchResult]):
+    """Compares draft tokens with the script, once their rows have been decoded."""
+
+    def __init__(self, prefix: Prefix, draft_tokens: Sequence[int], script: Script, deadline_s: float | None) -> None:
+        super().__init__(prefix, draft_tokens, deadline_s=deadline_s)
+        self._length = prefix.length
+        self._draft_tokens = draft_tokens
+        self._script = script
+
+    def next_step(self, logits: Logits, held: Sequence[int]) -> Sequence[int]:
+        """Accept draft tokens up to the first that is not the script's; that one follows."""
+        length, num_accepted = self._length, 0
+        while (
+            num_accepted < len(self._draft_tokens)
+            and self._script.token(length + num_accepted) == self._draft_tokens[num_accepted]
+        ):
+            num_accepted += 1
+        next_token = self._script.token(length + num_accepted)
+        result = target_pb2.VerifyBatchResult(num_accepted=num_accepted, next_token=next_token)
+        return self.finish(result, length + num_accepted, num_accepted + 1)
+
+
+class ScriptedProposal(Work[draft_pb2.ProposeResult]):
+    """Proposes the script's guesses, one after each decode, as `services.draft.servicer.ProposalWork` does."""
+
+    def __init__(self, prefix: Prefix, request: draft_pb2.ProposeRequest, script: Script) -> None:
+        super().__init__(prefix, deadline_s=deadline_s(request.timeout_ms))
+        self.waits_for_slot = self.deadline_s is None
+        self._num_draft_tokens = request.num_draft_tokens
+        self._min_joint_confidence = request.min_joint_confidence
+        self._joint_confidence = 1.0
+        self._script = script
+        self.result = draft_pb2.ProposeResult()
+
+    def next_step(self, logits: Logits, held: Sequence[int]) -> Sequence[int]:
+        """Guess the next token."""
+        token, chance = self._script.draft_token(len(held)), self._script.guess(len(held)).chance
+        self._joint_confidence *= chance
+        if self._joint_confidence < self._min_joint_confidence:
+            return self._finished(held)
+        # As if the second best were as probable as all others together.
+        self.result.draft_tokens.add(token=token, probability=chance, margin=max(0.0, 2 * chance - 1))
+        if len(self.result.draft_tokens) == self._num_draft_tokens:
+            return self._finished(held)
+        return [token]
+
+    def _finished(self, held: Sequence[int]) -> Sequence[int]:
+        return self.finish(self.result, len(held), len(self.result.draft_tokens))
+
+
+class Verify(
+    SessionMethod[target_pb2.VerifyBatchRequest, target_pb2.VerifyBatchResult, target_pb2.VerifyBatchResponse]
+):
+    """VerifyStream of a target that follows scripts."""
+
+    def __init__(self, server: FrameServer, engine: Engine, scripts: Scripts) -> None:
+        super().__init__(
+            server, engine, "target.verify", target_pb2.VerifyBatchResponse, target_pb2.VerifyStreamResponse
+        )
+        self._scripts = scripts
+
+    def work(self, request: target_pb2.VerifyBatchRequest) -> ScriptedVerification:
+        """Return the verification that a request asks for."""
+        prefix = checked_prefix(request.context, VOCABULARY_SIZE)
+        script = self._scripts[prefix.session_id]
+        return ScriptedVerification(prefix, list(request.draft_tokens), script, deadline_s(request.timeout_ms))
+
+    def trace(self, span: Span, result: target_pb2.VerifyBatchResult) -> None:
+        """Say how much of the draft stood."""
+        span.set_attribute("outrider.cycle.num_accepted", result.num_accepted)
+
+
+class Propose(SessionMethod[draft_pb2.ProposeRequest, draft_pb2.ProposeResult, draft_pb2.ProposeResponse]):
+    """ProposeStream of a draft that follows scripts."""
+
+    def __init__(self, server: FrameServer, engine: Engine, scripts: Scripts) -> None:
+        super().__init__(server, engine, "draft.propose", draft_pb2.ProposeResponse, draft_pb2.ProposeStreamResponse)
+        self._scripts = scripts
+
+    def work(self, request: draft_pb2.ProposeRequest) -> ScriptedProposal:
+        """Return the proposal that a request asks for."""
+        prefix = checked_prefix(request.context, VOCABULARY_SIZE)
+        return ScriptedProposal(prefix, request, self._scripts[prefix.session_id])
+
+    def trace(self, span: Span, result: draft_pb2.ProposeResult) -> None:
+        """Say how long the draft is."""
+        span.set_attribute("outrider.cycle.num_draft_tokens", len(result.draft_tokens))
