@@ -1,5 +1,5 @@
 """Who proposes draft tokens: the draft service, lookup in the request's own text, or nobody.
 
-Read `drafter` first: what a drafter promises, and how several make one. `remote` is a session of the draft service,
-`service` what all its sessions share. Whatever goes wrong in here, a cycle gets an empty draft and goes on.
+Read `drafter` first: what a drafter promises, and how several make one. `remote` is a session of the draft service.
+Whatever goes wrong in here, a cycle gets an empty draft and goes on.
 """

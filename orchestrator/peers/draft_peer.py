@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import grpc
 
-from orchestrator.drafting.service import Breaker, DraftPatience
+from orchestrator.drafting.drafter import Breaker
+from orchestrator.drafting.remote import DraftPatience
 from orchestrator.peers.pair import PairError, ServedModel, check_pair, fetch_loading_model
 from orchestrator.peers.watch import describe_silence, until_away, words_of
 from orchestrator.settings import OrchestratorSettings

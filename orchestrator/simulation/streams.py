@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.drafting.draft_view import DraftView
-from orchestrator.drafting.remote import RemoteDrafter
-from orchestrator.drafting.service import Breaker, DraftPatience
+from orchestrator.drafting.drafter import Breaker
+from orchestrator.drafting.remote import DraftPatience, RemoteDrafter
 from orchestrator.generation.cycle import Cycle, LengthPolicy, run_cycles
 from orchestrator.generation.speculation import plan_speculation
 from orchestrator.peers.target import TargetSession
@@ -44,7 +44,7 @@ class Stream:
 
 
 class DraftService:
-    """What all sessions of the draft service share; see `orchestrator.drafting.service.DraftService`."""
+    """What all sessions of the draft service share; see `orchestrator.drafting.remote.DraftService`."""
 
     def __init__(self, stub: Any) -> None:
         settings = default_settings()

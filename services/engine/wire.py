@@ -24,8 +24,7 @@ from services.engine.errors import (
 from services.engine.sampling import SamplingError, SamplingParams
 from services.engine.sampling.params import check_num_suppressed
 from services.engine.scheduling.engine import Engine
-from services.engine.scheduling.phases import Phase
-from services.engine.scheduling.work import Miss, Prefix, ResultT, Work
+from services.engine.scheduling.work import Miss, Phase, Prefix, ResultT, Work
 from services.frame.rpc.errors import ServiceError, invalid_argument
 from services.frame.rpc.handlers import RpcContext
 from services.frame.server import FrameServer

@@ -1,5 +1,10 @@
-"""What the engine needs of a model: rows in, logits out, cache cut. No llama.cpp here, so others can take its place."""
+"""What the engine needs of a model: rows in, logits out, cache cut, and what decodes cost, from those that happen.
 
+No llama.cpp here, so others can take its place.
+"""
+
+import statistics
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -7,9 +12,16 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from services.engine.runtime.costs import DecodeCosts
-
 Logits = NDArray[np.float32]
+# Recent times of one size. The least of them is what a decode takes that nothing disturbs.
+_NUM_RECENT = 8
+# Sizes up to this are kept apart, as kernels have steps there; larger ones by powers of two.
+_MOST_EXACT_ROWS = 32
+# Until they are known better: what a decode and a copy cost, in rows. Copies of 0.5 to 14 rows were seen.
+_START_DECODE_ROWS = 16.0
+_START_COPY_ROWS = 16.0
+# A copy that cost much once is tried again for prefixes longer than this.
+_MOST_COPY_ROWS = 256.0
 
 
 @dataclass(frozen=True)
@@ -31,6 +43,77 @@ class Segment:
     def num_rows(self) -> int:
         """Number of rows, padding included."""
         return len(self.tokens) + self.num_padding
+
+
+class DecodeCosts:
+    """Seconds of a decode by its rows, padding included: least of recent times. One thread owns it."""
+
+    def __init__(self) -> None:
+        self._recent: dict[int, deque[float]] = {}
+        self._least: list[tuple[int, float]] = []
+        self._usual: list[tuple[int, float]] = []
+        self._recent_copies: deque[float] = deque(maxlen=_NUM_RECENT)
+
+    def observe(self, num_rows: int, duration_s: float, *, after_copy: bool = False) -> None:
+        """Take note of one decode; one `after_copy` did a copy between slots as well."""
+        if after_copy:
+            if self._least:
+                self._recent_copies.append(max(0.0, duration_s - self.decode_s(num_rows)))
+            return
+        size = _size(num_rows)
+        self._recent.setdefault(size, deque(maxlen=_NUM_RECENT)).append(duration_s * size / num_rows)
+        self._least = sorted((rows, min(times)) for rows, times in self._recent.items())
+        self._usual = sorted((rows, statistics.median(times)) for rows, times in self._recent.items())
+
+    def decode_s(self, num_rows: int) -> float:
+        """Estimate one decode of so many rows that nothing disturbs; 0 while nothing is known.
+
+        Between sizes that were seen it is a line. Beyond them it is the line of the nearest two, but never more than in
+        proportion to the rows above them, nor less than that below them.
+        """
+        return _estimate_s(self._least, num_rows)
+
+    def rows_within(self, limit_s: float, start_rows: int, most_rows: int) -> int:
+        """Return how many rows, at least 8 and at most `most_rows`, one decode evaluates in `limit_s`.
+
+        While nothing is known it is `start_rows`.
+        """
+        if not self._least:
+            return min(start_rows, most_rows)
+        rows = step = 8
+        while rows + step <= most_rows and self.decode_s(rows + step) <= limit_s:
+            rows, step = rows + step, 2 * step
+        while step > 1:
+            step //= 2
+            if rows + step <= most_rows and self.decode_s(rows + step) <= limit_s:
+                rows += step
+        return min(rows, most_rows)
+
+    def usual_s(self, num_rows: int) -> float:
+        """Estimate one decode of so many rows beside what goes on here: the drafts of others on the same cores, say."""
+        return _estimate_s(self._usual, num_rows)
+
+    @property
+    def decode_in_rows(self) -> float:
+        """What a decode costs by itself, whatever its rows: as many rows as take that long."""
+        if len(self._least) < 2:
+            return _START_DECODE_ROWS
+        (few, few_s), (many, many_s) = self._least[0], self._few_times()
+        row_s = max((many_s - few_s) / (many - few), 0.01 * few_s)
+        return max(0.0, few_s / row_s - few)
+
+    @property
+    def copy_in_rows(self) -> float:
+        """What a copy between slots costs: as many rows of a prompt as take that long."""
+        if not self._recent_copies or len(self._least) < 2:
+            return _START_COPY_ROWS
+        rows, duration_s = self._least[-1]
+        return min(min(self._recent_copies) / (duration_s / rows), _MOST_COPY_ROWS)
+
+    def _few_times(self) -> tuple[int, float]:
+        """Return the size near 8 times the smallest: cost curves bend beyond."""
+        smallest = self._least[0][0]
+        return min(self._least[1:], key=lambda known: abs(known[0] - 8 * smallest))
 
 
 class Runtime(Protocol):
@@ -63,3 +146,28 @@ class Runtime(Protocol):
 
     def close(self) -> None:
         """Free everything."""
+
+
+def _estimate_s(known: Sequence[tuple[int, float]], num_rows: int) -> float:
+    if not known:
+        return 0.0
+    if len(known) == 1:
+        return known[0][1] * (num_rows / known[0][0])
+    index = next((i for i, (rows, _) in enumerate(known) if rows >= num_rows), len(known))
+    first = min(max(index - 1, 0), len(known) - 2)
+    estimate_s = _line(known[first : first + 2], num_rows)
+    smallest, largest = known[0], known[-1]
+    if num_rows < smallest[0]:
+        return min(max(estimate_s, smallest[1] * num_rows / smallest[0]), smallest[1])
+    if num_rows > largest[0]:
+        return max(min(estimate_s, largest[1] * num_rows / largest[0]), largest[1])
+    return estimate_s
+
+
+def _line(points: Sequence[tuple[int, float]], rows: int) -> float:
+    (first, first_s), (last, last_s) = points
+    return first_s + (last_s - first_s) * (rows - first) / (last - first)
+
+
+def _size(num_rows: int) -> int:
+    return num_rows if num_rows <= _MOST_EXACT_ROWS else 1 << (num_rows - 1).bit_length()

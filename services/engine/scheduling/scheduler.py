@@ -12,10 +12,9 @@ from typing import Any
 from services.engine.errors import DecodeError, EngineError, SlotsTakenError, WorkCancelledError, WorkTimeoutError
 from services.engine.runtime.interface import Logits, Runtime, Segment
 from services.engine.scheduling.gathering import Gathering
-from services.engine.scheduling.phases import Phase, Phases
 from services.engine.scheduling.slots import Slot, SlotTable
 from services.engine.scheduling.turns import Turns
-from services.engine.scheduling.work import Miss, Work, plan_rows
+from services.engine.scheduling.work import Miss, Phase, Phases, Work, plan_rows
 
 _log = logging.getLogger(__name__)
 # Decodes that may fail one after the other before the engine gives up and its supervisor starts it again.

@@ -1,13 +1,13 @@
-"""A piece of work for the engine: a prefix to build on, rows to evaluate, and what to do with their logits."""
+"""A piece of work for the engine: a prefix, rows after it, what to do with their logits, and where its time went."""
 
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any, Generic, TypeVar
 
 from services.engine.runtime.interface import Logits
-from services.engine.scheduling.phases import Phase, Phases
 from services.engine.scheduling.slots import Slot
 
 ResultT = TypeVar("ResultT")
@@ -38,6 +38,42 @@ class Miss:
 
     held_length: int
     held_digest: bytes
+
+
+class Phase(IntEnum):
+    """What the engine's thread does at a moment."""
+
+    WAITING = 0
+    """Nothing: for work, or for the company of sessions that are expected."""
+    TURN = 1
+    """Nothing: another process has its turn on the cores."""
+    PLANNING = 2
+    """It chooses rows for a decode and puts them together."""
+    DECODING = 3
+    """The model computes."""
+    SAMPLING = 4
+    """It chooses tokens from logits, cuts caches and answers, session after session."""
+
+
+class Phases:
+    """Seconds spent in each phase so far. One thread owns it; times are those of `time.perf_counter`."""
+
+    def __init__(self, now_s: float) -> None:
+        """Begin now, with waiting."""
+        self._spent_s = [0.0] * len(Phase)
+        self._phase = Phase.WAITING
+        self._since_s = now_s
+
+    def enter(self, phase: Phase, now_s: float) -> None:
+        """Another phase begins."""
+        self._spent_s[self._phase] += now_s - self._since_s
+        self._phase, self._since_s = phase, now_s
+
+    def spent_s(self, now_s: float) -> list[float]:
+        """Return what each phase took up to now, the one under way included."""
+        spent_s = list(self._spent_s)
+        spent_s[self._phase] += now_s - self._since_s
+        return spent_s
 
 
 @dataclass

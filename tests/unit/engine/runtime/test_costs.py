@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.engine.runtime.costs import DecodeCosts
+from services.engine.runtime.interface import DecodeCosts
 
 
 def seen(times_s: dict[int, float]) -> DecodeCosts:

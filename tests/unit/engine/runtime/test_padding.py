@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.engine.runtime.costs import DecodeCosts
-from services.engine.runtime.interface import Logits, Segment
+from services.engine.runtime.interface import DecodeCosts, Logits, Segment
 from services.engine.runtime.padding import ExactMode, Exactness, PaddedRuntime, reserve
 from tests.unit.engine.costs import LinearCosts
 

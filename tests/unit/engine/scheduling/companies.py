@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
-from services.engine.runtime.costs import DecodeCosts
+from services.engine.runtime.interface import DecodeCosts
 from services.engine.scheduling.gathering import Gathering
 from tests.unit.engine.costs import LinearCosts
 

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import pytest
 
 from services.engine.runtime.interface import Logits, Segment
-from services.engine.scheduling.phases import Phase, Phases
 from services.engine.scheduling.scheduler import Scheduler
-from services.engine.scheduling.work import WorkTimings
+from services.engine.scheduling.work import Phase, Phases, WorkTimings
 from tests.unit.engine.fakes import FakeRuntime
 from tests.unit.engine.works import Chain, Greedy, prefix
 

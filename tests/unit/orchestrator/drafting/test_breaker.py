@@ -2,8 +2,8 @@
 
 import pytest
 
-from orchestrator.drafting import service as service_module
-from orchestrator.drafting.service import Breaker
+from orchestrator.drafting import drafter as drafter_module
+from orchestrator.drafting.drafter import Breaker
 
 
 class Clock:
@@ -19,7 +19,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(service_module, "time", clock)
+    monkeypatch.setattr(drafter_module, "time", clock)
     return clock
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.drafting.service import DraftPatience
+from orchestrator.drafting.remote import DraftPatience
 
 FEW, PROMPT = 3, 500
 

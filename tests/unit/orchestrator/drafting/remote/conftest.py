@@ -2,11 +2,11 @@
 
 import pytest
 
-from orchestrator.drafting import service as service_module
+from orchestrator.drafting import remote as remote_module
 from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture(autouse=True)
 def _patient_with_drafts(monkeypatch: pytest.MonkeyPatch) -> None:
     """No draft is late because the machine is busy."""
-    monkeypatch.setattr(service_module, "_LEAST_S", PATIENCE_S)
+    monkeypatch.setattr(remote_module, "_LEAST_S", PATIENCE_S)

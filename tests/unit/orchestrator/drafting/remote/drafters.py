@@ -8,9 +8,8 @@ import grpc
 import pytest
 
 from orchestrator.drafting.draft_view import DraftView
-from orchestrator.drafting.drafter import Draft
-from orchestrator.drafting.remote import RemoteDrafter
-from orchestrator.drafting.service import Breaker, DraftPatience
+from orchestrator.drafting.drafter import Breaker, Draft
+from orchestrator.drafting.remote import DraftPatience, RemoteDrafter
 from outrider.v1 import common_pb2, draft_pb2, draft_pb2_grpc
 from services.frame.rpc.errors import ServiceError
 from services.frame.telemetry import Telemetry

@@ -3,8 +3,8 @@
 import grpc
 import pytest
 
-from orchestrator.drafting.drafter import Draft
-from orchestrator.drafting.service import Breaker, DraftPatience
+from orchestrator.drafting.drafter import Breaker, Draft
+from orchestrator.drafting.remote import DraftPatience
 from services.frame.rpc.errors import ServiceError
 from services.session.sequence import TokenSequence
 from tests.unit.orchestrator.drafting.remote.drafters import (

@@ -8,8 +8,9 @@ from typing import Any
 import grpc
 import pytest
 
-from orchestrator.drafting import service as service_module
-from orchestrator.drafting.service import Breaker, DraftPatience
+from orchestrator.drafting import drafter as drafter_module
+from orchestrator.drafting.drafter import Breaker
+from orchestrator.drafting.remote import DraftPatience
 from outrider.v1 import draft_pb2
 from services.session.client import ServiceSession
 from services.session.sequence import TokenSequence
@@ -121,7 +122,7 @@ async def test_a_try_that_is_late_leaves_a_lost_service_lost(
     monkeypatch: pytest.MonkeyPatch, late: Callable[[Any], Awaitable[None]]
 ) -> None:
     now_s = 1000.0
-    monkeypatch.setattr(service_module, "time", SimpleNamespace(monotonic=lambda: now_s))
+    monkeypatch.setattr(drafter_module, "time", SimpleNamespace(monotonic=lambda: now_s))
     script = Script([proposal(7), error(grpc.StatusCode.UNAVAILABLE), late, proposal(8)])
     breaker, patience = Breaker(retry_s=5.0), Impatient()
     async with attached(script, breaker=breaker, patience=patience) as drafter:

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import grpc
 import pytest
 
-from orchestrator.drafting import service as service_module
-from orchestrator.drafting.drafter import Draft
-from orchestrator.drafting.service import Breaker, DraftPatience
+from orchestrator.drafting import drafter as drafter_module
+from orchestrator.drafting.drafter import Breaker, Draft
+from orchestrator.drafting.remote import DraftPatience
 from outrider.v1 import draft_pb2
 from services.session.sequence import TokenSequence
 from tests.unit.orchestrator.drafting.remote.drafters import (
@@ -50,7 +50,7 @@ async def test_a_service_that_fails_is_left_alone_and_tried_again(code: grpc.Sta
 
 async def test_the_try_that_succeeds_closes_the_breaker(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = 1000.0
-    monkeypatch.setattr(service_module, "time", SimpleNamespace(monotonic=lambda: now_s))
+    monkeypatch.setattr(drafter_module, "time", SimpleNamespace(monotonic=lambda: now_s))
     script = Script([error(grpc.StatusCode.UNAVAILABLE), proposal(8), proposal(9)])
     breaker = Breaker(retry_s=5.0)
     async with attached(script, breaker=breaker) as drafter:
