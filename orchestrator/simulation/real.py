@@ -56,10 +56,10 @@ class _Settings(ServerSettings, env_prefix="OUTRIDER_SIMULATED_"):
     program: ClassVar[str] = "outrider simulate"
 
 
-def run_real(scenario: Scenario, num_draft_tokens: int, seed: int = 0) -> Parts:
-    """Run one stream of a scenario for some seconds; the services are processes of their own on this machine."""
+def run_real(scenario: Scenario, num_draft_tokens: int, seed: int = 0, seconds: float = _LASTS_S) -> Parts:
+    """Run one stream of a scenario for so many seconds; the services are processes of their own on this machine."""
     with _service("target", scenario, seed) as target, _service("draft", scenario, seed) as draft:
-        stream = uvloop.run(_generate(scenario, num_draft_tokens, target, draft))
+        stream = uvloop.run(_generate(scenario, num_draft_tokens, target, draft, seconds))
     return _parts(scenario, num_draft_tokens, stream)
 
 
@@ -84,7 +84,7 @@ def _parts(scenario: Scenario, num_draft_tokens: int, stream: Stream) -> Parts:
     )
 
 
-async def _generate(scenario: Scenario, num_draft_tokens: int, target: str, draft: str) -> Stream:
+async def _generate(scenario: Scenario, num_draft_tokens: int, target: str, draft: str, seconds: float) -> Stream:
     async with open_channel(target) as to_target, open_channel(draft) as to_draft:
         target_stub, draft_stub = (
             target_pb2_grpc.TargetServiceStub(to_target),
@@ -92,7 +92,7 @@ async def _generate(scenario: Scenario, num_draft_tokens: int, target: str, draf
         )
         begin_s = time.perf_counter() + _WARM_UP_S
         policy = policy_of("fixed", num_draft_tokens) if num_draft_tokens else policy_of("plain")
-        (stream,) = await run_streams(scenario, target_stub, [draft_stub], policy, begin_s, begin_s + _LASTS_S)
+        (stream,) = await run_streams(scenario, target_stub, [draft_stub], policy, begin_s, begin_s + seconds)
         return stream
 
 

@@ -79,5 +79,7 @@ def seen_lines(seen: Seen, again: Row) -> Iterator[str]:
     if seen.accepted_by_position:
         shares = ", ".join(f"{share:.2f}" for share in seen.accepted_by_position)
         yield f"Accepted by position in the draft: {shares}; {scenario.acceptance[0]:.3f} in all."
+    if seen.num_looked_up:
+        yield f"{seen.num_looked_up} cycles had a draft from the request's own text, which is not simulated."
     error = again.achieved / seen.tokens_per_s - 1
     yield f"Simulated again: {again.achieved:,.1f} tokens/s, {100 * error:+.1f} % of what was seen."

@@ -8,10 +8,10 @@ from typing import cast
 
 from orchestrator.generation.statistics import Statistics
 from orchestrator.simulation.clock import Clock, run_virtual
+from orchestrator.simulation.connection import Door, Link, Serve
 from orchestrator.simulation.engine import ClockEngine, ClockRuntime
 from orchestrator.simulation.scenario import ModelCosts, Scenario
 from orchestrator.simulation.services import Propose, Verify, scripts_of
-from orchestrator.simulation.stream import Door, Link, Serve
 from orchestrator.simulation.streams import MakePolicy, Stream, run_streams
 from services.engine.scheduling.engine import Engine
 from services.engine.scheduling.scheduler import Decode
@@ -60,7 +60,6 @@ async def _simulate(clock: Clock, scenario: Scenario, make_policy: MakePolicy, s
     begin_s, end_s = clock.read() + WARM_UP * seconds, clock.read() + seconds
     scripts = scripts_of(scenario, seed)
     decodes: list[Decode] = []
-
     engines: list[ClockEngine] = []
 
     def engine(costs: ModelCosts, max_sessions: int | None, on_decode: Callable[[Decode], object]) -> Engine:

@@ -4,11 +4,12 @@ import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean
 from typing import Any
 
 from orchestrator.bench.spans import Event, Span
 from orchestrator.costs import ModelCosts, Point
+from orchestrator.drafting.drafter import NGRAM, REMOTE
 from orchestrator.simulation.scenario import Scenario
 
 # Cycles that say something: the first one of a request reads its prompt.
@@ -24,7 +25,8 @@ class Seen:
     """What was seen while most streams were under way, and the scenario that is made of it.
 
     `accepted_by_position` is, for each position in a draft, the share that was accepted of those that were drafted
-    there and followed accepted ones only.
+    there and followed accepted ones only. `num_looked_up` of the cycles had a draft from the request's own text, which
+    is not simulated.
     """
 
     scenario: Scenario
@@ -32,6 +34,7 @@ class Seen:
     tokens_per_s: float
     accepted_by_position: Sequence[float]
     num_cycles: int
+    num_looked_up: int
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class _Cycle:
     ended_ns: int
     num_draft_tokens: int
     num_accepted: int
+    drafter: str
     propose: "_Asked | None"
     verify: "_Asked"
 
@@ -68,7 +72,7 @@ def look_at(spans: Iterable[Span]) -> Seen:
         raise NothingSeenError("there are no spans of cycles with those of the target's service in them")
     busiest = _busiest(cycles)
     streams = len({cycle.trace_id for cycle in busiest})
-    drafted = [cycle for cycle in busiest if cycle.propose and cycle.num_draft_tokens]
+    drafted = [cycle for cycle in busiest if cycle.propose and cycle.num_draft_tokens and cycle.drafter == REMOTE]
     span_ns = max(cycle.ended_ns for cycle in busiest) - min(cycle.started_ns for cycle in busiest)
     num_tokens = sum(cycle.num_accepted + 1 for cycle in busiest)
     scenario = Scenario(
@@ -76,10 +80,10 @@ def look_at(spans: Iterable[Span]) -> Seen:
         "as seen",
         _costs_of("target", _target_points(busiest)),
         _costs_of("draft", _draft_points(drafted)) if drafted else ModelCosts("none", (Point(1, 1, 0, 1.0),)),
-        [_median(cycle.propose.waited_ms - cycle.propose.engine_ms for cycle in drafted if cycle.propose)] * streams,
+        [_mean(cycle.propose.waited_ms - cycle.propose.engine_ms for cycle in drafted if cycle.propose)] * streams,
         (_acceptance(drafted),),
-        target_round_trip_ms=_median(cycle.verify.waited_ms - cycle.verify.engine_ms for cycle in busiest),
-        orchestrator_ms=_median(_own_ms(busiest)),
+        target_round_trip_ms=_mean(cycle.verify.waited_ms - cycle.verify.engine_ms for cycle in busiest),
+        orchestrator_ms=_mean(_own_ms(busiest)),
     )
     numbers = Counter(cycle.num_draft_tokens for cycle in drafted)
     return Seen(
@@ -88,6 +92,7 @@ def look_at(spans: Iterable[Span]) -> Seen:
         1e9 * num_tokens / span_ns,
         _by_position(drafted),
         len(busiest),
+        sum(cycle.drafter == NGRAM for cycle in busiest),
     )
 
 
@@ -110,7 +115,10 @@ def _cycles(spans: Sequence[Span]) -> list[_Cycle]:
         if (verify := asked(span, "verify")) is None:
             continue
         numbers = int(told["outrider.cycle.num_draft_tokens"]), int(told["outrider.cycle.num_accepted"])
-        found.append(_Cycle(span.trace_id, span.started_ns, span.ended_ns, *numbers, asked(span, "propose"), verify))
+        drafter = str(told.get("outrider.cycle.drafter", REMOTE))
+        found.append(
+            _Cycle(span.trace_id, span.started_ns, span.ended_ns, *numbers, drafter, asked(span, "propose"), verify)
+        )
     return sorted(found, key=lambda cycle: cycle.started_ns)
 
 
@@ -126,10 +134,12 @@ def _answered(servers: Sequence[Span]) -> Mapping[str, Event]:
 def _asked(client: Span, events: Mapping[str, Event]) -> _Asked:
     queued, decode, computed = (events[f"outrider.{name}"] for name in ("queued", "decode", "computed"))
     told: Mapping[str, Any] = decode.attributes
+    # What comes before the first decode and is not simulated: other processes on the same cores, and the engine's plan.
+    before_ms = sum(computed.attributes.get(f"outrider.{part}_ms", 0.0) for part in ("turn", "planning"))
     return _Asked(
         (client.ended_ns - client.started_ns) / 1e6,
         (computed.time_ns - queued.time_ns) / 1e6,
-        (computed.time_ns - decode.time_ns) / 1e6,
+        (computed.time_ns - decode.time_ns) / 1e6 + before_ms,
         int(told["outrider.num_decodes"]),
         int(told.get("outrider.decode_index", 0)),
         int(told["outrider.batch_rows"]),
@@ -181,9 +191,7 @@ def _draft_points(cycles: Sequence[_Cycle]) -> list[Point]:
 
 
 def _points(times: Mapping[tuple[int, int], Sequence[float]]) -> list[Point]:
-    return [
-        Point(sessions, rows, 0, max(median(ms), 1e-3), num_times=len(ms)) for (sessions, rows), ms in times.items()
-    ]
+    return [Point(sessions, rows, 0, max(fmean(ms), 1e-3), num_times=len(ms)) for (sessions, rows), ms in times.items()]
 
 
 def _costs_of(name: str, points: Sequence[Point]) -> ModelCosts:
@@ -218,5 +226,5 @@ def _by_position(cycles: Sequence[_Cycle]) -> list[float]:
     return shares
 
 
-def _median(values: Iterable[float]) -> float:
-    return max(0.0, median([*values] or [0.0]))
+def _mean(values: Iterable[float]) -> float:
+    return max(0.0, fmean([*values] or [0.0]))

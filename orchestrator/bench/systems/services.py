@@ -3,11 +3,12 @@
 import asyncio
 import os
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 from google.protobuf.json_format import MessageToDict
 
 from orchestrator.bench.load.prompts import Prompt
@@ -17,6 +18,8 @@ from orchestrator.stack.client import fetch_status, generate
 from orchestrator.stack.process import ServerProcess
 from orchestrator.stack.stack import Processes, while_kept
 from outrider.v1 import generation_pb2
+from services.frame.rpc.channel import open_channel
+from services.frame.rpc.health import watch_health
 
 # A target that loads is waited for.
 _ORCHESTRATOR_FLAGS = ("--log-level", "error", "--target-patience-s", "300")
@@ -140,13 +143,25 @@ class Services:
             flags = ("--model", str(self._models.draft), *self._models.flags, *log)
             peers += ["--draft", await start("draft", self.service("draft", (*flags, *checkout.draft_flags)))]
         address = await start("orchestrator", self.process("orchestrator", (*_ORCHESTRATOR_FLAGS, *peers)))
-        await while_kept(_until_serving(list(started.values())), processes.keep())
+        await while_kept(_until_serving((*peers[1::2], address)), processes.keep())
         return address
 
 
-async def _until_serving(processes: Sequence[ServerProcess]) -> None:
-    for process in processes:
-        await process.serving.wait()
+async def _until_serving(addresses: Sequence[str]) -> None:
+    """Return once all of them serve, by their own account: another checkout's log may be silent about it."""
+    for address in addresses:
+        async with open_channel(address) as channel:
+            while not await _is_serving(channel):
+                await asyncio.sleep(_PAUSE_S)
+
+
+async def _is_serving(channel: grpc.aio.Channel) -> bool:
+    """Return whether a server serves, once it does or has ended."""
+    with suppress(grpc.aio.AioRpcError):  # it crashed, and is started again or given up
+        async for is_serving in watch_health(channel, ""):
+            if is_serving:
+                return True
+    return False
 
 
 def _request(prompt: Prompt, setting: Setting, num_tokens: int) -> generation_pb2.GenerateRequest:

@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from orchestrator.simulation.clock import Clock, run_virtual
-from orchestrator.simulation.stream import Call, Door, Link
+from orchestrator.simulation.connection import Call, Door, Link
 from services.frame.rpc.call_status import CallStatus
 
 
