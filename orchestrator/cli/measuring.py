@@ -31,6 +31,8 @@ ItemT = TypeVar("ItemT")
 _OURS, _OTHER = "outrider", "other checkout"
 _MOST_STREAMS = 256
 _PEER_SETTINGS = ("16/0.75", "ngram-simple", "ngram-mod")
+# Options that name files.
+_PATHS = ("prompts", "peer_llama_server", "against", "out")
 
 
 def measure(
@@ -58,7 +60,11 @@ def measure(
         raise StartupError(f"--rate is above 0, not {measured.rate:g}")
     prompts = read_prompts(_prompt_sources(measured.prompts, is_own=target is not None))
     load = Load(prompts, measured.tokens, measured.rate if measured.arrival == "poisson" else 0.0, measured.seed)
-    asked = {name: value for group in (measured, course, peers, out) for name, value in vars(group).items()}
+    asked = {
+        name: _without_folders(value) if name in _PATHS else value
+        for group in (measured, course, peers, out)
+        for name, value in vars(group).items()
+    }
     about = {
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": describe_machine(),
@@ -93,6 +99,13 @@ async def _measure_and_tell(
         _report(results, systems[0].name, out, as_json)
     if not is_whole:
         raise Interrupted(signal.SIGINT)
+
+
+def _without_folders(value: object) -> object:
+    """Return the name of a file, or of each: results are passed on, and say nothing of who measured."""
+    if isinstance(value, list):
+        return [_without_folders(each) for each in value]
+    return None if value is None else Path(str(value)).name
 
 
 def _report(results: Results, system: str, out: OutOptions, as_json: bool) -> None:

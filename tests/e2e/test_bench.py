@@ -21,7 +21,9 @@ LONG = ("bench", *SHORT, "--streams", "1", "--rounds", "1000000", "--budget", "0
 
 
 def test_a_short_bench_answers_in_one_sentence_with_tables_and_files(home: Path, tmp_path: Path) -> None:
-    finished = run(home, "bench", *SHORT, "--streams", "1,2", "--rounds", "1", "--json", folder=tmp_path)
+    (tmp_path / "mine.txt").write_text("def main(arguments):\n%%\nclass Queue:\n")
+    flags = ("--streams", "1,2", "--rounds", "1", "--prompts", str(tmp_path / "mine.txt"), "--json")
+    finished = run(home, "bench", *SHORT, *flags, folder=tmp_path)
     assert finished.returncode == 0, finished.stderr
     told = json.loads(finished.stdout)
     assert told["answer"].endswith(".")
@@ -32,6 +34,7 @@ def test_a_short_bench_answers_in_one_sentence_with_tables_and_files(home: Path,
     assert len(kept["runs"]) == 2 * 2 * 3
     assert kept["failures"] == []
     assert kept["about"]["models"]["draft"]["name"]
+    assert kept["about"]["options"]["prompts"] == ["mine.txt"], "results say nothing of who measured"
     assert {each["num_streams"] for each in kept["anatomies"]} == {1, 2}
     for run_ in kept["runs"]:
         assert set(run_["memory_bytes"]) == {"target", "draft", "orchestrator"}
