@@ -3,6 +3,7 @@
 import asyncio
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from services.engine.scheduling.turns import Turns, turns_of
 from tests.unit.engine.fakes import FakeRuntime, true_text, true_token
 from tests.unit.engine.works import Chain, Greedy, at_the_gate, blocked, prefix, running
+from tests.waiting import PATIENCE_S
 
 
 class Waiting:
@@ -24,6 +26,12 @@ class Waiting:
         self.num += 1
         if self.num == self._at:
             self._do()
+
+
+def _can_begin(turns: Turns) -> bool:
+    """Whether it is this one's turn at once."""
+    assert turns._turn is not None
+    return turns._turn.take()
 
 
 @pytest.fixture
@@ -41,6 +49,48 @@ def test_one_waits_while_the_other_decodes(path: Path) -> None:
     waits_for_draft = Waiting(at=3, do=draft.end)
     Turns(path, waits_for_draft).begin(0.1)
     assert waits_for_draft.num == 3
+
+
+def test_who_waits_has_its_turn_before_another_one_of_the_same(path: Path) -> None:
+    """Else the quickest has it, and that is who has just let it go."""
+    order: list[str] = []
+    draft_waits, target_waits = threading.Event(), threading.Event()
+    target = Turns(path, lambda seconds: (target_waits.set(), time.sleep(seconds)))
+    draft = Turns(path, lambda seconds: (draft_waits.set(), time.sleep(seconds)))
+
+    def propose() -> None:
+        draft.begin(100.0)
+        order.append("draft")
+        assert target_waits.wait(PATIENCE_S)
+        draft.end()
+
+    target.begin(100.0)
+    thread = threading.Thread(target=propose)
+    thread.start()
+    assert draft_waits.wait(PATIENCE_S)
+    target.end()
+    assert target.begin(100.0)
+    order.append("target")
+    thread.join()
+    assert order == ["draft", "target"]
+
+
+def test_one_that_is_next_and_has_stopped_costs_one_short_wait(path: Path) -> None:
+    stopped = Turns(path)
+    assert stopped._next is not None
+    assert stopped._next.take()
+    waiting = Waiting()
+    turns = Turns(path, waiting)
+    for num_waits in (66, 66, 66):
+        turns.begin(100.0)
+        assert waiting.num == num_waits
+        turns.end()
+    stopped._next.give_back()
+    turns.begin(100.0)
+    turns.end()
+    assert stopped._next.take()
+    turns.begin(100.0)
+    assert waiting.num == 2 * 66
 
 
 def test_who_has_the_turn_goes_on(path: Path) -> None:
@@ -70,7 +120,7 @@ def test_nobody_waits_for_one_that_holds_on_for_longer_than_it_said(
     waiter.end()
     waiter.begin(0.1)
     assert now_s - 1000.0 - waited_s < 0.001
-    assert Turns(path, pass_time)._try_lock() is False
+    assert _can_begin(Turns(path)) is False
 
 
 def test_one_whose_time_is_not_known_is_waited_for_a_second(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,17 +165,17 @@ def test_one_file_for_all_processes_of_a_user_on_the_same_cores(
     first, waiting = turns_of("auto", 3), Waiting()
     first.begin(0.1)
     second = turns_of("auto", 4)
-    assert not second._try_lock()
+    assert not _can_begin(second)
     # Two threads of four leave room for another's two.
     small = turns_of("auto", 2)
     small._sleep = waiting
     small.begin(0.1)
     assert waiting.num == 0
     cores = {4, 5, 6, 7}
-    assert turns_of("auto", 4)._try_lock()
+    assert _can_begin(turns_of("auto", 4))
     (folder,) = tmp_path.iterdir()
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert len(list(folder.iterdir())) == 2
+    assert len([file for file in folder.iterdir() if file.suffix == ".lock"]) == 2
 
 
 @pytest.mark.parametrize("kind", ["file", "link", "folder that is missing"])
@@ -155,7 +205,7 @@ def test_off_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def _is_free(path: Path) -> bool:
     turns = Turns(path)
-    is_free = turns._try_lock()
+    is_free = _can_begin(turns)
     turns.close()
     return is_free
 
