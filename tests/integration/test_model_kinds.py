@@ -19,7 +19,7 @@ from tests.foreign_models import VOCABULARY_SIZE, WINDOW
 from tests.integration import unusual_models
 from tests.integration.model_options import LENGTH, NUM_SLOTS, OPTIONS, TOLERANCE
 from tests.integration.unusual_models import CHUNK
-from tests.unit.engine.costs import LinearCosts
+from tests.unit.engine.linear_costs import LinearCosts
 
 pytestmark = pytest.mark.integration
 

@@ -20,7 +20,7 @@ from services.target.application import TargetApplication
 from services.target.settings import TargetSettings
 from tests.integration.conftest import Pair
 from tests.integration.services import ENGINE_SETTINGS, Gate, GatedRuntime
-from tests.unit.engine.costs import LinearCosts
+from tests.unit.engine.linear_costs import LinearCosts
 from tests.waiting import PATIENCE_S, soon
 
 pytestmark = pytest.mark.integration

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from services.engine.runtime.interface import DecodeCosts, Logits, Segment
 from services.engine.runtime.padding import ExactMode, Exactness, PaddedRuntime, reserve
-from tests.unit.engine.costs import LinearCosts
+from tests.unit.engine.linear_costs import LinearCosts
 
 
 class RecordingRuntime:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from services.engine.runtime.interface import DecodeCosts
 from services.engine.scheduling.gathering import Gathering
-from tests.unit.engine.costs import LinearCosts
+from tests.unit.engine.linear_costs import LinearCosts
 
 # A decode costs 80 ms by itself and 5 ms a row: one in the place of two saves 80 ms.
 COSTS = LinearCosts(16.0, row_s=5e-3)

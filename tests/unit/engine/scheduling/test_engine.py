@@ -4,8 +4,8 @@ import asyncio
 import time
 
 from services.engine.scheduling.work import PATIENCE
-from tests.unit.engine.costs import LinearCosts
 from tests.unit.engine.fakes import FakeRuntime, true_text, true_token
+from tests.unit.engine.linear_costs import LinearCosts
 from tests.unit.engine.works import (
     PROMPT,
     Chain,

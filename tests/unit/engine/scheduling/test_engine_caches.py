@@ -4,8 +4,8 @@ import pytest
 
 from services.engine.scheduling.work import Miss
 from services.session.sequence import TokenSequence
-from tests.unit.engine.costs import LinearCosts
 from tests.unit.engine.fakes import FakeRuntime, true_token
+from tests.unit.engine.linear_costs import LinearCosts
 from tests.unit.engine.works import (
     PROMPT,
     Greedy,

@@ -6,7 +6,7 @@ import pytest
 
 from services.engine.runtime.interface import DecodeCosts
 from services.engine.scheduling.gathering import Gathering, _Session
-from tests.unit.engine.costs import LinearCosts
+from tests.unit.engine.linear_costs import LinearCosts
 from tests.unit.engine.scheduling.companies import COSTS, ROWS, Company, SharedCores, sessions
 
 SAVING_S = 0.08

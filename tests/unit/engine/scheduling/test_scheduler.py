@@ -9,8 +9,8 @@ import pytest
 from services.engine.errors import SlotsTakenError
 from services.engine.scheduling.scheduler import Decode, Scheduler
 from services.engine.scheduling.work import Miss
-from tests.unit.engine.costs import LinearCosts
 from tests.unit.engine.fakes import VOCABULARY_SIZE, FakeRuntime
+from tests.unit.engine.linear_costs import LinearCosts
 from tests.unit.engine.works import Chain, Greedy, prefix
 
 PROMPT = [1, 2, 3, 4, 5]
