@@ -55,7 +55,7 @@ libggml.ggml_set_abort_callback(_end)
 llama_cpp.llama_log_set(keep_complaint, ctypes.c_void_p(0))
 
 
-def take_complaint() -> str:
+def pop_complaint() -> str:
     """Return why llama.cpp failed on this thread, and forget it."""
     text: str = getattr(_complaints, "text", "")
     _complaints.text = ""

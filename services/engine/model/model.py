@@ -8,7 +8,7 @@ from pathlib import Path
 
 import llama_cpp
 
-from services.engine.complaints import take_complaint
+from services.engine.complaints import pop_complaint
 from services.engine.errors import ModelLoadError
 from services.engine.model.cache_shape import cache_shape
 from services.engine.model.gguf_file import GgufFile
@@ -58,7 +58,7 @@ class Model:
             self.parts = file.parts()
             self.handle = llama_cpp.llama_model_load_from_file(os.fsencode(path), parameters)
             if not self.handle:
-                raise ModelLoadError(f"cannot load model {path}: {take_complaint()}")
+                raise ModelLoadError(f"cannot load model {path}: {pop_complaint()}")
             self.cache_shape = cache_shape(file)
             positions = file.tensors.get(_POSITIONS)
             # Where something was learned of each position, there are no others.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import llama_cpp
 
-from services.engine.complaints import take_complaint
+from services.engine.complaints import pop_complaint
 from services.engine.control_groups import usable_cores
 from services.engine.errors import EngineError
 from services.frame.program.printable import one_line
@@ -28,7 +28,7 @@ def quantize_file(source: Path, target: Path, file_type: int, *, num_threads: in
     parameters.ftype = file_type
     parameters.nthread = num_threads or usable_cores()
     if llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(parameters)) != 0:
-        raise EngineError(f"cannot quantize {source}: {take_complaint()}")
+        raise EngineError(f"cannot quantize {source}: {pop_complaint()}")
 
 
 def main() -> None:

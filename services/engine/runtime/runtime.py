@@ -11,7 +11,7 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from services.engine.complaints import take_complaint
+from services.engine.complaints import pop_complaint
 from services.engine.control_groups import usable_cores
 from services.engine.errors import DecodeError, ModelLoadError
 from services.engine.model.model import NO_GENERATION, Model
@@ -84,7 +84,7 @@ class LlamaRuntime:
             parameters.cb_eval = self._watcher.callback
         self._context = llama_cpp.llama_init_from_model(model.handle, parameters)
         if not self._context:
-            raise ModelLoadError(f"cannot make a context for {model.path}: {take_complaint()}")
+            raise ModelLoadError(f"cannot make a context for {model.path}: {pop_complaint()}")
         self._memory = llama_cpp.llama_get_memory(self._context)
         if not (self._memory and llama_cpp.llama_get_causal_attn(self._context)):
             self.close()
@@ -117,7 +117,7 @@ class LlamaRuntime:
         duration_s = time.perf_counter() - started_s
         self.num_decodes += 1
         if code != 0:
-            complaint = take_complaint()
+            complaint = pop_complaint()
             for segment in segments:
                 self.cut(segment.slot, segment.first_position)
             raise DecodeError(f"llama_decode returned {code}: {complaint}")
@@ -171,7 +171,7 @@ class LlamaRuntime:
         The two contexts must be alike in the number of slots, in flash attention and in the type of their caches.
         """
         if not llama_cpp.llama_state_seq_set_data(self._context, state, len(state), slot):
-            raise DecodeError(f"the cache of slot {slot} cannot be written: {take_complaint()}")
+            raise DecodeError(f"the cache of slot {slot} cannot be written: {pop_complaint()}")
 
     def close(self) -> None:
         """Free the context; the model stays."""
