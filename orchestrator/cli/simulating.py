@@ -60,15 +60,21 @@ def simulate(asked: Asked) -> None:
     if asked.is_real:
         _run_real(asked, chosen, number)
         return
-    tasks = [(scenario, policy, number, asked.seed) for scenario in chosen for policy in asked.policies]
+    policies = _policies(asked)
+    tasks = [(scenario, policy, number, asked.seed) for scenario in chosen for policy in policies]
     rows = _simulated(tasks)
     if asked.is_json:
         print(json.dumps([asdict(row) for row in rows]))
         return
     out = Console(highlight=False)
     if len(chosen) == 1:
-        out.print(in_a_sentence(rows))
+        out.print(in_a_sentence(rows, is_best_tried="fixed" in policies and number is None))
     out.print(rows_table(rows, [scenario.title for scenario, *_ in tasks]))
+
+
+def _policies(asked: Asked) -> Sequence[str]:
+    """Return the policies that are simulated: plain decoding too where the others are shown beside it."""
+    return asked.policies if asked.is_json or "plain" in asked.policies else ["plain", *asked.policies]
 
 
 def _of_table(numbers: Sequence[int]) -> list[Scenario]:

@@ -9,6 +9,9 @@ from orchestrator.simulation.real import Parts
 from orchestrator.simulation.table import Row
 from orchestrator.simulation.traces import Seen
 
+# A draft that gives less than so many times plain decoding is not worth it.
+_LEAST_GAIN = 1.01
+
 
 def rows_table(rows: Sequence[Row], titles: Sequence[str]) -> Table:
     """Return the rows as a table; `titles` name the scenario of each."""
@@ -44,14 +47,23 @@ def _table(words: Sequence[str], figures: Sequence[str], caption: str) -> Table:
     return table
 
 
-def in_a_sentence(rows: Sequence[Row]) -> str:
-    """Say of one scenario whether a draft is worth it."""
-    best = max(rows, key=lambda row: row.achieved)
-    gain = best.achieved / best.plain
-    if best.policy == "plain" or gain < 1.01:
-        return f"A draft is not worth it here: plain decoding gives {best.plain:,.1f} tokens/s."
-    number = f"{best.num_draft_tokens:g} draft tokens" + (" on average" if best.policy == "auto" else "")
-    return f"A draft is worth it here: {number} give {gain:.2f} times the {best.plain:,.1f} tokens/s of plain decoding."
+def in_a_sentence(rows: Sequence[Row], *, is_best_tried: bool) -> str:
+    """Say of one scenario whether a draft is worth it, or what it gives where its best number was not looked for."""
+    plain = next(row for row in rows if row.policy == "plain").achieved
+    with_draft = [row for row in rows if row.policy != "plain"]
+    if not with_draft:
+        return f"Plain decoding gives {plain:,.1f} tokens/s. No draft was tried."
+    best = max(with_draft, key=lambda row: row.achieved)
+    gain = best.achieved / plain
+    if gain < _LEAST_GAIN and is_best_tried:
+        return f"A draft is not worth it here: plain decoding gives {plain:,.1f} tokens/s."
+    number = f"{best.num_draft_tokens:g} draft token{'' if best.num_draft_tokens == 1 else 's'}"
+    number += " on average" if best.policy == "auto" else ""
+    give = "gives" if best.num_draft_tokens == 1 else "give"
+    told = f"{number} {give} {gain:.2f} times the {plain:,.1f} tokens/s of plain decoding."
+    if gain < _LEAST_GAIN:
+        return f"{told} The best number of draft tokens was not looked for."
+    return f"A draft is worth it here: {told}"
 
 
 def parts_table(parts: Sequence[Parts], titles: Sequence[str]) -> Table:

@@ -28,6 +28,26 @@ def test_a_sentence_and_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert "LAN" in out
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        pytest.param(["--policy", "plain"], "49.3 tokens/s. No draft was tried.", id="no draft"),
+        pytest.param(
+            ["--policy", "fixed", "--num-draft-tokens", "64"],
+            "64 draft tokens give 0.58 times the 49.3 tokens/s of plain decoding. The best number",
+            id="one number",
+        ),
+    ],
+)
+def test_what_was_not_tried_is_not_judged(
+    flags: list[str], expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "simulate", "--scenario", "1", *flags) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert expected in out
+    assert "worth it" not in out
+
+
 def test_costs_of_a_file_and_something_else_changed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
