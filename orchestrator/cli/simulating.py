@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.progress import track
 
 from orchestrator.bench.spans import SpanFileError, read_spans
-from orchestrator.costs import load_costs
+from orchestrator.costs import Costs, load_costs
 from orchestrator.simulation import ideal
 from orchestrator.simulation.real import Parts, run_real
-from orchestrator.simulation.report import in_a_sentence, parts_table, rows_table, seen_lines
+from orchestrator.simulation.report import costs_lines, in_a_sentence, parts_table, rows_table, seen_lines
 from orchestrator.simulation.scenario import Scenario, own_scenario, scenarios
 from orchestrator.simulation.table import Row, row_of
 from orchestrator.simulation.traces import NothingSeenError, Seen, look_at
@@ -69,7 +69,15 @@ def simulate(asked: Asked) -> None:
     out = Console(highlight=False)
     if len(chosen) == 1:
         out.print(in_a_sentence(rows, is_best_tried="fixed" in policies and number is None))
+    for line in costs_lines(_files_of_costs(asked, changes)):
+        out.print(line)
     out.print(rows_table(rows, [scenario.title for scenario, *_ in tasks]))
+
+
+def _files_of_costs(asked: Asked, changes: Mapping[str, str]) -> dict[str, Costs]:
+    """Return the files of costs that are named, by their names."""
+    names = [asked.costs, changes.get("target"), changes.get("draft")]
+    return {name: load_costs(Path(name)) for name in names if name and Path(name).is_file()}
 
 
 def _policies(asked: Asked) -> Sequence[str]:
@@ -131,9 +139,11 @@ def _simulate_seen(asked: Asked, seen: Seen, other: Scenario, changes: Mapping[s
     """Simulate what was seen, then what would be if something changed."""
     fixed = "fixed" if seen.num_draft_tokens else "plain"
     tasks: list[_Task] = [(seen.scenario, fixed, seen.num_draft_tokens, asked.seed)]
+    if fixed != "plain" and not asked.is_json:
+        tasks.append((seen.scenario, "plain", None, asked.seed))
     if changes:
         changed_number = number or seen.num_draft_tokens or None
-        tasks += [(replace(other, name=asked.what), policy, changed_number, asked.seed) for policy in asked.policies]
+        tasks += [(replace(other, name=asked.what), policy, changed_number, asked.seed) for policy in _policies(asked)]
     rows = _simulated(tasks)
     if asked.is_json:
         told: list[dict[str, Any]] = [asdict(row) for row in rows]
@@ -141,6 +151,6 @@ def _simulate_seen(asked: Asked, seen: Seen, other: Scenario, changes: Mapping[s
         print(json.dumps(told))
         return
     out = Console(highlight=False)
-    for line in seen_lines(seen, rows[0]):
+    for line in (*seen_lines(seen, rows[0]), *costs_lines(_files_of_costs(asked, changes))):
         out.print(line)
     out.print(rows_table(rows, [scenario.title for scenario, *_ in tasks]))

@@ -1,20 +1,24 @@
 """How results are shown: in a sentence, and in tables."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from orchestrator.costs import Costs
 from orchestrator.simulation.real import Parts
 from orchestrator.simulation.table import Row
 from orchestrator.simulation.traces import Seen
 
 # A draft that gives less than so many times plain decoding is not worth it.
 _LEAST_GAIN = 1.01
+# Cores that others kept busy, above which costs are those of a busy machine.
+_MOST_BUSY_ELSEWHERE = 0.2
 
 
 def rows_table(rows: Sequence[Row], titles: Sequence[str]) -> Table:
-    """Return the rows as a table; `titles` name the scenario of each."""
+    """Return the rows as a table; `titles` name the scenario of each, which has a row of plain decoding."""
+    plain = {title: row.achieved for row, title in zip(rows, titles, strict=True) if row.policy == "plain"}
     table = _table(
         ("scenario", "policy"),
         ("draft", "tokens/s", "/plain", "/ideal", "ideal", "chain"),
@@ -30,7 +34,7 @@ def rows_table(rows: Sequence[Row], titles: Sequence[str]) -> Table:
             row.policy,
             f"{row.num_draft_tokens:g}",
             f"{row.achieved:,.1f}",
-            f"{row.achieved / row.plain:.2f}",
+            f"{row.achieved / plain[title]:.2f}",
             f"{row.achieved / row.ideal:.3f}",
             f"{row.ideal:,.1f}",
             "" if row.overlapped is None else f"{row.overlapped:,.1f}",
@@ -64,6 +68,17 @@ def in_a_sentence(rows: Sequence[Row], *, is_best_tried: bool) -> str:
     if gain < _LEAST_GAIN:
         return f"{told} The best number of draft tokens was not looked for."
     return f"A draft is worth it here: {told}"
+
+
+def costs_lines(files: Mapping[str, Costs]) -> Iterator[str]:
+    """Say why costs may not be what they are on an idle machine; the files by their names."""
+    for name, costs in files.items():
+        busy = costs.settings.get("busy_elsewhere", 0.0)
+        if isinstance(busy, float) and busy > _MOST_BUSY_ELSEWHERE:
+            yield f"{name}: other programs kept {busy:.1f} cores busy while it was measured: do not rely on it."
+        points = [point for model in (costs.target, costs.draft) if model for point in model.points]
+        if once := sum(point.num_times == 1 for point in points):
+            yield f"{name}: {once} of {len(points)} points were timed only once: do not rely on them."
 
 
 def parts_table(parts: Sequence[Parts], titles: Sequence[str]) -> Table:
