@@ -17,7 +17,14 @@ from orchestrator.bench.spans import SpanFileError, read_spans
 from orchestrator.costs import Costs, load_costs
 from orchestrator.simulation import ideal
 from orchestrator.simulation.real import Parts, run_real
-from orchestrator.simulation.report import costs_lines, in_a_sentence, parts_table, rows_table, seen_lines
+from orchestrator.simulation.report import (
+    costs_lines,
+    in_a_sentence,
+    parts_table,
+    rows_table,
+    seen_lines,
+    streams_lines,
+)
 from orchestrator.simulation.scenario import Scenario, own_scenario, scenarios
 from orchestrator.simulation.table import Row, row_of
 from orchestrator.simulation.traces import NothingSeenError, Seen, look_at
@@ -69,6 +76,8 @@ def simulate(asked: Asked) -> None:
     out = Console(highlight=False)
     if len(chosen) == 1:
         out.print(in_a_sentence(rows, is_best_tried="fixed" in policies and number is None))
+        for line in streams_lines(chosen[0]):
+            out.print(line)
     for line in costs_lines(_files_of_costs(asked, changes)):
         out.print(line)
     out.print(rows_table(rows, [scenario.title for scenario, *_ in tasks]))
@@ -137,6 +146,11 @@ def _seen(path: Path) -> Seen:
 
 def _simulate_seen(asked: Asked, seen: Seen, other: Scenario, changes: Mapping[str, str], number: int | None) -> None:
     """Simulate what was seen, then what would be if something changed."""
+    unknown = [name for name in ("acceptance", "draft") if name not in changes]
+    if changes and unknown and not seen.num_draft_tokens and asked.policies != ["plain"]:
+        raise StartupError(
+            f"{asked.traces}: no drafts were seen: say {' and '.join(unknown)} with --what too, or take --policy plain"
+        )
     fixed = "fixed" if seen.num_draft_tokens else "plain"
     tasks: list[_Task] = [(seen.scenario, fixed, seen.num_draft_tokens, asked.seed)]
     if fixed != "plain" and not asked.is_json:
@@ -151,6 +165,7 @@ def _simulate_seen(asked: Asked, seen: Seen, other: Scenario, changes: Mapping[s
         print(json.dumps(told))
         return
     out = Console(highlight=False)
-    for line in (*seen_lines(seen, rows[0]), *costs_lines(_files_of_costs(asked, changes))):
+    warnings = *streams_lines(other), *costs_lines(_files_of_costs(asked, changes))
+    for line in (*seen_lines(seen, rows[0]), *warnings):
         out.print(line)
     out.print(rows_table(rows, [scenario.title for scenario, *_ in tasks]))

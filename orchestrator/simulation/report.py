@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from orchestrator.costs import Costs
+from orchestrator.costs import Costs, ModelCosts
 from orchestrator.simulation.real import Parts
+from orchestrator.simulation.scenario import Scenario
 from orchestrator.simulation.table import Row
 from orchestrator.simulation.traces import Seen
 
@@ -81,6 +82,19 @@ def costs_lines(files: Mapping[str, Costs]) -> Iterator[str]:
             yield f"{name}: {once} of {len(points)} points were timed only once: do not rely on them."
 
 
+def streams_lines(scenario: Scenario) -> Iterator[str]:
+    """Say where costs of more sessions are needed than were measured."""
+    for name, costs in (("target", scenario.target), ("draft", scenario.draft)):
+        if not isinstance(costs, ModelCosts):
+            continue
+        most = max(point.num_sessions for point in costs.points)
+        if most < min(scenario.num_streams, scenario.max_sessions or scenario.num_streams):
+            yield (
+                f"Decodes of the {name} were measured with {most} session{'' if most == 1 else 's'} at most: what "
+                f"{scenario.num_streams} streams give is a guess."
+            )
+
+
 def parts_table(parts: Sequence[Parts], titles: Sequence[str]) -> Table:
     """Return where the time of real cycles went."""
     table = _table(
@@ -106,6 +120,8 @@ def seen_lines(seen: Seen, again: Row) -> Iterator[str]:
     if seen.accepted_by_position:
         shares = ", ".join(f"{share:.2f}" for share in seen.accepted_by_position)
         yield f"Accepted by position in the draft: {shares}; {scenario.acceptance[0]:.3f} in all."
+    else:
+        yield "No drafts were seen, so nothing is known of how many would be accepted and of what they take."
     if seen.num_looked_up:
         yield f"{seen.num_looked_up} cycles had a draft from the request's own text, which is not simulated."
     error = again.achieved / seen.tokens_per_s - 1

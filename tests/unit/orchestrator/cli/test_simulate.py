@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.cli import simulating
+from orchestrator.simulation.scenario import LinearCosts, Scenario, TokenCosts
+from orchestrator.simulation.traces import Seen
 from tests.unit.orchestrator.cli.running import run
 
 COSTS = {"version": 1, "source": "a test", "machine": "a machine", "target": {"name": "t", "points": []}}
@@ -97,6 +100,21 @@ def test_costs_without_a_draft(
     path.write_text(json.dumps(COSTS | {"target": target}))
     assert run(monkeypatch, "simulate", "--costs", str(path)) == 2
     assert "the file of costs has no draft" in capsys.readouterr().err
+
+
+def see(monkeypatch: pytest.MonkeyPatch, num_draft_tokens: int) -> None:
+    """Let any traces show a stream with so many draft tokens."""
+    scenario = Scenario(0, "as seen", LinearCosts(20, 0.3), TokenCosts(1.0), [0.5], (0.7,))
+    monkeypatch.setattr(simulating, "read_spans", lambda path: [])
+    monkeypatch.setattr(simulating, "look_at", lambda spans: Seen(scenario, num_draft_tokens, 50.0, [], 20, 0))
+
+
+def test_traces_without_drafts_say_nothing_of_other_drafts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    see(monkeypatch, num_draft_tokens=0)
+    assert run(monkeypatch, "simulate", "--from", "a", "--what", "draft=1.5") == 2
+    assert "no drafts were seen: say acceptance with --what too" in capsys.readouterr().err
 
 
 def test_it_needs_no_llama_cpp() -> None:

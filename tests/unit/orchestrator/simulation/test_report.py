@@ -5,7 +5,8 @@ import io
 from rich.console import Console
 
 from orchestrator.costs import Costs, ModelCosts, Point
-from orchestrator.simulation.report import costs_lines, in_a_sentence, rows_table
+from orchestrator.simulation.report import costs_lines, in_a_sentence, rows_table, streams_lines
+from orchestrator.simulation.scenario import Scenario
 from orchestrator.simulation.table import Row
 
 
@@ -32,3 +33,11 @@ def test_costs_of_a_busy_machine_and_of_one_time_are_named() -> None:
     assert "other programs kept 0.8 cores busy" in busy
     assert "1 of 2 points were timed only once" in once
     assert not [*costs_lines({"idle": Costs("a test", "a machine", ModelCosts("t", points[1:]))})]
+
+
+def test_more_streams_than_costs_were_measured_with_are_named() -> None:
+    costs = ModelCosts("m", (Point(1, 1, 0, 10.0), Point(2, 2, 0, 11.0)))
+    assert not [*streams_lines(Scenario(0, "", costs, costs, [0.2] * 2))]
+    target, draft = streams_lines(Scenario(0, "", costs, costs, [0.2] * 64))
+    assert target == "Decodes of the target were measured with 2 sessions at most: what 64 streams give is a guess."
+    assert "of the draft" in draft
