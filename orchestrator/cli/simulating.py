@@ -18,6 +18,7 @@ from orchestrator.costs import Costs, load_costs
 from orchestrator.simulation import ideal
 from orchestrator.simulation.real import Parts, run_real
 from orchestrator.simulation.report import (
+    assumed_line,
     costs_lines,
     in_a_sentence,
     parts_table,
@@ -76,7 +77,7 @@ def simulate(asked: Asked) -> None:
     out = Console(highlight=False)
     if len(chosen) == 1:
         out.print(in_a_sentence(rows, is_best_tried="fixed" in policies and number is None))
-        for line in streams_lines(chosen[0]):
+        for line in (assumed_line(chosen[0]), *streams_lines(chosen[0])):
             out.print(line)
     for line in costs_lines(_files_of_costs(asked, changes)):
         out.print(line)

@@ -71,6 +71,17 @@ def in_a_sentence(rows: Sequence[Row], *, is_best_tried: bool) -> str:
     return f"A draft is worth it here: {told}"
 
 
+def assumed_line(scenario: Scenario) -> str:
+    """Say what a scenario takes for granted beside what decodes cost."""
+    accepted = ", then ".join(f"{rate:g}" for rate in scenario.acceptance)
+    trips = " and ".join(f"{ms:g}" for ms in sorted({*scenario.round_trips_ms}))
+    streams = f"{scenario.num_streams} stream{'' if scenario.num_streams == 1 else 's'}"
+    return (
+        f"Assumed: {streams}; {accepted} of the draft tokens accepted, each after accepted ones; round trips of "
+        f"{trips} ms to the draft and {scenario.target_round_trip_ms:g} ms to the target."
+    )
+
+
 def costs_lines(files: Mapping[str, Costs]) -> Iterator[str]:
     """Say why costs may not be what they are on an idle machine; the files by their names."""
     for name, costs in files.items():

@@ -29,6 +29,7 @@ def test_a_sentence_and_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     out = capsys.readouterr().out
     assert "A draft is worth it here: 5 draft tokens" in " ".join(out.split())
     assert "LAN" in out
+    assert "Assumed: 1 stream; 0.8 of the draft tokens accepted" in " ".join(out.split())
 
 
 @pytest.mark.parametrize(

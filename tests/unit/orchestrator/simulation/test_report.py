@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 
 from orchestrator.costs import Costs, ModelCosts, Point
-from orchestrator.simulation.report import costs_lines, in_a_sentence, rows_table, streams_lines
+from orchestrator.simulation.report import assumed_line, costs_lines, in_a_sentence, rows_table, streams_lines
 from orchestrator.simulation.scenario import Scenario
 from orchestrator.simulation.table import Row
 
@@ -41,3 +41,12 @@ def test_more_streams_than_costs_were_measured_with_are_named() -> None:
     target, draft = streams_lines(Scenario(0, "", costs, costs, [0.2] * 64))
     assert target == "Decodes of the target were measured with 2 sessions at most: what 64 streams give is a guess."
     assert "of the draft" in draft
+
+
+def test_what_is_assumed_is_named() -> None:
+    costs = ModelCosts("m", (Point(1, 1, 0, 10.0),))
+    told = assumed_line(Scenario(0, "", costs, costs, [0.2] * 4, (0.95, 0.2), target_round_trip_ms=0.3))
+    assert told == (
+        "Assumed: 4 streams; 0.95, then 0.2 of the draft tokens accepted, each after accepted ones; round trips of "
+        "0.2 ms to the draft and 0.3 ms to the target."
+    )
