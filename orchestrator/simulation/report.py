@@ -78,7 +78,8 @@ def assumed_line(scenario: Scenario) -> str:
     streams = f"{scenario.num_streams} stream{'' if scenario.num_streams == 1 else 's'}"
     return (
         f"Assumed: {streams}; {accepted} of the draft tokens accepted, each after accepted ones; round trips of "
-        f"{trips} ms to the draft and {scenario.target_round_trip_ms:g} ms to the target."
+        f"{trips} ms to the draft and {scenario.target_round_trip_ms:g} ms to the target. "
+        f"At most {scenario.most} draft tokens are tried."
     )
 
 

@@ -48,5 +48,6 @@ def test_what_is_assumed_is_named() -> None:
     told = assumed_line(Scenario(0, "", costs, costs, [0.2] * 4, (0.95, 0.2), target_round_trip_ms=0.3))
     assert told == (
         "Assumed: 4 streams; 0.95, then 0.2 of the draft tokens accepted, each after accepted ones; round trips of "
-        "0.2 ms to the draft and 0.3 ms to the target."
+        "0.2 ms to the draft and 0.3 ms to the target. "
+        "At most 16 draft tokens are tried."
     )
