@@ -162,7 +162,9 @@ def _simulate_seen(asked: Asked, seen: Seen, other: Scenario, changes: Mapping[s
     rows = _simulated(tasks)
     if asked.is_json:
         told: list[dict[str, Any]] = [asdict(row) for row in rows]
-        told[0] |= {"seen": seen.tokens_per_s, "error": rows[0].achieved / seen.tokens_per_s - 1}
+        for each in told[1:]:
+            each["variant"] = asked.what
+        told[0] |= {"variant": "as seen", "seen": seen.tokens_per_s, "error": rows[0].achieved / seen.tokens_per_s - 1}
         print(json.dumps(told))
         return
     out = Console(highlight=False)

@@ -118,6 +118,15 @@ def test_traces_without_drafts_say_nothing_of_other_drafts(
     assert "no drafts were seen: say acceptance with --what too" in capsys.readouterr().err
 
 
+def test_rows_of_traces_and_of_changes_are_told_apart(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    see(monkeypatch, num_draft_tokens=2)
+    flags = "--what", "draft=1.5", "--policy", "fixed", "--json"
+    assert run(monkeypatch, "simulate", "--from", "a", *flags) == 0
+    assert [row["variant"] for row in json.loads(capsys.readouterr().out)] == ["as seen", "draft=1.5"]
+
+
 def test_it_needs_no_llama_cpp() -> None:
     program = (
         "import sys\n"
