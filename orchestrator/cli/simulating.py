@@ -14,10 +14,18 @@ from rich.console import Console
 from rich.progress import track
 
 from orchestrator.bench.spans import SpanFileError, read_spans
-from orchestrator.costs import load_costs
+from orchestrator.costs import Costs, load_costs
 from orchestrator.simulation import ideal
 from orchestrator.simulation.real import Parts, run_real
-from orchestrator.simulation.report import in_a_sentence, parts_table, rows_table, seen_lines
+from orchestrator.simulation.report import (
+    assumed_line,
+    costs_lines,
+    in_a_sentence,
+    parts_table,
+    rows_table,
+    seen_lines,
+    streams_lines,
+)
 from orchestrator.simulation.scenario import Scenario, own_scenario, scenarios
 from orchestrator.simulation.table import Row, row_of
 from orchestrator.simulation.traces import NothingSeenError, Seen, look_at
@@ -60,15 +68,31 @@ def simulate(asked: Asked) -> None:
     if asked.is_real:
         _run_real(asked, chosen, number)
         return
-    tasks = [(scenario, policy, number, asked.seed) for scenario in chosen for policy in asked.policies]
+    policies = _policies(asked)
+    tasks = [(scenario, policy, number, asked.seed) for scenario in chosen for policy in policies]
     rows = _simulated(tasks)
     if asked.is_json:
         print(json.dumps([asdict(row) for row in rows]))
         return
     out = Console(highlight=False)
     if len(chosen) == 1:
-        out.print(in_a_sentence(rows))
+        out.print(in_a_sentence(rows, is_best_tried="fixed" in policies and number is None))
+        for line in (assumed_line(chosen[0]), *streams_lines(chosen[0])):
+            out.print(line)
+    for line in costs_lines(_files_of_costs(asked, changes)):
+        out.print(line)
     out.print(rows_table(rows, [scenario.title for scenario, *_ in tasks]))
+
+
+def _files_of_costs(asked: Asked, changes: Mapping[str, str]) -> dict[str, Costs]:
+    """Return the files of costs that are named, by their names."""
+    names = [asked.costs, changes.get("target"), changes.get("draft")]
+    return {name: load_costs(Path(name)) for name in names if name and Path(name).is_file()}
+
+
+def _policies(asked: Asked) -> Sequence[str]:
+    """Return the policies that are simulated: plain decoding too where the others are shown beside it."""
+    return asked.policies if asked.is_json or "plain" in asked.policies else ["plain", *asked.policies]
 
 
 def _of_table(numbers: Sequence[int]) -> list[Scenario]:
@@ -123,18 +147,28 @@ def _seen(path: Path) -> Seen:
 
 def _simulate_seen(asked: Asked, seen: Seen, other: Scenario, changes: Mapping[str, str], number: int | None) -> None:
     """Simulate what was seen, then what would be if something changed."""
+    unknown = [name for name in ("acceptance", "draft") if name not in changes]
+    if changes and unknown and not seen.num_draft_tokens and asked.policies != ["plain"]:
+        raise StartupError(
+            f"{asked.traces}: no drafts were seen: say {' and '.join(unknown)} with --what too, or take --policy plain"
+        )
     fixed = "fixed" if seen.num_draft_tokens else "plain"
     tasks: list[_Task] = [(seen.scenario, fixed, seen.num_draft_tokens, asked.seed)]
+    if fixed != "plain" and not asked.is_json:
+        tasks.append((seen.scenario, "plain", None, asked.seed))
     if changes:
         changed_number = number or seen.num_draft_tokens or None
-        tasks += [(replace(other, name=asked.what), policy, changed_number, asked.seed) for policy in asked.policies]
+        tasks += [(replace(other, name=asked.what), policy, changed_number, asked.seed) for policy in _policies(asked)]
     rows = _simulated(tasks)
     if asked.is_json:
         told: list[dict[str, Any]] = [asdict(row) for row in rows]
-        told[0] |= {"seen": seen.tokens_per_s, "error": rows[0].achieved / seen.tokens_per_s - 1}
+        for each in told[1:]:
+            each["variant"] = asked.what
+        told[0] |= {"variant": "as seen", "seen": seen.tokens_per_s, "error": rows[0].achieved / seen.tokens_per_s - 1}
         print(json.dumps(told))
         return
     out = Console(highlight=False)
-    for line in seen_lines(seen, rows[0]):
+    warnings = *streams_lines(other), *costs_lines(_files_of_costs(asked, changes))
+    for line in (*seen_lines(seen, rows[0]), *warnings):
         out.print(line)
     out.print(rows_table(rows, [scenario.title for scenario, *_ in tasks]))

@@ -85,7 +85,9 @@ def _finalists(scenario: Scenario, seed: int) -> list[int]:
         if place > 1 and max(attempt(each) for each in numbers[place - 1 : place + 1]) < max(tried.values()):
             break
     place = numbers.index(max(tried, key=attempt))
-    for number in range(numbers[max(0, place - 1)], numbers[min(len(numbers) - 1, place + 1)]):
+    # Above the last of them there are those up to the most that is tried at all.
+    above = numbers[place + 1] if place + 1 < len(numbers) else scenario.most
+    for number in range(numbers[max(0, place - 1)], above + 1):
         attempt(number)
     return sorted(tried, key=attempt, reverse=True)[:_NUM_FINALISTS]
 

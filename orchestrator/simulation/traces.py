@@ -52,6 +52,11 @@ class _Cycle:
     def duration_ms(self) -> float:
         return (self.ended_ns - self.started_ns) / 1e6
 
+    @property
+    def has_draft(self) -> bool:
+        """Whether a draft of the service was verified."""
+        return self.propose is not None and self.num_draft_tokens > 0 and self.drafter == REMOTE
+
 
 @dataclass(frozen=True)
 class _Asked:
@@ -72,7 +77,7 @@ def look_at(spans: Iterable[Span]) -> Seen:
         raise NothingSeenError("there are no spans of cycles with those of the target's service in them")
     busiest = _busiest(cycles)
     streams = len({cycle.trace_id for cycle in busiest})
-    drafted = [cycle for cycle in busiest if cycle.propose and cycle.num_draft_tokens and cycle.drafter == REMOTE]
+    drafted = [cycle for cycle in busiest if cycle.has_draft]
     span_ns = max(cycle.ended_ns for cycle in busiest) - min(cycle.started_ns for cycle in busiest)
     num_tokens = sum(cycle.num_accepted + 1 for cycle in busiest)
     scenario = Scenario(
@@ -147,23 +152,32 @@ def _asked(client: Span, events: Mapping[str, Event]) -> _Asked:
 
 
 def _busiest(cycles: Sequence[_Cycle]) -> list[_Cycle]:
-    """Return the cycles that lie in the time in which most requests were under way at once."""
+    """Return the cycles that lie in the time in which most requests were under way at once.
+
+    Where there are drafts, only times with some count: the others say nothing of acceptance.
+    """
     begin: dict[str, int] = {}
     end: dict[str, int] = {}
     for cycle in cycles:
         begin.setdefault(cycle.trace_id, cycle.started_ns)
         end[cycle.trace_id] = max(cycle.ended_ns, end.get(cycle.trace_id, 0))
     moments = sorted([(at, 1) for at in begin.values()] + [(at, -1) for at in end.values()])
-    most = number = 0
+    number = 0
     stretches: list[tuple[int, int, int]] = []
     for (at, change), (next_at, _) in itertools.pairwise(moments):
         number += change
         stretches.append((number, at, next_at))
-        most = max(most, number)
-    longest = max((each for each in stretches if each[0] == most), key=lambda each: each[2] - each[1])
-    _, since, until = longest
-    within = [cycle for cycle in cycles if cycle.started_ns >= since and cycle.ended_ns <= until]
-    return within or list(cycles)
+    drafted = [cycle for cycle in cycles if cycle.has_draft]
+    if drafted:
+        stretches = [each for each in stretches if _within(drafted, *each[1:])]
+    if not stretches:
+        return list(cycles)
+    _, since, until = max(stretches, key=lambda each: (each[0], each[2] - each[1]))
+    return _within(cycles, since, until) or list(cycles)
+
+
+def _within(cycles: Sequence[_Cycle], since_ns: int, until_ns: int) -> list[_Cycle]:
+    return [cycle for cycle in cycles if cycle.started_ns >= since_ns and cycle.ended_ns <= until_ns]
 
 
 def _target_points(cycles: Sequence[_Cycle]) -> list[Point]:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.cli import simulating
+from orchestrator.simulation.scenario import LinearCosts, Scenario, TokenCosts
+from orchestrator.simulation.traces import Seen
 from tests.unit.orchestrator.cli.running import run
 
 COSTS = {"version": 1, "source": "a test", "machine": "a machine", "target": {"name": "t", "points": []}}
@@ -26,6 +29,27 @@ def test_a_sentence_and_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     out = capsys.readouterr().out
     assert "A draft is worth it here: 5 draft tokens" in " ".join(out.split())
     assert "LAN" in out
+    assert "Assumed: 1 stream; 0.8 of the draft tokens accepted" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        pytest.param(["--policy", "plain"], "49.3 tokens/s. No draft was tried.", id="no draft"),
+        pytest.param(
+            ["--policy", "fixed", "--num-draft-tokens", "64"],
+            "64 draft tokens give 0.58 times the 49.3 tokens/s of plain decoding. The best number",
+            id="one number",
+        ),
+    ],
+)
+def test_what_was_not_tried_is_not_judged(
+    flags: list[str], expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "simulate", "--scenario", "1", *flags) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert expected in out
+    assert "worth it" not in out
 
 
 def test_costs_of_a_file_and_something_else_changed(
@@ -77,6 +101,30 @@ def test_costs_without_a_draft(
     path.write_text(json.dumps(COSTS | {"target": target}))
     assert run(monkeypatch, "simulate", "--costs", str(path)) == 2
     assert "the file of costs has no draft" in capsys.readouterr().err
+
+
+def see(monkeypatch: pytest.MonkeyPatch, num_draft_tokens: int) -> None:
+    """Let any traces show a stream with so many draft tokens."""
+    scenario = Scenario(0, "as seen", LinearCosts(20, 0.3), TokenCosts(1.0), [0.5], (0.7,))
+    monkeypatch.setattr(simulating, "read_spans", lambda path: [])
+    monkeypatch.setattr(simulating, "look_at", lambda spans: Seen(scenario, num_draft_tokens, 50.0, [], 20, 0))
+
+
+def test_traces_without_drafts_say_nothing_of_other_drafts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    see(monkeypatch, num_draft_tokens=0)
+    assert run(monkeypatch, "simulate", "--from", "a", "--what", "draft=1.5") == 2
+    assert "no drafts were seen: say acceptance with --what too" in capsys.readouterr().err
+
+
+def test_rows_of_traces_and_of_changes_are_told_apart(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    see(monkeypatch, num_draft_tokens=2)
+    flags = "--what", "draft=1.5", "--policy", "fixed", "--json"
+    assert run(monkeypatch, "simulate", "--from", "a", *flags) == 0
+    assert [row["variant"] for row in json.loads(capsys.readouterr().out)] == ["as seen", "draft=1.5"]
 
 
 def test_it_needs_no_llama_cpp() -> None:

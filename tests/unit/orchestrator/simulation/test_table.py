@@ -4,7 +4,7 @@
 """
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,3 +41,8 @@ def test_the_best_fixed_number_reaches_the_ideal(scenario: Scenario) -> None:
 def test_the_best_number_is_found_by_trying() -> None:
     slow_draft = next(each for each in scenarios() if each.number == 4)
     assert row_of(slow_draft, "fixed").num_draft_tokens == 2
+
+
+def test_the_most_is_tried_too() -> None:
+    always_right = replace(scenarios()[0], acceptance=(1.0,))
+    assert row_of(always_right, "fixed").num_draft_tokens == always_right.most

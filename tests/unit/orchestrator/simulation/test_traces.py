@@ -5,8 +5,10 @@ from collections.abc import Iterator
 import pytest
 
 from orchestrator.bench.spans import Event, Span
+from orchestrator.simulation.report import seen_lines
 from orchestrator.simulation.run import simulate
 from orchestrator.simulation.streams import policy_of
+from orchestrator.simulation.table import Row
 from orchestrator.simulation.traces import NothingSeenError, look_at
 
 _MS = 1_000_000
@@ -87,6 +89,24 @@ def test_streams_that_share_decodes() -> None:
     assert seen.scenario.num_streams == 3
     assert seen.scenario.target.decode_ms(3, 9, 0) == pytest.approx(VERIFY_MS)
     assert seen.scenario.draft.decode_ms(3, 3, 0) == pytest.approx(DRAFT_MS)
+
+
+def test_runs_with_drafts_count_where_there_are_some() -> None:
+    plain = [*cycles("a", 0, [0] * 100)]
+    last_ns = max(span.ended_ns for span in plain)
+    later = [
+        Span(**{**vars(span), "started_ns": span.started_ns + last_ns, "ended_ns": span.ended_ns + last_ns})
+        for span in cycles("b", 2, [2, 0] * 10)
+    ]
+    seen = look_at([*plain, *later])
+    assert (seen.num_draft_tokens, seen.num_cycles) == (2, 20)
+    assert seen.scenario.acceptance == (pytest.approx(20 / 30),)
+
+
+def test_without_drafts_it_is_said() -> None:
+    seen = look_at(cycles("a", 0, [0] * 50))
+    again = Row(0, "", "plain", 0, seen.tokens_per_s, 1.0, 1.0, None, 50, 1.0)
+    assert any("No drafts were seen" in line for line in seen_lines(seen, again))
 
 
 def test_without_cycles_nothing_was_seen() -> None:
