@@ -1,5 +1,7 @@
 """`outrider bench` up to the first process: what is refused, and what is measured."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from orchestrator.bench.course import Course
 from orchestrator.bench.measuring.bench import Load, Results
 from orchestrator.bench.systems.system import System
 from orchestrator.cli import measuring
+from services.frame.program.startup import StartupError
 from tests.unit.orchestrator.cli.running import run
 
 
@@ -107,6 +110,42 @@ def test_where_every_run_fails_the_exit_code_says_so(
     monkeypatch.chdir(tmp_path)
     assert run(monkeypatch, "bench") == 1
     assert capsys.readouterr().err == "outrider: nothing was measured: every run failed\n"
+
+
+@pytest.mark.parametrize("ending", ["json", "md", "spans.jsonl"])
+def test_a_file_that_cannot_be_written_is_refused_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    asked: list[tuple[list[System], Load, Course]],
+    tmp_path: Path,
+    ending: str,
+) -> None:
+    (tmp_path / f"outrider-bench.{ending}").mkdir()
+    assert run(monkeypatch, "bench") == 2
+    expected = f"outrider: cannot write outrider-bench.{ending}, which is a folder: give another place with --out\n"
+    assert capsys.readouterr().err == expected
+    assert not asked
+
+
+def test_a_folder_that_cannot_be_written_into_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    asked: list[tuple[list[System], Load, Course]],
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert run(monkeypatch, "bench") == 2
+    assert capsys.readouterr().err.startswith("outrider: cannot write into .")
+    assert not asked
+
+
+def test_a_disk_that_fills_up_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", fail)
+    with pytest.raises(StartupError, match=r"cannot write .*mine\.json: No space left on device"):
+        Results({}, tmp_path / "mine.json").save()
+    assert not list(tmp_path.iterdir())
 
 
 def test_random_arrivals_are_the_same_for_a_seed() -> None:
