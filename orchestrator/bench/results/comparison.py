@@ -17,20 +17,22 @@ Runs = Sequence[dict[str, Any]]
 # System and setting.
 Case = tuple[str, str]
 PLAIN_NAMES = (PLAIN, ALONE, AGAIN)
-# Fewer equal pairs say too little of the noise with so many streams, so that all of them are taken.
+# Fewer equal pairs say too little of the noise with so many streams, so that those of all numbers of streams are
+# taken; where these are fewer too, it is not known: something equal exceeds the most of k pairs with chance 1/(k+1).
 _FEW_PAIRS = 3
 # How verdicts are told, where all are of a kind and where they are not.
 _ALL_ALIKE = {
     "faster": "Yes, a draft is worth it here",
     "slower": "No, a draft costs more than it saves here",
     "same": "A draft makes no difference here that could be told from noise",
-    "unknown": "There was no time to find out whether a draft is worth it here, give more of it with --budget",
+    "unknown": f"More rounds are needed to find out whether a draft is worth it here, {_FEW_PAIRS} at least with "
+    "--rounds, and time for them with --budget",
 }
 _MIXED = {
     "faster": "worth it",
     "same": "no difference beyond noise",
     "slower": "not worth it",
-    "unknown": "not known",
+    "unknown": "not known without more rounds",
 }
 
 
@@ -126,20 +128,20 @@ class Split:
 
 
 def noise(runs: Runs, system: str, num_streams: int) -> float | None:
-    """Return the most by which two equal measures lay apart, as a part of their rate; None where there were no two."""
+    """Return the most by which two equal measures lay apart, as a part of their rate; None where pairs are too few."""
     return _most_apart(_equal_pairs(runs, system, [num_streams])) or _all_noise(runs, system)
 
 
 def _all_noise(runs: Runs, system: str) -> float | None:
-    return _most_apart(_equal_pairs(runs, system, {run["num_streams"] for run in runs}), least=1)
+    return _most_apart(_equal_pairs(runs, system, {run["num_streams"] for run in runs}))
 
 
 def _equal_pairs(runs: Runs, system: str, streams: Iterable[int]) -> list[float]:
     return [each for num in streams for each in ratios(runs, (system, AGAIN), (system, PLAIN), num)]
 
 
-def _most_apart(pairs: Sequence[float], least: int = _FEW_PAIRS) -> float | None:
-    return math.expm1(max(abs(math.log(pair)) for pair in pairs)) if len(pairs) >= least else None
+def _most_apart(pairs: Sequence[float]) -> float | None:
+    return math.expm1(max(abs(math.log(pair)) for pair in pairs)) if len(pairs) >= _FEW_PAIRS else None
 
 
 @dataclass(frozen=True)

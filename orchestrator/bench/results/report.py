@@ -197,6 +197,11 @@ def _notes(results: dict[str, Any], summary: dict[str, Any]) -> str:
     levels = [f"{value:.1%} with {num}" for num, value in summary["noise"].items() if value is not None]
     notes = [f"Equal runs ({PLAIN} and {AGAIN}) lay up to {', '.join(levels)} streams apart."] if levels else []
     fresh = [each for each in summary["drafts"] if not each["is_fresh"]]
+    if len(fresh) < len(summary["drafts"]):
+        notes.append(
+            "The sentence, and what is beside other systems, counts the later rounds only, which did not choose the "
+            "best setting; a case's own row counts all rounds."
+        )
     if fresh:
         notes.append("The best setting was chosen by the same rounds that it is compared in, for want of time.")
     if any(not row["is_steady"] for row in summary["cases"]) and not results["about"].get("rate"):

@@ -95,9 +95,18 @@ def test_noise_is_the_most_by_which_equal_runs_lie_apart() -> None:
 
 
 def test_where_pairs_are_few_those_of_other_numbers_of_streams_count_too() -> None:
-    runs = [run("ours", "plain", 100, num_streams=num) for num in (1, 4)]
-    runs += [run("ours", "plain again", rate, num_streams=num) for num, rate in ((1, 100), (4, 125))]
+    runs = [run("ours", "plain", 100, num_streams=num) for num in (1, 2, 4)]
+    runs += [run("ours", "plain again", rate, num_streams=num) for num, rate in ((1, 100), (2, 99), (4, 125))]
     assert noise(runs, "ours", 1) == pytest.approx(0.25)
+
+
+def test_fewer_than_three_equal_pairs_claim_nothing() -> None:
+    def of_rounds(num_rounds: int) -> list[Verdict]:
+        settings = (("plain", 100), ("plain again", 101), ("3", 300))
+        return draft_verdicts([run("ours", *each, number) for number in range(num_rounds) for each in settings], "ours")
+
+    assert [of_rounds(num)[0].kind for num in (1, 2, 3)] == ["unknown", "unknown", "faster"]
+    assert answer(of_rounds(2)).startswith("More rounds are needed to find out whether a draft is worth it here, 3 at")
 
 
 def verdict(ratio: float, noise: float | None = 0.1, num_streams: int = 1, setting: str = "3") -> Verdict:
@@ -138,5 +147,5 @@ def test_the_answer_is_one_sentence_for_each_outcome() -> None:
     assert "no difference beyond noise with 4 streams" in mixed
     assert "not worth it with 8 streams" in mixed
     unknown = answer([verdict(1.4, None)])
-    assert unknown.startswith("There was no time to find out whether a draft is worth it here")
+    assert unknown.startswith("More rounds are needed to find out whether a draft is worth it here")
     assert answer([]) == "Nothing was measured that says whether a draft is worth it."

@@ -76,6 +76,11 @@ def test_a_single_round_says_that_it_chose_and_compared() -> None:
     runs = [run("outrider", setting, rate) for setting, rate in (("plain", 100), ("plain again", 100), ("3", 150))]
     told = markdown({"about": {}, "runs": runs, "failures": []}, "outrider")
     assert "chosen by the same rounds that it is compared in" in told
+    assert "the later rounds only" not in told
+
+
+def test_that_sentence_and_rows_count_different_rounds_is_told() -> None:
+    assert "counts the later rounds only" in markdown(results(), "outrider")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="matplotlib is in the extra `train`")
