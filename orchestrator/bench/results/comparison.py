@@ -25,6 +25,7 @@ _ALL_ALIKE = {
     "faster": "Yes, a draft is worth it here",
     "slower": "No, a draft costs more than it saves here",
     "same": "A draft makes no difference here that could be told from noise",
+    "undrafted": "Whether a draft is worth it here is not known, as it was mostly not used",
     "unknown": f"More rounds are needed to find out whether a draft is worth it here, {_FEW_PAIRS} at least with "
     "--rounds, and time for them with --budget",
 }
@@ -32,6 +33,7 @@ _MIXED = {
     "faster": "worth it",
     "same": "no difference beyond noise",
     "slower": "not worth it",
+    "undrafted": "not known, as the draft was mostly not used,",
     "unknown": "not known without more rounds",
 }
 
@@ -44,6 +46,23 @@ def rates(runs: Runs, case: Case, num_streams: int) -> dict[int, float]:
         for run in runs
         if (run["system"], run["setting"], run["num_streams"]) == (system, setting, num_streams)
     }
+
+
+def without_draft(runs: Runs, case: Case, num_streams: int) -> tuple[int, int] | None:
+    """Return in how many of how many cycles a case had no draft, where it should have had one in most; None otherwise.
+
+    Lookup drafts only where it finds something, and `auto` only where that pays, so that this counts for `auto` where
+    a draft was missed only. The first cycle of a stream reads the prompt, and the last one may have nothing to draft.
+    """
+    own = [run for run in runs if (run["system"], run["setting"], run["num_streams"]) == (*case, num_streams)]
+    own = [run for run in own if "num_cycles" in run]
+    num_cycles, num_drafts, num_missed = (
+        sum(run[name] for run in own) for name in ("num_cycles", "num_drafts", "num_fallbacks")
+    )
+    is_meant = case[1].isdecimal() or (case[1] == "auto" and num_missed)
+    if not is_meant or 2 * num_drafts >= num_cycles - 2 * num_streams * len(own):
+        return None
+    return num_cycles - num_drafts, num_cycles
 
 
 def drafted_settings(runs: Runs, system: str, num_streams: int) -> list[str]:
@@ -148,7 +167,8 @@ def _most_apart(pairs: Sequence[float]) -> float | None:
 class Verdict:
     """A case against a reference, with so many streams: the median ratio of so many rounds.
 
-    `noise` is None where it is not known. `is_fresh` says that other rounds chose it.
+    `noise` is None where it is not known. `is_fresh` says that other rounds chose it, `is_undrafted` that most of the
+    case's cycles had no draft that should have had one.
     """
 
     num_streams: int
@@ -160,10 +180,13 @@ class Verdict:
     num_rounds: int
     noise: float | None
     is_fresh: bool
+    is_undrafted: bool = False
 
     @property
     def kind(self) -> str:
-        """`faster`, `slower`, within the noise `same`, and `unknown` where the noise is not known."""
+        """`faster`, `slower`, within the noise `same`; `unknown` without noise, and `undrafted` without drafts."""
+        if self.is_undrafted:
+            return "undrafted"
         if self.noise is None:
             return "unknown"
         if abs(math.log(self.ratio)) <= math.log1p(self.noise):
@@ -188,6 +211,7 @@ def compare(
         num_rounds=len(found),
         noise=noise,
         is_fresh=is_fresh,
+        is_undrafted=without_draft(runs, case, num_streams) is not None,
     )
 
 
@@ -237,7 +261,7 @@ def answer(verdicts: Sequence[Verdict]) -> str:
     """Return one sentence that answers whether a draft is worth it on this machine."""
     if not verdicts:
         return "Nothing was measured that says whether a draft is worth it."
-    kinds = ("faster", "same", "slower", "unknown")
+    kinds = ("faster", "same", "slower", "undrafted", "unknown")
     parts = {kind: [_part(each) for each in verdicts if each.kind == kind] for kind in kinds}
     known = [each.noise for each in verdicts if each.noise is not None]
     apart = f"; equal runs lay up to {max(known):.0%} apart" if known else ""

@@ -16,6 +16,7 @@ from orchestrator.bench.results.comparison import (
     draft_verdicts,
     noise,
     system_verdicts,
+    without_draft,
 )
 from orchestrator.bench.systems.system import AGAIN, PLAIN
 
@@ -26,7 +27,7 @@ _FIGURES = (
 )
 _MOST_POSITIONS = 8
 # What a ratio is told with, where it is no difference for certain.
-_NOTED = {"same": " (noise)", "unknown": " (noise not known)"}
+_NOTED = {"same": " (noise)", "unknown": " (noise not known)", "undrafted": " (draft not used)"}
 
 
 def summarize(results: dict[str, Any], system: str) -> dict[str, Any]:
@@ -114,6 +115,7 @@ def _medians(cell: Runs, runs: Runs, system: str) -> dict[str, Any]:
         "of_plain_kind": None if beside is None or case[1] == PLAIN else beside.kind,
         "gpu_busy_percent": statistics.median(busy) if busy else None,
         "is_steady": all(run["is_steady"] for run in cell),
+        "without_draft": without_draft(runs, case, num_streams),
     }
 
 
@@ -206,6 +208,13 @@ def _notes(results: dict[str, Any], summary: dict[str, Any]) -> str:
         notes.append("The best setting was chosen by the same rounds that it is compared in, for want of time.")
     if any(not row["is_steady"] for row in summary["cases"]) and not results["about"].get("rate"):
         notes.append("Some streams ended before all ran: there the whole time counts, prompts included.")
+    for row in summary["cases"]:
+        if row["without_draft"]:
+            num, num_cycles = row["without_draft"]
+            notes.append(
+                f"{row['system']}, {row['setting']}, {row['num_streams']} stream{'s' * (row['num_streams'] > 1)}: the "
+                f"draft was not used in {num} of {num_cycles} cycles."
+            )
     for each in summary["checks"]:
         within = "within" if each["is_met"] else "NOT within"
         notes.append(
