@@ -84,7 +84,10 @@ def measure(
     )
     run(_measure_and_tell(systems, load, how_long, results, out, as_json))
     if not results.runs:
-        say("outrider", "nothing was measured: every run failed")
+        # Only a run has a round: what does not start has none.
+        is_failed = any("round" in each for each in results.failures)
+        reason = "every run failed" if is_failed else "there was no time for a run, give more of it with --budget"
+        say("outrider", f"nothing was measured: {reason}")
         sys.exit(CODE_FAILED)
 
 

@@ -100,16 +100,28 @@ def test_without_a_draft_lookup_is_measured(
     assert {prompt.kind for prompt in load.prompts} == {"prose", "chat"}
 
 
-def test_where_every_run_fails_the_exit_code_says_so(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+@pytest.mark.parametrize(
+    ("failures", "expected"),
+    [
+        ([{"system": "outrider", "round": 0, "error": "x"}], "every run failed"),
+        ([{"system": "llama-server", "error": "x"}], "there was no time for a run, give more of it with --budget"),
+        ([], "there was no time for a run, give more of it with --budget"),
+    ],
+)
+def test_where_nothing_was_measured_the_exit_code_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    failures: list[dict[str, object]],
+    expected: str,
 ) -> None:
-    async def fail(*_: object) -> None:
-        pass
+    async def fail(_systems: object, _load: object, _course: object, results: Results, *_: object) -> None:
+        results.failures += failures
 
     monkeypatch.setattr(measuring, "_measure_and_tell", fail)
     monkeypatch.chdir(tmp_path)
     assert run(monkeypatch, "bench") == 1
-    assert capsys.readouterr().err == "outrider: nothing was measured: every run failed\n"
+    assert capsys.readouterr().err == f"outrider: nothing was measured: {expected}\n"
 
 
 @pytest.mark.parametrize("ending", ["json", "md", "spans.jsonl"])
