@@ -21,12 +21,13 @@ PLAIN_NAMES = (PLAIN, ALONE, AGAIN)
 # taken; where these are fewer too, it is not known: something equal exceeds the most of k pairs with chance 1/(k+1).
 _FEW_PAIRS = 3
 # How verdicts are told, where all are of a kind and where they are not.
+# `it` is what drafts.
 _ALL_ALIKE = {
-    "faster": "Yes, a draft is worth it here",
-    "slower": "No, a draft costs more than it saves here",
-    "same": "A draft makes no difference here that could be told from noise",
-    "undrafted": "Whether a draft is worth it here is not known, as it was mostly not used",
-    "unknown": f"More rounds are needed to find out whether a draft is worth it here, {_FEW_PAIRS} at least with "
+    "faster": "Yes, {it} is worth it here",
+    "slower": "No, {it} costs more than it saves here",
+    "same": "{It} makes no difference here that could be told from noise",
+    "undrafted": "Whether {it} is worth it here is not known, as it was mostly not used",
+    "unknown": "More rounds are needed to find out whether {it} is worth it here, {few} at least with "
     "--rounds, and time for them with --budget",
 }
 _MIXED = {
@@ -258,7 +259,7 @@ def _chosen(runs: Runs, system: str, num_streams: int) -> Case | None:
 
 
 def answer(verdicts: Sequence[Verdict]) -> str:
-    """Return one sentence that answers whether a draft is worth it on this machine."""
+    """Return one sentence that answers whether a draft, or lookup, is worth it on this machine."""
     if not verdicts:
         return "Nothing was measured that says whether a draft is worth it."
     kinds = ("faster", "same", "slower", "undrafted", "unknown")
@@ -267,9 +268,17 @@ def answer(verdicts: Sequence[Verdict]) -> str:
     apart = f"; equal runs lay up to {max(known):.0%} apart" if known else ""
     for kind, words in _ALL_ALIKE.items():
         if len(parts[kind]) == len(verdicts):
-            return f"{words}: {_joined(parts[kind])}{apart}."
+            it = _what_drafts(verdicts)
+            told_of = words.format(it=it, It=it[0].upper() + it[1:], few=_FEW_PAIRS)
+            return f"{told_of}: {_joined(parts[kind])}{apart}."
     told = [f"{words} {_joined(parts[kind])}" for kind, words in _MIXED.items() if parts[kind]]
     return f"It depends on how many streams share the machine: {'; '.join(told)}{apart}."
+
+
+def _what_drafts(verdicts: Sequence[Verdict]) -> str:
+    settings = {each.case[1] for each in verdicts}
+    names = (["a draft"] if settings - {"ngram"} else []) + ([setting_in_words("ngram")] if "ngram" in settings else [])
+    return " or ".join(names)
 
 
 def _part(verdict: Verdict) -> str:

@@ -1,5 +1,7 @@
 """What is measured again, what is faster, and what is noise."""
 
+from dataclasses import replace
+
 import pytest
 
 from orchestrator.bench.results.comparison import (
@@ -148,4 +150,15 @@ def test_the_answer_is_one_sentence_for_each_outcome() -> None:
     assert "not worth it with 8 streams" in mixed
     unknown = answer([verdict(1.4, None)])
     assert unknown.startswith("More rounds are needed to find out whether a draft is worth it here")
+    undrafted = replace(verdict(0.7), is_undrafted=True)
+    assert answer([undrafted]).startswith("Whether a draft is worth it here is not known, as it was mostly not used: ")
+    mixed = answer([verdict(1.4, num_streams=4), undrafted])
+    assert "; not known, as the draft was mostly not used, with 1 stream (0.70" in mixed
     assert answer([]) == "Nothing was measured that says whether a draft is worth it."
+
+
+def test_lookup_in_the_text_is_not_called_a_draft() -> None:
+    assert answer([verdict(1.4, setting="ngram")]).startswith("Yes, lookup in the text is worth it here: with 1 stream")
+    assert answer([verdict(1.0, setting="ngram")]).startswith("Lookup in the text makes no difference here")
+    both = answer([verdict(1.4, setting="ngram"), verdict(1.2, num_streams=4)])
+    assert both.startswith("Yes, a draft or lookup in the text is worth it here: with 1 stream")
