@@ -196,8 +196,12 @@ def _memory(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _notes(results: dict[str, Any], summary: dict[str, Any]) -> str:
-    levels = [f"{value:.1%} with {num}" for num, value in summary["noise"].items() if value is not None]
-    notes = [f"Equal runs ({PLAIN} and {AGAIN}) lay up to {', '.join(levels)} streams apart."] if levels else []
+    levels = [
+        f"{value:.1%} with {_streams_in_words(int(num))}"
+        for num, value in summary["noise"].items()
+        if value is not None
+    ]
+    notes = [f"Equal runs ({PLAIN} and {AGAIN}) lay up to {', '.join(levels)} apart."] if levels else []
     fresh = [each for each in summary["drafts"] if not each["is_fresh"]]
     if len(fresh) < len(summary["drafts"]):
         notes.append(
@@ -212,14 +216,14 @@ def _notes(results: dict[str, Any], summary: dict[str, Any]) -> str:
         if row["without_draft"]:
             num, num_cycles = row["without_draft"]
             notes.append(
-                f"{row['system']}, {row['setting']}, {row['num_streams']} stream{'s' * (row['num_streams'] > 1)}: the "
+                f"{row['system']}, {row['setting']}, {_streams_in_words(row['num_streams'])}: the "
                 f"draft was not used in {num} of {num_cycles} cycles."
             )
     for each in summary["checks"]:
         within = "within" if each["is_met"] else "NOT within"
         notes.append(
             f"{each['check']}: {each['median_ratio']:.3f} (least {each['least_ratio']:.3f}, most "
-            f"{each['most_ratio']:.3f}, {each['num_streams']} streams), {within} {TOLERANCE:.0%}."
+            f"{each['most_ratio']:.3f}, {_streams_in_words(each['num_streams'])}), {within} {TOLERANCE:.0%}."
         )
     notes += [f"Failed: {', '.join(str(value) for value in each.values())}." for each in results["failures"]]
     return "".join(f"- {note}\n" for note in notes)
@@ -227,6 +231,10 @@ def _notes(results: dict[str, Any], summary: dict[str, Any]) -> str:
 
 def _streams(runs: Runs) -> list[int]:
     return sorted({run["num_streams"] for run in runs})
+
+
+def _streams_in_words(num_streams: int) -> str:
+    return "1 stream" if num_streams == 1 else f"{num_streams} streams"
 
 
 def _median(cell: Runs, name: str) -> float:
@@ -251,6 +259,6 @@ def _anatomies(anatomies: Sequence[dict[str, Any]]) -> str:
     """Return where the time went, a table for each run, in Markdown."""
     parts = []
     for each in anatomies:
-        streams = "1 stream" if each["num_streams"] == 1 else f"{each['num_streams']} streams"
+        streams = _streams_in_words(each["num_streams"])
         parts.append(f"Where the time went, {streams}, {each['setting']}:\n\n{anatomy_table(each)}")
     return "\n".join(parts)

@@ -112,6 +112,16 @@ def test_cycles_without_a_draft_count_where_one_was_meant(
     assert without_draft([run("peer", "3", 100)], ("peer", "3"), 4) is None, "a peer tells no counts"
 
 
+def test_one_stream_is_told_as_one() -> None:
+    told = results(span_agreements=[1.0])
+    for each in told["runs"]:
+        each["num_streams"] = 1
+    text = markdown(told, "outrider")
+    assert "with 1 stream apart" in text
+    assert "most 1.000, 1 stream)" in text
+    assert "1 streams" not in text
+
+
 def test_that_sentence_and_rows_count_different_rounds_is_told() -> None:
     assert "counts the later rounds only" in markdown(results(), "outrider")
 
