@@ -146,6 +146,10 @@ def _systems(measured: MeasuredOptions, peers: PeersOptions, models: Models) -> 
         if not (root / "orchestrator").is_dir():
             raise StartupError(f"--against is the folder of a checkout, and {peers.against} is none")
         systems.append(Services(_OTHER, Checkout(root), models, settings, exact=first))
+    if peers.peer_settings and not peers.peer_llama_server:
+        raise StartupError("--peer-settings is of a peer that --peer-llama-server names, and that is absent")
+    if peers.peer_model and not peers.peer_url:
+        raise StartupError("--peer-model is of a peer that --peer-url names, and that is absent")
     if peers.peer_llama_server:
         program = Path(peers.peer_llama_server)
         if not program.is_file():

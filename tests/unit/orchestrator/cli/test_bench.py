@@ -31,6 +31,10 @@ from tests.unit.orchestrator.cli.running import run
         pytest.param(["--peer-url", "host:1"], "--peer-url is an address such as http", id="address"),
         pytest.param(["--peer-llama-server", "no/such"], "there is no program no/such", id="no program"),
         pytest.param(["--peer-llama-server", __file__, "--peer-settings", "x"], "--peer-settings is 'x'", id="peer's"),
+        pytest.param(["--peer-settings", "plain"], "that --peer-llama-server names", id="settings without a peer"),
+        pytest.param(
+            ["--peer-model", "m"], "--peer-model is of a peer that --peer-url names", id="model without a peer"
+        ),
         pytest.param(["--out", "no/such/file"], "there is no folder no/such for --out", id="no folder"),
         pytest.param(["--budget", "-1"], "'--budget'", id="negative budget"),
         pytest.param(["--target", "no/such.gguf"], "there is no model file no/such.gguf", id="no model"),
