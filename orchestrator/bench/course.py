@@ -61,7 +61,8 @@ async def run_bench(systems: Sequence[System], load: Load, course: Course, resul
             tell("there was no time for all settings: give more of it (--budget), or fewer of them")
         is_traced = course.spans_path is not None and course.deadline.reserve(start_s + _traced_s(results, ours.name))
         if results.found["is_swept"] and course.num_rounds:
-            tell(f"{course.num_rounds} rounds over plain decoding and the best settings, as far as the time lasts")
+            rounds = "1 round" if course.num_rounds == 1 else f"{course.num_rounds} rounds"
+            tell(f"{rounds} over plain decoding and the best settings, as far as the time lasts")
             results.found["num_rounds"] = await halving.go_on(course.num_rounds)
         results.save()
     # What was measured has ended, so that its memory is free.

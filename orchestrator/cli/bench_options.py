@@ -1,5 +1,6 @@
 """The options of `outrider bench`, in groups. Lists are parted by commas."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -107,8 +108,12 @@ class OutOptions:
     is_plotted: Annotated[bool, typer.Option("--plot", help="draw a picture too, which needs matplotlib")] = False
 
     def path(self, ending: str) -> Path:
-        """Return a file to write. Raises StartupError where its folder is none."""
+        """Return a file to write. Raises StartupError where it cannot be written."""
         path = Path(f"{self.out}.{ending}")
         if not path.parent.is_dir():
             raise StartupError(f"there is no folder {path.parent} for --out")
+        if not os.access(path.parent, os.W_OK):
+            raise StartupError(f"cannot write into {path.parent}: give another place with --out")
+        if path.is_dir():
+            raise StartupError(f"cannot write {path}, which is a folder: give another place with --out")
         return path

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from orchestrator.bench.course import Course, run_bench
 from orchestrator.bench.load.prompts import KINDS, read_prompts
-from orchestrator.bench.measuring.bench import Load, Results, tell
+from orchestrator.bench.measuring.bench import Load, Results, tell, writing
 from orchestrator.bench.measuring.halving import Deadline
 from orchestrator.bench.measuring.machine import describe_machine
 from orchestrator.bench.results.plot import check_plotting, plot
@@ -23,7 +23,6 @@ from orchestrator.bench.systems.system import PLAIN, Models, Setting, System
 from orchestrator.cli.bench_options import CourseOptions, MeasuredOptions, OutOptions, PeersOptions
 from orchestrator.cli.interrupts import Interrupted, run, until_interrupted
 from orchestrator.cli.model_files import find_pair
-from services.frame.program.atomic_file import replacing
 from services.frame.program.output import CODE_FAILED, say
 from services.frame.program.startup import StartupError
 
@@ -72,6 +71,8 @@ def measure(
         "rate": load.rate,
         "requests": {"temperature": 0, "seed": 1},
     }
+    for ending in ("md", *(["svg"] if out.is_plotted else [])):
+        out.path(ending)
     results = Results(about, out.path("json"))
     how_long = Course(
         streams,
@@ -83,7 +84,10 @@ def measure(
     )
     run(_measure_and_tell(systems, load, how_long, results, out, as_json))
     if not results.runs:
-        say("outrider", "nothing was measured: every run failed")
+        # Only a run has a round: what does not start has none.
+        is_failed = any("round" in each for each in results.failures)
+        reason = "every run failed" if is_failed else "there was no time for a run, give more of it with --budget"
+        say("outrider", f"nothing was measured: {reason}")
         sys.exit(CODE_FAILED)
 
 
@@ -111,10 +115,13 @@ def _without_folders(value: object) -> object:
 def _report(results: Results, system: str, out: OutOptions, as_json: bool) -> None:
     results.found["summary"] = summary = summarize(results.to_json(), system)
     results.save()
-    with replacing(out.path("md")) as temporary:
+    with writing(out.path("md")) as temporary:
         temporary.write_text(markdown(results.to_json(), system))
     if out.is_plotted:
-        plot(results.to_json(), out.path("svg"))
+        try:
+            plot(results.to_json(), out.path("svg"))
+        except OSError as error:
+            raise StartupError(f"cannot write {out.out}.svg: {error.strerror or error}") from error
     where = ", with where the time went" if results.found.get("anatomies") else ""
     tell(f"written to {out.out}.json and .md{where}" + (", and .svg" if out.is_plotted else ""))
     if as_json:
@@ -139,6 +146,10 @@ def _systems(measured: MeasuredOptions, peers: PeersOptions, models: Models) -> 
         if not (root / "orchestrator").is_dir():
             raise StartupError(f"--against is the folder of a checkout, and {peers.against} is none")
         systems.append(Services(_OTHER, Checkout(root), models, settings, exact=first))
+    if peers.peer_settings and not peers.peer_llama_server:
+        raise StartupError("--peer-settings is of a peer that --peer-llama-server names, and that is absent")
+    if peers.peer_model and not peers.peer_url:
+        raise StartupError("--peer-model is of a peer that --peer-url names, and that is absent")
     if peers.peer_llama_server:
         program = Path(peers.peer_llama_server)
         if not program.is_file():

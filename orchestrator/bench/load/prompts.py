@@ -1,6 +1,7 @@
 """What the streams go on with: prompts of a kind, which come with the package, or those of files of the user's."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -8,8 +9,8 @@ from pathlib import Path
 
 from services.frame.program.startup import StartupError
 
-# A line that parts the prompts of a file.
-_BETWEEN = "%%"
+# Lines that part the prompts of a file.
+_BETWEEN = re.compile(r"(?:\n%%)+(?:\n|\Z)")
 KINDS = {"functions": "functions.txt", "edits": "edits.txt", "prose": "prose.txt", "chat": "chat.jsonl"}
 
 
@@ -57,7 +58,7 @@ def _parse(text: str, name: str, kind: str) -> list[Prompt]:
         lines = [line for line in text.splitlines() if line.strip()]
         prompts = [_of_json(line, f"line {number} of {name}", kind) for number, line in enumerate(lines, 1)]
     else:
-        parts = [part.removesuffix("\n") for part in f"\n{text}".split(f"\n{_BETWEEN}\n")]
+        parts = [part.removesuffix("\n") for part in _BETWEEN.split(f"\n{text}")]
         prompts = [Prompt(kind, part.removeprefix("\n") if number == 0 else part) for number, part in enumerate(parts)]
         prompts = [prompt for prompt in prompts if prompt.text.strip()]
     if not prompts:

@@ -4,8 +4,8 @@ import json
 import random
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ from orchestrator.bench.results.checks import agreements
 from orchestrator.bench.results.counting import count
 from orchestrator.bench.systems.system import FAILURES, Setting, System
 from services.frame.program.atomic_file import replacing
+from services.frame.program.startup import StartupError
 
 _WARM_UP_TOKENS = 4
 # A steady state is believed where it is at least this part of the whole time.
@@ -68,6 +69,16 @@ def tell(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """Do the same as `replacing`, but raise StartupError where the file cannot be written, as on a full disk."""
+    try:
+        with replacing(path) as temporary:
+            yield temporary
+    except OSError as error:
+        raise StartupError(f"cannot write {path}: {error.strerror or error}") from error
+
+
 @dataclass
 class Results:
     """What was measured so far: `about` it, one entry for each run, what went wrong, and what was found out besides.
@@ -86,9 +97,9 @@ class Results:
         return {"about": self.about, "runs": self.runs, "failures": self.failures, **self.found}
 
     def save(self) -> None:
-        """Write the file."""
+        """Write the file. Raises StartupError where that cannot be."""
         if self.path is not None:
-            with replacing(self.path) as temporary:
+            with writing(self.path) as temporary:
                 temporary.write_text(json.dumps(self.to_json()))
 
 

@@ -17,20 +17,25 @@ Runs = Sequence[dict[str, Any]]
 # System and setting.
 Case = tuple[str, str]
 PLAIN_NAMES = (PLAIN, ALONE, AGAIN)
-# Fewer equal pairs say too little of the noise with so many streams, so that all of them are taken.
+# Fewer equal pairs say too little of the noise with so many streams, so that those of all numbers of streams are
+# taken; where these are fewer too, it is not known: something equal exceeds the most of k pairs with chance 1/(k+1).
 _FEW_PAIRS = 3
 # How verdicts are told, where all are of a kind and where they are not.
+# `it` is what drafts.
 _ALL_ALIKE = {
-    "faster": "Yes, a draft is worth it here",
-    "slower": "No, a draft costs more than it saves here",
-    "same": "A draft makes no difference here that could be told from noise",
-    "unknown": "There was no time to find out whether a draft is worth it here, give more of it with --budget",
+    "faster": "Yes, {it} is worth it here",
+    "slower": "No, {it} costs more than it saves here",
+    "same": "{It} makes no difference here that could be told from noise",
+    "undrafted": "Whether {it} is worth it here is not known, as it was mostly not used",
+    "unknown": "More rounds are needed to find out whether {it} is worth it here, {few} at least with "
+    "--rounds, and time for them with --budget",
 }
 _MIXED = {
     "faster": "worth it",
     "same": "no difference beyond noise",
     "slower": "not worth it",
-    "unknown": "not known",
+    "undrafted": "not known, as the draft was mostly not used,",
+    "unknown": "not known without more rounds",
 }
 
 
@@ -42,6 +47,23 @@ def rates(runs: Runs, case: Case, num_streams: int) -> dict[int, float]:
         for run in runs
         if (run["system"], run["setting"], run["num_streams"]) == (system, setting, num_streams)
     }
+
+
+def without_draft(runs: Runs, case: Case, num_streams: int) -> tuple[int, int] | None:
+    """Return in how many of how many cycles a case had no draft, where it should have had one in most; None otherwise.
+
+    Lookup drafts only where it finds something, and `auto` only where that pays, so that this counts for `auto` where
+    a draft was missed only. The first cycle of a stream reads the prompt, and the last one may have nothing to draft.
+    """
+    own = [run for run in runs if (run["system"], run["setting"], run["num_streams"]) == (*case, num_streams)]
+    own = [run for run in own if "num_cycles" in run]
+    num_cycles, num_drafts, num_missed = (
+        sum(run[name] for run in own) for name in ("num_cycles", "num_drafts", "num_fallbacks")
+    )
+    is_meant = case[1].isdecimal() or (case[1] == "auto" and num_missed)
+    if not is_meant or 2 * num_drafts >= num_cycles - 2 * num_streams * len(own):
+        return None
+    return num_cycles - num_drafts, num_cycles
 
 
 def drafted_settings(runs: Runs, system: str, num_streams: int) -> list[str]:
@@ -126,27 +148,28 @@ class Split:
 
 
 def noise(runs: Runs, system: str, num_streams: int) -> float | None:
-    """Return the most by which two equal measures lay apart, as a part of their rate; None where there were no two."""
+    """Return the most by which two equal measures lay apart, as a part of their rate; None where pairs are too few."""
     return _most_apart(_equal_pairs(runs, system, [num_streams])) or _all_noise(runs, system)
 
 
 def _all_noise(runs: Runs, system: str) -> float | None:
-    return _most_apart(_equal_pairs(runs, system, {run["num_streams"] for run in runs}), least=1)
+    return _most_apart(_equal_pairs(runs, system, {run["num_streams"] for run in runs}))
 
 
 def _equal_pairs(runs: Runs, system: str, streams: Iterable[int]) -> list[float]:
     return [each for num in streams for each in ratios(runs, (system, AGAIN), (system, PLAIN), num)]
 
 
-def _most_apart(pairs: Sequence[float], least: int = _FEW_PAIRS) -> float | None:
-    return math.expm1(max(abs(math.log(pair)) for pair in pairs)) if len(pairs) >= least else None
+def _most_apart(pairs: Sequence[float]) -> float | None:
+    return math.expm1(max(abs(math.log(pair)) for pair in pairs)) if len(pairs) >= _FEW_PAIRS else None
 
 
 @dataclass(frozen=True)
 class Verdict:
     """A case against a reference, with so many streams: the median ratio of so many rounds.
 
-    `noise` is None where it is not known. `is_fresh` says that other rounds chose it.
+    `noise` is None where it is not known. `is_fresh` says that other rounds chose it, `is_undrafted` that most of the
+    case's cycles had no draft that should have had one.
     """
 
     num_streams: int
@@ -158,10 +181,13 @@ class Verdict:
     num_rounds: int
     noise: float | None
     is_fresh: bool
+    is_undrafted: bool = False
 
     @property
     def kind(self) -> str:
-        """`faster`, `slower`, within the noise `same`, and `unknown` where the noise is not known."""
+        """`faster`, `slower`, within the noise `same`; `unknown` without noise, and `undrafted` without drafts."""
+        if self.is_undrafted:
+            return "undrafted"
         if self.noise is None:
             return "unknown"
         if abs(math.log(self.ratio)) <= math.log1p(self.noise):
@@ -186,6 +212,7 @@ def compare(
         num_rounds=len(found),
         noise=noise,
         is_fresh=is_fresh,
+        is_undrafted=without_draft(runs, case, num_streams) is not None,
     )
 
 
@@ -232,18 +259,26 @@ def _chosen(runs: Runs, system: str, num_streams: int) -> Case | None:
 
 
 def answer(verdicts: Sequence[Verdict]) -> str:
-    """Return one sentence that answers whether a draft is worth it on this machine."""
+    """Return one sentence that answers whether a draft, or lookup, is worth it on this machine."""
     if not verdicts:
         return "Nothing was measured that says whether a draft is worth it."
-    kinds = ("faster", "same", "slower", "unknown")
+    kinds = ("faster", "same", "slower", "undrafted", "unknown")
     parts = {kind: [_part(each) for each in verdicts if each.kind == kind] for kind in kinds}
     known = [each.noise for each in verdicts if each.noise is not None]
     apart = f"; equal runs lay up to {max(known):.0%} apart" if known else ""
     for kind, words in _ALL_ALIKE.items():
         if len(parts[kind]) == len(verdicts):
-            return f"{words}: {_joined(parts[kind])}{apart}."
+            it = _what_drafts(verdicts)
+            told_of = words.format(it=it, It=it[0].upper() + it[1:], few=_FEW_PAIRS)
+            return f"{told_of}: {_joined(parts[kind])}{apart}."
     told = [f"{words} {_joined(parts[kind])}" for kind, words in _MIXED.items() if parts[kind]]
     return f"It depends on how many streams share the machine: {'; '.join(told)}{apart}."
+
+
+def _what_drafts(verdicts: Sequence[Verdict]) -> str:
+    settings = {each.case[1] for each in verdicts}
+    names = (["a draft"] if settings - {"ngram"} else []) + ([setting_in_words("ngram")] if "ngram" in settings else [])
+    return " or ".join(names)
 
 
 def _part(verdict: Verdict) -> str:

@@ -16,6 +16,7 @@ from orchestrator.bench.results.comparison import (
     draft_verdicts,
     noise,
     system_verdicts,
+    without_draft,
 )
 from orchestrator.bench.systems.system import AGAIN, PLAIN
 
@@ -26,7 +27,7 @@ _FIGURES = (
 )
 _MOST_POSITIONS = 8
 # What a ratio is told with, where it is no difference for certain.
-_NOTED = {"same": " (noise)", "unknown": " (noise not known)"}
+_NOTED = {"same": " (noise)", "unknown": " (noise not known)", "undrafted": " (draft not used)"}
 
 
 def summarize(results: dict[str, Any], system: str) -> dict[str, Any]:
@@ -114,6 +115,7 @@ def _medians(cell: Runs, runs: Runs, system: str) -> dict[str, Any]:
         "of_plain_kind": None if beside is None or case[1] == PLAIN else beside.kind,
         "gpu_busy_percent": statistics.median(busy) if busy else None,
         "is_steady": all(run["is_steady"] for run in cell),
+        "without_draft": without_draft(runs, case, num_streams),
     }
 
 
@@ -194,18 +196,34 @@ def _memory(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _notes(results: dict[str, Any], summary: dict[str, Any]) -> str:
-    levels = [f"{value:.1%} with {num}" for num, value in summary["noise"].items() if value is not None]
-    notes = [f"Equal runs ({PLAIN} and {AGAIN}) lay up to {', '.join(levels)} streams apart."] if levels else []
+    levels = [
+        f"{value:.1%} with {_streams_in_words(int(num))}"
+        for num, value in summary["noise"].items()
+        if value is not None
+    ]
+    notes = [f"Equal runs ({PLAIN} and {AGAIN}) lay up to {', '.join(levels)} apart."] if levels else []
     fresh = [each for each in summary["drafts"] if not each["is_fresh"]]
+    if len(fresh) < len(summary["drafts"]):
+        notes.append(
+            "The sentence, and what is beside other systems, counts the later rounds only, which did not choose the "
+            "best setting; a case's own row counts all rounds."
+        )
     if fresh:
         notes.append("The best setting was chosen by the same rounds that it is compared in, for want of time.")
     if any(not row["is_steady"] for row in summary["cases"]) and not results["about"].get("rate"):
         notes.append("Some streams ended before all ran: there the whole time counts, prompts included.")
+    for row in summary["cases"]:
+        if row["without_draft"]:
+            num, num_cycles = row["without_draft"]
+            notes.append(
+                f"{row['system']}, {row['setting']}, {_streams_in_words(row['num_streams'])}: the "
+                f"draft was not used in {num} of {num_cycles} cycles."
+            )
     for each in summary["checks"]:
         within = "within" if each["is_met"] else "NOT within"
         notes.append(
             f"{each['check']}: {each['median_ratio']:.3f} (least {each['least_ratio']:.3f}, most "
-            f"{each['most_ratio']:.3f}, {each['num_streams']} streams), {within} {TOLERANCE:.0%}."
+            f"{each['most_ratio']:.3f}, {_streams_in_words(each['num_streams'])}), {within} {TOLERANCE:.0%}."
         )
     notes += [f"Failed: {', '.join(str(value) for value in each.values())}." for each in results["failures"]]
     return "".join(f"- {note}\n" for note in notes)
@@ -213,6 +231,10 @@ def _notes(results: dict[str, Any], summary: dict[str, Any]) -> str:
 
 def _streams(runs: Runs) -> list[int]:
     return sorted({run["num_streams"] for run in runs})
+
+
+def _streams_in_words(num_streams: int) -> str:
+    return "1 stream" if num_streams == 1 else f"{num_streams} streams"
 
 
 def _median(cell: Runs, name: str) -> float:
@@ -237,6 +259,6 @@ def _anatomies(anatomies: Sequence[dict[str, Any]]) -> str:
     """Return where the time went, a table for each run, in Markdown."""
     parts = []
     for each in anatomies:
-        streams = "1 stream" if each["num_streams"] == 1 else f"{each['num_streams']} streams"
+        streams = _streams_in_words(each["num_streams"])
         parts.append(f"Where the time went, {streams}, {each['setting']}:\n\n{anatomy_table(each)}")
     return "\n".join(parts)

@@ -80,8 +80,12 @@ class Services:
         """Return when the orchestrators serve; see `System.start`. Raises RefusedError and CrashedError."""
         for has_draft in sorted({setting.has_draft for setting in self.settings}, reverse=True):
             self._addresses[has_draft] = await self._start_stack(running, has_draft)
-        self.about["version"] = (await self.status(self.settings[0])).version
-        return {}
+        status = await self.status(self.settings[0])
+        self.about["version"] = status.version
+        most = status.target.model.max_draft_tokens
+        too_many = [each for each in self.settings if each.kind == "fixed" and each.num_draft_tokens > most]
+        self.settings = [each for each in self.settings if each not in too_many]
+        return {each.name: f"the target takes 1 to {most} draft tokens" for each in too_many}
 
     def asking(self, prompt: Prompt, setting: Setting, num_tokens: int) -> Ask:
         """Return what asks for one stream; see `System.asking`."""

@@ -1,5 +1,7 @@
 """What is measured again, what is faster, and what is noise."""
 
+from dataclasses import replace
+
 import pytest
 
 from orchestrator.bench.results.comparison import (
@@ -95,9 +97,18 @@ def test_noise_is_the_most_by_which_equal_runs_lie_apart() -> None:
 
 
 def test_where_pairs_are_few_those_of_other_numbers_of_streams_count_too() -> None:
-    runs = [run("ours", "plain", 100, num_streams=num) for num in (1, 4)]
-    runs += [run("ours", "plain again", rate, num_streams=num) for num, rate in ((1, 100), (4, 125))]
+    runs = [run("ours", "plain", 100, num_streams=num) for num in (1, 2, 4)]
+    runs += [run("ours", "plain again", rate, num_streams=num) for num, rate in ((1, 100), (2, 99), (4, 125))]
     assert noise(runs, "ours", 1) == pytest.approx(0.25)
+
+
+def test_fewer_than_three_equal_pairs_claim_nothing() -> None:
+    def of_rounds(num_rounds: int) -> list[Verdict]:
+        settings = (("plain", 100), ("plain again", 101), ("3", 300))
+        return draft_verdicts([run("ours", *each, number) for number in range(num_rounds) for each in settings], "ours")
+
+    assert [of_rounds(num)[0].kind for num in (1, 2, 3)] == ["unknown", "unknown", "faster"]
+    assert answer(of_rounds(2)).startswith("More rounds are needed to find out whether a draft is worth it here, 3 at")
 
 
 def verdict(ratio: float, noise: float | None = 0.1, num_streams: int = 1, setting: str = "3") -> Verdict:
@@ -138,5 +149,16 @@ def test_the_answer_is_one_sentence_for_each_outcome() -> None:
     assert "no difference beyond noise with 4 streams" in mixed
     assert "not worth it with 8 streams" in mixed
     unknown = answer([verdict(1.4, None)])
-    assert unknown.startswith("There was no time to find out whether a draft is worth it here")
+    assert unknown.startswith("More rounds are needed to find out whether a draft is worth it here")
+    undrafted = replace(verdict(0.7), is_undrafted=True)
+    assert answer([undrafted]).startswith("Whether a draft is worth it here is not known, as it was mostly not used: ")
+    mixed = answer([verdict(1.4, num_streams=4), undrafted])
+    assert "; not known, as the draft was mostly not used, with 1 stream (0.70" in mixed
     assert answer([]) == "Nothing was measured that says whether a draft is worth it."
+
+
+def test_lookup_in_the_text_is_not_called_a_draft() -> None:
+    assert answer([verdict(1.4, setting="ngram")]).startswith("Yes, lookup in the text is worth it here: with 1 stream")
+    assert answer([verdict(1.0, setting="ngram")]).startswith("Lookup in the text makes no difference here")
+    both = answer([verdict(1.4, setting="ngram"), verdict(1.2, num_streams=4)])
+    assert both.startswith("Yes, a draft or lookup in the text is worth it here: with 1 stream")

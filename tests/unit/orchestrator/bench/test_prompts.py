@@ -21,6 +21,16 @@ def test_functions_suffice_for_sixteen_streams() -> None:
     assert len(set(for_streams(read_prompts(["functions"]), 16))) == 16
 
 
+@pytest.mark.parametrize("text", ["%%", "%%\n", "%%\n%%\n", "\n%%\n  \n%%\n%%", " \n"])
+def test_lines_that_part_texts_are_no_prompt(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "mine.txt"
+    file.write_text(text)
+    with pytest.raises(StartupError, match="there is no prompt in"):
+        read_prompts([str(file)])
+    file.write_text(f"one\n{text.strip()}\n%%\ntwo\n%%")
+    assert [prompt.text for prompt in read_prompts([str(file)])] == ["one", "two"]
+
+
 def test_texts_of_a_file_are_parted_by_lines_and_lose_their_last_newline(tmp_path: Path) -> None:
     file = tmp_path / "mine.txt"
     file.write_text("first\nline\n%%\n\n  second %% still\n%%\n\n%%\nlast")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.bench.results.comparison import without_draft
 from orchestrator.bench.results.plot import check_plotting, plot
 from orchestrator.bench.results.report import markdown, memory, summarize
 from services.frame.program.startup import StartupError
@@ -76,6 +77,53 @@ def test_a_single_round_says_that_it_chose_and_compared() -> None:
     runs = [run("outrider", setting, rate) for setting, rate in (("plain", 100), ("plain again", 100), ("3", 150))]
     told = markdown({"about": {}, "runs": runs, "failures": []}, "outrider")
     assert "chosen by the same rounds that it is compared in" in told
+    assert "the later rounds only" not in told
+
+
+def test_a_draft_that_was_not_used_is_named_and_no_verdict_on_it_is_claimed() -> None:
+    counts = {"num_cycles": 24, "num_drafts": 0, "num_fallbacks": 1}
+    told = results()
+    for each in told["runs"]:
+        if each["setting"] == "3":
+            each.update(counts)
+    text = markdown(told, "outrider")
+    assert text.startswith("Whether a draft is worth it here is not known, as it was mostly not used: with 4 streams")
+    assert "- outrider, 3, 4 streams: the draft was not used in 72 of 72 cycles." in text
+    assert "1.50 (draft not used)" in text
+
+
+@pytest.mark.parametrize(
+    ("setting", "num_drafts", "num_fallbacks", "expected"),
+    [
+        ("3", 80, 0, None),
+        ("3", 10, 0, (90, 100)),
+        ("auto", 10, 0, None),
+        ("auto", 10, 2, (90, 100)),
+        ("ngram", 10, 0, None),
+        ("plain", 0, 0, None),
+    ],
+)
+def test_cycles_without_a_draft_count_where_one_was_meant(
+    setting: str, num_drafts: int, num_fallbacks: int, expected: tuple[int, int] | None
+) -> None:
+    counts = {"num_cycles": 100, "num_drafts": num_drafts, "num_fallbacks": num_fallbacks}
+    runs = [run("outrider", setting, 100, **counts)]
+    assert without_draft(runs, ("outrider", setting), 4) == expected
+    assert without_draft([run("peer", "3", 100)], ("peer", "3"), 4) is None, "a peer tells no counts"
+
+
+def test_one_stream_is_told_as_one() -> None:
+    told = results(span_agreements=[1.0])
+    for each in told["runs"]:
+        each["num_streams"] = 1
+    text = markdown(told, "outrider")
+    assert "with 1 stream apart" in text
+    assert "most 1.000, 1 stream)" in text
+    assert "1 streams" not in text
+
+
+def test_that_sentence_and_rows_count_different_rounds_is_told() -> None:
+    assert "counts the later rounds only" in markdown(results(), "outrider")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="matplotlib is in the extra `train`")

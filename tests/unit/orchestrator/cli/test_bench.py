@@ -1,5 +1,7 @@
 """`outrider bench` up to the first process: what is refused, and what is measured."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from orchestrator.bench.course import Course
 from orchestrator.bench.measuring.bench import Load, Results
 from orchestrator.bench.systems.system import System
 from orchestrator.cli import measuring
+from services.frame.program.startup import StartupError
 from tests.unit.orchestrator.cli.running import run
 
 
@@ -28,6 +31,10 @@ from tests.unit.orchestrator.cli.running import run
         pytest.param(["--peer-url", "host:1"], "--peer-url is an address such as http", id="address"),
         pytest.param(["--peer-llama-server", "no/such"], "there is no program no/such", id="no program"),
         pytest.param(["--peer-llama-server", __file__, "--peer-settings", "x"], "--peer-settings is 'x'", id="peer's"),
+        pytest.param(["--peer-settings", "plain"], "that --peer-llama-server names", id="settings without a peer"),
+        pytest.param(
+            ["--peer-model", "m"], "--peer-model is of a peer that --peer-url names", id="model without a peer"
+        ),
         pytest.param(["--out", "no/such/file"], "there is no folder no/such for --out", id="no folder"),
         pytest.param(["--budget", "-1"], "'--budget'", id="negative budget"),
         pytest.param(["--target", "no/such.gguf"], "there is no model file no/such.gguf", id="no model"),
@@ -97,16 +104,64 @@ def test_without_a_draft_lookup_is_measured(
     assert {prompt.kind for prompt in load.prompts} == {"prose", "chat"}
 
 
-def test_where_every_run_fails_the_exit_code_says_so(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+@pytest.mark.parametrize(
+    ("failures", "expected"),
+    [
+        ([{"system": "outrider", "round": 0, "error": "x"}], "every run failed"),
+        ([{"system": "llama-server", "error": "x"}], "there was no time for a run, give more of it with --budget"),
+        ([], "there was no time for a run, give more of it with --budget"),
+    ],
+)
+def test_where_nothing_was_measured_the_exit_code_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    failures: list[dict[str, object]],
+    expected: str,
 ) -> None:
-    async def fail(*_: object) -> None:
-        pass
+    async def fail(_systems: object, _load: object, _course: object, results: Results, *_: object) -> None:
+        results.failures += failures
 
     monkeypatch.setattr(measuring, "_measure_and_tell", fail)
     monkeypatch.chdir(tmp_path)
     assert run(monkeypatch, "bench") == 1
-    assert capsys.readouterr().err == "outrider: nothing was measured: every run failed\n"
+    assert capsys.readouterr().err == f"outrider: nothing was measured: {expected}\n"
+
+
+@pytest.mark.parametrize("ending", ["json", "md", "spans.jsonl"])
+def test_a_file_that_cannot_be_written_is_refused_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    asked: list[tuple[list[System], Load, Course]],
+    tmp_path: Path,
+    ending: str,
+) -> None:
+    (tmp_path / f"outrider-bench.{ending}").mkdir()
+    assert run(monkeypatch, "bench") == 2
+    expected = f"outrider: cannot write outrider-bench.{ending}, which is a folder: give another place with --out\n"
+    assert capsys.readouterr().err == expected
+    assert not asked
+
+
+def test_a_folder_that_cannot_be_written_into_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    asked: list[tuple[list[System], Load, Course]],
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert run(monkeypatch, "bench") == 2
+    assert capsys.readouterr().err.startswith("outrider: cannot write into .")
+    assert not asked
+
+
+def test_a_disk_that_fills_up_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", fail)
+    with pytest.raises(StartupError, match=r"cannot write .*mine\.json: No space left on device"):
+        Results({}, tmp_path / "mine.json").save()
+    assert not list(tmp_path.iterdir())
 
 
 def test_random_arrivals_are_the_same_for_a_seed() -> None:
