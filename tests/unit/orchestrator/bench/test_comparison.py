@@ -104,7 +104,7 @@ def test_where_pairs_are_few_those_of_other_numbers_of_streams_count_too() -> No
 
 def test_fewer_than_three_equal_pairs_claim_nothing() -> None:
     def of_rounds(num_rounds: int) -> list[Verdict]:
-        settings = (("plain", 100), ("plain again", 101), ("3", 300))
+        settings = (("plain", 100.0), ("plain again", 101.0), ("3", 300.0))
         return draft_verdicts([run("ours", *each, number) for number in range(num_rounds) for each in settings], "ours")
 
     assert [of_rounds(num)[0].kind for num in (1, 2, 3)] == ["unknown", "unknown", "faster"]

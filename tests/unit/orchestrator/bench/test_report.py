@@ -106,7 +106,7 @@ def test_a_draft_that_was_not_used_is_named_and_no_verdict_on_it_is_claimed() ->
 def test_cycles_without_a_draft_count_where_one_was_meant(
     setting: str, num_drafts: int, num_fallbacks: int, expected: tuple[int, int] | None
 ) -> None:
-    counts = {"num_cycles": 100, "num_drafts": num_drafts, "num_fallbacks": num_fallbacks}
+    counts: dict[str, Any] = {"num_cycles": 100, "num_drafts": num_drafts, "num_fallbacks": num_fallbacks}
     runs = [run("outrider", setting, 100, **counts)]
     assert without_draft(runs, ("outrider", setting), 4) == expected
     assert without_draft([run("peer", "3", 100)], ("peer", "3"), 4) is None, "a peer tells no counts"
