@@ -11,13 +11,13 @@ from orchestrator.bench.results.comparison import (
     PLAIN_NAMES,
     Runs,
     Verdict,
-    answer,
     compare,
     draft_verdicts,
     noise,
     system_verdicts,
     without_draft,
 )
+from orchestrator.bench.results.sentence import answer
 from orchestrator.bench.systems.system import AGAIN, PLAIN
 
 # Figures of a run whose medians are told, each where runs have it.

@@ -7,7 +7,6 @@ import pytest
 from orchestrator.bench.results.comparison import (
     Split,
     Verdict,
-    answer,
     best_case,
     best_setting,
     compare,
@@ -17,6 +16,7 @@ from orchestrator.bench.results.comparison import (
     ratio,
     system_verdicts,
 )
+from orchestrator.bench.results.sentence import answer
 from tests.unit.orchestrator.bench.runs import run
 
 
