@@ -30,7 +30,7 @@ class OrchestratorSettings(ServerSettings, PeerSettings, env_prefix="OUTRIDER_OR
     program: ClassVar[str] = "outrider-orchestrator"
     familiar_names: ClassVar[Mapping[str, str]] = {
         "ENABLE_SPECULATIVE": "drafter",
-        "SPECULATION_DEPTH": "num_draft_tokens",
+        "SPECULATION_DEPTH": "max_draft_tokens",
     }
     port: int = Field(50050, ge=0, le=65535, description="port to listen on; 0 takes a free one, which is printed")
     target: Address = Field("127.0.0.1:50052", min_length=1, description="address of the target service")
@@ -39,8 +39,8 @@ class OrchestratorSettings(ServerSettings, PeerSettings, env_prefix="OUTRIDER_OR
         "auto",
         description="who drafts: the draft service (remote), lookup in the text itself (ngram), none, or what is there",
     )
-    num_draft_tokens: int = Field(
-        4, ge=0, le=MAX_DRAFT_TOKENS, description="draft tokens of a cycle where a request names none"
+    max_draft_tokens: int = Field(
+        16, ge=0, le=MAX_DRAFT_TOKENS, description="most draft tokens of a cycle where a request fixes none"
     )
     min_joint_confidence: float = Field(
         0.0,

@@ -29,7 +29,7 @@ _OTHERS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("TARGET_MODEL_PATH", "", "OUTRIDER_TARGET_MODEL"),
             ("DRAFT_MODEL_PATH", "", "OUTRIDER_DRAFT_MODEL; `outrider` goes on without a file that is not there"),
             ("ENABLE_SPECULATIVE", "true", "OUTRIDER_ORCHESTRATOR_DRAFTER: true is auto, false is none"),
-            ("SPECULATION_DEPTH", "4", "OUTRIDER_ORCHESTRATOR_NUM_DRAFT_TOKENS"),
+            ("SPECULATION_DEPTH", "16", "OUTRIDER_ORCHESTRATOR_MAX_DRAFT_TOKENS"),
         ),
     ),
     (

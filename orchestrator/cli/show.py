@@ -136,8 +136,23 @@ def status_table(reply: generation_pb2.GetStatusResponse) -> Table:
         rate = drafter.num_accepted_tokens / drafter.num_draft_tokens
         state = f"{drafter.num_draft_tokens} draft tokens, {rate:.0%} accepted"
         table.add_row(_DRAFTERS_SHOWN.get(drafter.drafter, ""), "", "", state)
+    if counts.num_skipped_tokens:
+        table.add_row("", "", "", f"{counts.num_skipped_tokens} draft tokens not worth their rows")
+    if reply.HasField("choice"):
+        table.add_row("last choice", "", "", _choice_sentence(reply.choice))
+    if counts.speedup:
+        table.add_row("speedup", "", "", f"{counts.speedup:.2f} times plain decoding, as modelled")
     table.add_row("fallbacks, resyncs", "", "", f"{counts.num_fallbacks}, {counts.num_resyncs}")
     return table
+
+
+def _choice_sentence(choice: generation_pb2.LengthChoice) -> str:
+    """Return how many draft tokens were wanted, and what that was chosen by."""
+    number = f"{choice.num_draft_tokens} draft tokens" if choice.num_draft_tokens else "no draft"
+    return (
+        f"{number}, worth {choice.worth:.2f} tokens a cycle: {choice.chance:.0%} are accepted, a draft takes "
+        f"{choice.draft_ms:.1f} ms and {choice.token_ms:.1f} ms a token, a row {choice.row_ms:.1f} ms"
+    )
 
 
 def pair_lines(found: Sequence[Difference]) -> list[str]:

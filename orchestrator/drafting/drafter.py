@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
-from outrider.v1 import generation_pb2
+from outrider.v1 import draft_pb2, generation_pb2
 from services.session.sequence import TokenSequence
 
 # What settings, traces and metrics call those who draft; the last is the name of a draft that nobody made.
@@ -23,6 +23,8 @@ DRAFTERS: dict[str, generation_pb2.Drafter.ValueType] = {
 class Draft:
     """Draft tokens, who was asked, and the time they took: waited for; queued, computed by the service's account.
 
+    After a prompt that had to be read first, the times say nothing of those of other drafts.
+
     A model's draft has, for each token, the probability of it at temperature 1, and the margin of the best score over
     the second best. A drafter that was asked in vain has its name on an empty draft: it is what the cycle waited for.
     """
@@ -34,6 +36,7 @@ class Draft:
     computed_s: float = 0.0
     drafter: str = NOBODY
     queued_s: float = 0.0
+    follows_prompt: bool = False
 
     def first(self, length: int) -> Self:
         """Return the first so many tokens of it."""
@@ -45,6 +48,23 @@ class Draft:
             probabilities=self.probabilities[:length],
             margins=self.margins[:length],
         )
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How many draft tokens are wanted at most, and when to be content with fewer.
+
+    `num_looked_up` is the number for drafts that take no time; the same where it is absent. Those that follow a match
+    of `least_match` tokens in the text are better than what a model says. A draft that takes longer than `limit_s` is
+    not waited for. `choice` says why, to whoever looks at it.
+    """
+
+    num_draft_tokens: int
+    early_end: draft_pb2.EarlyEnd | None = None
+    num_looked_up: int | None = None
+    least_match: float = math.inf
+    limit_s: float = math.inf
+    choice: generation_pb2.LengthChoice | None = None
 
 
 class Drafter(Protocol):
@@ -65,7 +85,7 @@ class Drafter(Protocol):
     def room(self, length: int) -> int:
         """Return the most tokens that it proposes after so many, as far as is known; 0 where it would not try."""
 
-    async def propose(self, sequence: TokenSequence, num_draft_tokens: int) -> Draft:
+    async def propose(self, sequence: TokenSequence, wanted: Wanted) -> Draft:
         """Return at most so many tokens that may follow the sequence. One that does not try answers `Draft()`.
 
         It is asked for no more than `room` allows, or than that of a drafter before it.
@@ -88,7 +108,7 @@ class NoDrafter:
         """Return 0."""
         return 0
 
-    async def propose(self, sequence: TokenSequence, num_draft_tokens: int) -> Draft:
+    async def propose(self, sequence: TokenSequence, wanted: Wanted) -> Draft:
         """Return the draft of nobody."""
         return Draft()
 
@@ -121,10 +141,10 @@ class FirstDrafter:
         """Return that of the first one that has any."""
         return next((room for drafter in self._drafters if (room := drafter.room(length))), 0)
 
-    async def propose(self, sequence: TokenSequence, num_draft_tokens: int) -> Draft:
+    async def propose(self, sequence: TokenSequence, wanted: Wanted) -> Draft:
         """Return the first draft that somebody made."""
         for drafter in self._drafters:
-            draft = await drafter.propose(sequence, num_draft_tokens)
+            draft = await drafter.propose(sequence, wanted)
             if draft.drafter != NOBODY:
                 return draft
         return Draft()

@@ -10,13 +10,18 @@ gave 0.914 to 1.94.
 
 from collections.abc import Collection, Sequence
 
-from orchestrator.drafting.drafter import NGRAM, Draft
+from orchestrator.drafting.drafter import NGRAM, Draft, Wanted
 from services.session.sequence import TokenSequence
 
 # Earlier places that are looked at for the longest match: bounds the time where a short one is everywhere.
 _MAX_PLACES = 32
 # Tokens by which a draft is shorter than its match.
 _CAUTION = 2
+
+
+def draft_length(match_length: int) -> int:
+    """Return how many draft tokens follow a match of so many tokens."""
+    return max(0, match_length - _CAUTION)
 
 
 class NgramIndex:
@@ -80,23 +85,53 @@ class NgramDrafter:
 
     def room(self, length: int) -> int:
         """Return how long a draft of the longest match is."""
-        return self._longest - _CAUTION
+        return draft_length(self._longest)
 
-    async def propose(self, sequence: TokenSequence, num_draft_tokens: int) -> Draft:
+    async def propose(self, sequence: TokenSequence, wanted: Wanted) -> Draft:
         """Return a draft that is `_CAUTION` tokens shorter than the match, or none."""
+        num_draft_tokens = wanted.num_draft_tokens if wanted.num_looked_up is None else wanted.num_looked_up
         if num_draft_tokens < 1:
             return Draft()
         tokens = sequence.tokens
         end, length = self._index.find(tokens)
         draft_tokens: list[int] = []
-        for place in range(end, end + min(num_draft_tokens, length - _CAUTION)):
+        for place in range(end, end + min(num_draft_tokens, draft_length(length))):
             # A text that repeats itself goes on with its own continuation.
             token = tokens[place] if place < len(tokens) else draft_tokens[place - len(tokens)]
             # The target never accepts one of these: it says itself that a generation ends, or may not say it at all.
             if token in self._never:
                 break
             draft_tokens.append(token)
-        return Draft(draft_tokens, drafter=NGRAM) if draft_tokens else Draft()
+        # The longer the match, the surer the draft.
+        margins = [float(length)] * len(draft_tokens)
+        return Draft(draft_tokens, margins=margins, drafter=NGRAM) if draft_tokens else Draft()
+
+    async def propose_after_long_match(self, sequence: TokenSequence, wanted: Wanted) -> Draft:
+        """Return the draft where it is better than that of a model."""
+        _, length = self._index.find(sequence.tokens)
+        return await self.propose(sequence, wanted) if length >= wanted.least_match else Draft()
+
+    async def close(self) -> None:
+        """Nothing was opened."""
+
+
+class LongMatchDrafter:
+    """Lookup that goes before a model: it drafts where its match is so long that a model is not worth asking."""
+
+    num_resyncs = 0
+    num_fallbacks = 0
+    problem = ""
+
+    def __init__(self, lookup: NgramDrafter) -> None:
+        self._lookup = lookup
+
+    def room(self, length: int) -> int:
+        """Return 0: it is the model's that counts."""
+        return 0
+
+    async def propose(self, sequence: TokenSequence, wanted: Wanted) -> Draft:
+        """Return the draft after a long match, or none."""
+        return await self._lookup.propose_after_long_match(sequence, wanted)
 
     async def close(self) -> None:
         """Nothing was opened."""

@@ -12,7 +12,7 @@ import grpc
 from opentelemetry.trace import Span, SpanKind, get_current_span
 
 from orchestrator.drafting.draft_view import DraftView
-from orchestrator.drafting.drafter import REMOTE, Breaker, Draft
+from orchestrator.drafting.drafter import REMOTE, Breaker, Draft, Wanted
 from outrider.v1 import common_pb2, draft_pb2, draft_pb2_grpc
 from services.frame.rpc.errors import ServiceError
 from services.frame.telemetry import Telemetry, child_span
@@ -61,18 +61,20 @@ class DraftPatience:
         """Learn how long the target took for a verification."""
         self._cycles_s.append(waited_s)
 
-    def limit_s(self, num_draft_tokens: int, num_read_tokens: int, *, is_try: bool = False) -> float:
+    def limit_s(
+        self, num_draft_tokens: int, num_read_tokens: int, wanted_s: float = math.inf, *, is_try: bool = False
+    ) -> float:
         """Return how long to wait for a proposal before which the draft has to read `num_read_tokens` tokens.
 
-        A draft that reads a prompt is waited for as long as the setting says, unless `is_try`: it was lost, and this
-        finds out whether it is back. What it has read by then it need not read again.
+        That is `wanted_s` at most. A draft that reads a prompt is waited for as long as the setting says, unless
+        `is_try`: it was lost, and this finds out whether it is back. What it has read by then it need not read again.
         """
         is_prompt = num_read_tokens > _MOST_READ_TOKENS
         cycle_s = median(self._cycles_s) if self._cycles_s else 0.0
         most_s = max(self.most_s, _LEAST_CYCLES * cycle_s)
         if is_prompt and not is_try:
             return most_s
-        limits_s = [most_s]
+        limits_s = [most_s, wanted_s]
         if cycle_s:
             limits_s.append(max(_LEAST_CYCLES, _CYCLES_PER_TOKEN * num_draft_tokens) * cycle_s)
         if not is_prompt and (usual_s := self._proposals_s.get(num_draft_tokens)):
@@ -127,6 +129,7 @@ class RemoteDrafter:
         self._num_missed = 0
         self._is_missing = False
         self._limit_s = self._patience.most_s
+        self._follows_prompt = False
 
     @property
     def num_resyncs(self) -> int:
@@ -146,9 +149,9 @@ class RemoteDrafter:
             self.problem = self._breaker.reason
         return 0 if self._is_refused else max(0, min(self._limits.max_draft_tokens, room))
 
-    async def propose(self, sequence: TokenSequence, num_draft_tokens: int) -> Draft:
+    async def propose(self, sequence: TokenSequence, wanted: Wanted) -> Draft:
         """Return the service's draft, or an empty one."""
-        if num_draft_tokens < 1 or not self.room(len(sequence)):
+        if wanted.num_draft_tokens < 1 or not self.room(len(sequence)):
             return Draft()
         if not self._breaker.may_try():
             if self._is_attached:  # somebody else has found out
@@ -159,13 +162,14 @@ class RemoteDrafter:
             try:
                 seen = await self._view.sequence(sequence) if self._lacks_ids else sequence
                 reply = await self._session.request(
-                    seen, span, lambda context, request_id: self._send(context, request_id, num_draft_tokens)
+                    seen, span, lambda context, request_id: self._send(context, request_id, wanted)
                 )
                 if self._breaker.is_disabled:
                     raise ServiceError(grpc.StatusCode.UNAVAILABLE, "NOT_READY", self._breaker.reason)
             except ServiceError as error:
                 self._miss(span, error)
-                return Draft(waited_s=time.perf_counter() - started_s, drafter=REMOTE)
+                waited_s = time.perf_counter() - started_s
+                return Draft(waited_s=waited_s, drafter=REMOTE, follows_prompt=self._follows_prompt)
             self._attach(span)
             known = self._known(reply)
             tokens = [draft_token.token for draft_token in known]
@@ -178,6 +182,7 @@ class RemoteDrafter:
             reply.timings.computed_ms / 1e3,
             REMOTE,
             reply.timings.queued_ms / 1e3,
+            self._follows_prompt,
         )
 
     async def close(self) -> None:
@@ -185,18 +190,19 @@ class RemoteDrafter:
         await self._session.send(draft_pb2.ProposeStreamRequest(release=common_pb2.ReleaseMessage()))
         await self._session.close()
 
-    async def _send(
-        self, context: common_pb2.Context, request_id: int, num_draft_tokens: int
-    ) -> draft_pb2.ProposeResponse:
+    async def _send(self, context: common_pb2.Context, request_id: int, wanted: Wanted) -> draft_pb2.ProposeResponse:
         """Ask, and learn how long it takes. Raises ServiceError, also where it takes too long."""
+        num_draft_tokens = wanted.num_draft_tokens
         num_read_tokens, is_try = len(context.tokens), self._breaker.is_open
-        self._limit_s = self._patience.limit_s(num_draft_tokens, num_read_tokens, is_try=is_try)
+        self._follows_prompt = num_read_tokens > _MOST_READ_TOKENS
+        self._limit_s = self._patience.limit_s(num_draft_tokens, num_read_tokens, wanted.limit_s, is_try=is_try)
         request = draft_pb2.ProposeRequest(
             request_id=request_id,
             timeout_ms=math.ceil(self._limit_s * 1e3),
             context=context,
             num_draft_tokens=num_draft_tokens,
             min_joint_confidence=self._min_joint_confidence,
+            early_end=wanted.early_end,
             sampling=self._view.sampling,
             tokenizer_fingerprint=self._model.tokenizer_fingerprint,
         )

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from orchestrator.drafting.drafter import Draft, Drafter
+from orchestrator.drafting.drafter import Draft, Drafter, Wanted
 from orchestrator.peers.target import ContextFullError, Verification
 from services.frame.telemetry import Telemetry, child_span
 from services.session.client import Limits
@@ -25,8 +25,13 @@ class Target(Protocol):
     def num_resyncs(self) -> int:
         """Times that the target had to be brought back to the sequence."""
 
-    async def verify(self, sequence: TokenSequence, draft_tokens: Sequence[int]) -> Verification:
-        """Verify draft tokens after the sequence; none is plain decoding. Raises ContextFullError."""
+    async def verify(
+        self, sequence: TokenSequence, draft_tokens: Sequence[int], chances: Sequence[float] | None = None
+    ) -> Verification:
+        """Verify draft tokens after the sequence; none is plain decoding. Raises ContextFullError.
+
+        With the chance of each only what is worth its rows is verified.
+        """
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,11 @@ class LengthPolicy(Protocol):
     and what drafting and verifying took.
     """
 
-    def choose(self, most: int) -> int:
+    def choose(self, most: int) -> Wanted:
         """Return how many tokens to draft in the next cycle, 0 to `most`."""
+
+    def chances(self, draft: Draft) -> Sequence[float] | None:
+        """Return the chance of each token of a draft if those before it are accepted; None has all verified."""
 
     def observe(self, cycle: Cycle) -> None:
         """Take note of what came of a cycle."""
@@ -59,9 +67,12 @@ class FixedLength:
     def __init__(self, num_draft_tokens: int) -> None:
         self._num_draft_tokens = num_draft_tokens
 
-    def choose(self, most: int) -> int:
+    def choose(self, most: int) -> Wanted:
         """Return that number, or `most`."""
-        return min(self._num_draft_tokens, most)
+        return Wanted(min(self._num_draft_tokens, most))
+
+    def chances(self, draft: Draft) -> None:
+        """Return None: the number is what was asked for."""
 
     def observe(self, cycle: Cycle) -> None:
         """Learn nothing."""
@@ -86,9 +97,10 @@ async def run_cycles(
             # A cycle commits at most one token more than it drafts.
             room = min(max_length, target.limits.context_length) - len(sequence) - 1
             most = min(room, target.limits.max_draft_tokens, drafter.room(len(sequence)))
-            draft = await drafter.propose(sequence, policy.choose(most))
+            wanted = policy.choose(most)
+            draft = await drafter.propose(sequence, wanted)
             try:
-                verification = await target.verify(sequence, draft.tokens)
+                verification = await target.verify(sequence, draft.tokens, policy.chances(draft))
             except ContextFullError:
                 if index:
                     return
@@ -102,9 +114,14 @@ async def run_cycles(
                     "outrider.cycle.index": index,
                     "outrider.cycle.num_draft_tokens": len(draft.tokens),
                     "outrider.cycle.num_accepted": verdict.num_accepted,
+                    "outrider.cycle.num_skipped": verdict.num_skipped,
                     "outrider.cycle.drafter": draft.drafter,
                 }
             )
+            if wanted.choice is not None:
+                span.set_attributes(
+                    {f"outrider.choice.{field.name}": value for field, value in wanted.choice.ListFields()}
+                )
         cycle = Cycle(index, draft, verification, tokens)
         policy.observe(cycle)
         yield cycle

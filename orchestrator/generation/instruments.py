@@ -22,9 +22,13 @@ class GenerationInstruments:
     """Counts generations as they end."""
 
     def __init__(
-        self, telemetry: Telemetry, num_active: Callable[[], int], draft_overhead: Callable[[], float]
+        self,
+        telemetry: Telemetry,
+        num_active: Callable[[], int],
+        draft_overhead: Callable[[], float],
+        speedup: Callable[[], float],
     ) -> None:
-        """`num_active` and `draft_overhead` are read whenever an exporter collects."""
+        """`num_active`, `draft_overhead` and `speedup` are read whenever an exporter collects."""
         meter = telemetry.meter
         self._drafts = meter.create_counter("outrider.drafts", "{draft}", "cycles with draft tokens")
         self._draft_tokens = meter.create_counter("outrider.draft_tokens", "{token}", "draft tokens verified")
@@ -32,12 +36,15 @@ class GenerationInstruments:
         self._accepted_at = meter.create_counter(
             "outrider.accepted_tokens_per_position", "{token}", "draft tokens accepted, by position in the draft"
         )
+        self._skipped = meter.create_counter(
+            "outrider.skipped_tokens", "{token}", "draft tokens that were not worth their rows, and not verified"
+        )
         self._cycles = meter.create_counter("outrider.cycles", "{cycle}", "verifications")
         self._generated = meter.create_counter("outrider.generated_tokens", "{token}", "tokens generated")
         self._fallbacks = meter.create_counter("outrider.fallbacks", "{fallback}", "times a working draft was lost")
         self._resyncs = meter.create_counter("outrider.resyncs", "{resync}", "times a service was brought back")
         # To Prometheus a counter has not risen that is first seen with a value.
-        for counter in (self._cycles, self._generated, self._fallbacks, self._resyncs):
+        for counter in (self._skipped, self._cycles, self._generated, self._fallbacks, self._resyncs):
             counter.add(0)
         self._first_token = meter.create_histogram(
             "gen_ai.server.time_to_first_token",
@@ -63,6 +70,12 @@ class GenerationInstruments:
         meter.create_observable_gauge(
             "outrider.draft.memory_overhead", [observed(draft_overhead)], "%", "memory of the draft, of the target's"
         )
+        meter.create_observable_gauge(
+            "outrider.speedup",
+            [observed(speedup)],
+            "1",
+            "time of plain decoding, as modelled, by the time that it took",
+        )
 
     def request(self, attributes: dict[str, str]) -> "CountedRequest":
         """Return the measure of a request that begins now, with what the conventions say of a request."""
@@ -79,6 +92,7 @@ class GenerationInstruments:
                 counter.add(count, {"outrider.drafter": drafter})
         for position, count in statistics.num_accepted_per_position.items():
             self._accepted_at.add(count, {"outrider.position": position})
+        self._skipped.add(statistics.num_skipped_tokens)
         self._cycles.add(statistics.num_cycles)
         self._generated.add(num_generated_tokens)
         self._fallbacks.add(statistics.num_fallbacks)

@@ -41,7 +41,9 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self._telemetry = telemetry
         self._num_active = 0
         self._statistics = Statistics()
-        self._instruments = GenerationInstruments(telemetry, lambda: self._num_active, backend.draft_overhead)
+        self._instruments = GenerationInstruments(
+            telemetry, lambda: self._num_active, backend.draft_overhead, lambda: backend.experience.speedup
+        )
 
     async def Generate(  # type: ignore[override]  # replies are written to the context
         self, request: generation_pb2.GenerateRequest, context: RpcContext
@@ -73,7 +75,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                 else None,
                 require_exact=request.require_exact,
             )
-            plan = plan_speculation(request.speculation, self._settings)
+            plan = plan_speculation(request.speculation, self._settings, self._backend.experience)
             drafter = self._backend.open_drafter(sampling, plan.drafter, min_joint_confidence=plan.min_joint_confidence)
             generation = Generation(
                 await sequence_of(prompt),
@@ -114,7 +116,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     ) -> generation_pb2.GetStatusResponse:
         """Return the state of the orchestrator and its services."""
         backend, settings = self._backend, self._settings
-        usual = DRAFTERS[settings.drafter] if settings.num_draft_tokens else generation_pb2.DRAFTER_NONE
+        usual = DRAFTERS[settings.drafter] if settings.max_draft_tokens else generation_pb2.DRAFTER_NONE
         return generation_pb2.GetStatusResponse(
             target=backend.target.status(),
             draft=backend.draft.status() if backend.draft is not None else None,
@@ -122,6 +124,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             speculation=self._statistics.to_message(),
             version=VERSION,
             drafter=backend.usual_drafter(usual),
+            choice=backend.experience.choice,
         )
 
     async def _send(self, context: RpcContext, message: generation_pb2.GenerateResponse) -> None:

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 from orchestrator.drafting.drafter import DRAFTERS
+from orchestrator.drafting.experience import Experience
 from orchestrator.generation.cycle import FixedLength, LengthPolicy
+from orchestrator.generation.length_policy import PaidLength
 from orchestrator.settings import OrchestratorSettings
 from outrider.v1 import common_pb2, generation_pb2
 from services.frame.rpc.errors import invalid_argument
@@ -38,21 +40,23 @@ def check_speculation(speculation: generation_pb2.Speculation, target: common_pb
         raise invalid_argument("INVALID_REQUEST", "speculation.min_joint_confidence", "a confidence is between 0 and 1")
 
 
-def plan_speculation(speculation: generation_pb2.Speculation, settings: OrchestratorSettings) -> Plan:
-    """Return how to speculate for a request that was checked."""
+def plan_speculation(
+    speculation: generation_pb2.Speculation, settings: OrchestratorSettings, experience: Experience
+) -> Plan:
+    """Return how to speculate for a request that was checked. `experience` is of the drafters that it may have."""
+    is_fixed = speculation.mode == generation_pb2.SPECULATION_MODE_FIXED
     if speculation.mode == generation_pb2.SPECULATION_MODE_OFF:
-        num_draft_tokens = 0
-    elif speculation.mode == generation_pb2.SPECULATION_MODE_FIXED:
-        num_draft_tokens = speculation.num_draft_tokens
+        most = 0
+    elif is_fixed:
+        most = speculation.num_draft_tokens
     else:
-        most = speculation.max_draft_tokens or settings.num_draft_tokens
-        num_draft_tokens = min(settings.num_draft_tokens, most)
-    if not num_draft_tokens:
+        most = min(settings.max_draft_tokens, speculation.max_draft_tokens or settings.max_draft_tokens)
+    if not most:
         # Nobody is asked, so that nobody has a problem.
         return Plan(generation_pb2.DRAFTER_NONE, FixedLength(0), 0.0)
     return Plan(
         speculation.drafter or DRAFTERS[settings.drafter],
-        FixedLength(num_draft_tokens),
+        FixedLength(most) if is_fixed else PaidLength(experience, most),
         speculation.min_joint_confidence
         if speculation.HasField("min_joint_confidence")
         else settings.min_joint_confidence,

@@ -18,6 +18,7 @@ class Statistics:
     num_accepted_tokens: Counter[str] = field(default_factory=Counter)
     # By position in the draft.
     num_accepted_per_position: Counter[int] = field(default_factory=Counter)
+    num_skipped_tokens: int = 0
     num_resyncs: int = 0
     num_fallbacks: int = 0
     target_waited_s: float = 0.0
@@ -26,6 +27,9 @@ class Statistics:
     draft_waited_s: float = 0.0
     draft_queued_s: float = 0.0
     draft_computed_s: float = 0.0
+    # Of cycles of which it is known: what they took, and what plain decoding would have taken.
+    modelled_s: float = 0.0
+    plain_s: float = 0.0
 
     def count(self, cycle: Cycle) -> None:
         """Add one cycle."""
@@ -36,6 +40,10 @@ class Statistics:
             self.num_draft_tokens[draft.drafter] += len(draft.tokens)
             self.num_accepted_tokens[draft.drafter] += num_accepted
             self.num_accepted_per_position.update(range(num_accepted))
+        self.num_skipped_tokens += cycle.verification.result.num_skipped
+        if cycle.verification.quote is not None:
+            self.modelled_s += draft.waited_s + cycle.verification.waited_s
+            self.plain_s += len(cycle.tokens) * cycle.verification.plain_s
         self.target_waited_s += cycle.verification.waited_s
         self.target_queued_s += cycle.verification.queued_s
         self.target_computed_s += cycle.verification.computed_s
@@ -50,6 +58,9 @@ class Statistics:
         self.num_draft_tokens += other.num_draft_tokens
         self.num_accepted_tokens += other.num_accepted_tokens
         self.num_accepted_per_position += other.num_accepted_per_position
+        self.num_skipped_tokens += other.num_skipped_tokens
+        self.modelled_s += other.modelled_s
+        self.plain_s += other.plain_s
         self.num_resyncs += other.num_resyncs
         self.num_fallbacks += other.num_fallbacks
         self.target_waited_s += other.target_waited_s
@@ -69,6 +80,8 @@ class Statistics:
             num_accepted_tokens=self.num_accepted_tokens.total(),
             # No position is accepted unless those before it are.
             num_accepted_per_position=[positions[position] for position in range(len(positions))],
+            num_skipped_tokens=self.num_skipped_tokens,
+            speedup=self.plain_s / self.modelled_s if self.modelled_s else 0.0,
             num_resyncs=self.num_resyncs,
             num_fallbacks=self.num_fallbacks,
             drafters=[

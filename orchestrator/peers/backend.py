@@ -8,7 +8,8 @@ import grpc
 
 from orchestrator.drafting.draft_view import DraftView
 from orchestrator.drafting.drafter import Drafter, FirstDrafter, NoDrafter
-from orchestrator.drafting.ngram import NgramDrafter
+from orchestrator.drafting.experience import Experience
+from orchestrator.drafting.ngram import LongMatchDrafter, NgramDrafter
 from orchestrator.drafting.remote import RemoteDrafter
 from orchestrator.peers.draft_peer import DRAFT_SERVICE, DraftPeer
 from orchestrator.peers.target import TargetSession
@@ -40,6 +41,7 @@ class Backend:
         if settings.draft:
             self._channels.append(_open(settings, settings.draft, DRAFT_SERVICE))
             self.draft = DraftPeer(settings, self._channels[1], lambda: self.target.served)
+        self.experience = Experience()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def connect(self) -> None:
@@ -88,12 +90,15 @@ class Backend:
     ) -> Drafter:
         """Return who drafts for a request. The target must have been connected."""
         drafters: list[Drafter] = []
+        lookup = self._ngram_drafter(sampling)
         if drafter in _REMOTE and self.draft is not None:
+            if drafter in _NGRAM:
+                drafters.append(LongMatchDrafter(lookup))
             drafters.append(self._remote_drafter(self.draft, sampling, min_joint_confidence))
         elif drafter == generation_pb2.DRAFTER_REMOTE:
             drafters.append(NoDrafter("the orchestrator has no draft service"))
         if drafter in _NGRAM:
-            drafters.append(self._ngram_drafter(sampling))
+            drafters.append(lookup)
         if drafters and not self.target.served.info.max_draft_tokens:
             drafters = [NoDrafter("the target is set to take no draft tokens")]
         return FirstDrafter(*drafters)
@@ -122,7 +127,7 @@ class Backend:
             min_joint_confidence=min_joint_confidence,
         )
 
-    def _ngram_drafter(self, sampling: common_pb2.Sampling) -> Drafter:
+    def _ngram_drafter(self, sampling: common_pb2.Sampling) -> NgramDrafter:
         info = self.target.served.info
         never = {*info.end_of_generation_tokens, *info.suppressed_tokens, *sampling.suppressed_tokens}
         return NgramDrafter(self._settings.ngram_min, self._settings.ngram_max, never)

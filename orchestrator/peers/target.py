@@ -23,7 +23,8 @@ _RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 class Verification:
     """The target's verdict on one draft, and the time it took: waited for; queued, computed by the service's account.
 
-    `num_verified` draft tokens were looked at: a target that has taken another's place may take fewer than it is sent.
+    `num_verified` draft tokens were looked at: the target leaves out those that are not worth their rows, and one that
+    has taken another's place may take fewer than it is sent. `quote` is what draft tokens cost now, where it was told.
     The last decode had `batch_rows` rows of all sessions together, and decodes took `decode_s` of what was computed.
     """
 
@@ -34,6 +35,12 @@ class Verification:
     decode_s: float = 0.0
     batch_rows: int = 0
     queued_s: float = 0.0
+    quote: target_pb2.Quote | None = None
+
+    @property
+    def plain_s(self) -> float:
+        """Seconds that it would have taken without draft tokens, as modelled; 0 where no quote was told."""
+        return self.waited_s - self.decode_s + self.quote.decode_ms / 1e3 if self.quote is not None else 0.0
 
 
 class ContextFullError(ServiceError):
@@ -79,16 +86,20 @@ class TargetSession:
         self._patience_s = patience_s
         self._on_verified = on_verified or (lambda waited_s: None)
         self._num_log_probabilities = num_log_probabilities
+        self._quote = target_pb2.Quote()
 
     @property
     def num_resyncs(self) -> int:
         """Times that the target had to be brought back to the sequence."""
         return self._session.num_resyncs
 
-    async def verify(self, sequence: TokenSequence, draft_tokens: Sequence[int]) -> Verification:
+    async def verify(
+        self, sequence: TokenSequence, draft_tokens: Sequence[int], chances: Sequence[float] | None = None
+    ) -> Verification:
         """Verify draft tokens after the sequence; none is plain decoding.
 
-        Of a draft that is longer than the target takes, only the beginning is verified.
+        Of a draft that is longer than the target takes, only the beginning is verified; with the `chances` of its
+        tokens only what is worth its rows, and a quote comes with the verdict.
 
         Raises:
             ServiceError: the target refused, or was away for longer than the patience lasts.
@@ -100,7 +111,7 @@ class TargetSession:
             until_s: float | None = None
             while True:
                 try:
-                    reply, taken = await self._attempt(sequence, draft_tokens, span)
+                    reply, taken = await self._attempt(sequence, draft_tokens, chances, span)
                     break
                 except ServiceError as error:
                     if self.limits.learn(error):
@@ -122,14 +133,17 @@ class TargetSession:
         waited_s = time.perf_counter() - started_s
         self._on_verified(waited_s)
         timings = reply.timings
+        if reply.result.HasField("quote"):
+            self._quote = reply.result.quote
         return Verification(
             reply.result,
-            len(taken),
+            len(taken) - reply.result.num_skipped,
             waited_s,
             timings.computed_ms / 1e3,
             timings.decode_ms / 1e3,
             timings.batch_rows,
             timings.queued_ms / 1e3,
+            self._quote if self._quote.version else None,
         )
 
     async def close(self) -> None:
@@ -138,14 +152,14 @@ class TargetSession:
         await self._session.close()
 
     async def _attempt(
-        self, sequence: TokenSequence, draft_tokens: Sequence[int], span: Span
+        self, sequence: TokenSequence, draft_tokens: Sequence[int], chances: Sequence[float] | None, span: Span
     ) -> tuple[target_pb2.VerifyBatchResponse, Sequence[int]]:
         """Ask whoever is the target now; return its reply, and the draft tokens that it takes. Raises ServiceError."""
         if self._was_away or self._session.has_broken:
             await self._recognize(span)
         taken = draft_tokens[: self._room(len(sequence))]
         reply = await self._session.request(
-            sequence, span, lambda context, request_id: self._send(context, request_id, taken)
+            sequence, span, lambda context, request_id: self._send(context, request_id, taken, chances)
         )
         return reply, taken
 
@@ -189,7 +203,11 @@ class TargetSession:
         return target_unavailable(f"the target has been away for {self._patience_s:g} s: {error.message}")
 
     async def _send(
-        self, context: common_pb2.Context, request_id: int, draft_tokens: Sequence[int]
+        self,
+        context: common_pb2.Context,
+        request_id: int,
+        draft_tokens: Sequence[int],
+        chances: Sequence[float] | None,
     ) -> target_pb2.VerifyBatchResponse:
         request = target_pb2.VerifyBatchRequest(
             request_id=request_id,
@@ -198,6 +216,9 @@ class TargetSession:
             sampling=self._sampling,
             num_log_probabilities=self._num_log_probabilities,
         )
+        if chances is not None:
+            request.draft_chance.extend(chances[: len(draft_tokens)])
+            request.quote_version = self._quote.version
         return await self._session.exchange(request_id, target_pb2.VerifyStreamRequest(verify=request), None)
 
 

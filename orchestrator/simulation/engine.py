@@ -35,19 +35,23 @@ class ClockRuntime:
         self.num_slots = num_slots
         self._model = model
         self._elapse = elapse
-        self._max_sessions = max_sessions or num_slots
+        self.max_sessions = max_sessions or num_slots
+
+    def padded_rows(self, num_sessions: int, num_rows: int) -> int:
+        """Return the rows of sessions that all have as many: those that have fewer are padded."""
+        return num_sessions * num_rows
 
     def group(self, segments: Sequence[Segment]) -> list[list[Segment]]:
         """Part segments into decodes of as many sessions as one may have."""
-        return [list(segments[i : i + self._max_sessions]) for i in range(0, len(segments), self._max_sessions)]
+        return [list(segments[i : i + self.max_sessions]) for i in range(0, len(segments), self.max_sessions)]
 
     def decode(self, segments: Sequence[Segment]) -> list[Logits]:
         """Let the time of one decode pass."""
-        num_rows = sum(segment.num_rows for segment in segments)
+        num_rows = self.padded_rows(len(segments), max(segment.num_rows for segment in segments))
         context = max(segment.first_position for segment in segments)
         duration_s = self._model.decode_ms(len(segments), num_rows, context) / 1e3
         self._elapse(duration_s)
-        self.costs.observe(num_rows, duration_s)
+        self.costs.observe(num_rows, duration_s, len(segments))
         return [np.empty((segment.num_outputs, 0), np.float32) for segment in segments]
 
     def cut(self, slot: int, length: int) -> None:

@@ -134,7 +134,11 @@ def _far_rates(
             cycle_ms = _near_cycle_ms(scenario, number, num_near, 0.0)
             draft_ms = far_ms + far_number * scenario.draft.decode_ms(1, 1, 0)
             share = cycle_ms / (draft_ms + 1.5 * cycle_ms)
-        cycle_ms = _near_cycle_ms(scenario, number, num_near, num_far * share * (far_number + 1))
+        # All rows of a decode are as many as the one with most has.
+        num_padded_rows = num_near * max(0, far_number - number)
+        cycle_ms = _near_cycle_ms(
+            scenario, number, num_near, share * (num_far * (max(number, far_number) + 1) + num_padded_rows)
+        )
         yield far_number, 1e3 * (near_tokens + num_far * share * far_tokens) / cycle_ms
 
 

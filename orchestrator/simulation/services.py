@@ -1,6 +1,10 @@
 """The service's half of both services: real requests, checks and replies; works that follow a script."""
 
+import math
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from operator import mul
 
 from opentelemetry.trace import Span
 
@@ -43,22 +47,26 @@ def model_info(name: str) -> common_pb2.ModelInfo:
 class ScriptedVerification(Work[target_pb2.VerifyBatchResult]):
     """Compares draft tokens with the script, once their rows have been decoded."""
 
-    def __init__(self, prefix: Prefix, draft_tokens: Sequence[int], script: Script, deadline_s: float | None) -> None:
-        super().__init__(prefix, draft_tokens, deadline_s=deadline_s)
-        self._length = prefix.length
-        self._draft_tokens = draft_tokens
+    def __init__(self, prefix: Prefix, request: target_pb2.VerifyBatchRequest, script: Script) -> None:
+        super().__init__(prefix, request.draft_tokens, deadline_s=deadline_s(request.timeout_ms))
+        self.worths = list(accumulate(request.draft_chance, mul))
+        self.wants_quote = request.HasField("quote_version")
+        self._request = request
         self._script = script
 
     def next_step(self, logits: Logits, held: Sequence[int]) -> Sequence[int]:
         """Accept draft tokens up to the first that is not the script's; that one follows."""
-        length, num_accepted = self._length, 0
+        length, num_accepted = self.prefix.length, 0
+        draft_tokens = self._request.draft_tokens[: len(logits) - 1]
         while (
-            num_accepted < len(self._draft_tokens)
-            and self._script.token(length + num_accepted) == self._draft_tokens[num_accepted]
+            num_accepted < len(draft_tokens) and self._script.token(length + num_accepted) == draft_tokens[num_accepted]
         ):
             num_accepted += 1
         next_token = self._script.token(length + num_accepted)
-        result = target_pb2.VerifyBatchResult(num_accepted=num_accepted, next_token=next_token)
+        num_skipped = len(self._request.draft_tokens) - len(draft_tokens)
+        result = target_pb2.VerifyBatchResult(num_accepted=num_accepted, next_token=next_token, num_skipped=num_skipped)
+        if self.quote is not None and self.quote.version != self._request.quote_version:
+            result.quote.CopyFrom(self.quote)
         return self.finish(result, length + num_accepted, num_accepted + 1)
 
 
@@ -71,6 +79,8 @@ class ScriptedProposal(Work[draft_pb2.ProposeResult]):
         self._num_draft_tokens = request.num_draft_tokens
         self._min_joint_confidence = request.min_joint_confidence
         self._joint_confidence = 1.0
+        self._early_end = request.early_end if request.HasField("early_end") else None
+        self._joint_chance = 1.0
         self._script = script
         self.result = draft_pb2.ProposeResult()
 
@@ -81,9 +91,14 @@ class ScriptedProposal(Work[draft_pb2.ProposeResult]):
         if self._joint_confidence < self._min_joint_confidence:
             return self._finished(held)
         # As if the second best were as probable as all others together.
-        self.result.draft_tokens.add(token=token, probability=chance, margin=max(0.0, 2 * chance - 1))
+        margin = max(0.0, math.log(chance / (1 - chance))) if chance < 1 else math.inf
+        self.result.draft_tokens.add(token=token, probability=chance, margin=margin)
         if len(self.result.draft_tokens) == self._num_draft_tokens:
             return self._finished(held)
+        if self._early_end is not None:
+            self._joint_chance *= self._early_end.chances[bisect_right(self._early_end.margins, margin)]
+            if self._joint_chance < self._early_end.min_joint_chance:
+                return self._finished(held)
         return [token]
 
     def _finished(self, held: Sequence[int]) -> Sequence[int]:
@@ -104,8 +119,7 @@ class Verify(
     def work(self, request: target_pb2.VerifyBatchRequest) -> ScriptedVerification:
         """Return the verification that a request asks for."""
         prefix = checked_prefix(request.context, VOCABULARY_SIZE)
-        script = self._scripts[prefix.session_id]
-        return ScriptedVerification(prefix, list(request.draft_tokens), script, deadline_s(request.timeout_ms))
+        return ScriptedVerification(prefix, request, self._scripts[prefix.session_id])
 
     def trace(self, span: Span, result: target_pb2.VerifyBatchResult) -> None:
         """Say how much of the draft stood."""

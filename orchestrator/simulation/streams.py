@@ -9,6 +9,7 @@ from typing import Any
 
 from orchestrator.drafting.draft_view import DraftView
 from orchestrator.drafting.drafter import Breaker
+from orchestrator.drafting.experience import Experience
 from orchestrator.drafting.remote import DraftPatience, RemoteDrafter
 from orchestrator.generation.cycle import Cycle, LengthPolicy, run_cycles
 from orchestrator.generation.speculation import plan_speculation
@@ -24,7 +25,7 @@ from services.session.sequence import TokenSequence
 # Streams begin one after the other, by so much of a plain decode: together, they would stay together.
 _STAGGER = 0.38
 # Makes the length policy of a generation.
-MakePolicy = Callable[[], LengthPolicy]
+MakePolicy = Callable[[Experience], LengthPolicy]
 
 
 @dataclass
@@ -52,6 +53,7 @@ class DraftService:
         self.breaker = Breaker(settings.draft_retry_s)
         self.patience = DraftPatience(settings.draft_timeout_s)
         self.model = model_info("draft")
+        self.experience = Experience()
 
     def suspect(self, model: common_pb2.ModelInfo, reason: str) -> None:
         """Nobody takes its place."""
@@ -70,7 +72,7 @@ def policy_of(name: str, num_draft_tokens: int = 0) -> MakePolicy:
         "auto": generation_pb2.SPECULATION_MODE_AUTO,
     }
     asked = generation_pb2.Speculation(mode=modes[name], num_draft_tokens=num_draft_tokens)
-    return lambda: plan_speculation(asked, default_settings()).policy
+    return lambda experience: plan_speculation(asked, default_settings(), experience).policy
 
 
 async def run_streams(
@@ -88,7 +90,7 @@ async def run_streams(
     services = {stub: DraftService(stub) for stub in draft_stubs}
     return await asyncio.gather(
         *(
-            _run(scenario, index, target_stub, services[stub], make_policy(), begin_s, end_s)
+            _run(scenario, index, target_stub, services[stub], make_policy(services[stub].experience), begin_s, end_s)
             for index, stub in enumerate(draft_stubs)
         )
     )

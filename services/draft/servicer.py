@@ -1,5 +1,7 @@
 """DraftService: proposals over both carriers. Every step of one runs inside the engine's thread, see `ProposalWork`."""
 
+import math
+from bisect import bisect_right
 from collections.abc import Collection, Sequence
 
 import grpc
@@ -16,6 +18,14 @@ from services.frame.rpc.errors import ServiceError, invalid_argument
 from services.frame.rpc.handlers import RpcContext
 from services.frame.server import FrameServer
 
+# Of the rule by which a proposal ends.
+_MOST_MARGINS = 64
+
+
+def chance_of(margin: float, end: draft_pb2.EarlyEnd) -> float:
+    """Return the chance of a token with such a margin, as the caller has told it."""
+    return end.chances[bisect_right(end.margins, margin)]
+
 
 class ProposalWork(Work[draft_pb2.ProposeResult]):
     """Samples up to `num_draft_tokens` tokens, one after the other, and finishes with the reply's result.
@@ -31,6 +41,7 @@ class ProposalWork(Work[draft_pb2.ProposeResult]):
         end_of_generation: Collection[int],
         *,
         min_joint_confidence: float = 0.0,
+        early_end: draft_pb2.EarlyEnd | None = None,
         deadline_s: float | None = None,
     ) -> None:
         super().__init__(prefix, deadline_s=deadline_s)
@@ -40,6 +51,8 @@ class ProposalWork(Work[draft_pb2.ProposeResult]):
         self._end_of_generation = end_of_generation
         self._min_joint_confidence = min_joint_confidence
         self._joint_confidence = 1.0
+        self._early_end = early_end
+        self._joint_chance = 1.0
         self.result = draft_pb2.ProposeResult()
 
     def next_step(self, logits: Logits, held: Sequence[int]) -> Sequence[int]:
@@ -52,10 +65,26 @@ class ProposalWork(Work[draft_pb2.ProposeResult]):
         self.result.is_end_of_generation = token in self._end_of_generation
         if len(self.result.draft_tokens) == self._num_draft_tokens or self.result.is_end_of_generation:
             return self._finished(held)
+        if self._early_end is not None:
+            self._joint_chance *= chance_of(margin, self._early_end)
+            if self._joint_chance < self._early_end.min_joint_chance:
+                return self._finished(held)
         return [token]
 
     def _finished(self, held: Sequence[int]) -> Sequence[int]:
         return self.finish(self.result, len(held), len(self.result.draft_tokens))
+
+
+def _check_early_end(end: draft_pb2.EarlyEnd) -> None:
+    """Raise ServiceError for a rule that cannot be followed."""
+    for field, chances in (("min_joint_chance", [end.min_joint_chance]), ("chances", end.chances)):
+        if not all(0 <= chance <= 1 for chance in chances):
+            raise invalid_argument("INVALID_REQUEST", f"early_end.{field}", "a chance is between 0 and 1")
+    margins = list(end.margins)
+    if len(margins) > _MOST_MARGINS or any(math.isnan(margin) for margin in margins) or margins != sorted(margins):
+        raise invalid_argument("INVALID_REQUEST", "early_end.margins", f"at most {_MOST_MARGINS} margins, ascending")
+    if len(end.chances) != len(margins) + 1:
+        raise invalid_argument("INVALID_REQUEST", "early_end.chances", "give one chance more than there are margins")
 
 
 class _Propose(SessionMethod[draft_pb2.ProposeRequest, draft_pb2.ProposeResult, draft_pb2.ProposeResponse]):
@@ -87,6 +116,9 @@ class _Propose(SessionMethod[draft_pb2.ProposeRequest, draft_pb2.ProposeResult, 
             )
         if not 0 <= request.min_joint_confidence <= 1:
             raise invalid_argument("INVALID_REQUEST", "min_joint_confidence", "a confidence is between 0 and 1")
+        early_end = request.early_end if request.HasField("early_end") else None
+        if early_end is not None:
+            _check_early_end(early_end)
         # The last draft token is never evaluated here.
         check_room(request.context, request.num_draft_tokens - 1, self._info.context_length)
         return ProposalWork(
@@ -95,6 +127,7 @@ class _Propose(SessionMethod[draft_pb2.ProposeRequest, draft_pb2.ProposeResult, 
             checked_sampling(request.sampling, size, self._vocabulary.suppressed),
             self._vocabulary.end_of_generation,
             min_joint_confidence=request.min_joint_confidence,
+            early_end=early_end,
             deadline_s=deadline_s(request.timeout_ms),
         )
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import mul
 
 import grpc
 from opentelemetry.trace import Span
@@ -68,9 +70,18 @@ class VerificationWork(Work[target_pb2.VerifyBatchResult]):
         *,
         is_exact: bool = False,
         num_log_probabilities: int | None = None,
+        chances: Sequence[float] = (),
+        quote_version: int | None = None,
         deadline_s: float | None = None,
     ) -> None:
+        """`chances` are those of each draft token, if those before it are accepted; without any all are verified.
+
+        `quote_version` is that of the quote that the caller has; None asks for none.
+        """
         super().__init__(prefix, draft_tokens, deadline_s=deadline_s)
+        self.worths = list(accumulate(chances, mul))
+        self.wants_quote = quote_version is not None
+        self._quote_version = quote_version
         self._draft_tokens = draft_tokens
         self._params = params
         self._end_of_generation = end_of_generation
@@ -80,19 +91,24 @@ class VerificationWork(Work[target_pb2.VerifyBatchResult]):
     def next_step(self, logits: Logits, held: Sequence[int]) -> Sequence[int]:
         """Sample row after row and compare; keep the context and the accepted draft tokens."""
         length = self.prefix.length
+        draft_tokens = self._draft_tokens[: len(logits) - 1]
+        num_skipped = len(self._draft_tokens) - len(draft_tokens)
         # What follows the first mismatch is never sampled.
-        tokens = samples(logits, length, self._params, held[:length], self._draft_tokens)
-        verdict = accept(self._draft_tokens, tokens, self._end_of_generation)
+        tokens = samples(logits, length, self._params, held[:length], draft_tokens)
+        verdict = accept(draft_tokens, tokens, self._end_of_generation)
         result = target_pb2.VerifyBatchResult(
+            num_skipped=num_skipped,
             num_accepted=verdict.num_accepted,
             next_token=verdict.next_token,
             is_end_of_generation=verdict.is_end_of_generation,
             exact=self._is_exact,
         )
         if self._num_log_probabilities is not None:
-            committed = [*self._draft_tokens[: verdict.num_accepted], verdict.next_token]
+            committed = [*draft_tokens[: verdict.num_accepted], verdict.next_token]
             for row, token in zip(logits, committed, strict=False):
                 result.log_probabilities.append(_log_probabilities(row, token, self._num_log_probabilities))
+        if self.quote is not None and self.quote.version != self._quote_version:
+            result.quote.CopyFrom(self.quote)
         return self.finish(result, length + verdict.num_accepted, verdict.num_accepted + 1)
 
 
@@ -130,6 +146,11 @@ class _Verify(
         check_room(request.context, num_draft_tokens, self._info.context_length)
         prefix = checked_prefix(request.context, size)
         draft_tokens = checked_tokens(request.draft_tokens, "draft_tokens", size)
+        chances = list(request.draft_chance)
+        if len(chances) not in (0, num_draft_tokens):
+            raise invalid_argument("INVALID_REQUEST", "draft_chance", "give a chance for each draft token, or for none")
+        if not all(0 <= chance <= 1 for chance in chances):
+            raise invalid_argument("INVALID_REQUEST", "draft_chance", "a chance is between 0 and 1")
         num_log_probabilities = None
         if request.HasField("num_log_probabilities"):
             num_log_probabilities = request.num_log_probabilities
@@ -144,6 +165,8 @@ class _Verify(
             self._vocabulary.end_of_generation,
             is_exact=self._info.exact_mode != common_pb2.EXACT_MODE_OFF,
             num_log_probabilities=num_log_probabilities,
+            chances=chances,
+            quote_version=request.quote_version if request.HasField("quote_version") else None,
             deadline_s=deadline_s(request.timeout_ms),
         )
 

@@ -60,8 +60,8 @@ LEAST_MARGIN = 0.04
 class Meeting(Gathering):
     """Once each session was answered, so many decodes wait until all have come; before and after they begin at once."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
         self.num_rounds = 0
 
     def until_s(self, num_ready_rows: int) -> float:

@@ -23,7 +23,7 @@ from services.frame.telemetry import Telemetry
 
 DASHBOARD = json.loads((Path(__file__).parents[2] / "deploy" / "grafana" / "dashboard.json").read_text())
 
-UNITS = {"s": "seconds", "By": "bytes", "%": "percent"}
+UNITS = {"1": "ratio", "s": "seconds", "By": "bytes", "%": "percent"}
 # The service's name, which the collector makes of service.name, and the bound of a histogram's bucket.
 OTHER_LABELS = {"job", "le"}
 GROUPING = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)")
@@ -60,7 +60,7 @@ def metrics() -> list[Metric]:
     EngineInstruments(telemetry, cast(Engine, engine), 1, 1).record_decode(Decode(0.0, 0.001, [("a", 1)], True))
     drafted = Counter(remote=1)
     statistics = Statistics(1, drafted, drafted, drafted, num_accepted_per_position=Counter([0]))
-    instruments = GenerationInstruments(telemetry, lambda: 0, lambda: 0.0)
+    instruments = GenerationInstruments(telemetry, lambda: 0, lambda: 0.0, lambda: 0.0)
     instruments.record(statistics, 1)
     attributes = request_attributes(generation_pb2.GenerateRequest(), common_pb2.ModelInfo(name="m"))
     with instruments.request(attributes) as counted:

@@ -33,6 +33,7 @@ class ProposeRequest(_message.Message):
     MIN_JOINT_CONFIDENCE_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     TOKENIZER_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    EARLY_END_FIELD_NUMBER: _builtins.int
     request_id: _builtins.int
     """Rises within a session. The same id again is a retry and gets the same answer, a higher one supersedes what is
     under way, a lower one is answered SUPERSEDED.
@@ -55,6 +56,10 @@ class ProposeRequest(_message.Message):
     def sampling(self) -> _common_pb2.Sampling:
         """The same parameters that the target is given."""
 
+    @_builtins.property
+    def early_end(self) -> Global___EarlyEnd:
+        """When to propose fewer tokens, by what the caller has seen accepted. Unset never does for this reason."""
+
     def __init__(
         self,
         *,
@@ -65,14 +70,52 @@ class ProposeRequest(_message.Message):
         min_joint_confidence: _builtins.float = ...,
         sampling: _common_pb2.Sampling | None = ...,
         tokenizer_fingerprint: _builtins.str = ...,
+        early_end: Global___EarlyEnd | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "early_end", b"early_end", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "min_joint_confidence", b"min_joint_confidence", "num_draft_tokens", b"num_draft_tokens", "request_id", b"request_id", "sampling", b"sampling", "timeout_ms", b"timeout_ms", "tokenizer_fingerprint", b"tokenizer_fingerprint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "early_end", b"early_end", "min_joint_confidence", b"min_joint_confidence", "num_draft_tokens", b"num_draft_tokens", "request_id", b"request_id", "sampling", b"sampling", "timeout_ms", b"timeout_ms", "tokenizer_fingerprint", b"tokenizer_fingerprint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ProposeRequest: _TypeAlias = ProposeRequest  # noqa: Y015
+
+@_typing.final
+class EarlyEnd(_message.Message):
+    """Ends a proposal after the first token whose chance of being accepted, with all before it, is below `min_joint_chance`.
+
+    Unlike `min_joint_confidence` it keeps that token, which has been computed by then.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MIN_JOINT_CHANCE_FIELD_NUMBER: _builtins.int
+    MARGINS_FIELD_NUMBER: _builtins.int
+    CHANCES_FIELD_NUMBER: _builtins.int
+    min_joint_chance: _builtins.float
+    """In [0, 1]."""
+    @_builtins.property
+    def margins(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Margins, ascending, at most 64."""
+
+    @_builtins.property
+    def chances(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """As many and one more: the chance of a token with a margin below the first, below the second and so on, each in [0, 1]."""
+
+    def __init__(
+        self,
+        *,
+        min_joint_chance: _builtins.float = ...,
+        margins: _abc.Iterable[_builtins.float] | None = ...,
+        chances: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chances", b"chances", "margins", b"margins", "min_joint_chance", b"min_joint_chance"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EarlyEnd: _TypeAlias = EarlyEnd  # noqa: Y015
 
 @_typing.final
 class DraftToken(_message.Message):

@@ -527,6 +527,8 @@ class SpeculationStatistics(_message.Message):
     NUM_RESYNCS_FIELD_NUMBER: _builtins.int
     NUM_FALLBACKS_FIELD_NUMBER: _builtins.int
     DRAFTERS_FIELD_NUMBER: _builtins.int
+    NUM_SKIPPED_TOKENS_FIELD_NUMBER: _builtins.int
+    SPEEDUP_FIELD_NUMBER: _builtins.int
     num_cycles: _builtins.int
     """Cycles, with and without draft tokens."""
     num_drafts: _builtins.int
@@ -539,6 +541,12 @@ class SpeculationStatistics(_message.Message):
     """Times that a service had to be brought back to the committed sequence."""
     num_fallbacks: _builtins.int
     """Times that a working draft was lost. One whose context is full is not."""
+    num_skipped_tokens: _builtins.int
+    """Draft tokens that were not verified, as the target found that they were not worth their rows."""
+    speedup: _builtins.float
+    """How many times as long plain decoding would have taken, as modelled from what decodes cost; of requests in mode AUTO,
+    0 where there were none.
+    """
     @_builtins.property
     def num_accepted_per_position(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Accepted tokens by position in the draft, first position first."""
@@ -558,14 +566,62 @@ class SpeculationStatistics(_message.Message):
         num_resyncs: _builtins.int = ...,
         num_fallbacks: _builtins.int = ...,
         drafters: _abc.Iterable[Global___DrafterStatistics] | None = ...,
+        num_skipped_tokens: _builtins.int = ...,
+        speedup: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drafters", b"drafters", "num_accepted_per_position", b"num_accepted_per_position", "num_accepted_tokens", b"num_accepted_tokens", "num_cycles", b"num_cycles", "num_draft_tokens", b"num_draft_tokens", "num_drafts", b"num_drafts", "num_fallbacks", b"num_fallbacks", "num_resyncs", b"num_resyncs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drafters", b"drafters", "num_accepted_per_position", b"num_accepted_per_position", "num_accepted_tokens", b"num_accepted_tokens", "num_cycles", b"num_cycles", "num_draft_tokens", b"num_draft_tokens", "num_drafts", b"num_drafts", "num_fallbacks", b"num_fallbacks", "num_resyncs", b"num_resyncs", "num_skipped_tokens", b"num_skipped_tokens", "speedup", b"speedup"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SpeculationStatistics: _TypeAlias = SpeculationStatistics  # noqa: Y015
+
+@_typing.final
+class LengthChoice(_message.Message):
+    """How many draft tokens were wanted in mode AUTO, and why."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUM_DRAFT_TOKENS_FIELD_NUMBER: _builtins.int
+    CHANCE_FIELD_NUMBER: _builtins.int
+    WORTH_FIELD_NUMBER: _builtins.int
+    DRAFT_MS_FIELD_NUMBER: _builtins.int
+    TOKEN_MS_FIELD_NUMBER: _builtins.int
+    ROW_MS_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_S_FIELD_NUMBER: _builtins.int
+    num_draft_tokens: _builtins.int
+    """Draft tokens, at most."""
+    chance: _builtins.float
+    """The chance that one is accepted if those before it are."""
+    worth: _builtins.float
+    """Tokens that the best number brings a cycle, less what its time would bring otherwise; 0 or less is not worth it."""
+    draft_ms: _builtins.float
+    """What a draft takes whatever its length, wire and queue included, in milliseconds."""
+    token_ms: _builtins.float
+    """What each of its tokens takes, in milliseconds."""
+    row_ms: _builtins.float
+    """What the first one adds to the target's decode, in milliseconds."""
+    tokens_per_s: _builtins.float
+    """What all sessions of the target together commit: the price of time."""
+    def __init__(
+        self,
+        *,
+        num_draft_tokens: _builtins.int = ...,
+        chance: _builtins.float = ...,
+        worth: _builtins.float = ...,
+        draft_ms: _builtins.float = ...,
+        token_ms: _builtins.float = ...,
+        row_ms: _builtins.float = ...,
+        tokens_per_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chance", b"chance", "draft_ms", b"draft_ms", "num_draft_tokens", b"num_draft_tokens", "row_ms", b"row_ms", "token_ms", b"token_ms", "tokens_per_s", b"tokens_per_s", "worth", b"worth"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LengthChoice: _TypeAlias = LengthChoice  # noqa: Y015
 
 @_typing.final
 class GenerateSummary(_message.Message):
@@ -728,6 +784,7 @@ class GetStatusResponse(_message.Message):
     SPECULATION_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     DRAFTER_FIELD_NUMBER: _builtins.int
+    CHOICE_FIELD_NUMBER: _builtins.int
     num_active: _builtins.int
     """Generations under way."""
     version: _builtins.str
@@ -746,6 +803,10 @@ class GetStatusResponse(_message.Message):
     def speculation(self) -> Global___SpeculationStatistics:
         """Sums over all generations since the start."""
 
+    @_builtins.property
+    def choice(self) -> Global___LengthChoice:
+        """The last choice in mode AUTO; unset before there was one."""
+
     def __init__(
         self,
         *,
@@ -755,10 +816,11 @@ class GetStatusResponse(_message.Message):
         speculation: Global___SpeculationStatistics | None = ...,
         version: _builtins.str = ...,
         drafter: Global___Drafter.ValueType = ...,
+        choice: Global___LengthChoice | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["draft", b"draft", "speculation", b"speculation", "target", b"target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "draft", b"draft", "speculation", b"speculation", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft", b"draft", "drafter", b"drafter", "num_active", b"num_active", "speculation", b"speculation", "target", b"target", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "draft", b"draft", "drafter", b"drafter", "num_active", b"num_active", "speculation", b"speculation", "target", b"target", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -62,6 +62,8 @@ class VerifyBatchRequest(_message.Message):
     DRAFT_TOKENS_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     NUM_LOG_PROBABILITIES_FIELD_NUMBER: _builtins.int
+    DRAFT_CHANCE_FIELD_NUMBER: _builtins.int
+    QUOTE_VERSION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.int
     """Rises within a session. The same id again is a retry and gets the same answer, a higher one supersedes what is
     under way, a lower one is answered SUPERSEDED.
@@ -70,6 +72,8 @@ class VerifyBatchRequest(_message.Message):
     """How long the caller will wait, in milliseconds. 0 is no limit."""
     num_log_probabilities: _builtins.int
     """Set to receive log-probabilities with this many most probable tokens a position, at most 20."""
+    quote_version: _builtins.int
+    """Set to receive a quote wherever the last one, which had this version, is not true any more; 0 for the first."""
     @_builtins.property
     def context(self) -> _common_pb2.Context:
         """The committed sequence. Its last token and the draft tokens are evaluated in one pass."""
@@ -82,6 +86,13 @@ class VerifyBatchRequest(_message.Message):
     def sampling(self) -> _common_pb2.Sampling:
         """How tokens are chosen."""
 
+    @_builtins.property
+    def draft_chance(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The chance that each draft token is accepted if those before it are, in [0, 1]; empty or one for each. With them the
+        target verifies the first draft tokens that are worth their rows in the company of the decode, perhaps none; without
+        them all.
+        """
+
     def __init__(
         self,
         *,
@@ -91,16 +102,73 @@ class VerifyBatchRequest(_message.Message):
         draft_tokens: _abc.Iterable[_builtins.int] | None = ...,
         sampling: _common_pb2.Sampling | None = ...,
         num_log_probabilities: _builtins.int | None = ...,
+        draft_chance: _abc.Iterable[_builtins.float] | None = ...,
+        quote_version: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_num_log_probabilities", b"_num_log_probabilities", "context", b"context", "num_log_probabilities", b"num_log_probabilities", "sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_num_log_probabilities", b"_num_log_probabilities", "_quote_version", b"_quote_version", "context", b"context", "num_log_probabilities", b"num_log_probabilities", "quote_version", b"quote_version", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_log_probabilities", b"_num_log_probabilities", "context", b"context", "draft_tokens", b"draft_tokens", "num_log_probabilities", b"num_log_probabilities", "request_id", b"request_id", "sampling", b"sampling", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_log_probabilities", b"_num_log_probabilities", "_quote_version", b"_quote_version", "context", b"context", "draft_chance", b"draft_chance", "draft_tokens", b"draft_tokens", "num_log_probabilities", b"num_log_probabilities", "quote_version", b"quote_version", "request_id", b"request_id", "sampling", b"sampling", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__num_log_probabilities: _TypeAlias = _typing.Literal["num_log_probabilities"]  # noqa: Y015
     _WhichOneofArgType__num_log_probabilities: _TypeAlias = _typing.Literal["_num_log_probabilities", b"_num_log_probabilities"]  # noqa: Y015
+    _WhichOneofReturnType__quote_version: _TypeAlias = _typing.Literal["quote_version"]  # noqa: Y015
+    _WhichOneofArgType__quote_version: _TypeAlias = _typing.Literal["_quote_version", b"_quote_version"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__num_log_probabilities) -> _WhichOneofReturnType__num_log_probabilities | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__quote_version) -> _WhichOneofReturnType__quote_version | None: ...
 
 Global___VerifyBatchRequest: _TypeAlias = VerifyBatchRequest  # noqa: Y015
+
+@_typing.final
+class Quote(_message.Message):
+    """What draft tokens cost in the company that a session was verified in."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    ROW_MS_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_MS_FIELD_NUMBER: _builtins.int
+    DECODE_MS_FIELD_NUMBER: _builtins.int
+    IDLE_SHARE_FIELD_NUMBER: _builtins.int
+    NUM_SESSIONS_FIELD_NUMBER: _builtins.int
+    NUM_DRAFTING_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """Never 0, and another one for every other quote."""
+    tokens_per_ms: _builtins.float
+    """What the company commits in a millisecond, drafting included: the price of time."""
+    decode_ms: _builtins.float
+    """What the decode takes without draft tokens, in milliseconds."""
+    idle_share: _builtins.float
+    """The share of its time in which the target waits, in [0, 1]: where it never does, drafts that take longer cost nothing."""
+    num_sessions: _builtins.int
+    """Sessions that share that rate, those of other decodes included."""
+    num_drafting: _builtins.int
+    """How many of them draft; all where none does."""
+    @_builtins.property
+    def row_ms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """What 1, 2, 3 ... draft tokens of a session add to a decode, in milliseconds. In a decode all sessions have as many
+        rows as the one with most, so this is its share of what it costs that all who draft have that many.
+        """
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        row_ms: _abc.Iterable[_builtins.float] | None = ...,
+        tokens_per_ms: _builtins.float = ...,
+        decode_ms: _builtins.float = ...,
+        idle_share: _builtins.float = ...,
+        num_sessions: _builtins.int = ...,
+        num_drafting: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_ms", b"decode_ms", "idle_share", b"idle_share", "num_drafting", b"num_drafting", "num_sessions", b"num_sessions", "row_ms", b"row_ms", "tokens_per_ms", b"tokens_per_ms", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Quote: _TypeAlias = Quote  # noqa: Y015
 
 @_typing.final
 class VerifyBatchResult(_message.Message):
@@ -113,6 +181,8 @@ class VerifyBatchResult(_message.Message):
     IS_END_OF_GENERATION_FIELD_NUMBER: _builtins.int
     LOG_PROBABILITIES_FIELD_NUMBER: _builtins.int
     EXACT_FIELD_NUMBER: _builtins.int
+    NUM_SKIPPED_FIELD_NUMBER: _builtins.int
+    QUOTE_FIELD_NUMBER: _builtins.int
     num_accepted: _builtins.int
     """Draft tokens equal to the target's own sample, up to the first mismatch."""
     next_token: _builtins.int
@@ -121,9 +191,17 @@ class VerifyBatchResult(_message.Message):
     """Whether `next_token` ends the generation. A draft token that ends it is reported as `next_token`, not as accepted."""
     exact: _builtins.bool
     """Whether these tokens are guaranteed, to the bit, to be the ones plain decoding alone would have given."""
+    num_skipped: _builtins.int
+    """Draft tokens at the end that were not verified, as they were not worth their rows. `next_token` is a bonus where all
+    others are accepted.
+    """
     @_builtins.property
     def log_probabilities(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.LogProbabilities]:
         """One for each committed token, where asked for."""
+
+    @_builtins.property
+    def quote(self) -> Global___Quote:
+        """What draft tokens cost now, where asked for and news."""
 
     def __init__(
         self,
@@ -133,10 +211,12 @@ class VerifyBatchResult(_message.Message):
         is_end_of_generation: _builtins.bool = ...,
         log_probabilities: _abc.Iterable[_common_pb2.LogProbabilities] | None = ...,
         exact: _builtins.bool = ...,
+        num_skipped: _builtins.int = ...,
+        quote: Global___Quote | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["quote", b"quote"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exact", b"exact", "is_end_of_generation", b"is_end_of_generation", "log_probabilities", b"log_probabilities", "next_token", b"next_token", "num_accepted", b"num_accepted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exact", b"exact", "is_end_of_generation", b"is_end_of_generation", "log_probabilities", b"log_probabilities", "next_token", b"next_token", "num_accepted", b"num_accepted", "num_skipped", b"num_skipped", "quote", b"quote"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

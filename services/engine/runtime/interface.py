@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 Logits = NDArray[np.float32]
 # Recent times of one size. The least of them is what a decode takes that nothing disturbs.
 _NUM_RECENT = 8
-# Sizes up to this are kept apart, as kernels have steps there; larger ones by powers of two.
-_MOST_EXACT_ROWS = 32
+# Sizes up to this are kept apart, as kernels have steps there; larger ones where they differ by an eighth.
+_MOST_EXACT_ROWS = 64
 # Until they are known better: what a decode and a copy cost, in rows. Copies of 0.5 to 14 rows were seen.
 _START_DECODE_ROWS = 16.0
 _START_COPY_ROWS = 16.0
@@ -45,25 +45,43 @@ class Segment:
         return len(self.tokens) + self.num_padding
 
 
-class DecodeCosts:
-    """Seconds of a decode by its rows, padding included: least of recent times. One thread owns it."""
+class _Curve:
+    """Recent times by rows: for each size that was seen the least and the median of them."""
 
     def __init__(self) -> None:
         self._recent: dict[int, deque[float]] = {}
-        self._least: list[tuple[int, float]] = []
-        self._usual: list[tuple[int, float]] = []
+        self.least: list[tuple[int, float]] = []
+        self.usual: list[tuple[int, float]] = []
+
+    def observe(self, num_rows: int, duration_s: float) -> None:
+        size = _size(num_rows)
+        self._recent.setdefault(size, deque(maxlen=_NUM_RECENT)).append(duration_s * size / num_rows)
+        self.least = sorted((rows, min(times)) for rows, times in self._recent.items())
+        self.usual = sorted((rows, statistics.median(times)) for rows, times in self._recent.items())
+
+
+class DecodeCosts:
+    """Seconds of a decode by its rows, padding included, and its sessions: least of recent times. One thread owns it.
+
+    Sessions are told apart by powers of two, and where that matters most: in what a company is quoted (`least_s`).
+    """
+
+    def __init__(self) -> None:
+        self._all = _Curve()
+        self._least = self._all.least
+        self._usual = self._all.usual
+        self._of_company: dict[int, _Curve] = {}
         self._recent_copies: deque[float] = deque(maxlen=_NUM_RECENT)
 
-    def observe(self, num_rows: int, duration_s: float, *, after_copy: bool = False) -> None:
+    def observe(self, num_rows: int, duration_s: float, num_sessions: int = 1, *, after_copy: bool = False) -> None:
         """Take note of one decode; one `after_copy` did a copy between slots as well."""
         if after_copy:
             if self._least:
                 self._recent_copies.append(max(0.0, duration_s - self.decode_s(num_rows)))
             return
-        size = _size(num_rows)
-        self._recent.setdefault(size, deque(maxlen=_NUM_RECENT)).append(duration_s * size / num_rows)
-        self._least = sorted((rows, min(times)) for rows, times in self._recent.items())
-        self._usual = sorted((rows, statistics.median(times)) for rows, times in self._recent.items())
+        self._all.observe(num_rows, duration_s)
+        self._least, self._usual = self._all.least, self._all.usual
+        self._of_company.setdefault(num_sessions.bit_length(), _Curve()).observe(num_rows, duration_s)
 
     def decode_s(self, num_rows: int) -> float:
         """Estimate one decode of so many rows that nothing disturbs; 0 while nothing is known.
@@ -72,6 +90,12 @@ class DecodeCosts:
         proportion to the rows above them, nor less than that below them.
         """
         return _estimate_s(self._least, num_rows)
+
+    def least_s(self, num_rows: int, num_sessions: int) -> float:
+        """Estimate the quickest decode of at least so many rows: some kernels take longer for fewer."""
+        curve = self._of_company.get(num_sessions.bit_length(), self._all)
+        least = curve.least if len(curve.least) > 1 else self._least
+        return min([_estimate_s(least, num_rows), *(least_s for rows, least_s in least if rows > num_rows)])
 
     def rows_within(self, limit_s: float, start_rows: int, most_rows: int) -> int:
         """Return how many rows, at least 8 and at most `most_rows`, one decode evaluates in `limit_s`.
@@ -117,13 +141,20 @@ class DecodeCosts:
 
 
 class Runtime(Protocol):
-    """What the engine needs of a model; tests put a fake in its place. `costs` are of its decodes."""
+    """What the engine needs of a model; tests put a fake in its place.
+
+    `costs` are of its decodes, which take at most `max_sessions` and `max_batch_rows`.
+    """
 
     costs: DecodeCosts
     num_slots: int
+    max_sessions: int
     context_length: int
     max_batch_rows: int
     vocabulary_size: int
+
+    def padded_rows(self, num_sessions: int, num_rows: int) -> int:
+        """Return how many rows one decode has of so many sessions, of which the one with most has `num_rows`."""
 
     def group(self, segments: Sequence[Segment]) -> list[list[Segment]]:
         """Part segments of different slots into groups that are decoded one after the other."""
@@ -170,4 +201,7 @@ def _line(points: Sequence[tuple[int, float]], rows: int) -> float:
 
 
 def _size(num_rows: int) -> int:
-    return num_rows if num_rows <= _MOST_EXACT_ROWS else 1 << (num_rows - 1).bit_length()
+    if num_rows <= _MOST_EXACT_ROWS:
+        return num_rows
+    step = 1 << ((num_rows - 1).bit_length() - 4)
+    return -(-num_rows // step) * step

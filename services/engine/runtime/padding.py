@@ -48,9 +48,14 @@ class PaddedRuntime:
         self._reserve = reserve(exactness, max_draft_tokens)
         self._held = [0] * inner.num_slots
         self.num_slots = inner.num_slots
+        self.max_sessions = inner.max_sessions
         self.vocabulary_size = inner.vocabulary_size
         self.context_length = inner.context_length - self._reserve
         self.max_batch_rows = inner.max_batch_rows - inner.max_batch_rows % self._width
+
+    def padded_rows(self, num_sessions: int, num_rows: int) -> int:
+        """Return how many rows one decode has of so many neighbours, of which the one with most has `num_rows`."""
+        return (self.num_slots if self._is_constant else num_sessions) * _round_up(num_rows, self._width)
 
     def group(self, segments: Sequence[Segment]) -> list[list[Segment]]:
         """Part segments into decodes of one pass each: verifications together where they are neighbours, prompts alone.

@@ -61,7 +61,7 @@ class LlamaRuntime:
         """Make a context. Raises ModelLoadError when llama.cpp refuses."""
         self.costs = DecodeCosts()
         self._has_copied = False
-        self.num_slots = options.num_slots
+        self.num_slots = self.max_sessions = options.num_slots
         self.context_length = options.context_length + options.reserve
         self.vocabulary_size = model.vocabulary.size
         self._given_up = model.given_up
@@ -98,6 +98,10 @@ class LlamaRuntime:
         """Graph passes so far, where they are counted."""
         return self._watcher.num_passes if self._watcher is not None else 0
 
+    def padded_rows(self, num_sessions: int, num_rows: int) -> int:
+        """Return the most rows that so many sessions give: nothing is padded here."""
+        return num_sessions * num_rows
+
     def group(self, segments: Sequence[Segment]) -> list[list[Segment]]:
         """One decode for all; it takes several passes unless slots are neighbours with equal numbers of rows."""
         return [list(segments)]
@@ -121,7 +125,7 @@ class LlamaRuntime:
             for segment in segments:
                 self.cut(segment.slot, segment.first_position)
             raise DecodeError(f"llama_decode returned {code}: {complaint}")
-        self.costs.observe(self._batch.struct.n_tokens, duration_s, after_copy=self._has_copied)
+        self.costs.observe(self._batch.struct.n_tokens, duration_s, len(segments), after_copy=self._has_copied)
         self._has_copied = False
         if not num_outputs:
             return [np.empty((0, self.vocabulary_size), np.float32) for _ in segments]

@@ -9,6 +9,7 @@ comes back in time, and all the same after 2, 4, 8 and at last every 64 answers,
 in time. Whether waiting pays at all is found out by doing without it for a while (`Comparison`).
 """
 
+import statistics
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -27,6 +28,10 @@ _MOST_EVICTED = 256
 # Sessions that are answered together do not come back in the same moment: how long the first waits for the last at
 # least, and the most that this may take of a decode.
 _SPREAD_S, _SPREAD_SHARE = 0.005, 0.25
+# Two groups in turns have to be quicker than all together by this factor; where they are at it already, by less.
+_PARTING, _PARTED = 1.03, 1.0
+# For how many answers a session counts as one that drafts after it has drafted.
+_NUM_DRAFTING = 16
 # A session that was late so many times in a row is not waited for for 2 to that power answers.
 _MOST_DOUBTS = 6
 
@@ -39,6 +44,7 @@ class _Session:
     """
 
     num_rows: int = 1
+    num_drafting: int = 0
     usual_tokens: float = 1.0
     returns_s: deque[float] = field(default_factory=lambda: deque(maxlen=_NUM_RETURNS))
     answered_s: float | None = None
@@ -57,8 +63,8 @@ class _Session:
 class Gathering:
     """Is told who was answered and who arrived, and says until when the next decode waits."""
 
-    def __init__(self, costs: DecodeCosts, clock: Callable[[], float] | None = None) -> None:
-        """`clock` tells seconds; `time.perf_counter` if absent."""
+    def __init__(self, costs: DecodeCosts, clock: Callable[[], float] | None = None, *, parts: bool = True) -> None:
+        """`clock` tells seconds; `time.perf_counter` if absent. Whether the company `parts` where that is quicker."""
         self._costs = costs
         # Looked up now, as a simulation has put its own in that place.
         self._clock = clock or time.perf_counter
@@ -67,6 +73,11 @@ class Gathering:
         # Sessions that lost their slot, and when they had been answered, the oldest first.
         self._evicted: OrderedDict[str, float] = OrderedDict()
         self._comparison = Comparison()
+        self._parting = Comparison()
+        self._is_parted = False
+        # Whether work goes on from token to token here, so that decodes are no rounds.
+        self._goes_on = False
+        self._parts = parts
         # When the next decode could have begun, with how many rows, and when the last one to join it came.
         self._ready_s: float | None = None
         self._num_ready_rows = 0
@@ -75,17 +86,18 @@ class Gathering:
         self._begun_s: float | None = None
         self._num_tokens = 0.0
 
-    def arrived(self, session_id: str) -> None:
-        """A session asks for something."""
+    def arrived(self, session_id: str, asked_s: float | None = None) -> None:
+        """A session asks for something; it did so at `asked_s`, where that is noticed later."""
         if (answered_s := self._evicted.pop(session_id, None)) is not None:
             self._first_returns_s.append(self._clock() - answered_s)
         session = self._sessions.get(session_id)
         if session is None or session.answered_s is None:
             return
         now_s = self._clock()
+        away_s = max(0.0, (now_s if asked_s is None else asked_s) - session.answered_s)
         if not session.returns_s:
-            self._first_returns_s.append(now_s - session.answered_s)
-        session.returns_s.append(now_s - session.answered_s)
+            self._first_returns_s.append(away_s)
+        session.returns_s.append(away_s)
         if session.is_late:
             session.is_late = session.missed_until_s is not None and now_s > session.missed_until_s
         elif self._kept_waiting(now_s):
@@ -99,6 +111,7 @@ class Gathering:
         """A session was answered with so many tokens; its last decode had so many rows of it."""
         session = self._sessions.setdefault(session_id, _Session())
         session.num_rows = num_rows
+        session.num_drafting = _NUM_DRAFTING if num_rows > 1 else session.num_drafting - 1
         session.answered_s = self._clock()
         session.num_unawaited -= 1
         session.is_late = session.is_late and session.num_unawaited > 0
@@ -133,7 +146,36 @@ class Gathering:
     @property
     def num_present(self) -> int:
         """Sessions that are here or expected."""
-        return sum(session.answered_s is None or self._is_expected(session) for session in self._sessions.values())
+        return len(self._present())
+
+    @property
+    def num_drafting(self) -> int:
+        """Those of them that draft; all where none does."""
+        present = self._present()
+        return sum(session.num_drafting > 0 for session in present) or len(present)
+
+    def _present(self) -> list[_Session]:
+        return [each for each in self._sessions.values() if each.answered_s is None or self._is_expected(each)]
+
+    def most_together(self) -> int | None:
+        """Return how many sessions to decode together at most: None for all of them, or half.
+
+        Where sessions are away for longer than a decode takes, two groups that take turns are quicker: one is decoded
+        while the other drafts, and nobody waits. Sessions that are answered together never part by themselves.
+        """
+        num_present = self.num_present
+        if not self._parts or self._goes_on or num_present < 2:
+            return None
+        away_s = statistics.median(
+            statistics.median(each.returns_s) if each.returns_s else 0.0 for each in self._sessions.values()
+        )
+        num_rows = sum(each.num_rows for each in self._sessions.values())
+        half_s = self._costs.decode_s(-(-num_rows // 2))
+        together_s = self._costs.decode_s(num_rows) + away_s
+        factor = _PARTED if self._is_parted else _PARTING
+        self._is_parted = factor * max(2 * half_s, half_s + away_s) < together_s
+        is_parted = self._is_parted == self._parting.waits(num_present)
+        return -(-num_present // 2) if is_parted else None
 
     def until_s(self, num_ready_rows: int) -> float:
         """Return until when the decode of what is ready waits; now or earlier where there is nobody to wait for.
@@ -164,7 +206,7 @@ class Gathering:
         """The decode of what is ready begins: who is still away is late."""
         now_s = self._clock()
         ready_s = now_s if self._ready_s is None else self._ready_s
-        for session in self._away():
+        for session in self._away() if self.most_together() is None else ():
             if session.missed_until_s is None:
                 session.missed_until_s = ready_s + self._worth_s(num_ready_rows, session.num_rows)
             if not session.is_late:
@@ -174,6 +216,7 @@ class Gathering:
 
     def join(self) -> None:
         """What is ready joins work that goes on, which waits for nobody."""
+        self._goes_on = True
         self._ready_s = None
 
     def _kept_waiting(self, now_s: float) -> bool:
@@ -210,4 +253,5 @@ class Gathering:
         num_present = self.num_present
         if self._begun_s is not None and num_present > 1:
             self._comparison.count(self._num_tokens, now_s - self._begun_s, num_present)
+            self._parting.count(self._num_tokens, now_s - self._begun_s, num_present)
         self._begun_s, self._num_tokens = now_s, 0.0

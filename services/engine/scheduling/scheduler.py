@@ -12,6 +12,7 @@ from typing import Any
 from services.engine.errors import DecodeError, EngineError, SlotsTakenError, WorkCancelledError, WorkTimeoutError
 from services.engine.runtime.interface import Logits, Runtime, Segment
 from services.engine.scheduling.gathering import Gathering
+from services.engine.scheduling.prices import Prices
 from services.engine.scheduling.slots import Slot, SlotTable
 from services.engine.scheduling.turns import Turns
 from services.engine.scheduling.work import Miss, Phase, Phases, Work, plan_rows
@@ -53,7 +54,9 @@ class Scheduler:
         self.on_decode: Callable[[Decode], object] = lambda decode: None
         self._runtime = runtime
         self._turns = turns or Turns()
-        self._gathering = Gathering(runtime.costs)
+        # Who decodes in turns with those who draft gains nothing by groups.
+        self._gathering = Gathering(runtime.costs, parts=not self._turns.are_taken)
+        self._prices = Prices(runtime.costs, runtime.padded_rows, runtime.max_batch_rows)
         self.slots = SlotTable(runtime.num_slots, self._gathering.is_expected, self._gathering.evicted)
         self._prompt_rows = prompt_rows
         self._waiting: deque[Work[Any]] = deque()
@@ -77,7 +80,9 @@ class Scheduler:
     def add(self, work: Work[Any]) -> None:
         """Take in work; what comes of it is delivered by this or a later step."""
         session_id = work.prefix.session_id
-        self._gathering.arrived(session_id)
+        if not (self._active or self._gathering.num_present):
+            self._prices.pause()
+        self._gathering.arrived(session_id, work.timings.submitted_s)
         if not self._try_admit(work, may_take_slot=not self._waiting):
             self._waiting.append(work)
 
@@ -91,7 +96,7 @@ class Scheduler:
         """Return when the next step is due, in seconds of `time.perf_counter`; infinity where nothing is to be done."""
         if not self._active:
             return time.perf_counter() + _SLOT_POLL_S if self._waiting else math.inf
-        if self._must_go_on() or self._has_turn_of_prompts():
+        if self._must_go_on() or self._has_turn_of_prompts() or self._is_complete():
             return 0.0
         return self._gathering.until_s(self._num_short_rows())
 
@@ -197,6 +202,14 @@ class Scheduler:
         short = self._short()
         return not short or any(work.goes_on for work in short)
 
+    def _is_complete(self) -> bool:
+        """Whether no more sessions go into one decode, or some had no place in the last one."""
+        short = self._short()
+        return len(short) >= self._most_together() or any(work.num_passed_over for work in short)
+
+    def _most_together(self) -> int:
+        return min(self._runtime.max_sessions, self._gathering.most_together() or self._runtime.max_sessions)
+
     def _has_turn_of_prompts(self) -> bool:
         """Whether prompts are due while others are waited for: once between two decodes of others."""
         return not self._had_prompts and len(self._short()) < len(self._active)
@@ -206,10 +219,19 @@ class Scheduler:
         short = self._short()
         num_short_rows = self._num_short_rows()
         must_go_on = self._must_go_on()
-        is_gathering = not must_go_on and self._gathering.until_s(num_short_rows) > time.perf_counter()
-        planned = [work for work in self._active if not (is_gathering and work in short)]
+        is_gathering = (
+            not (must_go_on or self._is_complete()) and self._gathering.until_s(num_short_rows) > time.perf_counter()
+        )
+        if not must_go_on:
+            most = self._most_together()
+            for work in short[most:]:
+                work.num_passed_over += not is_gathering
+            short = short[:most]
+        planned = [work for work in self._active if work.is_prompt or (work in short and not is_gathering)]
         takes_prompts = is_gathering or not (short and self._had_prompts)
         prompt_rows = self._most_prompt_rows() if takes_prompts else 0
+        if not is_gathering:
+            self._shorten(short)
         num_rows = plan_rows(planned, self._runtime.max_batch_rows, prompt_rows)
         self._had_prompts = False
         for work, taken in zip(planned, num_rows, strict=True):
@@ -220,6 +242,16 @@ class Scheduler:
         elif not is_gathering:
             self._gathering.begin(num_short_rows)
         return zip(planned, num_rows, strict=True)
+
+    def _shorten(self, short: Sequence[Work[Any]]) -> None:
+        """Leave out rows that are not worth what they cost, now that it is known who shares the decode."""
+        optional = [work for work in short if work.worths]
+        if not optional:
+            return
+        num_forced = max((work.num_outputs - 1 for work in short if not work.worths), default=0)
+        most = self._prices.most_worthwhile(len(short), [work.worths for work in optional], num_forced)
+        for work in optional:
+            work.shorten(max(0, len(work.worths) - most))
 
     def _most_prompt_rows(self) -> int:
         costs, most = self._runtime.costs, self._runtime.max_batch_rows
@@ -251,6 +283,9 @@ class Scheduler:
         self._phases.enter(Phase.SAMPLING, decode.ended_s)
         self._num_decodes += 1
         self.on_decode(decode)
+        if is_verification:
+            self._prices.decoded(started_s, decode.ended_s - started_s)
+            self._quote([work for work, _ in batch])
         for (work, segment), rows in zip(batch, logits, strict=True):
             timings = work.timings
             timings.decode_s += decode.ended_s - started_s
@@ -261,6 +296,15 @@ class Scheduler:
             work.pending = work.pending[len(segment.tokens) :]
             if segment.num_outputs:
                 self._advance(work, rows)
+
+    def _quote(self, works: Sequence[Work[Any]]) -> None:
+        """Tell those who ask what rows cost in the company that they have just had."""
+        asking = [work for work in works if work.wants_quote]
+        if not asking:
+            return
+        quote = self._prices.quote(len(works), self._gathering.num_present, self._gathering.num_drafting)
+        for work in asking:
+            work.quote = quote
 
     def _advance(self, work: Work[Any], logits: Logits) -> None:
         num_outputs = work.num_outputs
@@ -276,6 +320,7 @@ class Scheduler:
         if not work.pending:
             self._active.remove(work)
             self._gathering.answered(work.prefix.session_id, num_outputs, work.num_tokens)
+            self._prices.answered(work.num_tokens)
             self._finish(work, work.result)
 
     def _reuse(self, slot: Slot, cached_length: int, tokens: Sequence[int]) -> None:

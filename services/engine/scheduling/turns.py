@@ -67,6 +67,11 @@ class Turns:
         if path is not None:
             self._turn, self._next = _Lock(path), _Lock(path.with_name(f"{path.name}.next"))
 
+    @property
+    def are_taken(self) -> bool:
+        """Whether there are any: else nobody is waited for."""
+        return self._turn is not None
+
     def begin(self, usual_s: float) -> bool:
         """Wait until it is this process's turn, or the other one holds on for too long; return whether that took time.
 

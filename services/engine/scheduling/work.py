@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Generic, TypeVar
 
+from outrider.v1.target_pb2 import Quote
 from services.engine.runtime.interface import Logits
 from services.engine.scheduling.slots import Slot
 
@@ -121,9 +122,14 @@ class Work(ABC, Generic[ResultT]):
         goes_on: whether it has asked for more, and goes on from token to token.
         held_length: tokens of the sequence that stay in the cache when it is finished.
         num_tokens: new ones of these: how much the work was worth.
+        worths: tokens that each of its last rows brings in expectation, where it may do without these rows.
+        quote: what such rows cost in the decode that its last logits are of, where it `wants_quote`.
     """
 
     waits_for_slot = True
+    wants_quote = False
+    quote: Quote | None = None
+    worths: Sequence[float] = ()
     slot: Slot
     result: ResultT
 
@@ -153,6 +159,12 @@ class Work(ABC, Generic[ResultT]):
 
         Both are valid only during the call. Return tokens to evaluate next, with logits for the last one; or `finish`.
         """
+
+    def shorten(self, num_rows: int) -> None:
+        """Do without the last so many rows, which have worths and are pending."""
+        self.pending = self.pending[: len(self.pending) - num_rows]
+        self.num_outputs -= num_rows
+        self.worths = self.worths[: len(self.worths) - num_rows]
 
     def finish(self, result: ResultT, held_length: int, num_tokens: int = 1) -> Sequence[int]:
         """Set what came of it, and return no more tokens."""

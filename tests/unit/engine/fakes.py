@@ -55,7 +55,7 @@ class FakeRuntime:
 
     def __init__(self, num_slots: int = 3, context_length: int = 64, max_batch_rows: int = 64) -> None:
         self.costs = DecodeCosts()
-        self.num_slots = num_slots
+        self.num_slots = self.max_sessions = num_slots
         self.context_length = context_length
         self.max_batch_rows = max_batch_rows
         self.vocabulary_size = VOCABULARY_SIZE
@@ -79,6 +79,9 @@ class FakeRuntime:
     def is_waiting(self) -> bool:
         """Whether a decode waits at the gate."""
         return self.num_entered > len(self.batches)
+
+    def padded_rows(self, num_sessions: int, num_rows: int) -> int:
+        return num_sessions * num_rows
 
     def group(self, segments: Sequence[Segment]) -> list[list[Segment]]:
         size = self.group_size or len(segments)

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 
-from orchestrator.drafting.drafter import Draft
+from orchestrator.drafting.drafter import Draft, Wanted
 from orchestrator.generation.cycle import Cycle, LengthPolicy, run_cycles
 from orchestrator.peers.target import Verification
 from outrider.v1 import common_pb2, target_pb2
@@ -50,7 +50,9 @@ class FakeTarget:
         self._log_probabilities = log_probabilities
         self._next_token = next_token
 
-    async def verify(self, sequence: TokenSequence, draft_tokens: Sequence[int]) -> Verification:
+    async def verify(
+        self, sequence: TokenSequence, draft_tokens: Sequence[int], chances: Sequence[float] | None = None
+    ) -> Verification:
         self.drafts.append(draft_tokens)
         result = target_pb2.VerifyBatchResult(exact=self._is_exact)
         held = list(sequence.tokens)
@@ -88,7 +90,8 @@ class FakeDrafter:
     def room(self, length: int) -> int:
         return self.most
 
-    async def propose(self, sequence: TokenSequence, num_draft_tokens: int) -> Draft:
+    async def propose(self, sequence: TokenSequence, wanted: Wanted) -> Draft:
+        num_draft_tokens = wanted.num_draft_tokens
         self.asked.append(num_draft_tokens)
         tokens = self._strategy(list(sequence.tokens), num_draft_tokens)
         probabilities = [self._probability] * len(tokens)

@@ -19,12 +19,15 @@ class RecordingRuntime:
 
     def __init__(self, num_slots: int = 6, context_length: int = 64, max_batch_rows: int = 256) -> None:
         self.costs = DecodeCosts()
-        self.num_slots = num_slots
+        self.num_slots = self.max_sessions = num_slots
         self.context_length = context_length
         self.max_batch_rows = max_batch_rows
         self.decodes: list[list[Segment]] = []
         self.cuts: list[tuple[int, int]] = []
         self.copies: list[tuple[int, int, int]] = []
+
+    def padded_rows(self, num_sessions: int, num_rows: int) -> int:
+        return num_sessions * num_rows
 
     def group(self, segments: Sequence[Segment]) -> list[list[Segment]]:
         return [list(segments)]

@@ -32,7 +32,7 @@ class TimedRuntime:
 
     def __init__(self, machine: "Machine", options: RuntimeOptions) -> None:
         self.costs = DecodeCosts()
-        self.num_slots = options.num_slots
+        self.num_slots = self.max_sessions = options.num_slots
         self.context_length = options.context_length + options.reserve
         self.max_batch_rows = options.max_batch_rows
         self.vocabulary_size = 16
@@ -40,6 +40,9 @@ class TimedRuntime:
         self._machine = machine
         self._options = options
         self._held = [0] * options.num_slots
+
+    def padded_rows(self, num_sessions: int, num_rows: int) -> int:
+        return num_sessions * num_rows
 
     def group(self, segments: Sequence[Segment]) -> list[list[Segment]]:
         return [list(segments)]

@@ -13,7 +13,7 @@ class BigramRuntime:
     """A runtime over a table of logits [token, next token]; it refuses rows that do not follow what a slot holds."""
 
     def __init__(self, table: Logits, *, num_slots: int = 4, max_batch_rows: int = 16) -> None:
-        self.num_slots = num_slots
+        self.num_slots = self.max_sessions = num_slots
         self.context_length = 10_000
         self.max_batch_rows = max_batch_rows
         self.vocabulary_size = table.shape[1]
@@ -26,6 +26,9 @@ class BigramRuntime:
     def random(cls, seed: int, *, size: int = 40, spread: float = 3.0) -> BigramRuntime:
         """A table of normal logits."""
         return cls(np.random.default_rng(seed).normal(0.0, spread, (size, size)).astype(np.float32))
+
+    def padded_rows(self, num_sessions: int, num_rows: int) -> int:
+        return num_sessions * num_rows
 
     def group(self, segments: Sequence[Segment]) -> list[list[Segment]]:
         """One group for all."""

@@ -1,6 +1,6 @@
 """Several drafters as one: the first that tries drafts, and the others take over where it does not."""
 
-from orchestrator.drafting.drafter import NOBODY, Draft, FirstDrafter, NoDrafter
+from orchestrator.drafting.drafter import NOBODY, Draft, FirstDrafter, NoDrafter, Wanted
 from services.session.sequence import TokenSequence
 from tests.unit.orchestrator.fakes import FakeDrafter, Strategy, empty, perfect, plain_text
 
@@ -18,14 +18,14 @@ def drafting(name: str, strategy: Strategy = perfect) -> FakeDrafter:
 
 async def test_nobody_proposes_nothing() -> None:
     drafter = FirstDrafter()
-    assert await drafter.propose(TokenSequence(PROMPT), 4) == Draft()
+    assert await drafter.propose(TokenSequence(PROMPT), Wanted(4)) == Draft()
     assert (drafter.num_resyncs, drafter.num_fallbacks) == (0, 0)
     await drafter.close()
 
 
 async def test_the_first_that_tries_drafts() -> None:
     first, second, third = idle(), drafting("remote"), drafting("ngram")
-    draft = await FirstDrafter(first, second, third).propose(TokenSequence(PROMPT), 2)
+    draft = await FirstDrafter(first, second, third).propose(TokenSequence(PROMPT), Wanted(2))
     assert (list(draft.tokens), draft.drafter) == (plain_text(PROMPT, 2), "remote")
     assert (first.asked, second.asked, third.asked) == ([2], [2], [])
 
@@ -33,13 +33,13 @@ async def test_the_first_that_tries_drafts() -> None:
 async def test_one_that_tried_in_vain_is_not_helped_out() -> None:
     """The time for a draft is spent, and the next cycle knows better."""
     second = drafting("ngram")
-    draft = await FirstDrafter(drafting("remote", empty), second).propose(TokenSequence(PROMPT), 2)
+    draft = await FirstDrafter(drafting("remote", empty), second).propose(TokenSequence(PROMPT), Wanted(2))
     assert (list(draft.tokens), draft.drafter, draft.waited_s) == ([], "remote", 0.125)
     assert second.asked == []
 
 
 async def test_nobody_tries() -> None:
-    assert await FirstDrafter(idle(), idle()).propose(TokenSequence(PROMPT), 2) == Draft()
+    assert await FirstDrafter(idle(), idle()).propose(TokenSequence(PROMPT), Wanted(2)) == Draft()
 
 
 def test_there_is_as_much_room_as_the_first_has_that_has_any() -> None:
@@ -69,5 +69,5 @@ async def test_the_first_problem_is_told() -> None:
     assert FirstDrafter(fine).problem == ""
     both = FirstDrafter(fine, NoDrafter("there is none"))
     assert both.problem == "there is none"
-    assert (await both.propose(TokenSequence([1]), 2)).tokens
-    assert await NoDrafter("there is none").propose(TokenSequence([1]), 2) == Draft()
+    assert (await both.propose(TokenSequence([1]), Wanted(2))).tokens
+    assert await NoDrafter("there is none").propose(TokenSequence([1]), Wanted(2)) == Draft()

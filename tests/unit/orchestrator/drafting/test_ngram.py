@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.drafting import ngram
-from orchestrator.drafting.drafter import Draft, FirstDrafter
+from orchestrator.drafting.drafter import Draft, FirstDrafter, Wanted
 from orchestrator.drafting.ngram import NgramDrafter, NgramIndex
 from orchestrator.generation.cycle import FixedLength, run_cycles
 from services.frame.telemetry import Telemetry
@@ -28,7 +28,7 @@ def rescan(tokens: Sequence[int], shortest: int, longest: int) -> tuple[int, int
 
 async def drafted(tokens: Iterable[int], num_draft_tokens: int = 16, shortest: int = 3, longest: int = 8) -> list[int]:
     drafter = NgramDrafter(shortest, longest, [END])
-    return list((await drafter.propose(TokenSequence(tokens), num_draft_tokens)).tokens)
+    return list((await drafter.propose(TokenSequence(tokens), Wanted(num_draft_tokens))).tokens)
 
 
 @given(
@@ -107,8 +107,8 @@ async def test_never_more_than_asked_for(num_draft_tokens: int, expected: list[i
 async def test_a_draft_has_its_name_and_none_has_not() -> None:
     drafter = NgramDrafter(3, 8, [])
     sequence = TokenSequence([1, 2, 3])
-    assert await drafter.propose(sequence, 4) == Draft()
-    assert await drafter.propose(sequence.extend([4, 1, 2, 3]), 4) == Draft([4], drafter="ngram")
+    assert await drafter.propose(sequence, Wanted(4)) == Draft()
+    assert await drafter.propose(sequence.extend([4, 1, 2, 3]), Wanted(4)) == Draft([4], margins=[3.0], drafter="ngram")
     assert (drafter.num_resyncs, drafter.num_fallbacks) == (0, 0)
     await drafter.close()
 
@@ -150,4 +150,4 @@ async def test_the_text_is_the_targets_own(
 async def test_an_id_that_may_not_be_said_is_not_proposed_nor_what_follows() -> None:
     sequence = TokenSequence([1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5])
     for never, expected in (([], [6, 7, 8]), ([7], [6]), ([6], [])):
-        assert list((await NgramDrafter(3, 8, never).propose(sequence, 4)).tokens) == expected
+        assert list((await NgramDrafter(3, 8, never).propose(sequence, Wanted(4))).tokens) == expected

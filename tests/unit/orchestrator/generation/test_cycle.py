@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.drafting.drafter import Draft, Wanted
 from orchestrator.generation.cycle import Cycle, FixedLength, run_cycles
 from orchestrator.generation.generation import origins
 from orchestrator.peers.target import ContextFullError, Verification
@@ -51,9 +52,12 @@ class Numbers:
         self.offered: list[int] = []
         self.observed: list[Cycle] = []
 
-    def choose(self, most: int) -> int:
+    def choose(self, most: int) -> Wanted:
         self.offered.append(most)
-        return next(self._numbers)
+        return Wanted(next(self._numbers))
+
+    def chances(self, draft: Draft) -> None:
+        """All are verified."""
 
     def observe(self, cycle: Cycle) -> None:
         self.observed.append(cycle)
@@ -190,7 +194,9 @@ class Shrinking(FakeTarget):
         super().__init__()
         self._smaller = Limits(max_draft_tokens=1, context_length=context_length)
 
-    async def verify(self, sequence: TokenSequence, draft_tokens: Sequence[int]) -> Verification:
+    async def verify(
+        self, sequence: TokenSequence, draft_tokens: Sequence[int], chances: Sequence[float] | None = None
+    ) -> Verification:
         if len(self.drafts) == 2:
             self.limits = self._smaller
             if len(sequence) >= self.limits.context_length:
@@ -212,7 +218,9 @@ async def test_a_text_ends_at_a_smaller_context() -> None:
 
 async def test_a_prompt_that_fits_no_more_is_an_error() -> None:
     class Full(FakeTarget):
-        async def verify(self, sequence: TokenSequence, draft_tokens: Sequence[int]) -> Verification:
+        async def verify(
+            self, sequence: TokenSequence, draft_tokens: Sequence[int], chances: Sequence[float] | None = None
+        ) -> Verification:
             raise ContextFullError("no room")
 
     with pytest.raises(ContextFullError):

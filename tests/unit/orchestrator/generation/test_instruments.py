@@ -8,11 +8,12 @@ from services.frame.telemetry import Telemetry
 def test_counters_that_are_watched_begin_with_nothing() -> None:
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader], shutdown_on_exit=False)
-    GenerationInstruments(Telemetry(meter_provider=provider), lambda: 0, lambda: 0.0)
+    GenerationInstruments(Telemetry(meter_provider=provider), lambda: 0, lambda: 0.0, lambda: 0.0)
     data = reader.get_metrics_data()
     provider.shutdown()
     assert data is not None
     metrics = data.resource_metrics[0].scope_metrics[0].metrics
     sums = {metric.name: metric.data for metric in metrics if isinstance(metric.data, Sum)}
-    assert set(sums) == {"outrider.cycles", "outrider.generated_tokens", "outrider.fallbacks", "outrider.resyncs"}
+    names = ("cycles", "generated_tokens", "skipped_tokens", "fallbacks", "resyncs")
+    assert set(sums) == {f"outrider.{name}" for name in names}
     assert {point.value for each in sums.values() for point in each.data_points} == {0}

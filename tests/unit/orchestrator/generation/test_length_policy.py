@@ -4,6 +4,7 @@ from math import prod
 
 import pytest
 
+from orchestrator.drafting.drafter import Draft, Wanted
 from orchestrator.generation.cycle import Cycle, FixedLength, LengthPolicy
 from tests.unit.orchestrator.fakes import (
     FakeDrafter,
@@ -33,8 +34,11 @@ class Adaptive:
         self._num_draft_tokens = 2
         self._is_crowded = False
 
-    def choose(self, most: int) -> int:
-        return min(self._num_draft_tokens, 2 if self._is_crowded else most, most)
+    def choose(self, most: int) -> Wanted:
+        return Wanted(min(self._num_draft_tokens, 2 if self._is_crowded else most, most))
+
+    def chances(self, draft: Draft) -> None:
+        """All are verified."""
 
     def observe(self, cycle: Cycle) -> None:
         self._is_crowded = cycle.verification.batch_rows > 32
@@ -99,4 +103,4 @@ async def test_a_fixed_length_stays_the_same_whatever_comes_of_it(strategy: Stra
 
 def test_a_fixed_length_is_no_longer_than_there_is_room_for() -> None:
     policy = FixedLength(3)
-    assert [policy.choose(most) for most in (0, 2, 3, 8)] == [0, 2, 3, 3]
+    assert [policy.choose(most).num_draft_tokens for most in (0, 2, 3, 8)] == [0, 2, 3, 3]

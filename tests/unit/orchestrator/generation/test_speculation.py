@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.drafting.experience import Experience
 from orchestrator.generation.speculation import Plan, check_speculation, plan_speculation
 from orchestrator.settings import OrchestratorSettings
 from outrider.v1 import common_pb2, generation_pb2
@@ -22,25 +23,25 @@ NGRAM, REMOTE, NONE = generation_pb2.DRAFTER_NGRAM, generation_pb2.DRAFTER_REMOT
 def plan(settings: dict[str, Any] | None = None, **asked: Any) -> Plan:
     speculation = generation_pb2.Speculation(**asked)
     check_speculation(speculation, TARGET)
-    return plan_speculation(speculation, OrchestratorSettings(**(settings or {})))
+    return plan_speculation(speculation, OrchestratorSettings(**(settings or {})), Experience())
 
 
 @pytest.mark.parametrize(
     ("settings", "asked", "expected"),
     [
         pytest.param({}, {}, 4, id="nothing asked for"),
-        pytest.param({"num_draft_tokens": 6}, {"mode": AUTO}, 6, id="the orchestrator's number"),
+        pytest.param({"max_draft_tokens": 3}, {"mode": AUTO}, 3, id="the orchestrator's most"),
         pytest.param({}, {"mode": AUTO, "max_draft_tokens": 2}, 2, id="at most so many"),
-        pytest.param({}, {"mode": AUTO, "max_draft_tokens": 6}, 4, id="at most more"),
+        pytest.param({"max_draft_tokens": 2}, {"mode": AUTO, "max_draft_tokens": 3}, 2, id="at most more"),
         pytest.param({}, {"mode": FIXED, "num_draft_tokens": 8}, 8, id="fixed"),
-        pytest.param({"num_draft_tokens": 0}, {"mode": FIXED, "num_draft_tokens": 1}, 1, id="fixed where none is set"),
+        pytest.param({"max_draft_tokens": 0}, {"mode": FIXED, "num_draft_tokens": 1}, 1, id="fixed where none is set"),
         pytest.param({}, {"mode": OFF, "num_draft_tokens": 3}, 0, id="off"),
     ],
 )
 def test_how_many(settings: dict[str, Any], asked: dict[str, Any], expected: int) -> None:
     policy = plan(settings, **asked).policy
-    assert policy.choose(100) == expected
-    assert policy.choose(expected // 2) == expected // 2, "no more than there is room for"
+    assert policy.choose(100).num_draft_tokens == expected
+    assert policy.choose(expected // 2).num_draft_tokens == expected // 2, "no more than there is room for"
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def test_who(setting: str, asked: dict[str, Any], expected: int) -> None:
 
 
 def test_nobody_drafts_where_no_tokens_are_to_be_drafted() -> None:
-    assert plan({"num_draft_tokens": 0}).drafter == plan({"num_draft_tokens": 0}, drafter=REMOTE).drafter == NONE
+    assert plan({"max_draft_tokens": 0}).drafter == plan({"max_draft_tokens": 0}, drafter=REMOTE).drafter == NONE
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.drafting.experience import Experience
 from orchestrator.generation.servicer import GenerationServicer
 from orchestrator.settings import OrchestratorSettings
 from outrider.v1 import generation_pb2
@@ -19,6 +20,7 @@ def servicer() -> GenerationServicer:
         draft=None,
         usual_drafter=lambda drafter: generation_pb2.DRAFTER_NONE,
         draft_overhead=lambda: 0.0,
+        experience=Experience(),
     )
     return GenerationServicer(OrchestratorSettings(), backend, Telemetry.off())
 

@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from orchestrator.drafting.draft_view import DraftView
-from orchestrator.drafting.drafter import Breaker, Draft
+from orchestrator.drafting.drafter import Breaker, Draft, Wanted
 from orchestrator.drafting.remote import DraftPatience, RemoteDrafter
 from outrider.v1 import common_pb2, draft_pb2, draft_pb2_grpc
 from services.frame.rpc.errors import ServiceError
@@ -102,4 +102,4 @@ def own_messages(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 async def as_cycles_do(drafter: RemoteDrafter, sequence: TokenSequence, num_draft_tokens: int) -> Draft:
     """Ask for no more than there is room for."""
-    return await drafter.propose(sequence, min(num_draft_tokens, drafter.room(len(sequence))))
+    return await drafter.propose(sequence, Wanted(min(num_draft_tokens, drafter.room(len(sequence)))))

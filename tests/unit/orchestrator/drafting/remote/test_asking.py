@@ -3,7 +3,7 @@
 import grpc
 import pytest
 
-from orchestrator.drafting.drafter import Breaker, Draft
+from orchestrator.drafting.drafter import Breaker, Draft, Wanted
 from orchestrator.drafting.remote import DraftPatience
 from services.frame.rpc.errors import ServiceError
 from services.session.sequence import TokenSequence
@@ -26,7 +26,7 @@ from tests.waiting import soon
 async def test_it_asks_for_what_the_cycle_wants() -> None:
     script = Script([proposal(7, 8)])
     async with attached(script, patience=DraftPatience(20.0), min_joint_confidence=0.25) as drafter:
-        draft = await drafter.propose(TokenSequence(PROMPT), 4)
+        draft = await drafter.propose(TokenSequence(PROMPT), Wanted(4))
     assert list(draft.tokens) == [7, 8]
     assert draft.drafter == "remote"
     assert draft.waited_s > 0
@@ -41,8 +41,8 @@ async def test_it_asks_for_what_the_cycle_wants() -> None:
 async def test_nothing_is_asked_where_nothing_is_wanted() -> None:
     script = Script([])
     async with attached(script) as drafter:
-        assert await drafter.propose(TokenSequence(PROMPT), 0) == Draft()
-        assert await drafter.propose(TokenSequence(PROMPT), -1) == Draft()
+        assert await drafter.propose(TokenSequence(PROMPT), Wanted(0)) == Draft()
+        assert await drafter.propose(TokenSequence(PROMPT), Wanted(-1)) == Draft()
     assert script.num_streams == 0
 
 
@@ -68,9 +68,9 @@ async def test_a_service_that_says_the_same_of_itself_again_is_the_same() -> Non
     script = Script([proposal(7), proposal(8)])
     async with serviced(script) as service:
         drafter = drafter_of(service)
-        await drafter.propose(TokenSequence(PROMPT), 1)
+        await drafter.propose(TokenSequence(PROMPT), Wanted(1))
         service.model = described()
-        await drafter.propose(TokenSequence([*PROMPT, 7]), 1)
+        await drafter.propose(TokenSequence([*PROMPT, 7]), Wanted(1))
         assert drafter.num_resyncs == 0
         await drafter.close()
     assert [request.context.cached_length for request in script.requests] == [0, len(PROMPT)]
@@ -91,7 +91,7 @@ async def test_a_service_that_takes_less_than_it_told_is_asked_again(most: str, 
 async def test_an_empty_draft_is_the_services_answer_too() -> None:
     """It was not sure enough of a single token."""
     async with attached(Script([proposal()])) as drafter:
-        draft = await drafter.propose(TokenSequence(PROMPT), 4)
+        draft = await drafter.propose(TokenSequence(PROMPT), Wanted(4))
         assert (list(draft.tokens), draft.drafter) == ([], "remote")
         assert drafter.num_fallbacks == 0
 
@@ -99,7 +99,7 @@ async def test_an_empty_draft_is_the_services_answer_too() -> None:
 async def test_it_releases_its_session() -> None:
     script = Script([proposal(7)])
     async with attached(script) as drafter:
-        await drafter.propose(TokenSequence(PROMPT), 1)
+        await drafter.propose(TokenSequence(PROMPT), Wanted(1))
         await drafter.close()
         await soon(lambda: script.num_released == 1)
 
@@ -107,8 +107,8 @@ async def test_it_releases_its_session() -> None:
 async def test_it_never_proposes_a_token_that_the_target_lacks() -> None:
     script = Script([proposal(7, VOCABULARY_SIZE, 8), proposal(VOCABULARY_SIZE - 1)])
     async with attached(script) as drafter:
-        assert list((await drafter.propose(TokenSequence(PROMPT), 4)).tokens) == [7]
-        assert list((await drafter.propose(TokenSequence(PROMPT), 4)).tokens) == [VOCABULARY_SIZE - 1]
+        assert list((await drafter.propose(TokenSequence(PROMPT), Wanted(4))).tokens) == [7]
+        assert list((await drafter.propose(TokenSequence(PROMPT), Wanted(4))).tokens) == [VOCABULARY_SIZE - 1]
 
 
 async def test_a_draft_whose_context_is_full_was_not_lost() -> None:
@@ -133,9 +133,9 @@ async def test_a_draft_that_holds_less_than_it_told_was_not_lost() -> None:
     refusal = ServiceError(grpc.StatusCode.OUT_OF_RANGE, "CONTEXT_TOO_LONG", "a message", metadata={"most": "3"})
     script = Script([refusal, proposal(7)])
     async with attached(script) as drafter:
-        assert (await drafter.propose(TokenSequence(PROMPT), 4)).tokens == ()
-        assert list((await drafter.propose(TokenSequence(PROMPT), 4)).tokens) == [7]
-        assert (await drafter.propose(TokenSequence([*PROMPT, 4]), 4)) == Draft()
+        assert (await drafter.propose(TokenSequence(PROMPT), Wanted(4))).tokens == ()
+        assert list((await drafter.propose(TokenSequence(PROMPT), Wanted(4))).tokens) == [7]
+        assert (await drafter.propose(TokenSequence([*PROMPT, 4]), Wanted(4))) == Draft()
         assert drafter.problem == "the context of the draft is full: it holds 3 tokens"
         assert drafter.num_fallbacks == 0
 
@@ -146,8 +146,8 @@ async def test_a_draft_is_asked_with_stand_ins_for_what_it_lacks() -> None:
         service.model = described(vocabulary_size=50)
         drafter = drafter_of(service, logit_bias={3: 1.0, 60: 1.0})
         sequence = TokenSequence([60, 1, 99])
-        await drafter.propose(sequence, 1)
-        await drafter.propose(sequence.extend([7, 50]), 1)
+        await drafter.propose(sequence, Wanted(1))
+        await drafter.propose(sequence.extend([7, 50]), Wanted(1))
         await drafter.close()
     first, second = script.requests
     assert list(first.context.tokens) == [STAND_IN, 1, STAND_IN]

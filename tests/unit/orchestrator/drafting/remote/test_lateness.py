@@ -1,6 +1,7 @@
 """Drafts that are late: not waited for, and the service is lost only where they stay late."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,7 @@ import grpc
 import pytest
 
 from orchestrator.drafting import drafter as drafter_module
-from orchestrator.drafting.drafter import Breaker
+from orchestrator.drafting.drafter import Breaker, Wanted
 from orchestrator.drafting.remote import DraftPatience
 from outrider.v1 import draft_pb2
 from services.session.client import ServiceSession
@@ -53,7 +54,7 @@ async def test_a_late_draft_is_not_waited_for_and_dropped_by_its_id(
     breaker = Breaker(retry_s=0.0)
     patience = DraftPatience(PATIENCE_S / 2)
     async with attached(script, breaker=breaker, patience=patience) as drafter:
-        proposing = asyncio.create_task(drafter.propose(TokenSequence(PROMPT), 2))
+        proposing = asyncio.create_task(drafter.propose(TokenSequence(PROMPT), Wanted(2)))
         await soon(lambda: script.requests and written)
         pass_time(monkeypatch, PATIENCE_S / 2)
         draft = await proposing
@@ -62,7 +63,7 @@ async def test_a_late_draft_is_not_waited_for_and_dropped_by_its_id(
         assert breaker.reason == f"no draft within {PATIENCE_S / 2:g} s"
         may_answer.set()
         patience.most_s = PATIENCE_S
-        assert list((await drafter.propose(TokenSequence(PROMPT), 2)).tokens) == [8]
+        assert list((await drafter.propose(TokenSequence(PROMPT), Wanted(2))).tokens) == [8]
         assert [request.request_id for request in script.requests] == [1, 2]
         assert script.num_streams == 1
 
@@ -74,7 +75,9 @@ class Impatient(DraftPatience):
         super().__init__(PATIENCE_S)
         self.noted: list[bool] = []
 
-    def limit_s(self, num_draft_tokens: int, num_read_tokens: int, *, is_try: bool = False) -> float:
+    def limit_s(
+        self, num_draft_tokens: int, num_read_tokens: int, wanted_s: float = math.inf, *, is_try: bool = False
+    ) -> float:
         return 2.0 if self.noted else self.most_s
 
     def note_proposal(self, num_draft_tokens: int, num_read_tokens: int, waited_s: float) -> None:
@@ -99,19 +102,19 @@ async def test_a_draft_that_is_later_than_usual_costs_this_cycle_and_no_more(
     breaker, patience = Breaker(retry_s=1000.0), Impatient()
     sequence = TokenSequence(PROMPT)
     async with attached(script, breaker=breaker, patience=patience) as drafter:
-        await drafter.propose(sequence, 1)
+        await drafter.propose(sequence, Wanted(1))
         for _ in range(2):
-            draft = await drafter.propose(sequence.extend([4]), 1)
+            draft = await drafter.propose(sequence.extend([4]), Wanted(1))
             assert (draft.tokens, draft.drafter) == ((), "remote")
             assert not breaker.is_open
         patience.noted.clear()
-        assert list((await drafter.propose(sequence.extend([4]), 1)).tokens) == [8]
+        assert list((await drafter.propose(sequence.extend([4]), Wanted(1))).tokens) == [8]
         assert drafter.num_fallbacks == drafter.num_resyncs == 0
         assert own_messages(caplog) == []
         # What it held is believed to be there all along.
         assert [request.context.cached_length for request in script.requests] == [0, 3, 3, 3]
         for is_lost in (False, False, True):
-            assert (await drafter.propose(sequence.extend([4]), 1)).tokens == ()
+            assert (await drafter.propose(sequence.extend([4]), Wanted(1))).tokens == ()
             assert breaker.is_open == is_lost
         assert breaker.reason == "no draft within 2 s"
         assert drafter.num_fallbacks == 1
@@ -127,13 +130,13 @@ async def test_a_try_that_is_late_leaves_a_lost_service_lost(
     breaker, patience = Breaker(retry_s=5.0), Impatient()
     async with attached(script, breaker=breaker, patience=patience) as drafter:
         for _ in range(2):
-            await drafter.propose(TokenSequence(PROMPT), 1)
+            await drafter.propose(TokenSequence(PROMPT), Wanted(1))
         now_s += 6.0
-        assert (await drafter.propose(TokenSequence(PROMPT), 1)).tokens == ()
+        assert (await drafter.propose(TokenSequence(PROMPT), Wanted(1))).tokens == ()
         assert breaker.is_open
         assert not breaker.may_try()
         # Nothing is learned from it: it took as long as it was waited for, and would next time.
         assert patience.noted == [False]
         now_s += 6.0
         patience.noted.clear()
-        assert list((await drafter.propose(TokenSequence(PROMPT), 1)).tokens) == [8]
+        assert list((await drafter.propose(TokenSequence(PROMPT), Wanted(1))).tokens) == [8]

@@ -1,0 +1,165 @@
+"""What is known of a drafter from its drafts: how likely its tokens are accepted, and how long it takes.
+
+All requests share it. Counts and means forget, so that another draft model, other texts and another load are noticed.
+"""
+
+import math
+import statistics
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from orchestrator.drafting.drafter import NGRAM, REMOTE, Draft
+from outrider.v1 import generation_pb2
+
+# Margins of a model between which tokens are told apart: differences of (perturbed) logits, so about log odds.
+_MARGINS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0)
+# Lengths of a match in the text.
+_MATCHES = (5.0, 6.0, 8.0, 12.0)
+# Depths are told apart by powers of two, up to this one.
+_MOST_DEPTHS = 5
+# A chance counts as seen in so many tokens, before it was: at a margin, and beyond that at a depth.
+_PRIOR_TOKENS, _DEPTH_TOKENS = 4.0, 24.0
+# Tokens after which what was seen counts e times less.
+_MEMORY = 512
+# Cycles of which the speedup is a mean.
+_NUM_CYCLES = 256
+# Drafts of which times are a mean.
+_NUM_DRAFTS = 16
+
+
+class Chances:
+    """The chance that a draft token is accepted if those before it are: a table of depth and margin, of decayed counts.
+
+    A cell of which little is known has what is known of its margin at all depths, and that the `prior`.
+    """
+
+    def __init__(self, edges: Sequence[float], prior: Callable[[float], float]) -> None:
+        """Tell margins apart at `edges`, ascending; `prior` is the chance at a margin before anything was seen."""
+        self.edges = edges
+        middles = [(low + high) / 2 for low, high in zip((0.0, *edges), (*edges, 1.5 * edges[-1]), strict=True)]
+        self._prior = [prior(middle) for middle in middles]
+        self._pooled = [[0.0, 0.0] for _ in middles]
+        self._cells = [[[0.0, 0.0] for _ in middles] for _ in range(_MOST_DEPTHS)]
+
+    def by_margin(self) -> list[float]:
+        """Return the chances below the first edge, below the second and so on, whatever the depth."""
+        return [
+            (accepted + _PRIOR_TOKENS * prior) / (tried + _PRIOR_TOKENS)
+            for (tried, accepted), prior in zip(self._pooled, self._prior, strict=True)
+        ]
+
+    def of(self, draft: Draft) -> list[float]:
+        """Return the chance of each token of a draft."""
+        pooled = self.by_margin()
+        found = []
+        for depth, margin in enumerate(draft.margins):
+            place = bisect_right(self.edges, margin)
+            tried, accepted = self._cells[_level(depth)][place]
+            found.append((accepted + _DEPTH_TOKENS * pooled[place]) / (tried + _DEPTH_TOKENS))
+        return found
+
+    def observe(self, draft: Draft, num_accepted: int) -> None:
+        """Learn from a draft that was verified: only the tokens up to the first that was rejected tell anything."""
+        for depth, margin in enumerate(draft.margins[: num_accepted + 1]):
+            place = bisect_right(self.edges, margin)
+            for cell in (self._pooled[place], self._cells[_level(depth)][place]):
+                cell[0] += 1 - cell[0] / _MEMORY
+                cell[1] += (depth < num_accepted) - cell[1] / _MEMORY
+
+
+@dataclass
+class Mean:
+    """A mean of recent values: a plain one of the first ones, later each counts `memory` times less than all before."""
+
+    memory: int
+    value: float = 0.0
+    count: int = 0
+
+    def add(self, value: float) -> None:
+        """Take note of a value."""
+        self.count = min(self.count + 1, self.memory)
+        self.value += (value - self.value) / self.count
+
+
+class Median:
+    """The median of recent values, which an accident among them does not change."""
+
+    def __init__(self) -> None:
+        self._recent: deque[float] = deque(maxlen=_NUM_DRAFTS)
+        self.value = 0.0
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._recent)
+
+    def add(self, value: float) -> None:
+        """Take note of a value."""
+        self._recent.append(value)
+        self.value = statistics.median(self._recent)
+
+
+@dataclass
+class Record:
+    """One drafter's. Times are in seconds: of a draft whatever its length, wire and queue included, and of a token.
+
+    `comes` is the share of drafts that came in time, `vain_s` what others are waited for.
+    """
+
+    chances: Chances
+    fixed_s: Median = field(default_factory=Median)
+    token_s: Median = field(default_factory=Median)
+    comes: Mean = field(default_factory=lambda: Mean(_NUM_DRAFTS))
+    vain_s: Median = field(default_factory=Median)
+    # Mean of the chances of its tokens.
+    chance: Mean = field(default_factory=lambda: Mean(_MEMORY))
+    # Draft tokens for those who share decodes, and wait for each other.
+    number: int = 0
+
+    def note_times(self, draft: Draft) -> None:
+        """Learn how long a draft took, or was waited for in vain."""
+        if draft.follows_prompt:
+            return
+        self.comes.add(len(draft.tokens) > 0)
+        if draft.tokens:
+            self.token_s.add(draft.computed_s / len(draft.tokens))
+            self.fixed_s.add(max(0.0, draft.waited_s - draft.computed_s))
+        else:
+            self.vain_s.add(draft.waited_s)
+
+    def usual_s(self, num_draft_tokens: int) -> float:
+        """Return how long a draft of so many tokens is waited for, those that never come included."""
+        came_s = self.fixed_s.value + num_draft_tokens * self.token_s.value
+        return self.comes.value * came_s + (1 - self.comes.value) * self.vain_s.value
+
+
+class Experience:
+    """The records of all drafters, by name, the last `choice` that was made by them, and what came of all."""
+
+    def __init__(self) -> None:
+        self.choice: generation_pb2.LengthChoice | None = None
+        self._plain_s, self._spent_s = Mean(_NUM_CYCLES), Mean(_NUM_CYCLES)
+        self._records = {
+            REMOTE: Record(Chances(_MARGINS, lambda margin: 1 / (1 + math.exp(-margin)))),
+            NGRAM: Record(Chances(_MATCHES, lambda length: length / (length + 2))),
+        }
+
+    def of(self, drafter: str) -> Record | None:
+        """Return what is known of a drafter; None of nobody."""
+        return self._records.get(drafter)
+
+    @property
+    def speedup(self) -> float:
+        """How many times as long plain decoding would take at the moment, as modelled; 0 while that is not known."""
+        return self._plain_s.value / self._spent_s.value if self._spent_s.value else 0.0
+
+    def note_cycle(self, plain_s: float, spent_s: float) -> None:
+        """Learn what a cycle took, and what its tokens would have taken in plain decoding."""
+        self._plain_s.add(plain_s)
+        self._spent_s.add(spent_s)
+
+
+def _level(depth: int) -> int:
+    return min(depth.bit_length(), _MOST_DEPTHS - 1)

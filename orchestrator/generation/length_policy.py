@@ -1,0 +1,191 @@
+"""The length policy of mode AUTO: as many draft tokens as pay, by what the target quotes and what drafts have shown.
+
+With S_j the chance that the first j draft tokens are all accepted, a draft of n tokens is worth
+
+    S_1 + ... + S_n - r (T(n) - T(0)) - r / m (D + n t)
+
+tokens: what it brings, less what its time would bring otherwise. r is the rate of all sessions together, at which the
+target's time is priced, T its decode; D and t are what drafting takes whatever the length and for each token, priced at
+a share of the rate, as the m sessions that draft do so in the same wait. Every n is evaluated, zero too. What is worth
+its rows is decided once more by the target, by the chances of the very tokens and in the company that is there then.
+"""
+
+import math
+from collections.abc import Sequence
+
+from orchestrator.drafting.drafter import NGRAM, REMOTE, Draft, Wanted
+from orchestrator.drafting.experience import Experience, Mean, Record
+from orchestrator.drafting.ngram import draft_length
+from orchestrator.generation.cycle import Cycle
+from outrider.v1 import draft_pb2, generation_pb2, target_pb2
+
+# Tokens of this request that its own mean chance is of.
+_MEMORY = 64
+# Tokens of other requests that count as much before it has any.
+_PRIOR_TOKENS = 32
+# Draft tokens until there is a quote and so many drafts were seen.
+_FIRST, _NUM_FIRST = 4, 4
+# A target that idles for less of its time decodes for others while one drafts, so that drafts cost less or nothing.
+_IDLE = 0.1
+# Another number has to be worth more by so many tokens.
+_MARGIN = 0.05
+# A draft that hangs costs at most so many plain cycles, by the mean of so many. No longer ones are asked for than
+# usually take this share of that.
+_MOST_PLAIN_CYCLES, _NUM_CYCLES, _SAFE = 2.0, 16, 0.75
+# The most of the time that drafts take that are not worth it, to find out whether they are by now.
+_EXPLORED = 0.01
+
+
+class PaidLength:
+    """As many tokens as are worth their time."""
+
+    def __init__(self, experience: Experience, most: int) -> None:
+        """Draft at most `most` tokens."""
+        self._experience = experience
+        self._most = most
+        self._draft = Draft()
+        self._quote: target_pb2.Quote | None = None
+        self._chance = Mean(_MEMORY)
+        self._drafts = True
+        self._elapsed_s = self._explored_s = 0.0
+        self._plain_s = Mean(_NUM_CYCLES)
+
+    def choose(self, most: int) -> Wanted:
+        """Return the number that is worth most, with when a draft should end earlier."""
+        room = most = min(most, self._most)
+        record, quote = self._experience.of(REMOTE), self._quote
+        assert record is not None
+        if quote is None or not quote.tokens_per_ms or record.comes.count < _NUM_FIRST:
+            return Wanted(min(_FIRST, most))
+        limit_s = _MOST_PLAIN_CYCLES * self._plain_s.value
+        most = min(most, _most_in_time(record, _SAFE * limit_s))
+        chance = self._mean_chance(record)
+        values = self._values(record, quote, most, chance)
+        number, early_end = self._number(record, quote, values)
+        self._experience.choice = generation_pb2.LengthChoice(
+            num_draft_tokens=number,
+            chance=chance,
+            worth=max(values),
+            draft_ms=1e3 * record.fixed_s.value,
+            token_ms=1e3 * record.token_s.value,
+            row_ms=quote.row_ms[0] if quote.row_ms else 0.0,
+            tokens_per_s=1e3 * quote.tokens_per_ms,
+        )
+        return Wanted(
+            number,
+            early_end,
+            num_looked_up=room,
+            least_match=self._least_match(quote, room, max(values)),
+            limit_s=limit_s,
+            choice=self._experience.choice,
+        )
+
+    def _least_match(self, quote: target_pb2.Quote, most: int, worth: float) -> float:
+        """Return the length of a match from which on its draft is worth more than so many tokens."""
+        record = self._experience.of(NGRAM)
+        assert record is not None
+        for length, chance in zip(record.chances.edges, record.chances.by_margin()[1:], strict=True):
+            number = min(draft_length(int(length)), most)
+            tokens = sum(chance**depth for depth in range(1, number + 1))
+            if number and tokens - quote.tokens_per_ms * self._row_ms(quote, number) > worth:
+                return length
+        return math.inf
+
+    def _number(
+        self, record: Record, quote: target_pb2.Quote, values: Sequence[float]
+    ) -> tuple[int, draft_pb2.EarlyEnd | None]:
+        """Return the number, and when a draft should end earlier, by what each number is worth."""
+        most = len(values) - 1
+        # One that stays out has to see a gain to come in, and the other way round.
+        self._drafts = max(values) > (0.0 if self._drafts else _MARGIN)
+        if not self._drafts:
+            return int(most > 0 and self._may_explore(record)), None
+        if quote.num_sessions > 1:
+            return self._common(record, quote, most), None
+        # Nobody waits for it, and after each token it is known whether another one is worth it. So it is as many as are
+        # where the drafter is sure.
+        sure = self._values(record, quote, most, max(record.chances.by_margin()))
+        return _place_of_best(sure), self._early_end(record, quote, values)
+
+    def chances(self, draft: Draft) -> Sequence[float]:
+        """Return the chance of each token."""
+        self._draft = draft
+        record = self._experience.of(draft.drafter)
+        if record is None:
+            return ()
+        record.note_times(draft)
+        chances = record.chances.of(draft)
+        if draft.drafter == REMOTE:
+            for chance in chances:
+                self._chance.add(chance)
+                record.chance.add(chance)
+        return chances
+
+    def observe(self, cycle: Cycle) -> None:
+        """Learn from what was accepted, and from the quote."""
+        verification = cycle.verification
+        record = self._experience.of(cycle.draft.drafter)
+        if record is not None:
+            record.chances.observe(cycle.draft, verification.result.num_accepted)
+        self._quote = verification.quote
+        spent_s = self._draft.waited_s + verification.waited_s
+        self._elapsed_s += spent_s
+        if verification.quote is not None:
+            self._plain_s.add(verification.plain_s)
+            self._experience.note_cycle(len(cycle.tokens) * verification.plain_s, spent_s)
+        if not self._drafts:
+            self._explored_s += self._draft.waited_s
+
+    def _common(self, record: Record, quote: target_pb2.Quote, most: int) -> int:
+        """Return the number for all sessions, which wait for each other: the same for all who draft."""
+        values = self._values(record, quote, self._most, record.chance.value)
+        best = max(1, _place_of_best(values))
+        if not 0 < record.number < len(values) or values[best] > values[record.number] + _MARGIN:
+            record.number = best
+        return min(record.number, most)
+
+    def _values(self, record: Record, quote: target_pb2.Quote, most: int, chance: float) -> list[float]:
+        """Return what each number of draft tokens is worth, in tokens; zero is worth nothing."""
+        values, joint, tokens = [0.0], 1.0, 0.0
+        for number in range(1, most + 1):
+            joint *= chance
+            tokens += joint * record.comes.value
+            values.append(tokens - self._cost(record, quote, number))
+        return values
+
+    def _cost(self, record: Record, quote: target_pb2.Quote, number: int) -> float:
+        return quote.tokens_per_ms * self._row_ms(quote, number) + self._draft_cost(quote, record.usual_s(number))
+
+    def _row_ms(self, quote: target_pb2.Quote, number: int) -> float:
+        return quote.row_ms[min(number, len(quote.row_ms)) - 1] if quote.row_ms else 0.0
+
+    def _draft_cost(self, quote: target_pb2.Quote, seconds: float) -> float:
+        share = min(1.0, quote.idle_share / _IDLE) / max(1, quote.num_drafting)
+        return share * quote.tokens_per_ms * 1e3 * seconds
+
+    def _mean_chance(self, record: Record) -> float:
+        own, count = self._chance, self._chance.count
+        return (own.value * count + record.chance.value * _PRIOR_TOKENS) / (count + _PRIOR_TOKENS)
+
+    def _early_end(self, record: Record, quote: target_pb2.Quote, values: Sequence[float]) -> draft_pb2.EarlyEnd:
+        """Return when another token is not worth it: its chance is about the mean, its cost about that of all."""
+        number = max(1, _place_of_best(values))
+        cost = self._cost(record, quote, number) - self._draft_cost(quote, record.usual_s(0))
+        return draft_pb2.EarlyEnd(
+            min_joint_chance=min(1.0, cost / number / max(self._mean_chance(record), 0.01)),
+            margins=record.chances.edges,
+            chances=record.chances.by_margin(),
+        )
+
+    def _may_explore(self, record: Record) -> bool:
+        return self._explored_s + record.usual_s(1) <= _EXPLORED * self._elapsed_s
+
+
+def _place_of_best(values: Sequence[float]) -> int:
+    return max(range(len(values)), key=values.__getitem__)
+
+
+def _most_in_time(record: Record, limit_s: float) -> int:
+    """Return how many tokens are usually drafted in so many seconds, 1 at least."""
+    left_s = limit_s - record.fixed_s.value
+    return max(1, int(left_s / record.token_s.value)) if record.token_s.value else _FIRST
