@@ -59,7 +59,8 @@ async def run_bench(systems: Sequence[System], load: Load, course: Course, resul
         results.found["is_swept"] = await halving.sweep()
         if not results.found["is_swept"]:
             tell("there was no time for all settings: give more of it (--budget), or fewer of them")
-        is_traced = course.spans_path is not None and course.deadline.reserve(start_s + _traced_s(results, ours))
+        needed_s = start_s + _traced_s(ours, course.streams, results)
+        is_traced = course.spans_path is not None and course.deadline.reserve(needed_s)
         if results.found["is_swept"] and course.num_rounds:
             rounds = "1 round" if course.num_rounds == 1 else f"{course.num_rounds} rounds"
             tell(f"{rounds} over plain decoding and the best settings, as far as the time lasts")
@@ -77,17 +78,16 @@ async def run_bench(systems: Sequence[System], load: Load, course: Course, resul
             results.save()
 
 
-def _traced_s(results: Results, ours: System) -> float:
-    """Return about how long runs with traces take: those of each number of streams as long as the slowest one."""
+def _traced_s(ours: System, streams: Sequence[int], results: Results) -> float:
+    """Return about how long runs with traces take, each as long as the slowest one with so many streams."""
     took_s: dict[int, float] = {}
     for run in results.runs:
         if run["system"] == ours.name:
             took_s[run["num_streams"]] = max(took_s.get(run["num_streams"], 0.0), run["took_s"])
-    num_settings = 3 if any(setting.name == AUTO for setting in ours.settings) else 2
-    return num_settings * sum(took_s.values())
+    return sum(took_s.get(num_streams, 0.0) for _, num_streams in _traced(ours, streams, results))
 
 
-def _traced(ours: Services, streams: Sequence[int], results: Results) -> list[tuple[Setting, int]]:
+def _traced(ours: System, streams: Sequence[int], results: Results) -> list[tuple[Setting, int]]:
     """Return what is traced with each number of streams: plain decoding, the best setting that drafts, and `auto`."""
     by_name = {setting.name: setting for setting in ours.settings}
     found = []

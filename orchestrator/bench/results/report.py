@@ -153,9 +153,8 @@ def _cases(rows: Sequence[dict[str, Any]]) -> Table:
     accepted, passes, wire = "accepted by position", "passes a token", "wire ms a cycle"
     header = ["streams", "system", "setting", "tokens/s (least to most)", "of plain"]
     header += [first_token, token, accepted, passes, wire, "runs"]
-    dispensable = [passes, wire, accepted, first_token, "runs", token]
-    if len({row["system"] for row in rows}) == 1:
-        dispensable.insert(0, "system")
+    is_alone = len({row["system"] for row in rows}) == 1
+    dispensable = [*(["system"] if is_alone else []), passes, wire, accepted, first_token, "runs", token]
     if has_gpu := any(row["gpu_busy_percent"] is not None for row in rows):
         header.append("GPU busy")
         dispensable.insert(0, "GPU busy")

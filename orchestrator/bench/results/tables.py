@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Table:
-    """A table of texts. Where room is short, columns with `dispensable` headings are left out, in their order."""
+    """A table of texts. Where room is short, columns with `dispensable` headings are left out, the first ones first."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -28,10 +28,14 @@ class Table:
         ]
 
     def fitted(self, width: int) -> "Table":
-        """Return it with no more columns than fit into so many characters, if enough of them are dispensable."""
-        if self.width() <= width or not self.dispensable:
-            return self
-        first, *others = self.dispensable
-        kept = [place for place, heading in enumerate(self.header) if heading != first]
+        """Return it with the columns that fit into so many characters, and with all that are not dispensable."""
+        fitting = self._without(self.dispensable)
+        for heading in reversed(self.dispensable):
+            wider = self._without([each for each in self.dispensable if each not in (*fitting.header, heading)])
+            fitting = wider if wider.width() <= width else fitting
+        return fitting
+
+    def _without(self, headings: Sequence[str]) -> "Table":
+        kept = [place for place, heading in enumerate(self.header) if heading not in headings]
         header, *rows = ([line[place] for place in kept] for line in (self.header, *self.rows))
-        return Table(header, rows, others).fitted(width)
+        return Table(header, rows)

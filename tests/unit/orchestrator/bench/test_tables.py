@@ -18,9 +18,16 @@ def test_headings_may_take_several_lines_and_cells_may_not() -> None:
     assert TABLE.width() == 5 + 2 + 9 + 2 + 4
 
 
-def test_columns_are_left_out_in_their_order_until_the_rest_fits() -> None:
-    assert TABLE.fitted(22) == TABLE
-    assert TABLE.fitted(21).header == ["name", "a long heading"]
-    assert TABLE.fitted(21).rows == [["first", "1.0 (0.5)"], ["2", "2.0"]]
-    assert TABLE.fitted(15).header == ["name"]
-    assert TABLE.fitted(1).header == ["name"], "what is not dispensable stays"
+def test_the_columns_that_fit_are_shown_those_named_last_before_others() -> None:
+    headers = {width: TABLE.fitted(width).header for width in (22, 21, 16, 15, 11, 10, 1)}
+    assert headers == {
+        22: ["name", "a long heading", "last"],
+        21: ["name", "a long heading"],
+        16: ["name", "a long heading"],
+        # The other one fits where this one does not.
+        15: ["name", "last"],
+        11: ["name", "last"],
+        10: ["name"],
+        1: ["name"],
+    }
+    assert TABLE.fitted(15).rows == [["first", "x"], ["2", "y"]]
