@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.bench.results.comparison import Runs, best_case, rates, ratio
-from orchestrator.bench.results.tables import Table
+from orchestrator.bench.tables import Table
 
 _PLAIN = ("plain", "alone")
 # Systems that every other one is compared with: the best of those whose names begin so.

@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from orchestrator.bench.cycles import Cycle
-from orchestrator.bench.results.tables import Table
+from orchestrator.bench.tables import Table
 
 _NUM_BINS = 10
 # Of a normal distribution so many deviations to either side hold 95 %.

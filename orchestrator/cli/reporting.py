@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from orchestrator.bench.results.tables import Table
+from orchestrator.bench.tables import Table
 from services.frame.program.printable import one_line
 
 

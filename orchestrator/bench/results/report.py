@@ -19,8 +19,8 @@ from orchestrator.bench.results.comparison import (
     without_draft,
 )
 from orchestrator.bench.results.sentence import answer
-from orchestrator.bench.results.tables import Table
 from orchestrator.bench.systems.system import AGAIN, AUTO, PLAIN
+from orchestrator.bench.tables import Table
 
 # Figures of a run whose medians are told, each where runs have it.
 _FIGURES = (

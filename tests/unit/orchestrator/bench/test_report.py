@@ -11,7 +11,7 @@ from orchestrator.bench.reliability import reliability
 from orchestrator.bench.results.comparison import without_draft
 from orchestrator.bench.results.plot import check_plotting, plot, plot_reliability
 from orchestrator.bench.results.report import markdown, memory, short, summarize
-from orchestrator.bench.results.tables import Table
+from orchestrator.bench.tables import Table
 from services.frame.program.startup import StartupError
 from tests.unit.orchestrator.bench.runs import run
 

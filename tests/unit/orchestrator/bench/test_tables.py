@@ -1,6 +1,6 @@
 """Tables that lose columns where there is no room for them."""
 
-from orchestrator.bench.results.tables import Table
+from orchestrator.bench.tables import Table
 
 TABLE = Table(
     ["name", "a long heading", "last"], [["first", "1.0 (0.5)", "x"], ["2", "2.0", "y"]], ["last", "a long heading"]

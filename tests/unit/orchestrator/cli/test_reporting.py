@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from orchestrator.bench.results.tables import Table
+from orchestrator.bench.tables import Table
 from orchestrator.cli.reporting import show_report
 
 PARTS = [
