@@ -30,7 +30,7 @@ def _show(table: Table, out: Console, whole: str) -> None:
     widths = fitted.widths() if fitted.width() <= out.width else [None] * len(fitted.header)
     shown = RichTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for heading, width in zip(fitted.header, widths, strict=True):
-        shown.add_column(Text(one_line(heading)), min_width=width)
+        shown.add_column(Text(one_line(heading)), width=width, overflow="fold")
     for row in fitted.rows:
         shown.add_row(*(Text(one_line(cell)) for cell in row))
     out.print(shown)

@@ -60,7 +60,7 @@ def plot_reliability(found: dict[str, Any], path: Path) -> None:
         len(drafters),
         sharex=True,
         squeeze=False,
-        figsize=(4 * len(drafters) + 0.6, 5.4),
+        figsize=(4 * len(drafters) + 0.6, 5.6),
         height_ratios=(3, 1),
         layout="constrained",
     )
@@ -72,8 +72,8 @@ def plot_reliability(found: dict[str, Any], path: Path) -> None:
             [each["seen_most"] - each["seen"] for each in bins],
         ]
         chances.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1, label="as predicted")
-        chances.errorbar(predicted, seen, beyond, fmt="o-", color="C0", capsize=2, label="seen, 95 % interval")
-        chances.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", ylabel="share accepted")
+        chances.errorbar(predicted, seen, beyond, fmt="o", color="C0", capsize=2, label="seen, 95 % interval")
+        chances.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel="share accepted")
         chances.set_title(
             f"{drafter['drafter']}: calibration error {drafter['expected_calibration_error']:.3f}, "
             f"by chance {drafter['error_by_chance']:.3f}",

@@ -30,7 +30,7 @@ def _terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_terminal")
-@pytest.mark.parametrize(("columns", "is_whole"), [(50, False), (80, True)])
+@pytest.mark.parametrize(("columns", "is_whole"), [(50, False), (61, True), (80, True)])
 def test_a_terminal_gets_no_wider_lines_than_it_has(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int, is_whole: bool
 ) -> None:
