@@ -70,7 +70,7 @@ async def run_bench(systems: Sequence[System], load: Load, course: Course, resul
     if course.spans_path is not None and not is_traced:
         tell("no runs with traces: there is no time for them")
     elif course.spans_path is not None and isinstance(ours, Services):
-        cases = _traced(ours, course.streams, results)
+        cases = traced_cases(ours, course.streams, results)
         try:
             await trace_runs(ours, cases, load, results, course.spans_path, is_drawn=course.is_drawn)
         except FAILURES as error:
@@ -84,10 +84,10 @@ def _traced_s(ours: System, streams: Sequence[int], results: Results) -> float:
     for run in results.runs:
         if run["system"] == ours.name:
             took_s[run["num_streams"]] = max(took_s.get(run["num_streams"], 0.0), run["took_s"])
-    return sum(took_s.get(num_streams, 0.0) for _, num_streams in _traced(ours, streams, results))
+    return sum(took_s.get(num_streams, 0.0) for _, num_streams in traced_cases(ours, streams, results))
 
 
-def _traced(ours: System, streams: Sequence[int], results: Results) -> list[tuple[Setting, int]]:
+def traced_cases(ours: System, streams: Sequence[int], results: Results) -> list[tuple[Setting, int]]:
     """Return what is traced with each number of streams: plain decoding, the best setting that drafts, and `auto`."""
     by_name = {setting.name: setting for setting in ours.settings}
     found = []

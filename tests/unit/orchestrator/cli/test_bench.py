@@ -10,9 +10,10 @@ from orchestrator.bench.course import Course
 from orchestrator.bench.measuring.bench import Load, Results
 from orchestrator.bench.systems.services import Checkout
 from orchestrator.bench.systems.system import System
-from orchestrator.cli import measuring
+from orchestrator.cli import measuring, progress
 from services.frame.program.startup import StartupError
 from tests.unit.orchestrator.cli.running import run
+from tests.waiting import soon
 
 
 @pytest.mark.parametrize(
@@ -227,6 +228,28 @@ def test_a_disk_that_fills_up_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPa
     with pytest.raises(StartupError, match=r"cannot write .*mine\.json: No space left on device"):
         Results({}, tmp_path / "mine.json").save()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_terminal_is_shown_what_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    said: list[str] = []
+
+    async def measure(_systems: object, _load: object, _course: object, results: Results) -> None:
+        results.doing = "outrider, auto, 4 streams, round 2"
+
+        def is_said() -> bool:
+            said.append(capsys.readouterr().err)
+            return "outrider, auto, 4 streams, round 2: 0 s so far, about 1" in "".join(said)
+
+        await soon(is_said)
+
+    monkeypatch.setattr(measuring, "run_bench", measure)
+    monkeypatch.setattr(progress, "_SHOWN_AFTER_S", 0.0)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, "bench") == 1
 
 
 def test_random_arrivals_are_the_same_for_a_seed() -> None:
