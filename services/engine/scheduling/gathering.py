@@ -163,13 +163,14 @@ class Gathering:
         Where sessions are away for longer than a decode takes, two groups that take turns are quicker: one is decoded
         while the other drafts, and nobody waits. Sessions that are answered together never part by themselves.
         """
-        num_present = self.num_present
-        if not self._parts or self._goes_on or num_present < 2:
+        if not self._parts or self._goes_on:
             return None
-        away_s = statistics.median(
-            statistics.median(each.returns_s) if each.returns_s else 0.0 for each in self._sessions.values()
-        )
-        num_rows = sum(each.num_rows for each in self._sessions.values())
+        present = self._present()
+        num_present = len(present)
+        if num_present < 2:
+            return None
+        away_s = statistics.median(statistics.median(each.returns_s) if each.returns_s else 0.0 for each in present)
+        num_rows = sum(each.num_rows for each in present)
         half_s = self._costs.decode_s(-(-num_rows // 2))
         together_s = self._costs.decode_s(num_rows) + away_s
         factor = _PARTED if self._is_parted else _PARTING
@@ -214,9 +215,9 @@ class Gathering:
         self._end_round(now_s)
         self._ready_s = None
 
-    def join(self) -> None:
-        """What is ready joins work that goes on, which waits for nobody."""
-        self._goes_on = True
+    def join(self, *, goes_on: bool) -> None:
+        """What is ready waits for nobody: it is a prompt alone, or joins work that `goes_on` from token to token."""
+        self._goes_on |= goes_on
         self._ready_s = None
 
     def _kept_waiting(self, now_s: float) -> bool:
@@ -252,6 +253,8 @@ class Gathering:
     def _end_round(self, now_s: float) -> None:
         num_present = self.num_present
         if self._begun_s is not None and num_present > 1:
-            self._comparison.count(self._num_tokens, now_s - self._begun_s, num_present)
-            self._parting.count(self._num_tokens, now_s - self._begun_s, num_present)
+            # One trial at a time, or what comes of one would be taken for what comes of the other.
+            for each, other in ((self._comparison, self._parting), (self._parting, self._comparison)):
+                if not other.is_trying:
+                    each.count(self._num_tokens, now_s - self._begun_s, num_present)
         self._begun_s, self._num_tokens = now_s, 0.0
