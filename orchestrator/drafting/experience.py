@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.drafting.drafter import NGRAM, REMOTE, Draft
-from outrider.v1 import generation_pb2
+from outrider.v1 import generation_pb2, target_pb2
 
 # Margins of a model between which tokens are told apart: differences of (perturbed) logits, so about log odds.
 _MARGINS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0)
@@ -117,6 +117,8 @@ class Record:
     chance: Mean = field(default_factory=lambda: Mean(_MEMORY))
     # Draft tokens for those who share decodes, and wait for each other.
     number: int = 0
+    # What all requests together may yet spend on drafts that are not worth it; below zero where one took longer.
+    explorable_s: float = 0.0
 
     def note_times(self, draft: Draft) -> None:
         """Learn how long a draft took, or was waited for in vain."""
@@ -140,6 +142,9 @@ class Experience:
 
     def __init__(self) -> None:
         self.choice: generation_pb2.LengthChoice | None = None
+        # The last quote of the target, and what a cycle without draft tokens takes.
+        self.quote: target_pb2.Quote | None = None
+        self.plain_s = Median()
         self._plain_s, self._spent_s = Mean(_NUM_CYCLES), Mean(_NUM_CYCLES)
         self._records = {
             REMOTE: Record(Chances(_MARGINS, lambda margin: 1 / (1 + math.exp(-margin)))),

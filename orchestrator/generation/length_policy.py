@@ -29,11 +29,12 @@ _FIRST, _NUM_FIRST = 4, 4
 _IDLE = 0.1
 # Another number has to be worth more by so many tokens.
 _MARGIN = 0.05
-# A draft that hangs costs at most so many plain cycles, by the mean of so many. No longer ones are asked for than
-# usually take this share of that.
-_MOST_PLAIN_CYCLES, _NUM_CYCLES, _SAFE = 2.0, 16, 0.75
-# The most of the time that drafts take that are not worth it, to find out whether they are by now.
-_EXPLORED = 0.01
+# A draft that hangs costs at most so many plain cycles. No longer ones are asked for than usually take this share of
+# that.
+_MOST_PLAIN_CYCLES, _SAFE = 2.0, 0.75
+# The share of the time that may go into drafts that are not worth it, to find out whether they are by now. No more of it
+# is saved than so many of them take: they would come one after the other.
+_EXPLORED, _MOST_SAVED = 0.01, 2.0
 
 
 class PaidLength:
@@ -44,11 +45,10 @@ class PaidLength:
         self._experience = experience
         self._most = most
         self._draft = Draft()
-        self._quote: target_pb2.Quote | None = None
+        # At first another request's: to read a prompt is much to ask of a draft of which it is known that it is worth nothing.
+        self._quote = experience.quote
         self._chance = Mean(_MEMORY)
         self._drafts = True
-        self._elapsed_s = self._explored_s = 0.0
-        self._plain_s = Mean(_NUM_CYCLES)
 
     def choose(self, most: int) -> Wanted:
         """Return the number that is worth most, with when a draft should end earlier."""
@@ -56,9 +56,9 @@ class PaidLength:
         record, quote = self._experience.of(REMOTE), self._quote
         assert record is not None
         if quote is None or not quote.tokens_per_ms or record.comes.count < _NUM_FIRST:
-            return Wanted(min(_FIRST, most))
-        limit_s = _MOST_PLAIN_CYCLES * self._plain_s.value
-        most = min(most, _most_in_time(record, _SAFE * limit_s))
+            return Wanted(min(_FIRST, most), num_looked_up=room)
+        limit_s = _MOST_PLAIN_CYCLES * self._experience.plain_s.value
+        most = min(most, len(quote.row_ms), _most_in_time(record, _SAFE * limit_s))
         chance = self._mean_chance(record)
         values = self._values(record, quote, most, chance)
         number, early_end = self._number(record, quote, values)
@@ -127,18 +127,19 @@ class PaidLength:
         record = self._experience.of(cycle.draft.drafter)
         if record is not None:
             record.chances.observe(cycle.draft, verification.result.num_accepted)
-        self._quote = verification.quote
+        self._quote = self._experience.quote = verification.quote
         spent_s = self._draft.waited_s + verification.waited_s
-        self._elapsed_s += spent_s
         if verification.quote is not None:
-            self._plain_s.add(verification.plain_s)
+            self._experience.plain_s.add(verification.plain_s)
             self._experience.note_cycle(len(cycle.tokens) * verification.plain_s, spent_s)
-        if not self._drafts:
-            self._explored_s += self._draft.waited_s
+        model = self._experience.of(REMOTE)
+        if model is not None and not self._drafts:
+            saved_s = min(model.explorable_s + _EXPLORED * spent_s, _MOST_SAVED * model.usual_s(1))
+            model.explorable_s = saved_s - self._draft.waited_s
 
     def _common(self, record: Record, quote: target_pb2.Quote, most: int) -> int:
         """Return the number for all sessions, which wait for each other: the same for all who draft."""
-        values = self._values(record, quote, self._most, record.chance.value)
+        values = self._values(record, quote, min(self._most, len(quote.row_ms)), record.chance.value)
         best = max(1, _place_of_best(values))
         if not 0 < record.number < len(values) or values[best] > values[record.number] + _MARGIN:
             record.number = best
@@ -157,7 +158,7 @@ class PaidLength:
         return quote.tokens_per_ms * self._row_ms(quote, number) + self._draft_cost(quote, record.usual_s(number))
 
     def _row_ms(self, quote: target_pb2.Quote, number: int) -> float:
-        return quote.row_ms[min(number, len(quote.row_ms)) - 1] if quote.row_ms else 0.0
+        return quote.row_ms[min(number, len(quote.row_ms)) - 1] if quote.row_ms else math.inf
 
     def _draft_cost(self, quote: target_pb2.Quote, seconds: float) -> float:
         share = min(1.0, quote.idle_share / _IDLE) / max(1, quote.num_drafting)
@@ -178,7 +179,9 @@ class PaidLength:
         )
 
     def _may_explore(self, record: Record) -> bool:
-        return self._explored_s + record.usual_s(1) <= _EXPLORED * self._elapsed_s
+        # What the draft model read before its last draft hid how long drafts take by now.
+        has_caught_up = self._draft.follows_prompt and len(self._draft.tokens) > 0
+        return has_caught_up or record.explorable_s >= record.usual_s(1)
 
 
 def _place_of_best(values: Sequence[float]) -> int:
