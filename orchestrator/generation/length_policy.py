@@ -32,8 +32,8 @@ _MARGIN = 0.05
 # A draft that hangs costs at most so many plain cycles. No longer ones are asked for than usually take this share of
 # that.
 _MOST_PLAIN_CYCLES, _SAFE = 2.0, 0.75
-# The share of the time that may go into drafts that are not worth it, to find out whether they are by now. No more of it
-# is saved than so many of them take: they would come one after the other.
+# The share of the time that may go into drafts that are not worth it, to find out whether they are by now. No more of
+# it is saved than so many of them take: they would come one after the other.
 _EXPLORED, _MOST_SAVED = 0.01, 2.0
 
 
@@ -45,7 +45,7 @@ class PaidLength:
         self._experience = experience
         self._most = most
         self._draft = Draft()
-        # At first another request's: to read a prompt is much to ask of a draft of which it is known that it is worth nothing.
+        # At first another request's: to read a prompt is much to ask of a draft that is known to be worth nothing.
         self._quote = experience.quote
         self._chance = Mean(_MEMORY)
         self._drafts = True
