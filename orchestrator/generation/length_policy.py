@@ -58,10 +58,11 @@ class PaidLength:
         if quote is None or not quote.tokens_per_ms or record.comes.count < _NUM_FIRST:
             return Wanted(min(_FIRST, most), num_looked_up=room)
         limit_s = _MOST_PLAIN_CYCLES * self._experience.plain_s.value
-        most = min(most, len(quote.row_ms), _most_in_time(record, _SAFE * limit_s))
+        costs = self._costs(record, quote)
+        most = min(most, len(costs) - 1, _most_in_time(record, _SAFE * limit_s))
         chance = self._mean_chance(record)
-        values = self._values(record, quote, most, chance)
-        number, early_end = self._number(record, quote, values)
+        values = _values(costs[: most + 1], chance, record)
+        number, early_end = self._number(record, quote, costs, values)
         self._experience.choice = generation_pb2.LengthChoice(
             num_draft_tokens=number,
             chance=chance,
@@ -92,20 +93,26 @@ class PaidLength:
         return math.inf
 
     def _number(
-        self, record: Record, quote: target_pb2.Quote, values: Sequence[float]
+        self, record: Record, quote: target_pb2.Quote, costs: Sequence[float], values: Sequence[float]
     ) -> tuple[int, draft_pb2.EarlyEnd | None]:
-        """Return the number, and when a draft should end earlier, by what each number is worth."""
+        """Return the number, and when a draft should end earlier, by what each number costs and is worth."""
         most = len(values) - 1
         # One that stays out has to see a gain to come in, and the other way round.
         self._drafts = max(values) > (0.0 if self._drafts else _MARGIN)
         if not self._drafts:
             return int(most > 0 and self._may_explore(record)), None
         if quote.num_sessions > 1:
-            return self._common(record, quote, most), None
+            return self._common(record, costs, most), None
         # Nobody waits for it, and after each token it is known whether another one is worth it. So it is as many as are
         # where the drafter is sure.
-        sure = self._values(record, quote, most, max(record.chances.by_margin()))
-        return _place_of_best(sure), self._early_end(record, quote, values)
+        chances = record.chances.by_margin()
+        sure = _values(costs[: most + 1], max(chances), record)
+        number = max(1, _place_of_best(values))
+        # Another token is not worth it: its chance is about the mean, its cost about that of all.
+        token_cost = (costs[number] - self._draft_cost(quote, record.usual_s(0))) / number
+        least_chance = min(1.0, token_cost / max(self._mean_chance(record), 0.01))
+        early_end = draft_pb2.EarlyEnd(min_joint_chance=least_chance, margins=record.chances.edges, chances=chances)
+        return _place_of_best(sure), early_end
 
     def chances(self, draft: Draft) -> Sequence[float]:
         """Return the chance of each token."""
@@ -137,25 +144,19 @@ class PaidLength:
             saved_s = min(model.explorable_s + _EXPLORED * spent_s, _MOST_SAVED * model.usual_s(1))
             model.explorable_s = saved_s - self._draft.waited_s
 
-    def _common(self, record: Record, quote: target_pb2.Quote, most: int) -> int:
+    def _common(self, record: Record, costs: Sequence[float], most: int) -> int:
         """Return the number for all sessions, which wait for each other: the same for all who draft."""
-        values = self._values(record, quote, min(self._most, len(quote.row_ms)), record.chance.value)
+        values = _values(costs, record.chance.value, record)
         best = max(1, _place_of_best(values))
         if not 0 < record.number < len(values) or values[best] > values[record.number] + _MARGIN:
             record.number = best
         return min(record.number, most)
 
-    def _values(self, record: Record, quote: target_pb2.Quote, most: int, chance: float) -> list[float]:
-        """Return what each number of draft tokens is worth, in tokens; zero is worth nothing."""
-        values, joint, tokens = [0.0], 1.0, 0.0
-        for number in range(1, most + 1):
-            joint *= chance
-            tokens += joint * record.comes.value
-            values.append(tokens - self._cost(record, quote, number))
-        return values
-
-    def _cost(self, record: Record, quote: target_pb2.Quote, number: int) -> float:
-        return quote.tokens_per_ms * self._row_ms(quote, number) + self._draft_cost(quote, record.usual_s(number))
+    def _costs(self, record: Record, quote: target_pb2.Quote) -> list[float]:
+        """Return what each number of draft tokens costs, in tokens, up to the most that is quoted for."""
+        rate, waiting_rate = quote.tokens_per_ms, self._draft_cost(quote, 1.0)
+        rows = enumerate(quote.row_ms[: self._most], start=1)
+        return [0.0, *(rate * row_ms + waiting_rate * record.usual_s(number) for number, row_ms in rows)]
 
     def _row_ms(self, quote: target_pb2.Quote, number: int) -> float:
         return quote.row_ms[min(number, len(quote.row_ms)) - 1] if quote.row_ms else math.inf
@@ -168,20 +169,20 @@ class PaidLength:
         own, count = self._chance, self._chance.count
         return (own.value * count + record.chance.value * _PRIOR_TOKENS) / (count + _PRIOR_TOKENS)
 
-    def _early_end(self, record: Record, quote: target_pb2.Quote, values: Sequence[float]) -> draft_pb2.EarlyEnd:
-        """Return when another token is not worth it: its chance is about the mean, its cost about that of all."""
-        number = max(1, _place_of_best(values))
-        cost = self._cost(record, quote, number) - self._draft_cost(quote, record.usual_s(0))
-        return draft_pb2.EarlyEnd(
-            min_joint_chance=min(1.0, cost / number / max(self._mean_chance(record), 0.01)),
-            margins=record.chances.edges,
-            chances=record.chances.by_margin(),
-        )
-
     def _may_explore(self, record: Record) -> bool:
         # What the draft model read before its last draft hid how long drafts take by now.
         has_caught_up = self._draft.follows_prompt and len(self._draft.tokens) > 0
         return has_caught_up or record.explorable_s >= record.usual_s(1)
+
+
+def _values(costs: Sequence[float], chance: float, record: Record) -> list[float]:
+    """Return what each number of draft tokens is worth, in tokens; zero is worth nothing."""
+    values, joint, tokens = [0.0], 1.0, 0.0
+    for cost in costs[1:]:
+        joint *= chance
+        tokens += joint * record.comes.value
+        values.append(tokens - cost)
+    return values
 
 
 def _place_of_best(values: Sequence[float]) -> int:

@@ -47,11 +47,20 @@ class _Session:
     num_drafting: int = 0
     usual_tokens: float = 1.0
     returns_s: deque[float] = field(default_factory=lambda: deque(maxlen=_NUM_RETURNS))
+    usual_return_s: float = 0.0
+    longest_return_s: float = 0.0
     answered_s: float | None = None
     missed_until_s: float | None = None
     is_late: bool = False
     num_doubts: int = 0
     num_unawaited: int = 0
+
+    def come_back(self, away_s: float) -> None:
+        """It was away for so long."""
+        self.returns_s.append(away_s)
+        # Asked for many times in each round.
+        self.usual_return_s = statistics.median(self.returns_s)
+        self.longest_return_s = max(self.returns_s)
 
     def doubt(self) -> None:
         """It was waited for in vain, or for too long."""
@@ -97,7 +106,7 @@ class Gathering:
         away_s = max(0.0, (now_s if asked_s is None else asked_s) - session.answered_s)
         if not session.returns_s:
             self._first_returns_s.append(away_s)
-        session.returns_s.append(away_s)
+        session.come_back(away_s)
         if session.is_late:
             session.is_late = session.missed_until_s is not None and now_s > session.missed_until_s
         elif self._kept_waiting(now_s):
@@ -169,7 +178,7 @@ class Gathering:
         num_present = len(present)
         if num_present < 2:
             return None
-        away_s = statistics.median(statistics.median(each.returns_s) if each.returns_s else 0.0 for each in present)
+        away_s = statistics.median(each.usual_return_s for each in present)
         num_rows = sum(each.num_rows for each in present)
         half_s = self._costs.decode_s(-(-num_rows // 2))
         together_s = self._costs.decode_s(num_rows) + away_s
@@ -239,7 +248,7 @@ class Gathering:
         if session.answered_s is None:
             return False
         if session.returns_s:
-            expected_s = max(_RETURNS * max(session.returns_s), _LEAST_EXPECTED_S)
+            expected_s = max(_RETURNS * session.longest_return_s, _LEAST_EXPECTED_S)
         else:
             expected_s = max(_RETURNS * max(self._first_returns_s, default=0.0), least_s)
         return self._clock() < session.answered_s + expected_s

@@ -6,9 +6,9 @@ number to choose: how many draft tokens a session may have at most. The rule is 
 time would bring otherwise, at the rate that is reached.
 """
 
-import itertools
 import random
 from collections.abc import Callable, Sequence
+from itertools import accumulate, count, zip_longest
 
 from outrider.v1.target_pb2 import Quote
 from services.engine.runtime.interface import DecodeCosts
@@ -47,7 +47,7 @@ class Prices:
         self._new_decoded_s = 0.0
         self._quotes: dict[tuple[int, int, int], Quote] = {}
         # A service that takes this one's place must not seem to have told its quotes already.
-        self._versions = itertools.count(random.randrange(1 << 28, 1 << 31))
+        self._versions = count(random.randrange(1 << 28, 1 << 31))
 
     @property
     def tokens_per_s(self) -> float:
@@ -80,10 +80,11 @@ class Prices:
         most = max(map(len, worths))
         if not self.tokens_per_s:
             return most
+        # What so many draft tokens of each session bring together.
+        tokens = list(accumulate(map(sum, zip_longest(*worths, fillvalue=0.0)), initial=0.0))
 
         def value(num_draft_tokens: int) -> float:
-            tokens = sum(sum(worth[:num_draft_tokens]) for worth in worths)
-            return tokens - self.tokens_per_s * self._decode_s(num_sessions, 1 + num_draft_tokens)
+            return tokens[num_draft_tokens] - self.tokens_per_s * self._decode_s(num_sessions, 1 + num_draft_tokens)
 
         # Of those that are worth the same the most: a draft token that costs nothing tells how good its drafter is.
         return max(range(min(num_forced, most), most + 1), key=lambda number: (value(number), number))
