@@ -142,7 +142,9 @@ class PaidLength:
         model = self._experience.of(REMOTE)
         if model is not None and not self._drafts:
             saved_s = min(model.explorable_s + _EXPLORED * spent_s, _MOST_SAVED * model.usual_s(1))
-            model.explorable_s = saved_s - self._draft.waited_s
+            # Who shares a decode waits as well.
+            num_waiting = max(1, self._quote.num_sessions) if self._quote is not None else 1
+            model.explorable_s = saved_s - num_waiting * self._draft.waited_s
 
     def _common(self, record: Record, costs: Sequence[float], most: int) -> int:
         """Return the number for all sessions, which wait for each other: the same for all who draft."""

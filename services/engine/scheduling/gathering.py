@@ -40,10 +40,12 @@ _MOST_DOUBTS = 6
 class _Session:
     """What is known of a session: `answered_s` is None while it is here, `usual_tokens` is a mean over its answers.
 
+    `group` is the decode that it had a part in last: with whom it shared it, it goes on where the company is parted.
     Back before `missed_until_s`, it would have been worth the wait of the first decode that it missed.
     """
 
     num_rows: int = 1
+    group: int = 0
     num_drafting: int = 0
     usual_tokens: float = 1.0
     returns_s: deque[float] = field(default_factory=lambda: deque(maxlen=_NUM_RETURNS))
@@ -93,6 +95,7 @@ class Gathering:
         self._joined_s = 0.0
         # When the last decode began, and what was answered since.
         self._begun_s: float | None = None
+        self._num_decodes = 0
         self._num_tokens = 0.0
 
     def arrived(self, session_id: str, asked_s: float | None = None) -> None:
@@ -119,7 +122,7 @@ class Gathering:
     def answered(self, session_id: str, num_rows: int, num_tokens: int) -> None:
         """A session was answered with so many tokens; its last decode had so many rows of it."""
         session = self._sessions.setdefault(session_id, _Session())
-        session.num_rows = num_rows
+        session.num_rows, session.group = num_rows, self._num_decodes
         session.num_drafting = _NUM_DRAFTING if num_rows > 1 else session.num_drafting - 1
         session.answered_s = self._clock()
         session.num_unawaited -= 1
@@ -222,6 +225,7 @@ class Gathering:
             if not session.is_late:
                 session.doubt()
         self._end_round(now_s)
+        self._num_decodes += 1
         self._ready_s = None
 
     def join(self, *, goes_on: bool) -> None:
@@ -254,7 +258,17 @@ class Gathering:
         return self._clock() < session.answered_s + expected_s
 
     def _awaited(self) -> list[_Session]:
-        return [session for session in self._away() if not session.is_late]
+        """Return those who are worth waiting for: where half of a company that is parted is here, the rest of it.
+
+        A group that is smaller waits for anybody, so that there are no more than two.
+        """
+        awaited = [session for session in self._away() if not session.is_late]
+        if not awaited or self.most_together() is None:
+            return awaited
+        groups = [session.group for session in self._sessions.values() if session.answered_s is None]
+        if len(groups) < self.num_present // 2:
+            return awaited
+        return [session for session in awaited if session.group in groups]
 
     def _away(self) -> list[_Session]:
         return [session for session in self._sessions.values() if session.answered_s is not None]
