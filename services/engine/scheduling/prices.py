@@ -105,7 +105,7 @@ class Prices:
             decode_ms=1e3 * plain_s,
             num_sessions=num_present,
             num_drafting=num_drafting,
-            idle_share=max(0.0, 1 - self._decoded_s / self._elapsed_s) if self._elapsed_s else 1.0,
+            idle_share=self._idle_share if num_present > num_sessions else 1.0,
         )
         known = self._quotes.get(company)
         if known is None or not _is_near(known, quote):
@@ -114,6 +114,10 @@ class Prices:
                 self._quotes.clear()
             self._quotes[company] = known = quote
         return known
+
+    @property
+    def _idle_share(self) -> float:
+        return max(0.0, 1 - self._decoded_s / self._elapsed_s) if self._elapsed_s else 1.0
 
     def _decode_s(self, num_sessions: int, num_rows: int) -> float:
         return self._costs.least_s(self._padded_rows(num_sessions, num_rows), num_sessions)
