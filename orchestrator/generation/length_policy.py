@@ -97,8 +97,8 @@ class PaidLength:
     ) -> tuple[int, draft_pb2.EarlyEnd | None]:
         """Return the number, and when a draft should end earlier, by what each number costs and is worth."""
         most = len(values) - 1
-        # One that stays out has to see a gain to come in, and the other way round. Where others share its decodes they wait
-        # for its drafts and have rows for nothing, unless all do the same: it takes more to begin, and to go on.
+        # One that stays out has to see a gain to come in, and the other way round. Where others share its decodes they
+        # wait for its drafts and have rows for nothing, unless all do the same: it takes more to begin, and to go on.
         least = _MARGIN if quote.num_sessions > 1 else 0.0
         self._drafts = max(values) > (least if self._drafts else least + _MARGIN)
         if not self._drafts:
