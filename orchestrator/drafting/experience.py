@@ -122,7 +122,8 @@ class Record:
 
     def note_times(self, draft: Draft) -> None:
         """Learn how long a draft took, or was waited for in vain."""
-        if draft.follows_prompt:
+        # One that never came says something even so: else a service that hangs is tried at full cost for ever.
+        if draft.follows_prompt and draft.tokens:
             return
         self.comes.add(len(draft.tokens) > 0)
         if draft.tokens:

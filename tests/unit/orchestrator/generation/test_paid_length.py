@@ -115,6 +115,17 @@ def request_after_request(experience: Experience, number: int, num_cycles: int, 
     ]
 
 
+def test_one_that_hangs_is_given_up_though_it_would_have_to_catch_up() -> None:
+    session = Session()
+    session.cycles(20)
+    for _ in range(60):
+        session.policy.choose(MOST)
+        session.policy.chances(Draft(waited_s=0.042, drafter=REMOTE, follows_prompt=True))
+        verification = Verification(target_pb2.VerifyBatchResult(), 0, 0.021, 0.02, 0.02, quote=session.quote)
+        session.policy.observe(Cycle(0, Draft(), verification, [7]))
+    assert session.policy.choose(MOST).num_draft_tokens in (0, 1)
+
+
 def test_a_new_request_asks_no_draft_that_is_worth_nothing() -> None:
     experience = Experience()
     request_after_request(experience, 1, 200, draft_s=0.005)
