@@ -117,10 +117,13 @@ class Record:
     chance: Mean = field(default_factory=lambda: Mean(_MEMORY))
     # Draft tokens for those who share decodes, and wait for each other.
     number: int = 0
+    # What all requests together may yet spend on drafts that are not worth it; below zero where one took longer.
+    explorable_s: float = 0.0
 
     def note_times(self, draft: Draft) -> None:
         """Learn how long a draft took, or was waited for in vain."""
-        if draft.follows_prompt:
+        # One that never came says something even so: else a service that hangs is tried at full cost for ever.
+        if draft.follows_prompt and draft.tokens:
             return
         self.comes.add(len(draft.tokens) > 0)
         if draft.tokens:
@@ -140,6 +143,8 @@ class Experience:
 
     def __init__(self) -> None:
         self.choice: generation_pb2.LengthChoice | None = None
+        # What a cycle without draft tokens takes.
+        self.plain_s = Median()
         self._plain_s, self._spent_s = Mean(_NUM_CYCLES), Mean(_NUM_CYCLES)
         self._records = {
             REMOTE: Record(Chances(_MARGINS, lambda margin: 1 / (1 + math.exp(-margin)))),

@@ -29,11 +29,12 @@ _FIRST, _NUM_FIRST = 4, 4
 _IDLE = 0.1
 # Another number has to be worth more by so many tokens.
 _MARGIN = 0.05
-# A draft that hangs costs at most so many plain cycles, by the mean of so many. No longer ones are asked for than
-# usually take this share of that.
-_MOST_PLAIN_CYCLES, _NUM_CYCLES, _SAFE = 2.0, 16, 0.75
-# The most of the time that drafts take that are not worth it, to find out whether they are by now.
-_EXPLORED = 0.01
+# A draft that hangs costs at most so many plain cycles. No longer ones are asked for than usually take this share of
+# that.
+_MOST_PLAIN_CYCLES, _SAFE = 2.0, 0.75
+# The share of the time that may go into drafts that are not worth it, to find out whether they are by now. No more of
+# it is saved than so many of them take: they would come one after the other.
+_EXPLORED, _MOST_SAVED = 0.01, 2.0
 
 
 class PaidLength:
@@ -46,22 +47,24 @@ class PaidLength:
         self._draft = Draft()
         self._quote: target_pb2.Quote | None = None
         self._chance = Mean(_MEMORY)
-        self._drafts = True
-        self._elapsed_s = self._explored_s = 0.0
-        self._plain_s = Mean(_NUM_CYCLES)
+        self._drafts = self._is_first = True
 
     def choose(self, most: int) -> Wanted:
         """Return the number that is worth most, with when a draft should end earlier."""
         room = most = min(most, self._most)
         record, quote = self._experience.of(REMOTE), self._quote
         assert record is not None
+        if self._is_first:
+            # The first token comes as soon as it can: before its prompt is read the draft would have to read it too.
+            return Wanted(0, num_looked_up=room)
         if quote is None or not quote.tokens_per_ms or record.comes.count < _NUM_FIRST:
-            return Wanted(min(_FIRST, most))
-        limit_s = _MOST_PLAIN_CYCLES * self._plain_s.value
-        most = min(most, _most_in_time(record, _SAFE * limit_s))
+            return Wanted(min(_FIRST, most), num_looked_up=room)
+        limit_s = _MOST_PLAIN_CYCLES * self._experience.plain_s.value
+        costs = self._costs(record, quote)
+        most = min(most, len(costs) - 1, _most_in_time(record, _SAFE * limit_s))
         chance = self._mean_chance(record)
-        values = self._values(record, quote, most, chance)
-        number, early_end = self._number(record, quote, values)
+        values = _values(costs[: most + 1], chance, record)
+        number, early_end = self._number(record, quote, costs, values)
         self._experience.choice = generation_pb2.LengthChoice(
             num_draft_tokens=number,
             chance=chance,
@@ -92,20 +95,28 @@ class PaidLength:
         return math.inf
 
     def _number(
-        self, record: Record, quote: target_pb2.Quote, values: Sequence[float]
+        self, record: Record, quote: target_pb2.Quote, costs: Sequence[float], values: Sequence[float]
     ) -> tuple[int, draft_pb2.EarlyEnd | None]:
-        """Return the number, and when a draft should end earlier, by what each number is worth."""
+        """Return the number, and when a draft should end earlier, by what each number costs and is worth."""
         most = len(values) - 1
-        # One that stays out has to see a gain to come in, and the other way round.
-        self._drafts = max(values) > (0.0 if self._drafts else _MARGIN)
+        # One that stays out has to see a gain to come in, and the other way round. Where others share its decodes they
+        # wait for its drafts and have rows for nothing, unless all do the same: it takes more to begin, and to go on.
+        least = _MARGIN if quote.num_sessions > 1 else 0.0
+        self._drafts = max(values) > (least if self._drafts else least + _MARGIN)
         if not self._drafts:
             return int(most > 0 and self._may_explore(record)), None
         if quote.num_sessions > 1:
-            return self._common(record, quote, most), None
+            return self._common(record, costs, most), None
         # Nobody waits for it, and after each token it is known whether another one is worth it. So it is as many as are
         # where the drafter is sure.
-        sure = self._values(record, quote, most, max(record.chances.by_margin()))
-        return _place_of_best(sure), self._early_end(record, quote, values)
+        chances = record.chances.by_margin()
+        sure = _values(costs[: most + 1], max(chances), record)
+        number = max(1, _place_of_best(values))
+        # Another token is not worth it: its chance is about the mean, its cost about that of all.
+        token_cost = (costs[number] - self._draft_cost(quote, record.usual_s(0))) / number
+        least_chance = min(1.0, token_cost / max(self._mean_chance(record), 0.01))
+        early_end = draft_pb2.EarlyEnd(min_joint_chance=least_chance, margins=record.chances.edges, chances=chances)
+        return _place_of_best(sure), early_end
 
     def chances(self, draft: Draft) -> Sequence[float]:
         """Return the chance of each token."""
@@ -128,36 +139,34 @@ class PaidLength:
         if record is not None:
             record.chances.observe(cycle.draft, verification.result.num_accepted)
         self._quote = verification.quote
+        self._is_first = False
         spent_s = self._draft.waited_s + verification.waited_s
-        self._elapsed_s += spent_s
         if verification.quote is not None:
-            self._plain_s.add(verification.plain_s)
+            self._experience.plain_s.add(verification.plain_s)
             self._experience.note_cycle(len(cycle.tokens) * verification.plain_s, spent_s)
-        if not self._drafts:
-            self._explored_s += self._draft.waited_s
+        model = self._experience.of(REMOTE)
+        if model is not None and not self._drafts:
+            saved_s = min(model.explorable_s + _EXPLORED * spent_s, _MOST_SAVED * model.usual_s(1))
+            # Who shares a decode waits as well.
+            num_waiting = max(1, self._quote.num_sessions) if self._quote is not None else 1
+            model.explorable_s = saved_s - num_waiting * self._draft.waited_s
 
-    def _common(self, record: Record, quote: target_pb2.Quote, most: int) -> int:
+    def _common(self, record: Record, costs: Sequence[float], most: int) -> int:
         """Return the number for all sessions, which wait for each other: the same for all who draft."""
-        values = self._values(record, quote, self._most, record.chance.value)
+        values = _values(costs, record.chance.value, record)
         best = max(1, _place_of_best(values))
         if not 0 < record.number < len(values) or values[best] > values[record.number] + _MARGIN:
             record.number = best
         return min(record.number, most)
 
-    def _values(self, record: Record, quote: target_pb2.Quote, most: int, chance: float) -> list[float]:
-        """Return what each number of draft tokens is worth, in tokens; zero is worth nothing."""
-        values, joint, tokens = [0.0], 1.0, 0.0
-        for number in range(1, most + 1):
-            joint *= chance
-            tokens += joint * record.comes.value
-            values.append(tokens - self._cost(record, quote, number))
-        return values
-
-    def _cost(self, record: Record, quote: target_pb2.Quote, number: int) -> float:
-        return quote.tokens_per_ms * self._row_ms(quote, number) + self._draft_cost(quote, record.usual_s(number))
+    def _costs(self, record: Record, quote: target_pb2.Quote) -> list[float]:
+        """Return what each number of draft tokens costs, in tokens, up to the most that is quoted for."""
+        rate, waiting_rate = quote.tokens_per_ms, self._draft_cost(quote, 1.0)
+        rows = enumerate(quote.row_ms[: self._most], start=1)
+        return [0.0, *(rate * row_ms + waiting_rate * record.usual_s(number) for number, row_ms in rows)]
 
     def _row_ms(self, quote: target_pb2.Quote, number: int) -> float:
-        return quote.row_ms[min(number, len(quote.row_ms)) - 1] if quote.row_ms else 0.0
+        return quote.row_ms[min(number, len(quote.row_ms)) - 1] if quote.row_ms else math.inf
 
     def _draft_cost(self, quote: target_pb2.Quote, seconds: float) -> float:
         share = min(1.0, quote.idle_share / _IDLE) / max(1, quote.num_drafting)
@@ -167,18 +176,20 @@ class PaidLength:
         own, count = self._chance, self._chance.count
         return (own.value * count + record.chance.value * _PRIOR_TOKENS) / (count + _PRIOR_TOKENS)
 
-    def _early_end(self, record: Record, quote: target_pb2.Quote, values: Sequence[float]) -> draft_pb2.EarlyEnd:
-        """Return when another token is not worth it: its chance is about the mean, its cost about that of all."""
-        number = max(1, _place_of_best(values))
-        cost = self._cost(record, quote, number) - self._draft_cost(quote, record.usual_s(0))
-        return draft_pb2.EarlyEnd(
-            min_joint_chance=min(1.0, cost / number / max(self._mean_chance(record), 0.01)),
-            margins=record.chances.edges,
-            chances=record.chances.by_margin(),
-        )
-
     def _may_explore(self, record: Record) -> bool:
-        return self._explored_s + record.usual_s(1) <= _EXPLORED * self._elapsed_s
+        # What the draft model read before its last draft hid how long drafts take by now.
+        has_caught_up = self._draft.follows_prompt and len(self._draft.tokens) > 0
+        return has_caught_up or record.explorable_s >= record.usual_s(1)
+
+
+def _values(costs: Sequence[float], chance: float, record: Record) -> list[float]:
+    """Return what each number of draft tokens is worth, in tokens; zero is worth nothing."""
+    values, joint, tokens = [0.0], 1.0, 0.0
+    for cost in costs[1:]:
+        joint *= chance
+        tokens += joint * record.comes.value
+        values.append(tokens - cost)
+    return values
 
 
 def _place_of_best(values: Sequence[float]) -> int:

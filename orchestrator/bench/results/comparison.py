@@ -36,7 +36,8 @@ def without_draft(runs: Runs, case: Case, num_streams: int) -> tuple[int, int] |
     """Return in how many of how many cycles a case had no draft, where it should have had one in most; None otherwise.
 
     Lookup drafts only where it finds something, and `auto` only where that pays, so that this counts for `auto` only
-    where a draft was missed and there is no other. The first cycle of a stream reads the prompt, and the last one may have nothing to draft.
+    where a draft was missed and there is no other. The first cycle of a stream reads the prompt, and the last one may
+    have nothing to draft.
     """
     own = [run for run in runs if (run["system"], run["setting"], run["num_streams"]) == (*case, num_streams)]
     own = [run for run in own if "num_cycles" in run]

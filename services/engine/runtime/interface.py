@@ -3,10 +3,13 @@
 No llama.cpp here, so others can take its place.
 """
 
+import math
 import statistics
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
@@ -48,7 +51,10 @@ class Segment:
 
 
 class _Curve:
-    """Recent times by rows: for each size that was seen the least and the median of them."""
+    """Recent times by rows: for each size that was seen the least and the median of them, and the least of larger ones.
+
+    It learns from every decode, while whoever waits for the next one waits for this too.
+    """
 
     def __init__(self) -> None:
         self._recent: dict[int, deque[float]] = {}
@@ -56,6 +62,8 @@ class _Curve:
         self._means: dict[int, tuple[int, float]] = {}
         self.least: list[tuple[int, float]] = []
         self.usual: list[tuple[int, float]] = []
+        # The least time of the sizes from each place of `least` on, and no time beyond the last.
+        self._floor_s = [math.inf]
 
     def ratio(self, num_rows: int, duration_s: float) -> float:
         """Return how a decode's time compares with the mean of its size; 1 where too little is known of that."""
@@ -67,9 +75,22 @@ class _Curve:
 
     def observe(self, num_rows: int, duration_s: float) -> None:
         size = _size(num_rows)
-        self._recent.setdefault(size, deque(maxlen=_NUM_RECENT)).append(duration_s * size / num_rows)
-        self.least = sorted((rows, min(times)) for rows, times in self._recent.items())
-        self.usual = sorted((rows, statistics.median(times)) for rows, times in self._recent.items())
+        place = bisect_left(self.least, (size,))
+        if size not in self._recent:
+            self._recent[size] = deque(maxlen=_NUM_RECENT)
+            self.least.insert(place, (size, 0.0))
+            self.usual.insert(place, (size, 0.0))
+        times = self._recent[size]
+        times.append(duration_s * size / num_rows)
+        self.least[place] = size, min(times)
+        self.usual[place] = size, statistics.median(times)
+        floor_s = accumulate((least_s for _, least_s in reversed(self.least)), min, initial=math.inf)
+        self._floor_s = list(floor_s)[::-1]
+
+    def least_s(self, num_rows: int) -> float:
+        """Return the estimate of the quickest decode of at least so many rows."""
+        above = bisect_left(self.least, (num_rows + 1,))
+        return min(_estimate_s(self.least, num_rows), self._floor_s[above])
 
 
 class DecodeCosts:
@@ -114,18 +135,18 @@ class DecodeCosts:
 
     def company_s(self, num_rows: int, num_sessions: int) -> float:
         """Estimate one decode of so many rows of so many sessions, at the present load."""
-        least, load = self._of(num_sessions)
-        return load * _estimate_s(least, num_rows)
+        curve, load = self._of(num_sessions)
+        return load * _estimate_s(curve.least, num_rows)
 
     def least_s(self, num_rows: int, num_sessions: int) -> float:
         """Estimate the quickest of those with at least so many rows: some kernels take longer for fewer."""
-        least, load = self._of(num_sessions)
-        return load * min([_estimate_s(least, num_rows), *(least_s for rows, least_s in least if rows > num_rows)])
+        curve, load = self._of(num_sessions)
+        return load * curve.least_s(num_rows)
 
-    def _of(self, num_sessions: int) -> tuple[list[tuple[int, float]], float]:
+    def _of(self, num_sessions: int) -> tuple[_Curve, float]:
         """Return the times of companies alike, and the load to multiply them by; of all where these are too few."""
-        curve = self._of_company.get(num_sessions.bit_length())
-        return (curve.least, self._load) if curve is not None and len(curve.least) > 1 else (self._least, 1.0)
+        curve = self._of_company.get(num_sessions.bit_length(), self._all)
+        return (curve, self._load) if curve is not self._all and len(curve.least) > 1 else (self._all, 1.0)
 
     def rows_within(self, limit_s: float, start_rows: int, most_rows: int) -> int:
         """Return how many rows, at least 8 and at most `most_rows`, one decode evaluates in `limit_s`.
@@ -214,7 +235,7 @@ def _estimate_s(known: Sequence[tuple[int, float]], num_rows: int) -> float:
         return 0.0
     if len(known) == 1:
         return known[0][1] * (num_rows / known[0][0])
-    index = next((i for i, (rows, _) in enumerate(known) if rows >= num_rows), len(known))
+    index = bisect_left(known, (num_rows,))
     first = min(max(index - 1, 0), len(known) - 2)
     estimate_s = _line(known[first : first + 2], num_rows)
     smallest, largest = known[0], known[-1]
