@@ -105,7 +105,8 @@ class Median:
 class Record:
     """One drafter's. Times are in seconds: of a draft whatever its length, wire and queue included, and of a token.
 
-    `comes` is the share of drafts that came in time, `vain_s` what others are waited for.
+    `comes` is the share of drafts that came in time, `vain_s` what others are waited for, and `prompt_s` those before
+    which a prompt has to be read.
     """
 
     chances: Chances
@@ -113,6 +114,7 @@ class Record:
     token_s: Median = field(default_factory=Median)
     comes: Mean = field(default_factory=lambda: Mean(_NUM_DRAFTS))
     vain_s: Median = field(default_factory=Median)
+    prompt_s: Median = field(default_factory=Median)
     # Mean of the chances of its tokens.
     chance: Mean = field(default_factory=lambda: Mean(_MEMORY))
     # Draft tokens for those who share decodes, and wait for each other.
@@ -122,6 +124,8 @@ class Record:
 
     def note_times(self, draft: Draft) -> None:
         """Learn how long a draft took, or was waited for in vain."""
+        if draft.follows_prompt:
+            self.prompt_s.add(draft.waited_s)
         # One that never came says something even so: else a service that hangs is tried at full cost for ever.
         if draft.follows_prompt and draft.tokens:
             return

@@ -27,6 +27,8 @@ _PRIOR_TOKENS = 32
 _FIRST, _NUM_FIRST = 4, 4
 # A target that idles for less of its time decodes for others while one drafts, so that drafts cost less or nothing.
 _IDLE = 0.1
+# More unread tokens than this take a draft model notably long, which is to pay within so many cycles.
+_FEW_UNREAD, _NUM_AMORTIZED = 32, 32
 # Another number has to be worth more by so many tokens.
 _MARGIN = 0.05
 # A draft that hangs costs at most so many plain cycles. No longer ones are asked for than usually take this share of
@@ -48,6 +50,10 @@ class PaidLength:
         self._quote: target_pb2.Quote | None = None
         self._chance = Mean(_MEMORY)
         self._drafts = self._is_first = True
+        # Tokens that the draft model has not read; the prompt counts as many.
+        self._num_unread = math.inf
+        # What was set aside for the draft under way, to find out what it is worth.
+        self._reserved_s = 0.0
 
     def choose(self, most: int) -> Wanted:
         """Return the number that is worth most, with when a draft should end earlier."""
@@ -99,10 +105,12 @@ class PaidLength:
     ) -> tuple[int, draft_pb2.EarlyEnd | None]:
         """Return the number, and when a draft should end earlier, by what each number costs and is worth."""
         most = len(values) - 1
+        # What the draft model has to read first should be worth it within some cycles.
+        catch_up_cost = self._draft_cost(quote, self._catch_up_s(record)) / _NUM_AMORTIZED
         # One that stays out has to see a gain to come in, and the other way round. Where others share its decodes they
         # wait for its drafts and have rows for nothing, unless all do the same: it takes more to begin, and to go on.
         least = _MARGIN if quote.num_sessions > 1 else 0.0
-        self._drafts = max(values) > (least if self._drafts else least + _MARGIN)
+        self._drafts = max(values) - catch_up_cost > (least if self._drafts else least + _MARGIN)
         if not self._drafts:
             return int(most > 0 and self._may_explore(record)), None
         if quote.num_sessions > 1:
@@ -140,16 +148,19 @@ class PaidLength:
             record.chances.observe(cycle.draft, verification.result.num_accepted)
         self._quote = verification.quote
         self._is_first = False
+        self._num_unread = (
+            0 if self._draft.drafter == REMOTE and self._draft.tokens else self._num_unread + len(cycle.tokens)
+        )
         spent_s = self._draft.waited_s + verification.waited_s
         if verification.quote is not None:
             self._experience.plain_s.add(verification.plain_s)
             self._experience.note_cycle(len(cycle.tokens) * verification.plain_s, spent_s)
         model = self._experience.of(REMOTE)
         if model is not None and not self._drafts:
-            saved_s = min(model.explorable_s + _EXPLORED * spent_s, _MOST_SAVED * model.usual_s(1))
-            # Who shares a decode waits as well.
-            num_waiting = max(1, self._quote.num_sessions) if self._quote is not None else 1
-            model.explorable_s = saved_s - num_waiting * self._draft.waited_s
+            most_s = _MOST_SAVED * self._exploring_s(model)
+            saved_s = min(model.explorable_s + self._reserved_s + _EXPLORED * spent_s, most_s)
+            model.explorable_s = saved_s - self._num_waiting() * self._draft.waited_s
+        self._reserved_s = 0.0
 
     def _common(self, record: Record, costs: Sequence[float], most: int) -> int:
         """Return the number for all sessions, which wait for each other: the same for all who draft."""
@@ -179,7 +190,24 @@ class PaidLength:
     def _may_explore(self, record: Record) -> bool:
         # What the draft model read before its last draft hid how long drafts take by now.
         has_caught_up = self._draft.follows_prompt and len(self._draft.tokens) > 0
-        return has_caught_up or record.explorable_s >= record.usual_s(1)
+        needed_s = self._exploring_s(record)
+        if not (has_caught_up or record.explorable_s >= needed_s):
+            return False
+        # At once: else all sessions that are about to choose do the same.
+        record.explorable_s -= needed_s
+        self._reserved_s = needed_s
+        return True
+
+    def _exploring_s(self, record: Record) -> float:
+        """Return what a draft of one token takes of the time of all who wait for it."""
+        return self._num_waiting() * max(record.usual_s(1), self._catch_up_s(record))
+
+    def _catch_up_s(self, record: Record) -> float:
+        return record.prompt_s.value if self._num_unread > _FEW_UNREAD else 0.0
+
+    def _num_waiting(self) -> int:
+        # Who shares a decode waits as well.
+        return max(1, self._quote.num_sessions) if self._quote is not None else 1
 
 
 def _values(costs: Sequence[float], chance: float, record: Record) -> list[float]:

@@ -314,3 +314,28 @@ def test_the_speedup_is_known() -> None:
     session.cycles(300)
     # Cycles of 17 tokens in 21 and 32.5 ms, plain ones of 21.
     assert session.experience.speedup == pytest.approx(17 * 21 / 53.5, rel=0.05)
+
+
+def test_one_session_of_many_explores_at_a_time() -> None:
+    company = quote(num_sessions=4, row_ms=20.0, tokens_per_ms=0.3)
+    experience = Experience()
+    sessions = [Session(company, experience) for _ in range(4)]
+    for _ in range(40):
+        for session in sessions:
+            session.cycle(num_accepted=0, margin=UNSURE)
+    record = experience.of(REMOTE)
+    assert record is not None
+    record.explorable_s = 1.5 * 4 * record.usual_s(1)
+    assert [session.policy.choose(MOST).num_draft_tokens for session in sessions] == [1, 0, 0, 0]
+
+
+def test_a_prompt_that_the_draft_has_not_read_is_part_of_the_price() -> None:
+    experience = Experience()
+    old = Session(quote(row_ms=3.0), experience)
+    old.cycles(60, num_accepted=1, margin=2.0)
+    assert old.policy.choose(MOST).num_draft_tokens > 0
+    record = experience.of(REMOTE)
+    assert record is not None
+    record.note_times(Draft([7], margins=[2.0], waited_s=20.0, computed_s=20.0, drafter=REMOTE, follows_prompt=True))
+    new = Session(quote(row_ms=3.0), experience)
+    assert new.cycles(3) == [0, 0, 0]
