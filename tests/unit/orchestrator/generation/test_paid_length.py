@@ -332,7 +332,7 @@ def test_one_session_of_many_explores_at_a_time() -> None:
 def test_a_prompt_that_the_draft_has_not_read_is_part_of_the_price() -> None:
     experience = Experience()
     old = Session(quote(row_ms=3.0), experience)
-    old.cycles(60, num_accepted=1, margin=2.0)
+    old.cycles(60)
     assert old.policy.choose(MOST).num_draft_tokens > 0
     record = experience.of(REMOTE)
     assert record is not None
