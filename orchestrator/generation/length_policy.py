@@ -8,6 +8,8 @@ tokens: what it brings, less what its time would bring otherwise. r is the rate 
 target's time is priced, T its decode; D and t are what drafting takes whatever the length and for each token, priced at
 a share of the rate, as the m sessions that draft do so in the same wait. Every n is evaluated, zero too. What is worth
 its rows is decided once more by the target, by the chances of the very tokens and in the company that is there then.
+
+D, t and S_j are those of the draft service that is used; `service_choice` says which of several that is.
 """
 
 import math
@@ -17,6 +19,7 @@ from orchestrator.drafting.drafter import NGRAM, REMOTE, Draft, Wanted
 from orchestrator.drafting.experience import Experience, Mean, Record
 from orchestrator.drafting.ngram import draft_length
 from orchestrator.generation.cycle import Cycle
+from orchestrator.generation.service_choice import VISIT_TOKENS, ServiceChoice
 from outrider.v1 import draft_pb2, generation_pb2, target_pb2
 
 # Tokens of this request that its own mean chance is of.
@@ -24,7 +27,7 @@ _MEMORY = 64
 # Tokens of other requests that count as much before it has any.
 _PRIOR_TOKENS = 32
 # Draft tokens until there is a quote and so many drafts were seen.
-_FIRST, _NUM_FIRST = 4, 4
+_FIRST, _NUM_FIRST = VISIT_TOKENS, 4
 # A target that idles for less of its time decodes for others while one drafts, so that drafts cost less or nothing.
 _IDLE = 0.1
 # Another number has to be worth more by so many tokens.
@@ -32,8 +35,6 @@ _MARGIN = 0.05
 # A draft that hangs costs at most so many plain cycles, by the mean of so many. No longer ones are asked for than
 # usually take this share of that.
 _MOST_PLAIN_CYCLES, _NUM_CYCLES, _SAFE = 2.0, 16, 0.75
-# The most of the time that drafts take that are not worth it, to find out whether they are by now.
-_EXPLORED = 0.01
 
 
 class PaidLength:
@@ -45,20 +46,22 @@ class PaidLength:
         self._most = most
         self._draft = Draft()
         self._quote: target_pb2.Quote | None = None
-        self._chance = Mean(_MEMORY)
+        self._service = ServiceChoice(experience)
+        # Of each draft service.
+        self._chances = [Mean(_MEMORY) for _ in experience.remote]
         self._drafts = True
-        self._elapsed_s = self._explored_s = 0.0
         self._plain_s = Mean(_NUM_CYCLES)
 
     def choose(self, most: int) -> Wanted:
         """Return the number that is worth most, with when a draft should end earlier."""
-        room = most = min(most, self._most)
-        record, quote = self._experience.of(REMOTE), self._quote
-        assert record is not None
-        if quote is None or not quote.tokens_per_ms or record.comes.count < _NUM_FIRST:
-            return Wanted(min(_FIRST, most))
-        limit_s = _MOST_PLAIN_CYCLES * self._plain_s.value
-        most = min(most, _most_in_time(record, _SAFE * limit_s))
+        room, quote = min(most, self._most), self._quote
+        rooms = self._experience.rooms(room)
+        service = self._service.choose(rooms, self._worth, is_drafting=self._drafts)
+        record, most = self._experience.remote[service], rooms[service] or room
+        is_known = quote is not None and quote.tokens_per_ms and record.comes.count >= _NUM_FIRST
+        if quote is None or not is_known or self._service.is_visit:
+            return Wanted(min(_FIRST, most), service=service)
+        most = min(most, _most_in_time(record, _SAFE * self._limit_s))
         chance = self._mean_chance(record)
         values = self._values(record, quote, most, chance)
         number, early_end = self._number(record, quote, values)
@@ -70,13 +73,15 @@ class PaidLength:
             token_ms=1e3 * record.token_s.value,
             row_ms=quote.row_ms[0] if quote.row_ms else 0.0,
             tokens_per_s=1e3 * quote.tokens_per_ms,
+            draft_address=self._experience.services[service].address if len(rooms) > 1 else "",
         )
         return Wanted(
             number,
             early_end,
             num_looked_up=room,
             least_match=self._least_match(quote, room, max(values)),
-            limit_s=limit_s,
+            limit_s=self._limit_s,
+            service=service,
             choice=self._experience.choice,
         )
 
@@ -99,7 +104,7 @@ class PaidLength:
         # One that stays out has to see a gain to come in, and the other way round.
         self._drafts = max(values) > (0.0 if self._drafts else _MARGIN)
         if not self._drafts:
-            return int(most > 0 and self._may_explore(record)), None
+            return int(most > 0 and self._may_try(record)), None
         if quote.num_sessions > 1:
             return self._common(record, quote, most), None
         # Nobody waits for it, and after each token it is known whether another one is worth it. So it is as many as are
@@ -110,31 +115,33 @@ class PaidLength:
     def chances(self, draft: Draft) -> Sequence[float]:
         """Return the chance of each token."""
         self._draft = draft
-        record = self._experience.of(draft.drafter)
+        self._service.note(draft)
+        record = self._experience.of(draft.drafter, draft.service)
         if record is None:
             return ()
         record.note_times(draft)
+        record.tried_s = self._experience.exploration.elapsed_s
         chances = record.chances.of(draft)
         if draft.drafter == REMOTE:
             for chance in chances:
-                self._chance.add(chance)
+                self._chances[draft.service].add(chance)
                 record.chance.add(chance)
         return chances
 
     def observe(self, cycle: Cycle) -> None:
         """Learn from what was accepted, and from the quote."""
         verification = cycle.verification
-        record = self._experience.of(cycle.draft.drafter)
+        record = self._experience.of(cycle.draft.drafter, cycle.draft.service)
         if record is not None:
             record.chances.observe(cycle.draft, verification.result.num_accepted)
         self._quote = verification.quote
         spent_s = self._draft.waited_s + verification.waited_s
-        self._elapsed_s += spent_s
+        self._experience.exploration.elapse(spent_s)
         if verification.quote is not None:
             self._plain_s.add(verification.plain_s)
             self._experience.note_cycle(len(cycle.tokens) * verification.plain_s, spent_s)
-        if not self._drafts:
-            self._explored_s += self._draft.waited_s
+        if self._service.is_visit or not self._drafts:
+            self._experience.exploration.take(self._draft.waited_s)
 
     def _common(self, record: Record, quote: target_pb2.Quote, most: int) -> int:
         """Return the number for all sessions, which wait for each other: the same for all who draft."""
@@ -164,8 +171,8 @@ class PaidLength:
         return share * quote.tokens_per_ms * 1e3 * seconds
 
     def _mean_chance(self, record: Record) -> float:
-        own, count = self._chance, self._chance.count
-        return (own.value * count + record.chance.value * _PRIOR_TOKENS) / (count + _PRIOR_TOKENS)
+        own = self._chances[self._service.service]
+        return (own.value * own.count + record.chance.value * _PRIOR_TOKENS) / (own.count + _PRIOR_TOKENS)
 
     def _early_end(self, record: Record, quote: target_pb2.Quote, values: Sequence[float]) -> draft_pb2.EarlyEnd:
         """Return when another token is not worth it: its chance is about the mean, its cost about that of all."""
@@ -177,8 +184,21 @@ class PaidLength:
             chances=record.chances.by_margin(),
         )
 
-    def _may_explore(self, record: Record) -> bool:
-        return self._explored_s + record.usual_s(1) <= _EXPLORED * self._elapsed_s
+    @property
+    def _limit_s(self) -> float:
+        return _MOST_PLAIN_CYCLES * self._plain_s.value
+
+    def _may_try(self, record: Record) -> bool:
+        """Whether to find out by a token whether drafts are worth it by now. Several services are visited instead."""
+        return len(self._chances) == 1 and self._experience.exploration.may_take(record.usual_s(1))
+
+    def _worth(self, service: int) -> float:
+        """Return what the best number of a service's tokens is worth, by its own record."""
+        record, quote = self._experience.remote[service], self._quote
+        if quote is None or not quote.tokens_per_ms or record.comes.count < _NUM_FIRST:
+            return -math.inf
+        most = min(self._experience.rooms(self._most)[service], _most_in_time(record, _SAFE * self._limit_s))
+        return max(self._values(record, quote, most, record.chance.value)[1:], default=-math.inf)
 
 
 def _place_of_best(values: Sequence[float]) -> int:
