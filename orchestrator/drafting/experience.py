@@ -30,7 +30,7 @@ _NUM_CYCLES = 256
 # Drafts of which times are a mean.
 _NUM_DRAFTS = 16
 # The most of the time that drafts take that are not known to be worth it, and the seconds of it that are saved up.
-_EXPLORED, _MOST_SAVED_S = 0.01, 0.25
+_EXPLORED, _MOST_SAVED_S = 0.01, 1.0
 
 
 class Chances:

@@ -56,7 +56,7 @@ class PaidLength:
         """Return the number that is worth most, with when a draft should end earlier."""
         room, quote = min(most, self._most), self._quote
         rooms = self._experience.rooms(room)
-        service = self._service.choose(rooms, self._worth, is_drafting=self._drafts)
+        service = self._service.choose(rooms, self._worth, self._visit_cycle_s, is_drafting=self._drafts)
         record, most = self._experience.remote[service], rooms[service] or room
         is_known = quote is not None and quote.tokens_per_ms and record.comes.count >= _NUM_FIRST
         if quote is None or not is_known or self._service.is_visit:
@@ -140,7 +140,9 @@ class PaidLength:
         if verification.quote is not None:
             self._plain_s.add(verification.plain_s)
             self._experience.note_cycle(len(cycle.tokens) * verification.plain_s, spent_s)
-        if self._service.is_visit or not self._drafts:
+        if self._service.is_visit:
+            self._experience.exploration.take(spent_s)
+        elif not self._drafts:
             self._experience.exploration.take(self._draft.waited_s)
 
     def _common(self, record: Record, quote: target_pb2.Quote, most: int) -> int:
@@ -191,6 +193,11 @@ class PaidLength:
     def _may_try(self, record: Record) -> bool:
         """Whether to find out by a token whether drafts are worth it by now. Several services are visited instead."""
         return len(self._chances) == 1 and self._experience.exploration.may_take(record.usual_s(1))
+
+    def _visit_cycle_s(self, service: int) -> float:
+        """Return how long a cycle of a visit takes; the longest that it may, where nothing is known of the service."""
+        record = self._experience.remote[service]
+        return self._plain_s.value + (record.usual_s(VISIT_TOKENS) if record.comes.count else self._limit_s)
 
     def _worth(self, service: int) -> float:
         """Return what the best number of a service's tokens is worth, by its own record."""

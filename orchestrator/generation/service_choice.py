@@ -42,26 +42,34 @@ class ServiceChoice:
         """Whether it is there to be tried."""
         return self._visited is not None
 
-    def choose(self, rooms: Sequence[int], worth: Callable[[int], float], *, is_drafting: bool) -> int:
+    def choose(
+        self,
+        rooms: Sequence[int],
+        worth: Callable[[int], float],
+        cycle_s: Callable[[int], float],
+        *,
+        is_drafting: bool,
+    ) -> int:
         """Return the service for the next cycle.
 
         `rooms` are the most draft tokens of each, 0 where it cannot be used. `worth` tells how many tokens a cycle the
-        drafts of one bring, less what their time would bring otherwise; -inf where that is not known. Where the one
-        that is used is not worth drafting (`is_drafting`), all have to be tried, itself too.
+        drafts of one bring, less what their time would bring otherwise; -inf where that is not known. `cycle_s` tells
+        how long a cycle of a visit takes. Where the one that is used is not worth drafting (`is_drafting`), all have to
+        be tried, itself too.
         """
         if len(rooms) == 1 or not any(rooms):
             return self.service
         self._num_cycles += 1
         if self._visited is not None:
             self._num_left -= 1
-            if not self._num_left or not rooms[self._visited]:
+            if not self._num_left:
                 # What it has read is worth nothing later: it is used from now on, or left.
                 self._end_visit()
                 self._settle(rooms, worth)
         elif not rooms[self._used] or self._num_cycles > _LEAST_CYCLES:
             self._settle(rooms, worth)
             if self._has_asked and self._num_cycles > _LEAST_CYCLES:
-                self._visit(rooms, is_drafting=is_drafting)
+                self._visit(cycle_s, is_drafting=is_drafting)
         return self.service
 
     def note(self, draft: Draft) -> None:
@@ -86,14 +94,20 @@ class ServiceChoice:
         self._used = self._experience.service = service
         self._num_cycles = 0
 
-    def _visit(self, rooms: Sequence[int], *, is_drafting: bool) -> None:
-        others = [service for service, room in enumerate(rooms) if room and not (is_drafting and service == self._used)]
+    def _visit(self, cycle_s: Callable[[int], float], *, is_drafting: bool) -> None:
+        """Visit the one that was not tried for longest, where there is time for it."""
+        # One that is lost, too: who tries finds out whether it is back.
+        services = enumerate(self._experience.services)
+        others = [
+            service
+            for service, each in services
+            if not each.breaker.is_disabled and not (is_drafting and service == self._used)
+        ]
         longest = min(others, key=lambda service: self._record(service).tried_s, default=None)
         if longest is None:
             return
         record, exploration = self._record(longest), self._experience.exploration
-        known = record if record.comes.count else self._record(self._used)
-        if exploration.may_take(_NUM_VISIT * known.usual_s(VISIT_TOKENS), record.tried_s):
+        if exploration.may_take(_NUM_VISIT * cycle_s(longest), record.tried_s):
             self._visited, self._num_left = longest, _NUM_VISIT
             record.tried_s = exploration.elapsed_s
 
