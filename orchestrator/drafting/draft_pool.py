@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from orchestrator.drafting.drafter import NOBODY, Draft, Wanted
-from orchestrator.drafting.remote import RemoteDrafter
+from orchestrator.drafting.drafter import NOBODY, Draft, Drafter, Wanted
 from services.session.sequence import TokenSequence
 
 
@@ -14,7 +13,7 @@ class DraftPool:
     A session begins with the first draft that is wanted of it, and reads what it lacks whenever it is its turn again.
     """
 
-    def __init__(self, sessions: Sequence[RemoteDrafter]) -> None:
+    def __init__(self, sessions: Sequence[Drafter]) -> None:
         """`sessions` are in the order of the services, one at least."""
         self._sessions = sessions
 
