@@ -140,7 +140,7 @@ class PaidLength:
         if verification.quote is not None:
             self._plain_s.add(verification.plain_s)
             self._experience.note_cycle(len(cycle.tokens) * verification.plain_s, spent_s)
-        if self._service.is_visit:
+        if self._service.is_visit and self._draft.drafter == REMOTE:
             self._experience.exploration.take(spent_s)
         elif not self._drafts:
             self._experience.exploration.take(self._draft.waited_s)

@@ -78,10 +78,11 @@ class ServiceChoice:
             return
         self._has_asked = True
         if self._visited is None and draft.service != self._used:
-            self._use(draft.service)
+            # For a reason of this request, perhaps: others go on as they are.
+            self._used, self._num_cycles = draft.service, 0
         elif self._visited is not None and draft.service != self._visited:
             self._end_visit()
-        elif self._num_left == _NUM_VISIT:
+        elif self._visited is not None and self._num_left == _NUM_VISIT:
             # The times that are known are of another load.
             self._record(draft.service).forget_times()
 

@@ -122,12 +122,23 @@ def test_one_that_is_lost_is_left_at_once() -> None:
     assert set(request.cycles(60)[21:]) == {1}
 
 
+def test_one_that_takes_no_more_of_this_text_is_left_by_this_request_alone() -> None:
+    request = Request(1.0, 2.0)
+    request.cycles(40)
+    request.choice.note(Draft([7], drafter=REMOTE, service=0))
+    assert request.cycle() == 0
+    assert Request(1.0, 2.0, experience=request.experience).cycle() == 1
+
+
 def test_one_that_failed_is_visited_to_find_out_whether_it_is_back() -> None:
     request = Request(1.0, 2.0)
     request.cycles(40)
     request.breakers[1].fail("it was late")
+    record = request.experience.remote[0]
+    record.note_times(Draft([7], waited_s=0.02, computed_s=0.01, drafter=REMOTE))
     used = request.cycles(2000)
     assert 0 < used.count(1) < 10, "each time another one took its place"
+    assert record.comes.count == 1, "its times are still known"
 
 
 def test_one_that_is_not_there_is_not_visited() -> None:

@@ -63,6 +63,7 @@ class Run:
         self.costs = [Changing(1.0), Changing(self.slow_ms)]
         self.doors: list[Door] = []
         self.services: list[DraftService] = []
+        self.experience = Experience()
 
     def __call__(self, course: Callable[["Run"], Coroutine[Any, Any, None]]) -> "Run":
         run_virtual(lambda clock: self._run(clock, course))
@@ -95,16 +96,16 @@ class Run:
         self.services = [DraftService(door) for door in self.doors]
         for name, service in zip(("weak:1", "good:1"), self.services, strict=True):
             service.address = name
-        experience = Experience(self.services)
-        experience.exploration.elapse(self.elapsed_s)
+        self.experience = Experience(self.services)
+        self.experience.exploration.elapse(self.elapsed_s)
         changes = asyncio.ensure_future(course(self))
         while not changes.done():
-            await self._request(target, experience, changes)
+            await self._request(target, changes)
         await changes
         for each in engines:
             each.stop()
 
-    async def _request(self, target_stub: Any, experience: Experience, changes: "asyncio.Future[None]") -> None:
+    async def _request(self, target_stub: Any, changes: "asyncio.Future[None]") -> None:
         sampling, telemetry = common_pb2.Sampling(), Telemetry.off()
         target = TargetSession(
             target_stub, "0", sampling, telemetry, model=model_info("target"), describe=_describe, patience_s=1.0
@@ -113,7 +114,7 @@ class Run:
             RemoteDrafter(service, "0", DraftView(sampling, (), 0), telemetry, vocabulary_size=VOCABULARY_SIZE)
             for service in self.services
         ]
-        pool, policy = DraftPool(sessions), policy_of("auto")(experience)
+        pool, policy = DraftPool(sessions), policy_of("auto")(self.experience)
         sequence = TokenSequence([0])
         cycles = run_cycles(sequence, target, pool, policy, max_length=2000, telemetry=telemetry)
         async with aclosing(cycles):
@@ -154,6 +155,8 @@ async def nothing_happens(run: Run) -> None:
 def test_the_better_one_is_used(slow_ms: float, better: int) -> None:
     run = Run(slow_ms=slow_ms)(nothing_happens)
     used = run.services_used()
+    assert run.experience.choice is not None
+    assert run.experience.choice.draft_address == ("weak:1", "good:1")[better]
     settled = len(used) * 4 // 5
     assert share(used[settled:], better) > 0.9
     assert switches(used) <= len(used) / 20
