@@ -2,11 +2,12 @@
 
 import statistics
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from orchestrator.bench.results.comparison import Runs, best_case, rates, ratio
-from orchestrator.bench.results.report import table
+from orchestrator.bench.tables import Table
 
 _PLAIN = ("plain", "alone")
 # Systems that every other one is compared with: the best of those whose names begin so.
@@ -49,7 +50,7 @@ def _cases(runs: Runs, this: str, other: str) -> str:
             *(_told(ratio(runs, (system, setting), reference, num_streams)) for reference in references),
         ]
         rows.append(row)
-    return table([*_MEASURED, *compared, *(f"/ {prefix}'s best" for prefix in yardsticks)], rows)
+    return _table([*_MEASURED, *compared, *(f"/ {prefix}'s best" for prefix in yardsticks)], rows)
 
 
 def _best(runs: Runs, this: str) -> str:
@@ -66,7 +67,7 @@ def _best(runs: Runs, this: str) -> str:
         ratios = [_told(ratio(runs, ours, best[system], num_streams) if ours else None) for system in others]
         rows.append([num_streams, *told, *ratios])
     names = [*(f"{system}: best tokens/s" for system in systems), *(f"{this} / {system}" for system in others)]
-    return table(["streams", *names], rows)
+    return _table(["streams", *names], rows)
 
 
 def _meetings(runs: Runs) -> str:
@@ -78,7 +79,7 @@ def _meetings(runs: Runs) -> str:
             figures = (f"{met[name]:.1f}" for name in ("sessions_per_decode", "rows_per_decode", "decode_ms"))
             tokens_per_s = f"{run['tokens_per_s']:.1f}"
             rows.append([*_case_of(run), tokens_per_s, *figures, f"{met['decoding_share']:.0%}", counts])
-    return table(_MET, rows)
+    return _table(_MET, rows)
 
 
 def _case_of(run: dict[str, Any]) -> tuple[int, str, str]:
@@ -161,3 +162,7 @@ def _draw(axis: Any, run: dict[str, Any], shown_s: float) -> None:
         loc="upper right",
         fontsize=7,
     )
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    return Table(header, [list(map(str, row)) for row in rows]).markdown()

@@ -1,7 +1,8 @@
 """The anatomy of a cycle: where a token's time went, as a table and drawn over time.
 
 `python -m orchestrator.bench.anatomy FILE` reads a file of spans of our services (`spans`), and prints the table in
-Markdown, or with `--json` as one line. `--plot PATH` draws which sessions were in which decode.
+Markdown, or with `--json` as one line. Where draft tokens were given chances, what came of these follows
+(`reliability`). `--plot PATH` draws which sessions were in which decode.
 """
 
 import json
@@ -12,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from orchestrator.bench.cycles import DRAFT, ORCHESTRATOR, PARTS, REST, TARGET, Cycle, Decode, cycles_of
+from orchestrator.bench.reliability import reliability, reliability_table
 from orchestrator.bench.spans import SpanFileError, read_spans
 from orchestrator.bench.timeline import PlotError, draw_timeline
 from services.frame.program.output import say
@@ -132,7 +134,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         cycles = cycles_of(read_spans(options.file))
         found = anatomy(cycles)
-        print(json.dumps(found) if options.json else table(found))
+        chances = reliability(cycles)
+        if options.json:
+            print(json.dumps(found | {"reliability": chances}))
+        else:
+            print("\n".join([table(found), *([reliability_table(chances)] if chances else [])]))
         if options.plot:
             draw_timeline(cycles, options.plot, from_s=options.plot_from, shown_s=options.plot_seconds)
     except (OSError, SpanFileError, NoCyclesError, PlotError) as error:

@@ -14,7 +14,7 @@ from orchestrator.bench.measuring.halving import Deadline, Halving
 from orchestrator.bench.measuring.machine import watched_gpus
 from orchestrator.bench.results.comparison import best_setting
 from orchestrator.bench.systems.services import Services
-from orchestrator.bench.systems.system import FAILURES, PLAIN, Setting, System
+from orchestrator.bench.systems.system import AUTO, FAILURES, PLAIN, Setting, System
 from orchestrator.bench.traced import trace_runs
 
 
@@ -59,7 +59,8 @@ async def run_bench(systems: Sequence[System], load: Load, course: Course, resul
         results.found["is_swept"] = await halving.sweep()
         if not results.found["is_swept"]:
             tell("there was no time for all settings: give more of it (--budget), or fewer of them")
-        is_traced = course.spans_path is not None and course.deadline.reserve(start_s + _traced_s(results, ours.name))
+        needed_s = start_s + _traced_s(ours, course.streams, results)
+        is_traced = course.spans_path is not None and course.deadline.reserve(needed_s)
         if results.found["is_swept"] and course.num_rounds:
             rounds = "1 round" if course.num_rounds == 1 else f"{course.num_rounds} rounds"
             tell(f"{rounds} over plain decoding and the best settings, as far as the time lasts")
@@ -69,7 +70,7 @@ async def run_bench(systems: Sequence[System], load: Load, course: Course, resul
     if course.spans_path is not None and not is_traced:
         tell("no runs with traces: there is no time for them")
     elif course.spans_path is not None and isinstance(ours, Services):
-        cases = _traced(ours, course.streams, results)
+        cases = traced_cases(ours, course.streams, results)
         try:
             await trace_runs(ours, cases, load, results, course.spans_path, is_drawn=course.is_drawn)
         except FAILURES as error:
@@ -77,22 +78,22 @@ async def run_bench(systems: Sequence[System], load: Load, course: Course, resul
             results.save()
 
 
-def _traced_s(results: Results, system: str) -> float:
-    """Return about how long runs with traces take: two for each number of streams, as long as the slowest one."""
+def _traced_s(ours: System, streams: Sequence[int], results: Results) -> float:
+    """Return about how long runs with traces take, each as long as the slowest one with so many streams."""
     took_s: dict[int, float] = {}
     for run in results.runs:
-        if run["system"] == system:
+        if run["system"] == ours.name:
             took_s[run["num_streams"]] = max(took_s.get(run["num_streams"], 0.0), run["took_s"])
-    return 2 * sum(took_s.values())
+    return sum(took_s.get(num_streams, 0.0) for _, num_streams in traced_cases(ours, streams, results))
 
 
-def _traced(ours: Services, streams: Sequence[int], results: Results) -> list[tuple[Setting, int]]:
-    """Return what is traced: plain decoding, and the best setting that drafts, with each number of streams."""
+def traced_cases(ours: System, streams: Sequence[int], results: Results) -> list[tuple[Setting, int]]:
+    """Return what is traced with each number of streams: plain decoding, the best setting that drafts, and `auto`."""
     by_name = {setting.name: setting for setting in ours.settings}
     found = []
     for num_streams in streams:
-        best = best_setting(results.runs, ours.name, num_streams)
-        found += [(by_name[name], num_streams) for name in (PLAIN, best) if name]
+        names = dict.fromkeys((PLAIN, best_setting(results.runs, ours.name, num_streams), AUTO))
+        found += [(by_name[name], num_streams) for name in names if name and name in by_name]
     return found
 
 

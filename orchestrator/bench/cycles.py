@@ -61,7 +61,8 @@ class Wait:
 class Cycle:
     """One cycle of a request, whose trace is `session`; it lasts until the next one begins. Index 0 reads the prompt.
 
-    Either wait may be missing: plain decoding has no draft, and a target that went away did not answer.
+    Either wait may be missing: plain decoding has no draft, and a target that went away did not answer. `chances` are
+    those of the draft tokens that were verified, each if the ones before it are accepted; none where nobody knew any.
     """
 
     session: str
@@ -71,6 +72,8 @@ class Cycle:
     num_tokens: int
     draft: Wait | None
     target: Wait | None
+    drafter: str = "none"
+    chances: Sequence[float] = ()
 
     @property
     def duration_ms(self) -> float:
@@ -109,9 +112,17 @@ def _cycle(span: Span, ended_ns: int, children: Mapping[tuple[str, str], Sequenc
         client.name: _wait(client, children.get((session, client.span_id), ()))
         for client in children.get((session, span.span_id), ())
     }
-    num_tokens = told["outrider.cycle.num_accepted"] + 1
-    index = told["outrider.cycle.index"]
-    return Cycle(session, index, span.started_ns, ended_ns, num_tokens, waits.get("propose"), waits.get("verify"))
+    return Cycle(
+        session,
+        told["outrider.cycle.index"],
+        span.started_ns,
+        ended_ns,
+        told["outrider.cycle.num_accepted"] + 1,
+        waits.get("propose"),
+        waits.get("verify"),
+        told.get("outrider.cycle.drafter", "none"),
+        told.get("outrider.cycle.chances", ()),
+    )
 
 
 def _wait(client: Span, servers: Sequence[Span]) -> Wait:

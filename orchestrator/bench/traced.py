@@ -9,10 +9,11 @@ from orchestrator.bench.anatomy import NoCyclesError, anatomy
 from orchestrator.bench.cycles import Cycle, cycles_of
 from orchestrator.bench.load.prompts import for_streams
 from orchestrator.bench.load.streams import Stream, decode_rate, run_to_end
-from orchestrator.bench.measuring.bench import Load, Results, tell
+from orchestrator.bench.measuring.bench import Load, Results, case_in_words, tell
+from orchestrator.bench.reliability import reliability
 from orchestrator.bench.spans import SpanReceiver
 from orchestrator.bench.systems.services import Services
-from orchestrator.bench.systems.system import Setting
+from orchestrator.bench.systems.system import AUTO, Setting
 from orchestrator.bench.timeline import draw_timeline
 
 # All that a user may have set to have fewer traces.
@@ -32,15 +33,18 @@ async def trace_runs(
     """Run each setting with so many streams on services that trace; keep the spans in the file and what they say.
 
     `anatomies` of the results has where the time went, `span_agreements` the client's decode rate of each stream over
-    that of its spans. Who was in which decode is drawn beside the file, where it `is_drawn`.
+    that of its spans, `reliability` how far the chances hold that `auto` gave draft tokens. Who was in which decode is
+    drawn beside the file, where it `is_drawn`.
     """
     tell("where the time goes: runs with traces, apart from those that were measured")
     runs: list[tuple[Setting, list[Stream]]] = []
     async with SpanReceiver() as receiver:
         services = ours.again(receiver.variables | _VARIABLES, [setting for setting, _ in cases])
         async with AsyncExitStack() as running:
+            results.doing = f"starting {services.name} with traces"
             await services.start(running)
             for setting, num_streams in cases:
+                results.doing = f"{case_in_words(services.name, setting.name, num_streams)}, with traces"
                 prompts = for_streams(load.prompts, num_streams)
                 for num_tokens in (_WARM_UP_TOKENS, load.num_tokens):
                     asks = [services.asking(prompt, setting, num_tokens) for prompt in prompts]
@@ -54,6 +58,9 @@ async def trace_runs(
             _draw(setting, streams, cycles, path)
     results.found["anatomies"] = [each for setting, streams in runs for each in _anatomies(setting, streams, cycles)]
     results.found["span_agreements"] = [each for _, streams in runs for each in span_agreements(streams, cycles)]
+    # Whatever the number of streams, drafters are the same.
+    adaptive = [stream for setting, streams in runs if setting.kind == AUTO for stream in streams]
+    results.found["reliability"] = reliability(_of_run(adaptive, cycles))
     results.save()
 
 

@@ -14,8 +14,8 @@ from orchestrator.bench.load.prompts import KINDS, read_prompts
 from orchestrator.bench.measuring.bench import Load, Results, tell, writing
 from orchestrator.bench.measuring.halving import Deadline
 from orchestrator.bench.measuring.machine import describe_machine
-from orchestrator.bench.results.plot import check_plotting, plot
-from orchestrator.bench.results.report import markdown, summarize
+from orchestrator.bench.results.plot import check_plotting, plot, plot_reliability
+from orchestrator.bench.results.report import markdown, short, summarize
 from orchestrator.bench.systems.llama_server import LlamaServer, parse_setting
 from orchestrator.bench.systems.openai_server import OpenAiServer
 from orchestrator.bench.systems.services import Checkout, Services
@@ -23,6 +23,8 @@ from orchestrator.bench.systems.system import PLAIN, Models, Setting, System
 from orchestrator.cli.bench_options import CourseOptions, MeasuredOptions, OutOptions, PeersOptions
 from orchestrator.cli.interrupts import Interrupted, run, until_interrupted
 from orchestrator.cli.model_files import find_pair
+from orchestrator.cli.progress import showing
+from orchestrator.cli.reporting import show_report
 from services.frame.program.output import CODE_FAILED, say
 from services.frame.program.startup import StartupError
 
@@ -71,7 +73,7 @@ def measure(
         "rate": load.rate,
         "requests": {"temperature": 0, "seed": 1},
     }
-    for ending in ("md", *(["svg"] if out.is_plotted else [])):
+    for ending in ("md", *(["svg", "reliability.svg"] if out.is_plotted else [])):
         out.path(ending)
     results = Results(about, out.path("json"))
     how_long = Course(
@@ -94,8 +96,13 @@ def measure(
 async def _measure_and_tell(
     systems: Sequence[System], load: Load, course: Course, results: Results, out: OutOptions, as_json: bool
 ) -> None:
+    def describe(since_s: float) -> str:
+        left_s = course.deadline.left_s
+        return f"{results.doing}: {since_s:.0f} s so far" + (f", about {left_s:.0f} s left" if left_s else "")
+
     async def measure_all() -> bool:
-        await run_bench(systems, load, course, results)
+        async with showing(describe):
+            await run_bench(systems, load, course, results)
         return True
 
     is_whole = await until_interrupted(measure_all())
@@ -120,6 +127,8 @@ def _report(results: Results, system: str, out: OutOptions, as_json: bool) -> No
     if out.is_plotted:
         try:
             plot(results.to_json(), out.path("svg"))
+            if results.found.get("reliability"):
+                plot_reliability(results.found["reliability"], out.path("reliability.svg"))
         except OSError as error:
             raise StartupError(f"cannot write {out.out}.svg: {error.strerror or error}") from error
     where = ", with where the time went" if results.found.get("anatomies") else ""
@@ -127,7 +136,7 @@ def _report(results: Results, system: str, out: OutOptions, as_json: bool) -> No
     if as_json:
         print(json.dumps({"about": results.about, **summary}))
     else:
-        print(markdown(results.to_json(), system, is_whole=False), end="")
+        show_report(short(results.to_json(), summary), f"{out.out}.md")
 
 
 def _systems(measured: MeasuredOptions, peers: PeersOptions, models: Models) -> list[System]:
@@ -142,10 +151,10 @@ def _systems(measured: MeasuredOptions, peers: PeersOptions, models: Models) -> 
     systems: list[System] = [Services(_OURS, Checkout(), models, [*settings, Setting("again")], exact=first)]
     systems += [Services(f"{_OURS}, exact {exact}", Checkout(), models, settings, exact=exact) for exact in others]
     if peers.against:
-        root = Path(peers.against).absolute()
-        if not (root / "orchestrator").is_dir():
-            raise StartupError(f"--against is the folder of a checkout, and {peers.against} is none")
-        systems.append(Services(_OTHER, Checkout(root), models, settings, exact=first))
+        checkout = Checkout(Path(peers.against).absolute())
+        if problem := checkout.problem:
+            raise StartupError(f"--against is the folder of a checkout of this project, and {peers.against} {problem}")
+        systems.append(Services(_OTHER, checkout, models, settings, exact=first))
     if peers.peer_settings and not peers.peer_llama_server:
         raise StartupError("--peer-settings is of a peer that --peer-llama-server names, and that is absent")
     if peers.peer_model and not peers.peer_url:

@@ -9,6 +9,7 @@ from contextlib import ExitStack, asynccontextmanager
 from typing import TypeVar
 
 from rich.console import Console
+from rich.live import Live
 from rich.status import Status
 from rich.text import Text
 
@@ -56,6 +57,26 @@ async def waiting(what: str | Callable[[], Awaitable[str]]) -> AsyncIterator[Non
         else:
             speaker = saying(write, again_s=SAY_AFTER_S)
         async with speaker:
+            yield
+
+
+@asynccontextmanager
+async def showing(describe: Callable[[float], str]) -> AsyncIterator[None]:
+    """Show within the block, on a terminal only, a line of what is under way, by the seconds since the block began.
+
+    It is written once a second and nothing moves in between, so that it takes no time from what is measured.
+    """
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal or console.is_dumb_terminal:
+        yield
+        return
+    # What is written to sys.stderr meanwhile goes above it.
+    with Live(Text(), console=console, auto_refresh=False, transient=True) as line:
+
+        async def show(since_s: float) -> None:
+            line.update(Text(one_line(describe(since_s)), no_wrap=True, overflow="ellipsis"), refresh=True)
+
+        async with saying(show, _SHOWN_AFTER_S, _REFRESH_S):
             yield
 
 

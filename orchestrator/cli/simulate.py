@@ -1,10 +1,20 @@
 """`outrider simulate`: the options; what they mean is in `simulating`."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from orchestrator.cli.options import refuse_empty
+from services.frame.program.startup import StartupError
+
+_POLICIES = ("plain", "fixed", "auto")
+
+
+def _refuse_unknown(policy: str | None) -> str | None:
+    if policy is not None and policy not in _POLICIES:
+        *others, last = _POLICIES
+        raise StartupError(f"--policy is {policy!r}, which is none: there are {', '.join(others)} and {last}")
+    return policy
 
 
 def simulate(
@@ -13,8 +23,12 @@ def simulate(
         typer.Option(min=1, max=10, help="number of a scenario of the table, once or several times; all if absent"),
     ] = None,
     policy: Annotated[
-        Literal["plain", "fixed", "auto"] | None,
-        typer.Option(help="who says how many tokens are drafted; all three, one after the other, if absent"),
+        str | None,
+        typer.Option(
+            metavar="|".join(_POLICIES),
+            callback=_refuse_unknown,
+            help="who says how many tokens are drafted; all three, one after the other, if absent",
+        ),
     ] = None,
     num_draft_tokens: Annotated[
         int | None,
@@ -61,7 +75,7 @@ def simulate(
     simulating.simulate(
         simulating.Asked(
             numbers=scenario or [],
-            policies=[policy] if policy else ["plain", "fixed", "auto"],
+            policies=[policy] if policy else list(_POLICIES),
             num_draft_tokens=num_draft_tokens,
             costs=costs,
             traces=traces,

@@ -29,8 +29,10 @@ _MEMORY = 512
 _NUM_CYCLES = 256
 # Drafts of which times are a mean.
 _NUM_DRAFTS = 16
-# The most of the time that drafts take that are not known to be worth it, and the seconds of it that are saved up.
-_EXPLORED, _MOST_SAVED_S = 0.01, 1.0
+# The share of the time that may go into drafts that are not known to be worth it.
+_EXPLORED = 0.01
+# A draft that hangs costs at most so many plain cycles.
+_MOST_PLAIN_CYCLES = 2.0
 
 
 class Chances:
@@ -126,7 +128,8 @@ class Record:
 
     def note_times(self, draft: Draft) -> None:
         """Learn how long a draft took, or was waited for in vain."""
-        if draft.follows_prompt:
+        # One that never came says something even so: else a service that hangs is tried at full cost for ever.
+        if draft.follows_prompt and draft.tokens:
             return
         self.comes.add(len(draft.tokens) > 0)
         if draft.tokens:
@@ -147,21 +150,21 @@ class Record:
 
 
 class Exploration:
-    """The time that may be spent to find out what drafts are worth: a hundredth of all. A little is saved up."""
+    """The time that all requests together may spend to find out what drafts are worth: a hundredth of what passes."""
 
     def __init__(self) -> None:
-        # The time of all cycles of all requests.
+        # The time of all cycles that were told of.
         self.elapsed_s = 0.0
+        # Below zero where something took longer than it usually does.
         self._saved_s = 0.0
 
-    def elapse(self, seconds: float) -> None:
-        """Let a cycle pass."""
+    def elapse(self, seconds: float, most_saved_s: float) -> None:
+        """Let a cycle pass. No more than `most_saved_s` is saved: what it is spent on would come all at once."""
         self.elapsed_s += seconds
-        self._saved_s = min(_MOST_SAVED_S, self._saved_s + _EXPLORED * seconds)
+        self._saved_s = min(self._saved_s + _EXPLORED * seconds, most_saved_s)
 
     def may_take(self, seconds: float, last_s: float = -math.inf) -> bool:
-        """Whether there is so much of it, and came in since `last_s`. What takes very long goes into debt for it."""
-        seconds = min(seconds, _MOST_SAVED_S)
+        """Whether so much is saved, and came in since `last_s`."""
         return self._saved_s >= seconds and _EXPLORED * (self.elapsed_s - last_s) >= seconds
 
     def take(self, seconds: float) -> None:
@@ -183,6 +186,8 @@ class Experience:
         self.service = 0
         self.remote = [_record_of_model() for _ in range(max(1, len(services)))]
         self._lookup = Record(Chances(_MATCHES, lambda length: length / (length + 2)))
+        # What a cycle without draft tokens takes.
+        self.plain_s = Median()
         self._plain_s, self._spent_s = Mean(_NUM_CYCLES), Mean(_NUM_CYCLES)
 
     def of(self, drafter: str, service: int = 0) -> Record | None:
@@ -193,6 +198,11 @@ class Experience:
         """Return how many draft tokens each service proposes, up to `most`; 0 where it is lost or not there."""
         known = [0 if each.breaker.is_open else min(most, each.model.max_draft_tokens) for each in self.services]
         return known or [most]
+
+    @property
+    def limit_s(self) -> float:
+        """How long a draft is waited for."""
+        return _MOST_PLAIN_CYCLES * self.plain_s.value
 
     @property
     def speedup(self) -> float:

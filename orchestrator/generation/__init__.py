@@ -1,6 +1,7 @@
 """From a request to text: the cycle, how many tokens it drafts, and what is told of it.
 
 Read `cycle` first: it is the loop that everything else serves. `generation` runs it for one request, `servicer` checks
-requests and streams answers. A length policy is what `cycle.LengthPolicy` says, and `speculation` makes it. The order
-of steps within a cycle decides what may be repeated after a failure: change it with `services.session` at hand.
+requests and streams answers. A length policy is what `cycle.LengthPolicy` says, `length_policy` has that of mode AUTO,
+and `speculation` makes them. The order of steps within a cycle decides what may be repeated after a failure: change it
+with `services.session` at hand.
 """

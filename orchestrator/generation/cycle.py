@@ -7,8 +7,11 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from opentelemetry.util.types import AttributeValue
+
 from orchestrator.drafting.drafter import Draft, Drafter, Wanted
 from orchestrator.peers.target import ContextFullError, Verification
+from outrider.v1 import target_pb2
 from services.frame.telemetry import Telemetry, child_span
 from services.session.client import Limits
 from services.session.sequence import TokenSequence
@@ -99,8 +102,9 @@ async def run_cycles(
             most = min(room, target.limits.max_draft_tokens, drafter.room(len(sequence)))
             wanted = policy.choose(most)
             draft = await drafter.propose(sequence, wanted)
+            chances = policy.chances(draft)
             try:
-                verification = await target.verify(sequence, draft.tokens, policy.chances(draft))
+                verification = await target.verify(sequence, draft.tokens, chances)
             except ContextFullError:
                 if index:
                     return
@@ -109,22 +113,29 @@ async def run_cycles(
             verdict = verification.result
             tokens = [*draft.tokens[: verdict.num_accepted], verdict.next_token]
             sequence.extend(tokens)
-            span.set_attributes(
-                {
-                    "outrider.cycle.index": index,
-                    "outrider.cycle.num_draft_tokens": len(draft.tokens),
-                    "outrider.cycle.num_accepted": verdict.num_accepted,
-                    "outrider.cycle.num_skipped": verdict.num_skipped,
-                    "outrider.cycle.drafter": draft.drafter,
-                }
-            )
-            if wanted.choice is not None:
-                span.set_attributes(
-                    {f"outrider.choice.{field.name}": value for field, value in wanted.choice.ListFields()}
-                )
+            if span.is_recording():
+                span.set_attributes(_attributes(index, draft, verdict, wanted, chances))
         cycle = Cycle(index, draft, verification, tokens)
         policy.observe(cycle)
         yield cycle
         if verdict.is_end_of_generation:
             return
         index += 1
+
+
+def _attributes(
+    index: int, draft: Draft, verdict: target_pb2.VerifyBatchResult, wanted: Wanted, chances: Sequence[float] | None
+) -> dict[str, AttributeValue]:
+    """Return what the span of a cycle says of it, with the chances of those draft tokens that were verified."""
+    told: dict[str, AttributeValue] = {
+        "outrider.cycle.index": index,
+        "outrider.cycle.num_draft_tokens": len(draft.tokens),
+        "outrider.cycle.num_accepted": verdict.num_accepted,
+        "outrider.cycle.num_skipped": verdict.num_skipped,
+        "outrider.cycle.drafter": draft.drafter,
+    }
+    if chances and draft.tokens:
+        told["outrider.cycle.chances"] = [round(chance, 4) for chance in chances[: len(draft.tokens)]]
+    if wanted.choice is not None:
+        told |= {f"outrider.choice.{field.name}": value for field, value in wanted.choice.ListFields()}
+    return told

@@ -32,9 +32,8 @@ _FIRST, _NUM_FIRST = VISIT_TOKENS, 4
 _IDLE = 0.1
 # Another number has to be worth more by so many tokens.
 _MARGIN = 0.05
-# A draft that hangs costs at most so many plain cycles, by the mean of so many. No longer ones are asked for than
-# usually take this share of that.
-_MOST_PLAIN_CYCLES, _NUM_CYCLES, _SAFE = 2.0, 16, 0.75
+# No longer drafts are asked for than usually take this share of the time after which one is not waited for any more.
+_SAFE = 0.75
 
 
 class PaidLength:
@@ -49,22 +48,24 @@ class PaidLength:
         self._service = ServiceChoice(experience)
         # Of each draft service.
         self._chances = [Mean(_MEMORY) for _ in experience.remote]
-        self._drafts = True
-        self._plain_s = Mean(_NUM_CYCLES)
+        self._drafts = self._is_first = True
 
     def choose(self, most: int) -> Wanted:
         """Return the number that is worth most, with when a draft should end earlier."""
         room, quote = min(most, self._most), self._quote
+        if self._is_first:
+            # The first token comes as soon as it can: before its prompt is read the draft would have to read it too.
+            return Wanted(0, num_looked_up=room)
         rooms = self._experience.rooms(room)
-        service = self._service.choose(rooms, self._worth, self._visit_cycle_s, is_drafting=self._drafts)
+        service = self._service.choose(rooms, self._worth, is_drafting=self._drafts)
         record, most = self._experience.remote[service], rooms[service] or room
-        is_known = quote is not None and quote.tokens_per_ms and record.comes.count >= _NUM_FIRST
-        if quote is None or not is_known or self._service.is_visit:
-            return Wanted(min(_FIRST, most), service=service)
-        most = min(most, _most_in_time(record, _SAFE * self._limit_s))
+        if quote is None or not _is_known(record, quote) or self._service.is_visit:
+            return Wanted(min(_FIRST, most), num_looked_up=room, service=service)
+        costs = self._costs(record, quote)
+        most = min(most, self._most_in_time(record), len(costs) - 1)
         chance = self._mean_chance(record)
-        values = self._values(record, quote, most, chance)
-        number, early_end = self._number(record, quote, values)
+        values = _values(costs[: most + 1], chance, record)
+        number, early_end = self._number(record, quote, costs, values)
         self._experience.choice = generation_pb2.LengthChoice(
             num_draft_tokens=number,
             chance=chance,
@@ -80,7 +81,7 @@ class PaidLength:
             early_end,
             num_looked_up=room,
             least_match=self._least_match(quote, room, max(values)),
-            limit_s=self._limit_s,
+            limit_s=self._experience.limit_s,
             service=service,
             choice=self._experience.choice,
         )
@@ -97,20 +98,28 @@ class PaidLength:
         return math.inf
 
     def _number(
-        self, record: Record, quote: target_pb2.Quote, values: Sequence[float]
+        self, record: Record, quote: target_pb2.Quote, costs: Sequence[float], values: Sequence[float]
     ) -> tuple[int, draft_pb2.EarlyEnd | None]:
-        """Return the number, and when a draft should end earlier, by what each number is worth."""
+        """Return the number, and when a draft should end earlier, by what each number costs and is worth."""
         most = len(values) - 1
-        # One that stays out has to see a gain to come in, and the other way round.
-        self._drafts = max(values) > (0.0 if self._drafts else _MARGIN)
+        # One that stays out has to see a gain to come in, and the other way round. Where others share its decodes they
+        # wait for its drafts and have rows for nothing, unless all do the same: it takes more to begin, and to go on.
+        least = _MARGIN if quote.num_sessions > 1 else 0.0
+        self._drafts = max(values) > (least if self._drafts else least + _MARGIN)
         if not self._drafts:
-            return int(most > 0 and self._may_try(record)), None
+            return int(most > 0 and self._may_explore(record)), None
         if quote.num_sessions > 1:
-            return self._common(record, quote, most), None
+            return self._common(record, costs, most), None
         # Nobody waits for it, and after each token it is known whether another one is worth it. So it is as many as are
         # where the drafter is sure.
-        sure = self._values(record, quote, most, max(record.chances.by_margin()))
-        return _place_of_best(sure), self._early_end(record, quote, values)
+        chances = record.chances.by_margin()
+        sure = _values(costs[: most + 1], max(chances), record)
+        number = max(1, _place_of_best(values))
+        # Another token is not worth it: its chance is about the mean, its cost about that of all.
+        token_cost = (costs[number] - self._draft_cost(quote, record.usual_s(0))) / number
+        least_chance = min(1.0, token_cost / max(self._mean_chance(record), 0.01))
+        early_end = draft_pb2.EarlyEnd(min_joint_chance=least_chance, margins=record.chances.edges, chances=chances)
+        return _place_of_best(sure), early_end
 
     def chances(self, draft: Draft) -> Sequence[float]:
         """Return the chance of each token."""
@@ -135,38 +144,31 @@ class PaidLength:
         if record is not None:
             record.chances.observe(cycle.draft, verification.result.num_accepted)
         self._quote = verification.quote
+        self._is_first = False
         spent_s = self._draft.waited_s + verification.waited_s
-        self._experience.exploration.elapse(spent_s)
         if verification.quote is not None:
-            self._plain_s.add(verification.plain_s)
+            self._experience.plain_s.add(verification.plain_s)
             self._experience.note_cycle(len(cycle.tokens) * verification.plain_s, spent_s)
-        if self._service.is_visit and self._draft.drafter == REMOTE:
-            self._experience.exploration.take(spent_s)
-        elif not self._drafts:
-            self._experience.exploration.take(self._draft.waited_s)
+        # Who shares a decode waits as well.
+        num_waiting = max(1, self._quote.num_sessions) if self._quote is not None else 1
+        self._service.spend(self._draft, verification.waited_s, num_waiting, is_drafting=self._drafts)
 
-    def _common(self, record: Record, quote: target_pb2.Quote, most: int) -> int:
+    def _common(self, record: Record, costs: Sequence[float], most: int) -> int:
         """Return the number for all sessions, which wait for each other: the same for all who draft."""
-        values = self._values(record, quote, self._most, record.chance.value)
+        values = _values(costs, record.chance.value, record)
         best = max(1, _place_of_best(values))
         if not 0 < record.number < len(values) or values[best] > values[record.number] + _MARGIN:
             record.number = best
         return min(record.number, most)
 
-    def _values(self, record: Record, quote: target_pb2.Quote, most: int, chance: float) -> list[float]:
-        """Return what each number of draft tokens is worth, in tokens; zero is worth nothing."""
-        values, joint, tokens = [0.0], 1.0, 0.0
-        for number in range(1, most + 1):
-            joint *= chance
-            tokens += joint * record.comes.value
-            values.append(tokens - self._cost(record, quote, number))
-        return values
-
-    def _cost(self, record: Record, quote: target_pb2.Quote, number: int) -> float:
-        return quote.tokens_per_ms * self._row_ms(quote, number) + self._draft_cost(quote, record.usual_s(number))
+    def _costs(self, record: Record, quote: target_pb2.Quote) -> list[float]:
+        """Return what each number of draft tokens costs, in tokens, up to the most that is quoted for."""
+        rate, waiting_rate = quote.tokens_per_ms, self._draft_cost(quote, 1.0)
+        rows = enumerate(quote.row_ms[: self._most], start=1)
+        return [0.0, *(rate * row_ms + waiting_rate * record.usual_s(number) for number, row_ms in rows)]
 
     def _row_ms(self, quote: target_pb2.Quote, number: int) -> float:
-        return quote.row_ms[min(number, len(quote.row_ms)) - 1] if quote.row_ms else 0.0
+        return quote.row_ms[min(number, len(quote.row_ms)) - 1] if quote.row_ms else math.inf
 
     def _draft_cost(self, quote: target_pb2.Quote, seconds: float) -> float:
         share = min(1.0, quote.idle_share / _IDLE) / max(1, quote.num_drafting)
@@ -176,43 +178,42 @@ class PaidLength:
         own = self._chances[self._service.service]
         return (own.value * own.count + record.chance.value * _PRIOR_TOKENS) / (own.count + _PRIOR_TOKENS)
 
-    def _early_end(self, record: Record, quote: target_pb2.Quote, values: Sequence[float]) -> draft_pb2.EarlyEnd:
-        """Return when another token is not worth it: its chance is about the mean, its cost about that of all."""
-        number = max(1, _place_of_best(values))
-        cost = self._cost(record, quote, number) - self._draft_cost(quote, record.usual_s(0))
-        return draft_pb2.EarlyEnd(
-            min_joint_chance=min(1.0, cost / number / max(self._mean_chance(record), 0.01)),
-            margins=record.chances.edges,
-            chances=record.chances.by_margin(),
-        )
+    def _most_in_time(self, record: Record) -> int:
+        """Return how many tokens are usually drafted well within the time that a draft is waited for, 1 at least."""
+        left_s = _SAFE * self._experience.limit_s - record.fixed_s.value
+        return max(1, int(left_s / record.token_s.value)) if record.token_s.value else _FIRST
 
-    @property
-    def _limit_s(self) -> float:
-        return _MOST_PLAIN_CYCLES * self._plain_s.value
-
-    def _may_try(self, record: Record) -> bool:
+    def _may_explore(self, record: Record) -> bool:
         """Whether to find out by a token whether drafts are worth it by now. Several services are visited instead."""
-        return len(self._chances) == 1 and self._experience.exploration.may_take(record.usual_s(1))
-
-    def _visit_cycle_s(self, service: int) -> float:
-        """Return how long a cycle of a visit takes; the longest that it may, where nothing is known of the service."""
-        record = self._experience.remote[service]
-        return self._plain_s.value + (record.usual_s(VISIT_TOKENS) if record.comes.count else self._limit_s)
+        if len(self._chances) > 1:
+            return False
+        # What the draft model read before its last draft hid how long drafts take by now.
+        has_caught_up = self._draft.follows_prompt and len(self._draft.tokens) > 0
+        return has_caught_up or self._experience.exploration.may_take(record.usual_s(1))
 
     def _worth(self, service: int) -> float:
         """Return what the best number of a service's tokens is worth, by its own record."""
         record, quote = self._experience.remote[service], self._quote
-        if quote is None or not quote.tokens_per_ms or record.comes.count < _NUM_FIRST:
+        if quote is None or not _is_known(record, quote):
             return -math.inf
-        most = min(self._experience.rooms(self._most)[service], _most_in_time(record, _SAFE * self._limit_s))
-        return max(self._values(record, quote, most, record.chance.value)[1:], default=-math.inf)
+        most = min(self._experience.rooms(self._most)[service], self._most_in_time(record))
+        values = _values(self._costs(record, quote)[: most + 1], record.chance.value, record)
+        return max(values[1:], default=-math.inf)
+
+
+def _is_known(record: Record, quote: target_pb2.Quote) -> bool:
+    return quote.tokens_per_ms > 0 and record.comes.count >= _NUM_FIRST
+
+
+def _values(costs: Sequence[float], chance: float, record: Record) -> list[float]:
+    """Return what each number of draft tokens is worth, in tokens; zero is worth nothing."""
+    values, joint, tokens = [0.0], 1.0, 0.0
+    for cost in costs[1:]:
+        joint *= chance
+        tokens += joint * record.comes.value
+        values.append(tokens - cost)
+    return values
 
 
 def _place_of_best(values: Sequence[float]) -> int:
     return max(range(len(values)), key=values.__getitem__)
-
-
-def _most_in_time(record: Record, limit_s: float) -> int:
-    """Return how many tokens are usually drafted in so many seconds, 1 at least."""
-    left_s = limit_s - record.fixed_s.value
-    return max(1, int(left_s / record.token_s.value)) if record.token_s.value else _FIRST

@@ -12,6 +12,8 @@ _MARGIN = 0.05
 # Drafts of a visit, and their tokens. What the first one takes says little, as there may be much to read before it.
 _NUM_VISIT = 5
 VISIT_TOKENS = 4
+# No more time for exploration is saved than so many visits take, or drafts of the only service.
+_MOST_SAVED = 2.0
 
 
 class ServiceChoice:
@@ -46,16 +48,14 @@ class ServiceChoice:
         self,
         rooms: Sequence[int],
         worth: Callable[[int], float],
-        cycle_s: Callable[[int], float],
         *,
         is_drafting: bool,
     ) -> int:
         """Return the service for the next cycle.
 
         `rooms` are the most draft tokens of each, 0 where it cannot be used. `worth` tells how many tokens a cycle the
-        drafts of one bring, less what their time would bring otherwise; -inf where that is not known. `cycle_s` tells
-        how long a cycle of a visit takes. Where the one that is used is not worth drafting (`is_drafting`), all have to
-        be tried, itself too.
+        drafts of one bring, less what their time would bring otherwise; -inf where that is not known. Where the one
+        that is used is not worth drafting (`is_drafting`), all have to be tried, itself too.
         """
         if len(rooms) == 1 or not any(rooms):
             return self.service
@@ -69,7 +69,7 @@ class ServiceChoice:
         elif not rooms[self._used] or self._num_cycles > _LEAST_CYCLES:
             self._settle(rooms, worth)
             if self._has_asked and self._num_cycles > _LEAST_CYCLES:
-                self._visit(cycle_s, is_drafting=is_drafting)
+                self._visit(is_drafting=is_drafting)
         return self.service
 
     def note(self, draft: Draft) -> None:
@@ -86,6 +86,23 @@ class ServiceChoice:
             # The times that are known are of another load.
             self._record(draft.service).forget_times()
 
+    def spend(self, draft: Draft, verification_s: float, num_waiting: int, *, is_drafting: bool) -> None:
+        """Let a cycle pass, and pay for what it explored; `num_waiting` requests share its decode, and wait alike.
+
+        The only service is explored by drafts while they are not worth it, and time is saved up meanwhile.
+        """
+        records, exploration = self._experience.remote, self._experience.exploration
+        is_only = len(records) == 1
+        if is_only and is_drafting:
+            return
+        longest_s = records[0].usual_s(1) if is_only else max(map(self._visit_s, records))
+        exploration.elapse(draft.waited_s + verification_s, _MOST_SAVED * longest_s)
+        if self.is_visit and draft.drafter == REMOTE:
+            # It takes the place of a cycle that is known to be good.
+            exploration.take(num_waiting * draft.waited_s + verification_s)
+        elif not is_drafting:
+            exploration.take(num_waiting * draft.waited_s)
+
     def _settle(self, rooms: Sequence[int], worth: Callable[[int], float]) -> None:
         best = max((service for service, room in enumerate(rooms) if room), key=worth)
         if not rooms[self._used] or worth(best) > worth(self._used) + _MARGIN:
@@ -95,7 +112,7 @@ class ServiceChoice:
         self._used = self._experience.service = service
         self._num_cycles = 0
 
-    def _visit(self, cycle_s: Callable[[int], float], *, is_drafting: bool) -> None:
+    def _visit(self, *, is_drafting: bool) -> None:
         """Visit the one that was not tried for longest, where there is time for it."""
         # One that is lost, too: who tries finds out whether it is back.
         services = enumerate(self._experience.services)
@@ -108,9 +125,14 @@ class ServiceChoice:
         if longest is None:
             return
         record, exploration = self._record(longest), self._experience.exploration
-        if exploration.may_take(_NUM_VISIT * cycle_s(longest), record.tried_s):
+        if exploration.may_take(self._visit_s(record), record.tried_s):
             self._visited, self._num_left = longest, _NUM_VISIT
             record.tried_s = exploration.elapsed_s
+
+    def _visit_s(self, record: Record) -> float:
+        """Return how long the cycles of a visit take; as long as they may, where nothing is known of the service."""
+        draft_s = record.usual_s(VISIT_TOKENS) if record.comes.count else self._experience.limit_s
+        return _NUM_VISIT * (self._experience.plain_s.value + draft_s)
 
     def _end_visit(self) -> None:
         self._visited, self._num_cycles = None, 0

@@ -179,6 +179,8 @@ class TargetSession:
             raise error_from_rpc(error) from error
         self._was_away = self._session.has_broken = False
         self.limits = Limits.of(model)
+        # Another one may quote nothing at all.
+        self._quote = target_pb2.Quote()
         if model.tokenizer_fingerprint != self._model.tokenizer_fingerprint:
             raise ServiceError(
                 grpc.StatusCode.ABORTED, "TARGET_REPLACED", "the target came back with another tokenizer: start again"

@@ -90,8 +90,7 @@ class ScriptedProposal(Work[draft_pb2.ProposeResult]):
         self._joint_confidence *= chance
         if self._joint_confidence < self._min_joint_confidence:
             return self._finished(held)
-        # As if the second best were as probable as all others together.
-        margin = max(0.0, math.log(chance / (1 - chance))) if chance < 1 else math.inf
+        margin = _margin(chance)
         self.result.draft_tokens.add(token=token, probability=chance, margin=margin)
         if len(self.result.draft_tokens) == self._num_draft_tokens:
             return self._finished(held)
@@ -141,3 +140,10 @@ class Propose(SessionMethod[draft_pb2.ProposeRequest, draft_pb2.ProposeResult, d
     def trace(self, span: Span, result: draft_pb2.ProposeResult) -> None:
         """Say how long the draft is."""
         span.set_attribute("outrider.cycle.num_draft_tokens", len(result.draft_tokens))
+
+
+def _margin(chance: float) -> float:
+    """Return the margin of a token with such a chance, as if the second best had what is left of it."""
+    if chance <= 0.5:
+        return 0.0
+    return math.log(chance / (1 - chance)) if chance < 1 else math.inf

@@ -12,14 +12,16 @@ _MOST_STREAMS, _MOST_DRAFT_TOKENS = 256, 64
 
 
 def read_what(text: str) -> dict[str, str]:
-    """Return the changes by name. Raises StartupError for what is none."""
+    """Return the changes by name. Raises StartupError for what is none, and for two changes of the same."""
     changes: dict[str, str] = {}
     for part in filter(None, text.split(",")):
-        name, sign, value = part.partition("=")
-        if not sign or name.strip() not in (*_CHANGES, "num_draft_tokens"):
+        name, sign, value = (each.strip() for each in part.partition("="))
+        if not sign or name not in (*_CHANGES, "num_draft_tokens"):
             names = ", ".join((*_CHANGES, "num_draft_tokens"))
             raise StartupError(f"--what has {part.strip()!r}: write NAME=VALUE with a name of {names}")
-        changes[name.strip()] = value.strip()
+        if name in changes:
+            raise StartupError(f"--what has {name} twice, as {changes[name]} and as {value}: give it once")
+        changes[name] = value
     return changes
 
 

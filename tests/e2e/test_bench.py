@@ -22,29 +22,43 @@ LONG = ("bench", *SHORT, "--streams", "1", "--rounds", "1000000", "--budget", "0
 
 def test_a_short_bench_answers_in_one_sentence_with_tables_and_files(home: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("def main(arguments):\n%%\nclass Queue:\n")
-    flags = ("--streams", "1,2", "--rounds", "1", "--prompts", str(tmp_path / "mine.txt"), "--json")
+    flags = (
+        "--settings",
+        "2,auto",
+        "--streams",
+        "1,2",
+        "--rounds",
+        "1",
+        "--prompts",
+        str(tmp_path / "mine.txt"),
+        "--json",
+    )
     finished = run(home, "bench", *SHORT, *flags, folder=tmp_path)
     assert finished.returncode == 0, finished.stderr
     told = json.loads(finished.stdout)
     assert told["answer"].endswith(".")
     assert {(each["setting"], each["num_streams"]) for each in told["cases"]} == {
-        (setting, num) for setting in ("plain", "plain again", "2") for num in (1, 2)
+        (setting, num) for setting in ("plain", "plain again", "2", "auto") for num in (1, 2)
     }
     kept = json.loads((tmp_path / "outrider-bench.json").read_text())
-    assert len(kept["runs"]) == 2 * 2 * 3
+    assert len(kept["runs"]) == 2 * 2 * 4
     assert kept["failures"] == []
     assert kept["about"]["models"]["draft"]["name"]
     assert kept["about"]["options"]["prompts"] == ["mine.txt"], "results say nothing of who measured"
-    assert {each["num_streams"] for each in kept["anatomies"]} == {1, 2}
+    traced = {(each["setting"], each["num_streams"]) for each in kept["anatomies"]}
+    assert traced >= {(setting, num) for setting in ("plain", "auto") for num in (1, 2)}
+    assert kept["reliability"]["num_tried"] > 0
+    assert told["reliability"] == kept["reliability"]
     for run_ in kept["runs"]:
         assert set(run_["memory_bytes"]) == {"target", "draft", "orchestrator"}
-        assert run_["passes_per_token"] == 1.0 or run_["setting"] == "2"
+        assert run_["passes_per_token"] == 1.0 or run_["setting"] in ("2", "auto")
         assert run_["wire_ms_per_cycle"] > 0
-        assert len(run_["accepted_per_position"]) <= 2
+        assert len(run_["accepted_per_position"]) <= 2 or run_["setting"] == "auto"
     assert (tmp_path / "outrider-bench.spans.jsonl").stat().st_size > 0
     sentence, _, tables = (tmp_path / "outrider-bench.md").read_text().partition("\n\n")
     assert sentence == told["answer"]
     assert tables.startswith("| streams | system |")
+    assert "| drafter | chance | tokens tried |" in tables
 
 
 @contextmanager

@@ -83,7 +83,7 @@ def writing(path: Path) -> Iterator[Path]:
 class Results:
     """What was measured so far: `about` it, one entry for each run, what went wrong, and what was found out besides.
 
-    It is written to `path` after every change that is told.
+    It is written to `path` after every change that is told. `doing` is what is under way, for those who watch.
     """
 
     about: dict[str, Any]
@@ -91,6 +91,7 @@ class Results:
     runs: list[dict[str, Any]] = field(default_factory=list)
     failures: list[dict[str, Any]] = field(default_factory=list)
     found: dict[str, Any] = field(default_factory=dict)
+    doing: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON values."""
@@ -120,7 +121,8 @@ class Bench:
         One that fails is left out, and told; the one that is `needed` raises.
         """
         for system in self._systems:
-            tell(f"starting {system.name}")
+            self.results.doing = f"starting {system.name}"
+            tell(self.results.doing)
             try:
                 for setting_name, problem in (await system.start(running)).items():
                     self._fail({"system": system.name, "setting": setting_name}, ConnectionError(problem))
@@ -142,6 +144,7 @@ class Bench:
         """Let these processes evaluate all prompts, so that they are in their caches; with drafts where they draft."""
         pids = set(system.processes(setting).values())
         if not pids or not self._is_warm.issuperset(pids):
+            self.results.doing = f"{system.name} reads the prompts"
             prompts = for_streams(self._load.prompts, most_streams)
             await run_to_end([system.asking(prompt, setting, _WARM_UP_TOKENS) for prompt in prompts])
             self._is_warm |= pids
@@ -149,6 +152,7 @@ class Bench:
     async def run(self, system_name: str, setting: Setting, num_streams: int, number: int) -> dict[str, Any] | None:
         """Measure once, in round `number`; return what is kept of it, None where it failed."""
         case = Case(system_name, setting.name, num_streams)._asdict() | {"round": number}
+        self.results.doing = _named(case) + (f", round {number}" if number else "")
         try:
             run = case | await self._measure(self._started[system_name], setting, num_streams)
         except (*FAILURES, GoneError, NoSteadyStateError) as error:
@@ -216,5 +220,9 @@ def _window(streams: Sequence[Stream], *, is_at_once: bool) -> tuple[Window, boo
 def _named(case: dict[str, Any]) -> str:
     if "num_streams" not in case:
         return ", ".join(map(str, case.values()))
-    streams = f"{case['num_streams']} stream{'s' if case['num_streams'] > 1 else ''}"
-    return f"{case['system']}, {case['setting']}, {streams}"
+    return case_in_words(case["system"], case["setting"], case["num_streams"])
+
+
+def case_in_words(system: str, setting: str, num_streams: int) -> str:
+    """Return what one run measures, as it is told."""
+    return f"{system}, {setting}, {num_streams} stream{'s' if num_streams > 1 else ''}"

@@ -35,15 +35,16 @@ def rates(runs: Runs, case: Case, num_streams: int) -> dict[int, float]:
 def without_draft(runs: Runs, case: Case, num_streams: int) -> tuple[int, int] | None:
     """Return in how many of how many cycles a case had no draft, where it should have had one in most; None otherwise.
 
-    Lookup drafts only where it finds something, and `auto` only where that pays, so that this counts for `auto` where
-    a draft was missed only. The first cycle of a stream reads the prompt, and the last one may have nothing to draft.
+    Lookup drafts only where it finds something, and `auto` only where that pays, so that this counts for `auto` only
+    where a draft was missed and there is no other. The first cycle of a stream reads the prompt, and the last one may
+    have nothing to draft.
     """
     own = [run for run in runs if (run["system"], run["setting"], run["num_streams"]) == (*case, num_streams)]
     own = [run for run in own if "num_cycles" in run]
     num_cycles, num_drafts, num_missed = (
         sum(run[name] for run in own) for name in ("num_cycles", "num_drafts", "num_fallbacks")
     )
-    is_meant = case[1].isdecimal() or (case[1] == "auto" and num_missed)
+    is_meant = case[1].isdecimal() or (case[1] == "auto" and num_missed and not num_drafts)
     if not is_meant or 2 * num_drafts >= num_cycles - 2 * num_streams * len(own):
         return None
     return num_cycles - num_drafts, num_cycles

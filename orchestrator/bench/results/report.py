@@ -1,4 +1,4 @@
-"""What a bench found out: one sentence, the tables under it in Markdown, and the same as JSON values."""
+"""What a bench found out: one sentence, the tables under it, in Markdown too, and the same as JSON values."""
 
 import statistics
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from orchestrator.bench.anatomy import table as anatomy_table
+from orchestrator.bench.reliability import in_words, reliability_table
 from orchestrator.bench.results.checks import TOLERANCE, verdict
 from orchestrator.bench.results.comparison import (
     PLAIN_NAMES,
@@ -18,7 +19,8 @@ from orchestrator.bench.results.comparison import (
     without_draft,
 )
 from orchestrator.bench.results.sentence import answer
-from orchestrator.bench.systems.system import AGAIN, PLAIN
+from orchestrator.bench.systems.system import AGAIN, AUTO, PLAIN
+from orchestrator.bench.tables import Table
 
 # Figures of a run whose medians are told, each where runs have it.
 _FIGURES = (
@@ -43,6 +45,7 @@ def summarize(results: dict[str, Any], system: str) -> dict[str, Any]:
         "memory": memory(runs),
         "checks": checks(results),
         "anatomies": results.get("anatomies", []),
+        "reliability": results.get("reliability", {}),
     }
 
 
@@ -61,18 +64,29 @@ def checks(results: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def markdown(results: dict[str, Any], system: str, *, is_whole: bool = True) -> str:
-    """Return the sentence and the tables under it; those of where the time went only of the whole report."""
+def markdown(results: dict[str, Any], system: str) -> str:
+    """Return all of it in Markdown: the sentence, the tables under it, where the time went, how far chances hold."""
     summary = summarize(results, system)
-    parts = [
-        summary["answer"] + "\n",
-        _cases(summary["cases"]),
-        *([_systems(summary["systems"])] if summary["systems"] else []),
-        _memory(summary["memory"]),
-        _notes(results, summary),
-        *([_anatomies(results["anatomies"])] if is_whole and results.get("anatomies") else []),
-    ]
+    parts = [part.markdown() if isinstance(part, Table) else f"{part}\n" for part in short(results, summary)]
+    if summary["anatomies"]:
+        parts.append(_anatomies(summary["anatomies"]))
+    if summary["reliability"]:
+        parts.append(
+            f"Chances of draft tokens, as predicted and as seen:\n\n{reliability_table(summary['reliability'])}"
+        )
     return "\n".join(parts)
+
+
+def short(results: dict[str, Any], summary: dict[str, Any]) -> list[str | Table]:
+    """Return the sentence and the tables under it, with notes, for somebody who waits for the answer."""
+    systems, used = summary["systems"], summary["memory"]
+    return [
+        summary["answer"],
+        _cases(summary["cases"]),
+        *([_systems(systems)] if systems else []),
+        *([_memory(used)] if used else []),
+        "\n".join(f"- {note}" for note in _notes(results, summary)),
+    ]
 
 
 def cells(runs: Runs) -> list[list[dict[str, Any]]]:
@@ -134,30 +148,32 @@ def memory(runs: Runs) -> list[dict[str, Any]]:
     return found
 
 
-def _cases(rows: Sequence[dict[str, Any]]) -> str:
-    has_gpu = any(row["gpu_busy_percent"] is not None for row in rows)
-    header = [
-        *("streams", "system", "setting", "tokens/s (least to most)", "of plain", "first token, ms P50, P95"),
-        *("ms a token P50, P95, P99", "accepted by position", "passes a token", "wire ms a cycle", "runs"),
-        *(["GPU busy"] if has_gpu else []),
+def _cases(rows: Sequence[dict[str, Any]]) -> Table:
+    first_token, token = "first token, ms P50, P95", "ms a token P50, P95, P99"
+    accepted, passes, wire = "accepted by position", "passes a token", "wire ms a cycle"
+    header = ["streams", "system", "setting", "tokens/s (least to most)", "of plain"]
+    header += [first_token, token, accepted, passes, wire, "runs"]
+    is_alone = len({row["system"] for row in rows}) == 1
+    dispensable = [*(["system"] if is_alone else []), passes, wire, accepted, first_token, "runs", token]
+    if has_gpu := any(row["gpu_busy_percent"] is not None for row in rows):
+        header.append("GPU busy")
+        dispensable.insert(0, "GPU busy")
+    lines = [
+        [
+            *(str(row["num_streams"]), row["system"], row["setting"]),
+            f"{row['tokens_per_s']:.1f} ({row['least_tokens_per_s']:.1f} to {row['most_tokens_per_s']:.1f})",
+            _of_plain(row),
+            _joined(row, "first_token_ms", (50, 95)),
+            _joined(row, "token_ms", (50, 95, 99)),
+            " ".join(f"{each:.2f}" for each in row["accepted_per_position"][:_MOST_POSITIONS]),
+            _number(row.get("passes_per_token"), 2),
+            _number(row.get("wire_ms_per_cycle"), 2),
+            str(row["num_runs"]),
+            *([_number(row["gpu_busy_percent"], 0) + " %"] if has_gpu else []),
+        ]
+        for row in rows
     ]
-    lines = []
-    for row in rows:
-        lines.append(
-            [
-                *(row["num_streams"], row["system"], row["setting"]),
-                f"{row['tokens_per_s']:.1f} ({row['least_tokens_per_s']:.1f} to {row['most_tokens_per_s']:.1f})",
-                _of_plain(row),
-                _joined(row, "first_token_ms", (50, 95)),
-                _joined(row, "token_ms", (50, 95, 99)),
-                " ".join(f"{each:.2f}" for each in row["accepted_per_position"][:_MOST_POSITIONS]),
-                _number(row.get("passes_per_token"), 2),
-                _number(row.get("wire_ms_per_cycle"), 2),
-                row["num_runs"],
-                *([_number(row["gpu_busy_percent"], 0) + " %"] if has_gpu else []),
-            ]
-        )
-    return table(header, lines)
+    return Table(header, lines, dispensable)
 
 
 def _of_plain(row: dict[str, Any]) -> str:
@@ -166,24 +182,24 @@ def _of_plain(row: dict[str, Any]) -> str:
     return f"{row['of_plain']:.2f}" + _NOTED.get(row["of_plain_kind"], "")
 
 
-def _systems(verdicts: Sequence[dict[str, Any]]) -> str:
+def _systems(verdicts: Sequence[dict[str, Any]]) -> Table:
     rows = [
         [
-            each["num_streams"],
+            str(each["num_streams"]),
             *(f"{name} ({setting}): {each[rate]:.1f}" for (name, setting), rate in _sides(each)),
             f"{each['ratio']:.2f}" + _NOTED.get(each["kind"], ""),
-            each["num_rounds"],
+            str(each["num_rounds"]),
         ]
         for each in verdicts
     ]
-    return table(["streams", "best tokens/s", "against", "ratio", "rounds"], rows)
+    return Table(["streams", "best tokens/s", "against", "ratio", "rounds"], rows, ["rounds"])
 
 
 def _sides(each: dict[str, Any]) -> list[tuple[Sequence[str], str]]:
     return [(each["case"], "rate"), (each["reference"], "reference_rate")]
 
 
-def _memory(rows: Sequence[dict[str, Any]]) -> str:
+def _memory(rows: Sequence[dict[str, Any]]) -> Table:
     lines = [
         [
             row["system"],
@@ -192,10 +208,10 @@ def _memory(rows: Sequence[dict[str, Any]]) -> str:
         ]
         for row in rows
     ]
-    return table(["system", "memory, MiB", "draft / target"], lines) if lines else ""
+    return Table(["system", "memory, MiB", "draft / target"], lines)
 
 
-def _notes(results: dict[str, Any], summary: dict[str, Any]) -> str:
+def _notes(results: dict[str, Any], summary: dict[str, Any]) -> list[str]:
     levels = [
         f"{value:.1%} with {_streams_in_words(int(num))}"
         for num, value in summary["noise"].items()
@@ -225,8 +241,13 @@ def _notes(results: dict[str, Any], summary: dict[str, Any]) -> str:
             f"{each['check']}: {each['median_ratio']:.3f} (least {each['least_ratio']:.3f}, most "
             f"{each['most_ratio']:.3f}, {_streams_in_words(each['num_streams'])}), {within} {TOLERANCE:.0%}."
         )
+    if chances := summary["reliability"]:
+        notes.append(
+            f"Chances of draft tokens with {AUTO}, predicted against seen: expected calibration error "
+            f"{in_words(chances)} over {chances['num_tried']} tokens."
+        )
     notes += [f"Failed: {', '.join(str(value) for value in each.values())}." for each in results["failures"]]
-    return "".join(f"- {note}\n" for note in notes)
+    return notes
 
 
 def _streams(runs: Runs) -> list[int]:
@@ -247,12 +268,6 @@ def _joined(row: dict[str, Any], name: str, percents: Sequence[int]) -> str:
 
 def _number(value: float | None, num_digits: int) -> str:
     return "" if value is None else f"{value:.{num_digits}f}"
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return a table in Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
 
 
 def _anatomies(anatomies: Sequence[dict[str, Any]]) -> str:

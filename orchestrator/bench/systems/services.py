@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import tomllib
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from orchestrator.stack.client import fetch_status, generate
 from orchestrator.stack.process import ServerProcess
 from orchestrator.stack.stack import Processes, while_kept
 from outrider.v1 import generation_pb2
+from services.frame.program.printable import one_line
 from services.frame.rpc.channel import open_channel
 from services.frame.rpc.health import watch_health
 
@@ -30,6 +32,11 @@ _MODES = {
     # Lookup has its own lengths, within what the orchestrator is set to.
     "ngram": generation_pb2.SPECULATION_MODE_AUTO,
 }
+# What a checkout has whose services can be started and asked.
+_NEEDED = (
+    *("pyproject.toml", "orchestrator/cli", "services/target", "services/draft"),
+    *(f"protos/outrider/v1/{name}_pb2.py" for name in ("common", "draft", "generation", "model", "target")),
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,22 @@ class Checkout:
     def paths(self) -> tuple[Path, ...]:
         """Where Python finds it, before all else."""
         return () if self.root is None else (self.root, self.root / "protos")
+
+    @property
+    def problem(self) -> str:
+        """What keeps its services from being measured, as the end of a sentence that names it; empty where nothing."""
+        if self.root is None:
+            return ""
+        if not self.root.is_dir():
+            return "is none"
+        if missing := [name for name in _NEEDED if not (self.root / name).exists()]:
+            return f"has no {missing[0]}"
+        try:
+            project = tomllib.loads((self.root / "pyproject.toml").read_text()).get("project")
+        except (OSError, ValueError) as error:
+            return f"has a pyproject.toml that cannot be read: {one_line(str(error))}"
+        is_named = isinstance(project, dict) and project.get("name") == "outrider" and project.get("version")
+        return "" if is_named else "has a pyproject.toml without a version of outrider"
 
 
 class Services:

@@ -17,6 +17,8 @@ _MOST_DRAFT_TOKENS = 64
 FAILURES = (OSError, ServiceError, RefusedError, CrashedError)
 # Plain decoding: beside a draft that idles, without one, and a second time, to see how far apart equal runs lie.
 PLAIN, ALONE, AGAIN = "plain", "alone", "plain again"
+# As many draft tokens as pay.
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Setting:
     @staticmethod
     def parse(name: str) -> "Setting":
         """Return the setting of this name, of ours. Raises ValueError where there is none."""
-        if name in (PLAIN, ALONE, "auto", "ngram"):
+        if name in (PLAIN, ALONE, AUTO, "ngram"):
             return Setting(name)
         if not name.isdecimal() or not 1 <= int(name) <= _MOST_DRAFT_TOKENS:
             raise ValueError(f"a setting is plain, alone, auto, ngram or 1 to {_MOST_DRAFT_TOKENS} draft tokens")

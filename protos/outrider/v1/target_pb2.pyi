@@ -140,7 +140,9 @@ class Quote(_message.Message):
     decode_ms: _builtins.float
     """What the decode takes without draft tokens, in milliseconds."""
     idle_share: _builtins.float
-    """The share of its time in which the target waits, in [0, 1]: where it never does, drafts that take longer cost nothing."""
+    """The share of its time in which the target waits, in [0, 1]: where it never does, drafts that take longer cost nothing.
+    1 where one decode takes all sessions, as it then decodes for nobody while they draft.
+    """
     num_sessions: _builtins.int
     """Sessions that share that rate, those of other decodes included."""
     num_drafting: _builtins.int

@@ -3,10 +3,13 @@
 No llama.cpp here, so others can take its place.
 """
 
+import math
 import statistics
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +20,8 @@ Logits = NDArray[np.float32]
 _NUM_RECENT = 8
 # Sizes up to this are kept apart, as kernels have steps there; larger ones where they differ by an eighth.
 _MOST_EXACT_ROWS = 64
+# Of what decodes take more or less than the mean of so many, the share that is taken for load at once, and the most.
+_LONG, _LOAD_SHARE, _MOST_RATIO = 64, 1 / 4, 2.0
 # Until they are known better: what a decode and a copy cost, in rows. Copies of 0.5 to 14 rows were seen.
 _START_DECODE_ROWS = 16.0
 _START_COPY_ROWS = 16.0
@@ -46,24 +51,55 @@ class Segment:
 
 
 class _Curve:
-    """Recent times by rows: for each size that was seen the least and the median of them."""
+    """Recent times by rows: for each size that was seen the least and the median of them, and the least of larger ones.
+
+    It learns from every decode, while whoever waits for the next one waits for this too.
+    """
 
     def __init__(self) -> None:
         self._recent: dict[int, deque[float]] = {}
+        # How many of a size were seen, and the mean of many.
+        self._means: dict[int, tuple[int, float]] = {}
         self.least: list[tuple[int, float]] = []
         self.usual: list[tuple[int, float]] = []
+        # The least time of the sizes from each place of `least` on, and no time beyond the last.
+        self._floor_s = [math.inf]
+
+    def ratio(self, num_rows: int, duration_s: float) -> float:
+        """Return how a decode's time compares with the mean of its size; 1 where too little is known of that."""
+        size = _size(num_rows)
+        num_seen, mean_s = self._means.get(size, (0, 0.0))
+        size_s = duration_s * size / num_rows
+        self._means[size] = num_seen + 1, mean_s + (size_s - mean_s) / min(num_seen + 1, _LONG)
+        return size_s / mean_s if num_seen >= _NUM_RECENT // 2 else 1.0
 
     def observe(self, num_rows: int, duration_s: float) -> None:
         size = _size(num_rows)
-        self._recent.setdefault(size, deque(maxlen=_NUM_RECENT)).append(duration_s * size / num_rows)
-        self.least = sorted((rows, min(times)) for rows, times in self._recent.items())
-        self.usual = sorted((rows, statistics.median(times)) for rows, times in self._recent.items())
+        place = bisect_left(self.least, (size,))
+        if size not in self._recent:
+            self._recent[size] = deque(maxlen=_NUM_RECENT)
+            self.least.insert(place, (size, 0.0))
+            self.usual.insert(place, (size, 0.0))
+        times = self._recent[size]
+        times.append(duration_s * size / num_rows)
+        self.least[place] = size, min(times)
+        self.usual[place] = size, statistics.median(times)
+        floor_s = accumulate((least_s for _, least_s in reversed(self.least)), min, initial=math.inf)
+        self._floor_s = list(floor_s)[::-1]
+
+    def least_s(self, num_rows: int) -> float:
+        """Return the estimate of the quickest decode of at least so many rows."""
+        above = bisect_left(self.least, (num_rows + 1,))
+        return min(_estimate_s(self.least, num_rows), self._floor_s[above])
 
 
 class DecodeCosts:
     """Seconds of a decode by its rows, padding included, and its sessions: least of recent times. One thread owns it.
 
-    Sessions are told apart by powers of two, and where that matters most: in what a company is quoted (`least_s`).
+    Sessions are told apart, by powers of two, where that matters: in what a company is quoted (`company_s`, `least_s`).
+    There sizes are compared that were not seen in the same minutes, with a longer or shorter context, on a machine that
+    did more or less beside. So these times are kept as they would be without such a load, by which all are larger or
+    smaller alike, and the present one is found from the sizes that are seen again.
     """
 
     def __init__(self) -> None:
@@ -71,6 +107,8 @@ class DecodeCosts:
         self._least = self._all.least
         self._usual = self._all.usual
         self._of_company: dict[int, _Curve] = {}
+        self._load = 1.0
+        self._ratios: deque[float] = deque(maxlen=3)
         self._recent_copies: deque[float] = deque(maxlen=_NUM_RECENT)
 
     def observe(self, num_rows: int, duration_s: float, num_sessions: int = 1, *, after_copy: bool = False) -> None:
@@ -81,7 +119,11 @@ class DecodeCosts:
             return
         self._all.observe(num_rows, duration_s)
         self._least, self._usual = self._all.least, self._all.usual
-        self._of_company.setdefault(num_sessions.bit_length(), _Curve()).observe(num_rows, duration_s)
+        company = self._of_company.setdefault(num_sessions.bit_length(), _Curve())
+        # A single disturbed decode is no load.
+        self._ratios.append(company.ratio(num_rows, duration_s / self._load))
+        self._load *= 1 + _LOAD_SHARE * (min(statistics.median(self._ratios), _MOST_RATIO) - 1)
+        company.observe(num_rows, duration_s / self._load)
 
     def decode_s(self, num_rows: int) -> float:
         """Estimate one decode of so many rows that nothing disturbs; 0 while nothing is known.
@@ -91,11 +133,20 @@ class DecodeCosts:
         """
         return _estimate_s(self._least, num_rows)
 
+    def company_s(self, num_rows: int, num_sessions: int) -> float:
+        """Estimate one decode of so many rows of so many sessions, at the present load."""
+        curve, load = self._of(num_sessions)
+        return load * _estimate_s(curve.least, num_rows)
+
     def least_s(self, num_rows: int, num_sessions: int) -> float:
-        """Estimate the quickest decode of at least so many rows: some kernels take longer for fewer."""
+        """Estimate the quickest of those with at least so many rows: some kernels take longer for fewer."""
+        curve, load = self._of(num_sessions)
+        return load * curve.least_s(num_rows)
+
+    def _of(self, num_sessions: int) -> tuple[_Curve, float]:
+        """Return the times of companies alike, and the load to multiply them by; of all where these are too few."""
         curve = self._of_company.get(num_sessions.bit_length(), self._all)
-        least = curve.least if len(curve.least) > 1 else self._least
-        return min([_estimate_s(least, num_rows), *(least_s for rows, least_s in least if rows > num_rows)])
+        return (curve, self._load) if curve is not self._all and len(curve.least) > 1 else (self._all, 1.0)
 
     def rows_within(self, limit_s: float, start_rows: int, most_rows: int) -> int:
         """Return how many rows, at least 8 and at most `most_rows`, one decode evaluates in `limit_s`.
@@ -184,7 +235,7 @@ def _estimate_s(known: Sequence[tuple[int, float]], num_rows: int) -> float:
         return 0.0
     if len(known) == 1:
         return known[0][1] * (num_rows / known[0][0])
-    index = next((i for i, (rows, _) in enumerate(known) if rows >= num_rows), len(known))
+    index = bisect_left(known, (num_rows,))
     first = min(max(index - 1, 0), len(known) - 2)
     estimate_s = _line(known[first : first + 2], num_rows)
     smallest, largest = known[0], known[-1]

@@ -18,6 +18,9 @@ from enum import Enum
 
 from services.engine.runtime.interface import Logits, Runtime, Segment
 
+# More rows are decoded where that takes less than this share of the time: times are never equal.
+_QUICKER = 0.9
+
 
 class ExactMode(Enum):
     """How logits are kept equal."""
@@ -74,6 +77,8 @@ class PaddedRuntime:
         by_slot = {segment.slot: segment for segment in segments}
         num_rows = _round_up(max(len(segment.tokens) for segment in segments), self._width)
         slots = range(self.num_slots) if self._is_constant else range(min(by_slot), max(by_slot) + 1)
+        if not self._is_constant and num_rows <= self._reserve:
+            num_rows = self._quickest_rows(len(slots), num_rows)
         padded = {slot: self._pad(slot, by_slot.get(slot), num_rows) for slot in slots}
         logits = dict(zip(slots, self._inner.decode(list(padded.values())), strict=True))
         for segment in segments:
@@ -134,6 +139,17 @@ class PaddedRuntime:
             groups.insert(0, list(segments[start:end]))
             end = start
         return groups
+
+    def _quickest_rows(self, num_slots: int, num_rows: int) -> int:
+        """Return how many rows of each slot to decode, at least `num_rows`: with some kernels more are quicker."""
+        most = min(self._reserve, self.max_batch_rows // num_slots)
+        options = range(num_rows, max(most, num_rows) + 1, self._width)
+
+        def decode_s(rows: int) -> float:
+            return self.costs.company_s(num_slots * rows, num_slots)
+
+        quickest = min(options, key=decode_s)
+        return quickest if decode_s(quickest) < _QUICKER * decode_s(num_rows) else num_rows
 
     def _pad(self, slot: int, segment: Segment | None, num_rows: int) -> Segment:
         if segment is None:

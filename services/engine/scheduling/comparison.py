@@ -25,6 +25,11 @@ class Comparison:
         self._num_rounds = 0
         self._trial_size = 0
 
+    @property
+    def is_trying(self) -> bool:
+        """Whether a trial is under way."""
+        return bool(self._legs)
+
     def waits(self, num_sessions: int) -> bool:
         """Whether to wait now, among so many sessions."""
         is_other = self._is_other_best.get(num_sessions.bit_length(), False)

@@ -40,18 +40,29 @@ _MOST_DOUBTS = 6
 class _Session:
     """What is known of a session: `answered_s` is None while it is here, `usual_tokens` is a mean over its answers.
 
+    `group` is the decode that it had a part in last: with whom it shared it, it goes on where the company is parted.
     Back before `missed_until_s`, it would have been worth the wait of the first decode that it missed.
     """
 
     num_rows: int = 1
+    group: int = 0
     num_drafting: int = 0
     usual_tokens: float = 1.0
     returns_s: deque[float] = field(default_factory=lambda: deque(maxlen=_NUM_RETURNS))
+    usual_return_s: float = 0.0
+    longest_return_s: float = 0.0
     answered_s: float | None = None
     missed_until_s: float | None = None
     is_late: bool = False
     num_doubts: int = 0
     num_unawaited: int = 0
+
+    def come_back(self, away_s: float) -> None:
+        """It was away for so long."""
+        self.returns_s.append(away_s)
+        # Asked for many times in each round.
+        self.usual_return_s = statistics.median(self.returns_s)
+        self.longest_return_s = max(self.returns_s)
 
     def doubt(self) -> None:
         """It was waited for in vain, or for too long."""
@@ -84,6 +95,7 @@ class Gathering:
         self._joined_s = 0.0
         # When the last decode began, and what was answered since.
         self._begun_s: float | None = None
+        self._num_decodes = 0
         self._num_tokens = 0.0
 
     def arrived(self, session_id: str, asked_s: float | None = None) -> None:
@@ -97,7 +109,7 @@ class Gathering:
         away_s = max(0.0, (now_s if asked_s is None else asked_s) - session.answered_s)
         if not session.returns_s:
             self._first_returns_s.append(away_s)
-        session.returns_s.append(away_s)
+        session.come_back(away_s)
         if session.is_late:
             session.is_late = session.missed_until_s is not None and now_s > session.missed_until_s
         elif self._kept_waiting(now_s):
@@ -110,7 +122,7 @@ class Gathering:
     def answered(self, session_id: str, num_rows: int, num_tokens: int) -> None:
         """A session was answered with so many tokens; its last decode had so many rows of it."""
         session = self._sessions.setdefault(session_id, _Session())
-        session.num_rows = num_rows
+        session.num_rows, session.group = num_rows, self._num_decodes
         session.num_drafting = _NUM_DRAFTING if num_rows > 1 else session.num_drafting - 1
         session.answered_s = self._clock()
         session.num_unawaited -= 1
@@ -163,13 +175,14 @@ class Gathering:
         Where sessions are away for longer than a decode takes, two groups that take turns are quicker: one is decoded
         while the other drafts, and nobody waits. Sessions that are answered together never part by themselves.
         """
-        num_present = self.num_present
-        if not self._parts or self._goes_on or num_present < 2:
+        if not self._parts or self._goes_on:
             return None
-        away_s = statistics.median(
-            statistics.median(each.returns_s) if each.returns_s else 0.0 for each in self._sessions.values()
-        )
-        num_rows = sum(each.num_rows for each in self._sessions.values())
+        present = self._present()
+        num_present = len(present)
+        if num_present < 2:
+            return None
+        away_s = statistics.median(each.usual_return_s for each in present)
+        num_rows = sum(each.num_rows for each in present)
         half_s = self._costs.decode_s(-(-num_rows // 2))
         together_s = self._costs.decode_s(num_rows) + away_s
         factor = _PARTED if self._is_parted else _PARTING
@@ -212,11 +225,12 @@ class Gathering:
             if not session.is_late:
                 session.doubt()
         self._end_round(now_s)
+        self._num_decodes += 1
         self._ready_s = None
 
-    def join(self) -> None:
-        """What is ready joins work that goes on, which waits for nobody."""
-        self._goes_on = True
+    def join(self, *, goes_on: bool) -> None:
+        """What is ready waits for nobody: it is a prompt alone, or joins work that `goes_on` from token to token."""
+        self._goes_on |= goes_on
         self._ready_s = None
 
     def _kept_waiting(self, now_s: float) -> bool:
@@ -238,13 +252,23 @@ class Gathering:
         if session.answered_s is None:
             return False
         if session.returns_s:
-            expected_s = max(_RETURNS * max(session.returns_s), _LEAST_EXPECTED_S)
+            expected_s = max(_RETURNS * session.longest_return_s, _LEAST_EXPECTED_S)
         else:
             expected_s = max(_RETURNS * max(self._first_returns_s, default=0.0), least_s)
         return self._clock() < session.answered_s + expected_s
 
     def _awaited(self) -> list[_Session]:
-        return [session for session in self._away() if not session.is_late]
+        """Return those who are worth waiting for: where half of a company that is parted is here, the rest of it.
+
+        A group that is smaller waits for anybody, so that there are no more than two.
+        """
+        awaited = [session for session in self._away() if not session.is_late]
+        if not awaited or self.most_together() is None:
+            return awaited
+        groups = [session.group for session in self._sessions.values() if session.answered_s is None]
+        if len(groups) < self.num_present // 2:
+            return awaited
+        return [session for session in awaited if session.group in groups]
 
     def _away(self) -> list[_Session]:
         return [session for session in self._sessions.values() if session.answered_s is not None]
@@ -252,6 +276,8 @@ class Gathering:
     def _end_round(self, now_s: float) -> None:
         num_present = self.num_present
         if self._begun_s is not None and num_present > 1:
-            self._comparison.count(self._num_tokens, now_s - self._begun_s, num_present)
-            self._parting.count(self._num_tokens, now_s - self._begun_s, num_present)
+            # One trial at a time, or what comes of one would be taken for what comes of the other.
+            for each, other in ((self._comparison, self._parting), (self._parting, self._comparison)):
+                if not other.is_trying:
+                    each.count(self._num_tokens, now_s - self._begun_s, num_present)
         self._begun_s, self._num_tokens = now_s, 0.0

@@ -6,9 +6,9 @@ number to choose: how many draft tokens a session may have at most. The rule is 
 time would bring otherwise, at the rate that is reached.
 """
 
-import itertools
 import random
 from collections.abc import Callable, Sequence
+from itertools import accumulate, count, zip_longest
 
 from outrider.v1.target_pb2 import Quote
 from services.engine.runtime.interface import DecodeCosts
@@ -47,7 +47,7 @@ class Prices:
         self._new_decoded_s = 0.0
         self._quotes: dict[tuple[int, int, int], Quote] = {}
         # A service that takes this one's place must not seem to have told its quotes already.
-        self._versions = itertools.count(random.randrange(1 << 28, 1 << 31))
+        self._versions = count(random.randrange(1 << 28, 1 << 31))
 
     @property
     def tokens_per_s(self) -> float:
@@ -80,10 +80,11 @@ class Prices:
         most = max(map(len, worths))
         if not self.tokens_per_s:
             return most
+        # What so many draft tokens of each session bring together.
+        tokens = list(accumulate(map(sum, zip_longest(*worths, fillvalue=0.0)), initial=0.0))
 
         def value(num_draft_tokens: int) -> float:
-            tokens = sum(sum(worth[:num_draft_tokens]) for worth in worths)
-            return tokens - self.tokens_per_s * self._decode_s(num_sessions, 1 + num_draft_tokens)
+            return tokens[num_draft_tokens] - self.tokens_per_s * self._decode_s(num_sessions, 1 + num_draft_tokens)
 
         # Of those that are worth the same the most: a draft token that costs nothing tells how good its drafter is.
         return max(range(min(num_forced, most), most + 1), key=lambda number: (value(number), number))
@@ -104,7 +105,7 @@ class Prices:
             decode_ms=1e3 * plain_s,
             num_sessions=num_present,
             num_drafting=num_drafting,
-            idle_share=max(0.0, 1 - self._decoded_s / self._elapsed_s) if self._elapsed_s else 1.0,
+            idle_share=self._idle_share if num_present > num_sessions else 1.0,
         )
         known = self._quotes.get(company)
         if known is None or not _is_near(known, quote):
@@ -113,6 +114,10 @@ class Prices:
                 self._quotes.clear()
             self._quotes[company] = known = quote
         return known
+
+    @property
+    def _idle_share(self) -> float:
+        return max(0.0, 1 - self._decoded_s / self._elapsed_s) if self._elapsed_s else 1.0
 
     def _decode_s(self, num_sessions: int, num_rows: int) -> float:
         return self._costs.least_s(self._padded_rows(num_sessions, num_rows), num_sessions)

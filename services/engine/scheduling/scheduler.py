@@ -238,7 +238,7 @@ class Scheduler:
             work.num_passed_over = 0 if taken else work.num_passed_over + 1
             self._had_prompts |= taken > 0 and work.is_prompt
         if must_go_on:
-            self._gathering.join()
+            self._gathering.join(goes_on=any(work.goes_on for work in short))
         elif not is_gathering:
             self._gathering.begin(num_short_rows)
         return zip(planned, num_rows, strict=True)

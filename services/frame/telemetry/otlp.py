@@ -14,7 +14,7 @@ from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExp
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import KeyValue
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, SpanFlags, Status
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
@@ -133,12 +133,21 @@ def _fill(encoded: Span, span: LightSpan) -> None:
 
 def _fill_attributes(encoded: "RepeatedCompositeFieldContainer[KeyValue]", attributes: Mapping[str, Any]) -> None:
     for key, value in attributes.items():
-        kind = type(value)
-        if kind is int:
-            encoded.add(key=key).value.int_value = value
-        elif kind is float:
-            encoded.add(key=key).value.double_value = value
-        elif kind is bool:
-            encoded.add(key=key).value.bool_value = value
-        else:
-            encoded.add(key=key).value.string_value = str(value)
+        _fill_value(encoded.add(key=key).value, value)
+
+
+def _fill_value(encoded: AnyValue, value: Any) -> None:
+    kind = type(value)
+    if kind is int:
+        encoded.int_value = value
+    elif kind is float:
+        encoded.double_value = value
+    elif kind is bool:
+        encoded.bool_value = value
+    elif kind is list or kind is tuple:
+        # An empty one is an array too.
+        encoded.array_value.SetInParent()
+        for each in value:
+            _fill_value(encoded.array_value.values.add(), each)
+    else:
+        encoded.string_value = str(value)

@@ -7,7 +7,8 @@ import pytest
 
 from orchestrator.bench.anatomy import anatomy
 from orchestrator.bench.cycles import DRAFT, ORCHESTRATOR, REST, TARGET, Cycle, cycles_of
-from tests.integration.services import OFF, fixed
+from orchestrator.bench.reliability import reliability
+from tests.integration.services import AUTO, OFF, fixed
 from tests.integration.tracing.traced import Traced
 
 pytestmark = pytest.mark.integration
@@ -57,3 +58,15 @@ async def test_cycles_of_plain_decoding(traced: Traced) -> None:
     assert set(anatomy(cycles)["parts_ms"][TARGET]) == set(anatomy(cycles)["last_ms"][TARGET])
     # Alone, each of them is a decode.
     assert anatomy(cycles)["decodes"]["num_decodes"] == 7
+
+
+async def test_the_chances_that_auto_gave_are_received(traced: Traced) -> None:
+    answer = await traced.client.generate(max_tokens=32, speculation=AUTO)
+    await traced.finished()
+    cycles = cycles_of(traced.collector.received)
+    drafted = [cycle for cycle in cycles if cycle.chances]
+    assert sum(len(cycle.chances) for cycle in drafted) == answer.counts.num_draft_tokens > 0
+    assert all(0 < chance <= 1 for cycle in drafted for chance in cycle.chances)
+    assert {cycle.drafter for cycle in drafted} <= {"remote", "ngram"}
+    found = reliability(cycles)
+    assert answer.counts.num_accepted_tokens <= found["num_tried"] <= answer.counts.num_draft_tokens

@@ -19,6 +19,9 @@ class LinearCosts(DecodeCosts):
     def decode_s(self, num_rows: int) -> float:
         return (self._decode_in_rows + num_rows) * self._row_s
 
+    def least_s(self, num_rows: int, num_sessions: int) -> float:
+        return self.decode_s(num_rows)
+
     @property
     def decode_in_rows(self) -> float:
         return self._decode_in_rows

@@ -86,3 +86,33 @@ def test_what_a_decode_usually_takes_is_not_the_least() -> None:
         costs.observe(1, duration_s)
     assert costs.usual_s(1) == 3.0
     assert costs.decode_s(1) == 1.0
+
+
+def test_times_of_a_company_are_those_of_the_present_load() -> None:
+    costs = DecodeCosts()
+    for _ in range(8):
+        for num_rows, duration_s in ((4, 0.10), (8, 0.12)):
+            costs.observe(num_rows, duration_s, num_sessions=4)
+    for _ in range(100):
+        costs.observe(4, 0.20, num_sessions=4)
+    assert costs.company_s(4, 4) == pytest.approx(0.20, rel=0.05)
+    assert costs.company_s(8, 4) == pytest.approx(0.24, rel=0.25), "not seen since the machine became busy"
+
+
+def test_one_disturbed_decode_is_no_load() -> None:
+    costs = DecodeCosts()
+    for _ in range(8):
+        for num_rows, duration_s in ((4, 0.10), (8, 0.12)):
+            costs.observe(num_rows, duration_s, num_sessions=4)
+    costs.observe(4, 100.0, num_sessions=4)
+    assert costs.company_s(8, 4) == pytest.approx(0.12, rel=0.1)
+
+
+def test_a_size_that_is_new_says_nothing_of_the_load() -> None:
+    costs = DecodeCosts()
+    for _ in range(8):
+        costs.observe(4, 0.10, num_sessions=4)
+    for _ in range(3):
+        costs.observe(8, 0.50, num_sessions=4)
+    assert costs.company_s(4, 4) == pytest.approx(0.10)
+    assert costs.company_s(8, 4) == pytest.approx(0.50)

@@ -235,3 +235,31 @@ def test_constant_rows_fill_every_slot_and_cut_prompts_into_pieces() -> None:
 )
 def test_reserve(mode: ExactMode, width: int, max_draft_tokens: int, expected: int) -> None:
     assert reserve(Exactness(mode, width), max_draft_tokens) == expected
+
+
+def test_more_rows_are_decoded_where_they_are_quicker() -> None:
+    runtime = plain()
+    for num_rows, duration_s in ((3, 0.030), (4, 0.020), (5, 0.028)):
+        runtime.costs.observe(num_rows, duration_s, num_sessions=1)
+    (logits,) = runtime.decode([Segment(0, 10, [7, 7, 7], 3)])
+    assert [segment.num_rows for segment in inner(runtime).decodes[-1]] == [4]
+    assert inner(runtime).cuts == [(0, 13)]
+    assert logits[:, 1].tolist() == [10, 11, 12]
+    runtime.decode([Segment(0, 13, [7, 7, 7, 7], 4)])
+    assert [segment.num_rows for segment in inner(runtime).decodes[-1]] == [4]
+
+
+def test_times_that_hardly_differ_change_nothing() -> None:
+    runtime = plain()
+    for num_rows, duration_s in ((3, 0.030), (4, 0.029)):
+        runtime.costs.observe(num_rows, duration_s, num_sessions=1)
+    runtime.decode([Segment(0, 10, [7, 7, 7], 3)])
+    assert [segment.num_rows for segment in inner(runtime).decodes[-1]] == [3]
+
+
+def test_a_prompt_is_never_padded_so() -> None:
+    runtime = plain(max_draft_tokens=2)
+    for num_rows, duration_s in ((4, 0.030), (5, 0.010)):
+        runtime.costs.observe(num_rows, duration_s, num_sessions=1)
+    runtime.decode([Segment(0, 10, [7] * 4, 1)])
+    assert [segment.num_rows for segment in inner(runtime).decodes[-1]] == [4]

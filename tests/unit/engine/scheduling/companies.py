@@ -26,9 +26,10 @@ class Company:
     true_costs: DecodeCosts = field(default_factory=lambda: COSTS)
     now_s: float = 0.0
     decodes: list[set[str]] = field(default_factory=list)
+    parts: bool = False
 
     def __post_init__(self) -> None:
-        self.gathering = Gathering(self.costs, lambda: self.now_s)
+        self.gathering = Gathering(self.costs, lambda: self.now_s, parts=self.parts)
         # What is left of each session's draft, and who is here.
         self.left_s: dict[str, float] = {}
         self.here = set(self.drafts_s)
@@ -91,7 +92,7 @@ class SharedCores:
     waits_s: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.gathering = Gathering(self.costs, lambda: self.now_s)
+        self.gathering = Gathering(self.costs, lambda: self.now_s, parts=False)
         self.here = set(self.rows)
         # When who is on the way to the draft or the target is there.
         self.to_draft_s: dict[str, float] = {}

@@ -159,3 +159,24 @@ def test_one_that_comes_back_without_its_slot_speaks_for_those_who_are_new() -> 
     company.answer("b")
     company.now_s = 8.9
     assert company.gathering.is_expected("b")
+
+
+def test_one_thing_is_tried_at_a_time() -> None:
+    company = Company(sessions(4, 0.03), parts=True)
+    tried = set()
+    for _ in range(3000):
+        company.run(1)
+        tried.add((company.gathering._comparison.is_trying, company.gathering._parting.is_trying))
+    assert tried == {(False, False), (True, False), (False, True)}
+
+
+def test_who_has_gone_has_no_part_in_whether_a_company_parts() -> None:
+    """Two that decode and draft for as long as each other, beside many slots of those who were here before."""
+    company = Company(sessions(2, 0.1), parts=True)
+    for index in range(6):
+        company.gathering.answered(f"gone {index}", 1, 1)
+    company.now_s += 10
+    company.run(5)
+    alone = Company(sessions(2, 0.1), parts=True)
+    alone.run(5)
+    assert company.gathering.most_together() == alone.gathering.most_together() == 1

@@ -88,7 +88,6 @@ def test_a_quote_tells_the_share_of_one_who_drafts() -> None:
     alone = quoted(prices())
     assert list(alone.row_ms[:3]) == pytest.approx([1.0, 2.0, 3.0])
     assert (alone.decode_ms, alone.tokens_per_ms) == pytest.approx((21.0, 0.1))
-    assert alone.idle_share == pytest.approx(0.5)
     company = quoted(prices(), 4, 4, 4)
     assert list(company.row_ms[:2]) == pytest.approx([1.0, 2.0]), "all four have a row more, and all four draft"
     mixed = quoted(prices(), 4, 4, 2)
@@ -96,6 +95,8 @@ def test_a_quote_tells_the_share_of_one_who_drafts() -> None:
     assert (mixed.num_sessions, mixed.num_drafting) == (4, 2)
     groups = quoted(prices(), 4, 8, 8)
     assert list(groups.row_ms[:2]) == pytest.approx([1.0, 2.0]), "four of eight in a decode"
+    assert groups.idle_share == pytest.approx(0.5)
+    assert alone.idle_share == company.idle_share == 1.0, "nobody is decoded for while they draft"
 
 
 def test_more_rows_never_cost_less() -> None:

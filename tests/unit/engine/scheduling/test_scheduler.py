@@ -54,6 +54,8 @@ class Scheduled:
     def add(self, session_id: str, tokens: Sequence[int] = PROMPT, rows: Sequence[int] = (), **flags: Any) -> None:
         work = Chain(prefix(session_id, tokens), 1) if flags else Greedy(prefix(session_id, tokens), rows)
         work.waits_for_slot = flags.get("waits_for_slot", True)
+        # Its default was bound before there was this clock.
+        work.timings.submitted_s = self.clock.now_s
 
         def deliver(answer: list[int] | Miss | Exception) -> None:
             self.answers[session_id] = answer
@@ -72,6 +74,13 @@ class Scheduled:
             self.clock.now_s = max(self.clock.now_s, due_s)
             self.scheduler.step()
         return self.decodes[-1]
+
+    def finish(self, *session_ids: str) -> None:
+        """Decode until these sessions are answered."""
+        for session_id in session_ids:
+            self.answers.pop(session_id, None)
+        while not self.answers.keys() >= set(session_ids):
+            self.step()
 
     def come_back(self, session_id: str) -> None:
         """Let a session ask often enough to be expected again."""
@@ -116,6 +125,23 @@ def test_work_that_goes_on_waits_for_nobody(clock: Clock) -> None:
     clock.now_s = max(clock.now_s, scheduled.scheduler.due_s())
     scheduled.scheduler.step()
     assert scheduled.scheduler.due_s() <= clock.now_s
+
+
+@pytest.mark.parametrize("reads_a_prompt", [False, True])
+def test_sessions_that_draft_for_as_long_as_a_decode_takes_go_in_two_groups(clock: Clock, reads_a_prompt: bool) -> None:
+    """A prompt that was alone says nothing of what follows it."""
+    scheduled = Scheduled(clock)
+    if reads_a_prompt:
+        scheduled.add("0", LONG)
+        scheduled.finish("0")
+    for _ in range(3):
+        for session_id in "0123":
+            scheduled.add(session_id, rows=[1] * 7)
+        scheduled.finish(*"0123")
+        clock.now_s += 0.03
+    for session_id in "0123":
+        scheduled.add(session_id, rows=[1] * 7)
+    assert [len(scheduled.step()) for _ in range(2)] == [2, 2]
 
 
 def test_a_prompt_goes_in_parts_while_a_session_is_between_two_cycles(clock: Clock) -> None:

@@ -1,6 +1,7 @@
 """Light spans encoded by hand must be to the last field what the SDK's encoder makes of them."""
 
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 
 import grpc
 import pytest
@@ -35,6 +36,7 @@ def recorder(exporter: InMemorySpanExporter) -> Iterator[Recorder]:
 
 def fill(span: Span) -> None:
     span.set_attributes({"text": "naïve", "count": -3, "share": 0.5, "is_late": True, "nothing": 0, "empty": ""})
+    span.set_attributes({"shares": [0.25, 1.0], "counts": [1, 2], "names": ["naïve"], "none of them": []})
     span.add_event("with", {"rows": 2**40, "ms": 0.0}, timestamp=17)
     span.add_event("without")
 
@@ -149,10 +151,10 @@ def test_limits_hold_as_they_do_for_spans_of_the_sdk(
 def test_a_value_of_another_type_is_a_text(recorder: Recorder, exporter: InMemorySpanExporter) -> None:
     for _ in range(2):
         with recorder.message("odd", PARENT) as odd:
-            odd.set_attribute("list", [1, 2])
+            odd.set_attribute("number", Fraction(1, 2))  # type: ignore[arg-type]
     recorder.flush()
     attribute = encode(exporter.get_finished_spans()).resource_spans[0].scope_spans[0].spans[1].attributes[1]
-    assert attribute.value.string_value == "[1, 2]"
+    assert attribute.value.string_value == "1/2"
 
 
 def test_nothing() -> None:

@@ -32,15 +32,25 @@ class KnownSpans:
         num_accepted: int = 2,
         decode_index: int = 1,
         batch_rows: int = 4,
+        drafter: str = "remote",
+        chances: Sequence[float] = (),
     ) -> list[Span]:
-        """The spans of a cycle that takes as long as its parts; 5 ms of the orchestrator's lie behind its span."""
+        """The spans of a cycle that takes as long as its parts; 5 ms of the orchestrator's lie behind its span.
+
+        Without chances it is one of those that tell neither these nor who drafted.
+        """
         begun_ms, cycle_id = self.now_ms, self._next_id()
         self.now_ms += ORCHESTRATOR_MS - 5.0
         spans: list[Span] = []
         if draft is not None:
             spans += self._wait(cycle_id, "propose", "draft", draft, num_decodes=3)
         spans += self._wait(cycle_id, "verify", "target", target, decode_index=decode_index, batch_rows=batch_rows)
-        attributes = {"outrider.cycle.index": self.num_cycles, "outrider.cycle.num_accepted": num_accepted}
+        attributes: dict[str, Any] = {
+            "outrider.cycle.index": self.num_cycles,
+            "outrider.cycle.num_accepted": num_accepted,
+        }
+        if chances:
+            attributes |= {"outrider.cycle.drafter": drafter, "outrider.cycle.chances": list(chances)}
         spans.append(
             self._span(cycle_id, "00000000000000ff", "orchestrator", "cycle", begun_ms, self.now_ms, attributes)
         )
@@ -90,7 +100,7 @@ class KnownSpans:
         name: str,
         started_ms: float,
         ended_ms: float,
-        attributes: dict[str, int] | None = None,
+        attributes: dict[str, Any] | None = None,
         events: tuple[Event, ...] = (),
     ) -> Span:
         times = _ns(started_ms), _ns(ended_ms)
@@ -133,8 +143,11 @@ def _of_resource(span: Span) -> dict[str, Any]:
 
 
 def _pairs(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{"key": key, "value": _value(value)} for key, value in attributes.items()]
+
+
+def _value(value: Any) -> dict[str, Any]:
+    if isinstance(value, list):
+        return {"arrayValue": {"values": [_value(each) for each in value]}}
     kinds = {int: "intValue", float: "doubleValue", str: "stringValue"}
-    return [
-        {"key": key, "value": {kinds[type(value)]: str(value) if type(value) is int else value}}
-        for key, value in attributes.items()
-    ]
+    return {kinds[type(value)]: str(value) if type(value) is int else value}

@@ -105,7 +105,8 @@ def test_a_file_of_cycles_is_told_in_one_line_of_json(tmp_path: Path, capsys: py
     path = tmp_path / "spans.json"
     path.write_text("\n".join(map(otlp_json, exports)))
     assert main([str(path), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == anatomy(cycles_of(exports[0] + exports[1]))
+    told = json.loads(capsys.readouterr().out)
+    assert told == anatomy(cycles_of(exports[0] + exports[1])) | {"reliability": {}}
 
 
 def test_a_file_of_cycles_is_told_as_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,3 +115,15 @@ def test_a_file_of_cycles_is_told_as_a_table(tmp_path: Path, capsys: pytest.Capt
     path.write_text(otlp_json(session.cycle() + session.cycle()))
     assert main([str(path)]) == 0
     assert capsys.readouterr().out.startswith("| | ms a cycle |")
+
+
+def test_what_came_of_chances_is_told_beneath(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    session = KnownSpans("ab" * 16)
+    path = tmp_path / "spans.json"
+    path.write_text(otlp_json(session.cycle() + session.cycle(num_accepted=1, chances=[0.95, 0.5, 0.4])))
+    assert main([str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("| remote")] == [
+        "| remote | 0.5 to 0.6 | 1 | 0.500 | 0.000 (0.000 to 0.793) |",
+        "| remote | 0.9 to 1.0 | 1 | 0.950 | 1.000 (0.207 to 1.000) |",
+    ]

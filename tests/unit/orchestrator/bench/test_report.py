@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
+from orchestrator.bench.cycles import Cycle
+from orchestrator.bench.reliability import reliability
 from orchestrator.bench.results.comparison import without_draft
-from orchestrator.bench.results.plot import check_plotting, plot
-from orchestrator.bench.results.report import markdown, memory, summarize
+from orchestrator.bench.results.plot import check_plotting, plot, plot_reliability
+from orchestrator.bench.results.report import markdown, memory, short, summarize
+from orchestrator.bench.tables import Table
 from services.frame.program.startup import StartupError
 from tests.unit.orchestrator.bench.runs import run
 
@@ -98,7 +101,8 @@ def test_a_draft_that_was_not_used_is_named_and_no_verdict_on_it_is_claimed() ->
         ("3", 80, 0, None),
         ("3", 10, 0, (90, 100)),
         ("auto", 10, 0, None),
-        ("auto", 10, 2, (90, 100)),
+        ("auto", 10, 2, None),
+        ("auto", 0, 2, (100, 100)),
         ("ngram", 10, 0, None),
         ("plain", 0, 0, None),
     ],
@@ -126,11 +130,42 @@ def test_that_sentence_and_rows_count_different_rounds_is_told() -> None:
     assert "counts the later rounds only" in markdown(results(), "outrider")
 
 
+CYCLES = [Cycle("a", 1, 0, 1, num_tokens, None, None, "remote", [0.9, 0.6]) for num_tokens in (1, 2, 3, 3)]
+
+
+def test_how_far_chances_hold_is_told_in_a_note_and_a_table() -> None:
+    told = results(reliability=reliability(CYCLES))
+    text = markdown(told, "outrider")
+    assert "- Chances of draft tokens with auto, predicted against seen: expected calibration error 0.114" in text
+    assert "Chances of draft tokens, as predicted and as seen:\n\n| drafter | chance |" in text
+    summary = summarize(told, "outrider")
+    assert summary["reliability"] == told["reliability"]
+    shown = "\n".join(part for part in short(told, summary) if isinstance(part, str))
+    assert "expected calibration error" in shown
+    assert "as predicted and as seen" not in shown
+
+
+def test_without_chances_nothing_is_told_of_them() -> None:
+    assert "hances" not in markdown(results(reliability={}), "outrider")
+
+
+def test_the_system_is_told_in_little_room_where_there_are_several() -> None:
+    several = results()
+    alone = results(runs=[run("outrider", setting, 100) for setting in ("plain", "3")])
+    for told, has_system in ((several, True), (alone, False)):
+        cases = short(told, summarize(told, "outrider"))[1]
+        assert isinstance(cases, Table)
+        assert ("system" in cases.fitted(70).header) == has_system
+        assert "tokens/s (least to most)" in cases.fitted(70).header
+
+
 @pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="matplotlib is in the extra `train`")
-def test_a_picture_is_drawn(tmp_path: Path) -> None:
+def test_pictures_are_drawn(tmp_path: Path) -> None:
     check_plotting()
     plot(results(), tmp_path / "bench.svg")
-    assert "<svg" in (tmp_path / "bench.svg").read_text()
+    plot_reliability(reliability(CYCLES), tmp_path / "reliability.svg")
+    for name in ("bench", "reliability"):
+        assert "<svg" in (tmp_path / f"{name}.svg").read_text()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("matplotlib") is not None, reason="matplotlib is installed")

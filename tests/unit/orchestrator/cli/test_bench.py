@@ -8,10 +8,12 @@ import pytest
 
 from orchestrator.bench.course import Course
 from orchestrator.bench.measuring.bench import Load, Results
+from orchestrator.bench.systems.services import Checkout
 from orchestrator.bench.systems.system import System
-from orchestrator.cli import measuring
+from orchestrator.cli import measuring, progress
 from services.frame.program.startup import StartupError
 from tests.unit.orchestrator.cli.running import run
+from tests.waiting import soon
 
 
 @pytest.mark.parametrize(
@@ -27,7 +29,11 @@ from tests.unit.orchestrator.cli.running import run
         pytest.param(["--arrival", "soon"], "'--arrival'", id="arrival"),
         pytest.param(["--prompts", "no/such"], "cannot read prompts from no/such", id="no prompts"),
         pytest.param(["--tokens", "1024"], "--context 1024 does not hold --tokens 1024", id="context"),
-        pytest.param(["--against", "no/such"], "--against is the folder of a checkout", id="no checkout"),
+        pytest.param(
+            ["--against", "no/such"],
+            "--against is the folder of a checkout of this project, and no/such is none\n",
+            id="no checkout",
+        ),
         pytest.param(["--peer-url", "host:1"], "--peer-url is an address such as http", id="address"),
         pytest.param(["--peer-llama-server", "no/such"], "there is no program no/such", id="no program"),
         pytest.param(["--peer-llama-server", __file__, "--peer-settings", "x"], "--peer-settings is 'x'", id="peer's"),
@@ -51,6 +57,66 @@ def test_bad_use_is_refused_in_one_sentence(
     assert printed.out == ""
     assert expected in printed.err
     assert printed.err.count("\n") == 1
+
+
+def checkout(root: Path) -> Path:
+    """A folder with as much of this project as can be looked for without starting it."""
+    for folder in ("orchestrator/cli", "services/target", "services/draft", "protos/outrider/v1"):
+        (root / folder).mkdir(parents=True)
+    for name in ("common", "draft", "generation", "model", "target"):
+        (root / f"protos/outrider/v1/{name}_pb2.py").touch()
+    (root / "pyproject.toml").write_text('[project]\nname = "outrider"\nversion = "0.0.9"\n')
+    return root
+
+
+@pytest.mark.parametrize(
+    ("lacking", "content", "expected"),
+    [
+        pytest.param("orchestrator/cli", None, "has no orchestrator/cli", id="command line"),
+        pytest.param("services/draft", None, "has no services/draft", id="service"),
+        pytest.param(
+            "protos/outrider/v1/target_pb2.py", None, "has no protos/outrider/v1/target_pb2.py", id="protocol"
+        ),
+        pytest.param("pyproject.toml", None, "has no pyproject.toml", id="project"),
+        pytest.param(
+            "pyproject.toml",
+            '[project]\nname = "other"\nversion = "1"\n',
+            "has a pyproject.toml without a version of outrider",
+            id="another project",
+        ),
+        pytest.param(
+            "pyproject.toml",
+            '[project]\nname = "outrider"\n',
+            "has a pyproject.toml without a version of outrider",
+            id="no version",
+        ),
+        pytest.param("pyproject.toml", "project = 3\n", "without a version of outrider", id="no table"),
+        pytest.param("pyproject.toml", "[", "has a pyproject.toml that cannot be read: ", id="no TOML"),
+    ],
+)
+def test_a_folder_that_cannot_be_measured_is_refused_with_what_it_lacks(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    asked: list[tuple[list[System], Load, Course]],
+    tmp_path: Path,
+    lacking: str,
+    content: str | None,
+    expected: str,
+) -> None:
+    path = checkout(tmp_path / "there") / lacking
+    path.rmdir() if path.is_dir() else path.unlink()
+    if content is not None:
+        path.write_text(content)
+    assert run(monkeypatch, "bench", "--against", "there") == 2
+    told = capsys.readouterr().err
+    assert told.startswith("outrider: --against is the folder of a checkout of this project, and there ")
+    assert expected in told
+    assert told.count("\n") == 1
+    assert not asked
+
+
+def test_this_very_checkout_can_be_measured() -> None:
+    assert Checkout(Path(__file__).parents[4]).problem == ""
 
 
 @pytest.fixture
@@ -81,7 +147,7 @@ def test_without_options_the_bundled_pair_is_measured(
 def test_everything_is_measured_in_the_same_run(
     monkeypatch: pytest.MonkeyPatch, asked: list[tuple[list[System], Load, Course]], tmp_path: Path
 ) -> None:
-    (tmp_path / "there" / "orchestrator").mkdir(parents=True)
+    checkout(tmp_path / "there")
     (tmp_path / "server").touch()
     arguments = ["--settings", "3 7", "--exact", "off,on", "--against", "there", "--peer-llama-server", "server"]
     assert run(monkeypatch, "bench", *arguments, "--peer-url", "http://host:1/v1", "--arrival", "poisson") == 0
@@ -162,6 +228,28 @@ def test_a_disk_that_fills_up_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPa
     with pytest.raises(StartupError, match=r"cannot write .*mine\.json: No space left on device"):
         Results({}, tmp_path / "mine.json").save()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_terminal_is_shown_what_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    said: list[str] = []
+
+    async def measure(_systems: object, _load: object, _course: object, results: Results) -> None:
+        results.doing = "outrider, auto, 4 streams, round 2"
+
+        def is_said() -> bool:
+            said.append(capsys.readouterr().err)
+            return "outrider, auto, 4 streams, round 2: 0 s so far, about 1" in "".join(said)
+
+        await soon(is_said)
+
+    monkeypatch.setattr(measuring, "run_bench", measure)
+    monkeypatch.setattr(progress, "_SHOWN_AFTER_S", 0.0)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, "bench") == 1
 
 
 def test_random_arrivals_are_the_same_for_a_seed() -> None:

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from orchestrator.cli import progress
-from orchestrator.cli.progress import waiting, watched
+from orchestrator.cli.progress import showing, waiting, watched
 from services.frame.program.waiting import saying
 from tests.waiting import soon
 
@@ -64,6 +64,33 @@ async def test_a_terminal_has_one_line_that_goes_away(errors: Errors, monkeypatc
     text = errors.text()
     assert "outrider: waiting" not in text
     assert "\x1b[?25h" in text.rpartition("waiting for")[2], "the cursor is shown again"
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_terminal_has_one_line_of_what_is_measured(errors: Errors, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    doing = "plain [1]"
+    async with showing(lambda since_s: f"{doing}: {since_s:.0f} s so far"):
+        await soon(lambda: "plain [1]: 0 s so far" in errors.text())
+        print("a run is done", file=sys.stderr)
+        await soon(lambda: "a run is done\n" in errors.text())
+        doing = "auto\x9b"
+        await soon(lambda: "auto\\x9b: 0 s so far" in errors.text())
+    assert "\x1b[?25h" in errors.text().rpartition("so far")[2], "the cursor is shown again"
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_pipe_has_no_line_that_changes(errors: Errors) -> None:
+    asked: list[float] = []
+
+    def describe(since_s: float) -> str:
+        asked.append(since_s)
+        return "plain"
+
+    async with showing(describe), waiting("the rest"):
+        await soon(lambda: "waiting for the rest" in errors.text())
+    assert not asked
 
 
 @pytest.mark.usefixtures("impatient")

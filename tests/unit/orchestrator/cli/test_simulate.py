@@ -70,13 +70,21 @@ def test_costs_of_a_file_and_something_else_changed(
     ("arguments", "expected"),
     [
         pytest.param(["--scenario", "11"], "'--scenario'", id="no such scenario"),
-        pytest.param(["--policy", "best"], "'--policy'", id="no such policy"),
+        pytest.param(
+            ["--policy", "best"],
+            "outrider: --policy is 'best', which is none: there are plain, fixed and auto\n",
+            id="none",
+        ),
+        pytest.param(["--policy", ""], "outrider: --policy is ''", id="an empty policy"),
         pytest.param(["--costs", "no/such"], "cannot read costs no/such", id="no costs"),
         pytest.param(["--from", "no/such"], "cannot read traces no/such: No such file", id="no traces"),
         pytest.param(["--from", sys.executable], "is no OTLP JSON of spans", id="a program as traces"),
         pytest.param(["--from", "a", "--scenario", "1"], "give one of them", id="traces and a scenario"),
         pytest.param(["--from", "a", "--real"], "leave out --real", id="traces in real time"),
         pytest.param(["--what", "speed=1"], "--what has 'speed=1'", id="an unknown change"),
+        pytest.param(
+            ["--what", "streams=2, streams=4"], "--what has streams twice, as 2 and as 4", id="a change twice"
+        ),
         pytest.param(["--what", "streams"], "write NAME=VALUE", id="a change without a value"),
         pytest.param(["--what", "streams=0"], "a whole number from 1 to 256", id="no streams"),
         pytest.param(["--what", "acceptance=nan"], "a number from 0 to 1", id="no acceptance"),

@@ -126,7 +126,7 @@ def test_the_speedup_is_what_plain_decoding_would_have_taken() -> None:
 def test_a_hundredth_of_the_time_is_for_exploration() -> None:
     exploration = Exploration()
     assert not exploration.may_take(0.1)
-    exploration.elapse(10.0)
+    exploration.elapse(10.0, 1.0)
     assert exploration.may_take(0.1)
     exploration.take(0.06)
     assert exploration.may_take(0.04) and not exploration.may_take(0.05)
@@ -135,18 +135,18 @@ def test_a_hundredth_of_the_time_is_for_exploration() -> None:
 
 def test_what_was_tried_lately_waits_until_so_much_has_come_in_since() -> None:
     exploration = Exploration()
-    exploration.elapse(50.0)
+    exploration.elapse(50.0, 1.0)
     assert exploration.may_take(0.1, 40.0) and not exploration.may_take(0.1, 41.0)
 
 
 def test_little_of_it_is_saved_up_and_what_takes_longer_goes_into_debt() -> None:
     exploration = Exploration()
-    exploration.elapse(100_000.0)
-    assert exploration.may_take(60.0)
+    exploration.elapse(100_000.0, 1.0)
+    assert exploration.may_take(1.0) and not exploration.may_take(1.1)
     exploration.take(3.0)
-    exploration.elapse(199.0)
+    exploration.elapse(199.0, 1.0)
     assert not exploration.may_take(0.01)
-    exploration.elapse(3.0)
+    exploration.elapse(3.0, 1.0)
     assert exploration.may_take(0.01)
 
 

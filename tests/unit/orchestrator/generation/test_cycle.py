@@ -5,6 +5,9 @@ from collections.abc import Callable, Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from orchestrator.drafting.drafter import Draft, Wanted
 from orchestrator.generation.cycle import Cycle, FixedLength, run_cycles
@@ -12,6 +15,7 @@ from orchestrator.generation.generation import origins
 from orchestrator.peers.target import ContextFullError, Verification
 from outrider.v1 import generation_pb2
 from services.frame.telemetry import Telemetry
+from services.frame.telemetry.recording import Recorder
 from services.session.client import Limits
 from services.session.sequence import TokenSequence
 from tests.unit.orchestrator.fakes import (
@@ -225,3 +229,52 @@ async def test_a_prompt_that_fits_no_more_is_an_error() -> None:
 
     with pytest.raises(ContextFullError):
         await _cycles(Full(), FakeDrafter(perfect), 3, 12)
+
+
+class Sure(Numbers):
+    """Knows a chance of every token, and has fewer verified than were drafted."""
+
+    def chances(self, draft: Draft) -> Sequence[float]:  # type: ignore[override]
+        return [0.98765, 0.5, 0.25][: len(draft.tokens)]
+
+
+class Sparing(FakeTarget):
+    """Verifies two tokens at most."""
+
+    async def verify(
+        self, sequence: TokenSequence, draft_tokens: Sequence[int], chances: Sequence[float] | None = None
+    ) -> Verification:
+        return await super().verify(sequence, draft_tokens[:2], chances)
+
+
+async def _told(policy: Numbers, telemetry: Telemetry) -> None:
+    drafter, most = FakeDrafter(perfect), len(PROMPT) + 6
+    async for _ in run_cycles(TokenSequence(PROMPT), Sparing(), drafter, policy, max_length=most, telemetry=telemetry):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        pytest.param(Sure([3, 0, 1, 1]), [(0.9877, 0.5), None, (0.9877,)], id="known"),
+        pytest.param(Numbers([3, 0, 1, 1]), [None, None, None], id="not known"),
+    ],
+)
+async def test_the_span_tells_the_chances_of_the_tokens_that_were_verified(
+    policy: Numbers, expected: list[tuple[float, ...] | None]
+) -> None:
+    exporter = InMemorySpanExporter()
+    recorder = Recorder(Resource({}), [SimpleSpanProcessor(exporter)])
+    await _told(policy, Telemetry(recorder))
+    recorder.shutdown()
+    cycles = [span.attributes or {} for span in exporter.get_finished_spans() if span.name == "cycle"]
+    found = [each.get("outrider.cycle.chances") for each in cycles]
+    assert [each and tuple(each) for each in found] == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("telemetry", [Telemetry.off(), Telemetry(is_of_requests=True)], ids=["off", "of requests"])
+async def test_nothing_is_put_together_for_a_span_that_does_not_record(
+    monkeypatch: pytest.MonkeyPatch, telemetry: Telemetry
+) -> None:
+    monkeypatch.delattr("orchestrator.generation.cycle._attributes")
+    await _told(Sure([3, 0, 1, 1]), telemetry)

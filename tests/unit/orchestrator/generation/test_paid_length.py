@@ -1,5 +1,6 @@
 """The length policy of mode AUTO: as many draft tokens as are worth their time, by quotes and experience."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -41,6 +42,7 @@ class Session:
     draft_s: float = 0.0005
     token_s: float = 0.002
     most: int = MOST
+    follows_prompt: bool = False
 
     def __post_init__(self) -> None:
         self.policy = PaidLength(self.experience, self.most)
@@ -51,7 +53,8 @@ class Session:
         wanted = self.policy.choose(MOST)
         number = wanted.num_draft_tokens
         computed_s = self.token_s * number
-        draft = Draft([7] * number, (), [margin] * number, self.draft_s + computed_s, computed_s, drafter)
+        waited_s, margins = self.draft_s + computed_s, [margin] * number
+        draft = Draft([7] * number, (), margins, waited_s, computed_s, drafter, follows_prompt=self.follows_prompt)
         if not number:
             draft = Draft()
         self.policy.chances(draft)
@@ -69,7 +72,14 @@ class Session:
 
 def test_a_few_are_tried_while_nothing_is_known() -> None:
     session = Session(quote=None)
-    assert session.cycles(3) == [4, 4, 4]
+    assert session.cycles(3)[1:] == [4, 4]
+
+
+def test_the_first_token_waits_for_no_draft_model() -> None:
+    session = Session()
+    session.cycles(40)
+    wanted = PaidLength(session.experience, MOST).choose(MOST)
+    assert (wanted.num_draft_tokens, wanted.num_looked_up) == (0, MOST)
 
 
 def test_a_draft_that_is_right_is_as_long_as_it_may() -> None:
@@ -86,7 +96,7 @@ def test_a_draft_is_not_so_long_that_it_would_be_late() -> None:
 def test_a_draft_that_is_wrong_is_not_asked_for() -> None:
     session = Session(draft_s=0.005)
     wanted = session.cycles(400, num_accepted=0, margin=UNSURE)
-    assert wanted[0] == 4
+    assert wanted[1] == 4
     assert set(wanted[100:]) == {0, 1}
 
 
@@ -102,6 +112,93 @@ def test_a_draft_that_has_become_right_is_found() -> None:
     session = Session(draft_s=0.005)
     session.cycles(200, num_accepted=0, margin=UNSURE)
     assert session.cycles(3000, margin=SURE)[-1] > 1
+
+
+def request_after_request(experience: Experience, number: int, num_cycles: int, **drafts: float) -> list[Sequence[int]]:
+    """So many requests of so many cycles each, with drafts of which nothing is accepted; return what was wanted."""
+    return [
+        Session(experience=experience, **drafts).cycles(num_cycles, num_accepted=0, margin=UNSURE)
+        for _ in range(number)
+    ]
+
+
+def test_one_that_hangs_is_given_up_though_it_would_have_to_catch_up() -> None:
+    session = Session()
+    session.cycles(20)
+    for _ in range(60):
+        session.policy.choose(MOST)
+        session.policy.chances(Draft(waited_s=0.042, drafter=REMOTE, follows_prompt=True))
+        verification = Verification(target_pb2.VerifyBatchResult(), 0, 0.021, 0.02, 0.02, quote=session.quote)
+        session.policy.observe(Cycle(0, Draft(), verification, [7]))
+    assert session.policy.choose(MOST).num_draft_tokens in (0, 1)
+
+
+def test_a_new_request_asks_no_draft_that_is_worth_nothing() -> None:
+    experience = Experience()
+    request_after_request(experience, 1, 200, draft_s=0.005)
+    wanted = request_after_request(experience, 100, 20, draft_s=0.005)
+    assert {request[0] for request in wanted} <= {0, 1}
+    assert 0 < sum(map(sum, wanted)) * 0.007 <= 0.01 * 2000 * 0.021 + 0.014
+
+
+def test_short_requests_find_out_together() -> None:
+    """Each of them lasts 0.4 s, and to try a draft takes 16 ms."""
+    experience = Experience()
+    request_after_request(experience, 1, 200, draft_s=0.014)
+    wanted = request_after_request(experience, 20, 20, draft_s=0.014)
+    assert 0 < sum(map(sum, wanted)) <= 6
+
+
+def test_a_long_time_without_a_draft_does_not_make_up_for_it_at_once() -> None:
+    session = Session(draft_s=0.005)
+    session.cycles(200, num_accepted=0, margin=UNSURE)
+    for _ in range(10_000):
+        # The service is away, and is not even asked.
+        session.policy.choose(MOST)
+        session.policy.chances(Draft())
+        verification = Verification(target_pb2.VerifyBatchResult(), 0, 0.021, 0.02, 0.02, quote=session.quote)
+        session.policy.observe(Cycle(0, Draft(), verification, [7]))
+    assert sum(session.cycles(10, num_accepted=0, margin=UNSURE)) <= 3
+
+
+def test_drafts_that_have_become_quick_are_found_though_each_has_to_catch_up_first() -> None:
+    session = Session(draft_s=0.5)
+    session.cycles(30, num_accepted=3, margin=SURE)
+    assert set(session.cycles(50, num_accepted=3, margin=SURE)) == {0}, "it takes half a second"
+    session.draft_s, session.follows_prompt = 0.0005, True
+    for _ in range(20_000):
+        wanted = session.cycle(num_accepted=3, margin=SURE)
+        # What was asked for in the cycle before has been read by now.
+        session.follows_prompt = not wanted.num_draft_tokens
+    assert wanted.num_draft_tokens > 1
+
+
+def test_no_more_is_drafted_than_was_quoted_for() -> None:
+    session = Session(quote())
+    assert session.quote is not None
+    del session.quote.row_ms[3:]
+    assert session.cycles(40)[-1] == 3
+    together = Session(quote(num_sessions=4))
+    assert together.quote is not None
+    del together.quote.row_ms[:]
+    assert together.cycles(40)[-1] == 0, "a decode has no room for more rows"
+
+
+@pytest.mark.parametrize("is_quoted", [False, True])
+def test_lookup_alone_is_as_long_as_its_matches_say(is_quoted: bool) -> None:
+    session = Session(quote() if is_quoted else None)
+    for _ in range(20):
+        wanted = session.cycle(drafter=NGRAM)
+    assert wanted.num_looked_up == MOST
+
+
+def test_a_prompt_that_was_read_is_no_part_of_a_plain_cycle() -> None:
+    session = Session()
+    session.cycles(5)
+    verification = Verification(target_pb2.VerifyBatchResult(), 0, 5.0, 3.0, 3.0, quote=session.quote)
+    session.policy.observe(Cycle(5, Draft(), verification, [7]))
+    session.cycles(5)
+    assert session.policy.choose(MOST).limit_s == pytest.approx(2 * 0.021)
 
 
 def test_who_is_alone_ends_a_draft_early() -> None:

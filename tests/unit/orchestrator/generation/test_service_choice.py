@@ -11,7 +11,9 @@ from orchestrator.drafting.experience import Experience
 from orchestrator.generation.service_choice import ServiceChoice
 from outrider.v1 import common_pb2
 
-CYCLE_S = 0.05
+CYCLE_S, DRAFT_S = 0.05, 0.02
+# So long a visited service may take until more is known of it: two plain cycles, in a cycle that takes as long again.
+PLAIN_S = CYCLE_S / 3
 MOST = 16
 
 
@@ -33,24 +35,27 @@ class Request:
         self.worths = list(worths)
         self.choice = ServiceChoice(self.experience)
         self.is_drafting = True
+        self.num_waiting = 1
+        self.experience.plain_s.add(PLAIN_S)
         self.visits_s = 0.0
 
     def cycle(self) -> int:
         rooms = self.experience.rooms(MOST)
-        service = self.choice.choose(
-            rooms, self.worths.__getitem__, lambda service: CYCLE_S, is_drafting=self.is_drafting
-        )
+        service = self.choice.choose(rooms, self.worths.__getitem__, is_drafting=self.is_drafting)
+        draft = Draft()
         if not (self.is_drafting or self.choice.is_visit):
             pass
         elif not self.breakers[service].is_open:
-            self.choice.note(Draft([7], drafter=REMOTE, service=service))
-            self.experience.remote[service].tried_s = self.experience.exploration.elapsed_s
+            draft = Draft([7], waited_s=DRAFT_S, drafter=REMOTE, service=service)
         elif any(rooms):
-            self.choice.note(Draft([7], drafter=REMOTE, service=next(each for each, room in enumerate(rooms) if room)))
-        self.experience.exploration.elapse(CYCLE_S)
+            other = next(each for each, room in enumerate(rooms) if room)
+            draft = Draft([7], waited_s=DRAFT_S, drafter=REMOTE, service=other)
+        self.choice.note(draft)
+        if draft.drafter == REMOTE:
+            self.experience.remote[draft.service].tried_s = self.experience.exploration.elapsed_s
         if self.choice.is_visit:
-            self.experience.exploration.take(CYCLE_S)
             self.visits_s += CYCLE_S
+        self.choice.spend(draft, CYCLE_S - draft.waited_s, self.num_waiting, is_drafting=self.is_drafting)
         return service
 
     def cycles(self, number: int) -> list[int]:
@@ -111,6 +116,21 @@ def test_all_requests_share_the_time_for_visits() -> None:
         for request in requests:
             request.cycle()
     assert sum(request.visits_s for request in requests) <= 0.01 * 8000 * CYCLE_S
+
+
+def test_a_visit_is_paid_for_by_all_who_wait_for_it() -> None:
+    alone, together = Request(1.0, 0.5), Request(1.0, 0.5)
+    together.num_waiting = 4
+    for request in (alone, together):
+        request.cycles(8000)
+    # A visit's cycle has a draft of 20 ms that four wait for, and a decode of 30 ms.
+    assert together.visits_s * (4 * 0.02 + 0.03) == pytest.approx(alone.visits_s * 0.05, rel=0.1)
+
+
+def test_a_long_time_without_visits_does_not_make_up_for_them_at_once() -> None:
+    request = Request(1.0, 0.5)
+    request.experience.exploration.elapse(100_000.0, most_saved_s=1000.0)
+    assert request.cycles(2000).count(1) <= 5 * (2 + 2)
 
 
 def test_one_that_is_lost_is_left_at_once() -> None:
@@ -176,7 +196,7 @@ def test_where_drafts_are_not_worth_it_every_service_is_visited() -> None:
 def test_a_visit_begins_without_the_times_of_the_last_one() -> None:
     request = Request(1.0, 0.5)
     record = request.experience.remote[1]
-    record.note_times(Draft([7], waited_s=9.0, computed_s=8.0, drafter=REMOTE))
+    record.note_times(Draft([7], waited_s=0.5, computed_s=0.4, drafter=REMOTE))
     while request.cycle() == 0:
         assert record.comes.count == 1
     assert record.comes.count == 0

@@ -22,10 +22,15 @@ SAMPLING = common_pb2.Sampling(temperature=0.5, seed=9)
 LIMITS: dict[str, Any] = {"max_draft_tokens": 16, "context_length": 100}
 MODEL = common_pb2.ModelInfo(name="target", tokenizer_fingerprint="one", numerics_fingerprint="one", **LIMITS)
 UNAVAILABLE = ServiceError(grpc.StatusCode.UNAVAILABLE, "NOT_READY", "it is stopping")
+QUOTE = target_pb2.Quote(version=3, row_ms=[0.5], tokens_per_ms=0.1, decode_ms=20.0)
 
 
 def verdict(num_accepted: int, next_token: int) -> target_pb2.VerifyBatchResult:
     return target_pb2.VerifyBatchResult(num_accepted=num_accepted, next_token=next_token)
+
+
+def quoting(quote: target_pb2.Quote) -> target_pb2.VerifyBatchResult:
+    return target_pb2.VerifyBatchResult(next_token=8, quote=quote)
 
 
 @pytest.fixture(autouse=True)
@@ -266,3 +271,22 @@ async def test_a_refusal_that_names_no_lower_limit_is_passed_on(most: str) -> No
     error = ServiceError(grpc.StatusCode.OUT_OF_RANGE, "CONTEXT_TOO_LONG", "a message", metadata={"most": most})
     async with attached(Script([error])) as session:
         assert (await _refused(session)).message == "a message"
+
+
+async def test_a_quote_holds_until_there_is_another() -> None:
+    script = Script([quoting(QUOTE), verdict(0, 8), quoting(target_pb2.Quote(version=4))])
+    async with attached(script) as session:
+        quotes = [(await session.verify(TokenSequence(PROMPT), [], [])).quote for _ in range(3)]
+    assert [quote and quote.version for quote in quotes] == [3, 3, 4]
+    assert [request.quote_version for request in script.requests] == [0, 3, 3]
+
+
+async def test_the_quote_of_a_target_that_was_replaced_is_forgotten() -> None:
+    """The one that has taken its place knows no quotes."""
+    script = Script([quoting(QUOTE), UNAVAILABLE, verdict(0, 8)])
+    async with attached(script, [MODEL]) as session:
+        first = await session.verify(TokenSequence(PROMPT), [], [])
+        second = await session.verify(TokenSequence(PROMPT), [], [])
+    assert first.quote == QUOTE
+    assert second.quote is None
+    assert script.requests[-1].quote_version == 0

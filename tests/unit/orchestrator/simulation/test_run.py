@@ -66,3 +66,19 @@ def test_one_that_is_far_costs_the_others_little() -> None:
     with_far = simulate(far, policy_of("fixed", 4), 10.0)
     alone = simulate(replace(far, round_trips_ms=far.round_trips_ms[:3]), policy_of("fixed", 4), 10.0)
     assert sum(rates(with_far)[:3]) > 0.9 * sum(rates(alone))
+
+
+def test_a_draft_that_is_never_right_costs_next_to_nothing() -> None:
+    wrong = replace(scenario(1), acceptance=(0.0,))
+    found = simulate(wrong, policy_of("auto"), 12.0)
+    assert found.statistics.num_skipped_tokens > 0
+    assert found.tokens_per_s > 0.98 * ideal.plain(wrong).tokens_per_s
+
+
+@pytest.mark.parametrize("num_streams", [2, 3, 5])
+def test_a_company_in_two_groups_is_quicker_whether_it_is_even_or_odd(num_streams: int) -> None:
+    """Streams draft for as long as a decode takes, so that one group is decoded while the other drafts."""
+    far = replace(scenario(1), round_trips_ms=[15.0] * num_streams)
+    found = simulate(far, policy_of("auto"), 8.0)
+    # All together, they come to 1.57, 1.55 and 1.45 times.
+    assert found.tokens_per_s > 1.57 * ideal.plain(far).tokens_per_s

@@ -97,7 +97,7 @@ class Run:
         for name, service in zip(("weak:1", "good:1"), self.services, strict=True):
             service.address = name
         self.experience = Experience(self.services)
-        self.experience.exploration.elapse(self.elapsed_s)
+        self.experience.exploration.elapse(self.elapsed_s, most_saved_s=1.0)
         changes = asyncio.ensure_future(course(self))
         while not changes.done():
             await self._request(target, changes)
