@@ -5,7 +5,8 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from services.frame.program.settings import Address, PeerSettings, ServerSettings
+from services.frame.program.address import split_addresses
+from services.frame.program.settings import Address, Addresses, PeerSettings, ServerSettings
 from services.frame.rpc.limits import MAX_DRAFT_TOKENS
 
 # ENABLE_SPECULATIVE, as a choice of the drafter.
@@ -34,7 +35,9 @@ class OrchestratorSettings(ServerSettings, PeerSettings, env_prefix="OUTRIDER_OR
     }
     port: int = Field(50050, ge=0, le=65535, description="port to listen on; 0 takes a free one, which is printed")
     target: Address = Field("127.0.0.1:50052", min_length=1, description="address of the target service")
-    draft: Address = Field("", description="address of the draft service; empty is plain decoding")
+    draft: Addresses = Field(
+        "", description="address of the draft service, or of several, with commas between; empty is plain decoding"
+    )
     drafter: Annotated[DrafterName, BeforeValidator(_read_switch)] = Field(
         "auto",
         description="who drafts: the draft service (remote), lookup in the text itself (ngram), none, or what is there",
@@ -56,6 +59,11 @@ class OrchestratorSettings(ServerSettings, PeerSettings, env_prefix="OUTRIDER_OR
     unread_timeout_s: float = Field(
         60.0, gt=0, le=3600, description="seconds that a client may leave text unread before its generation is ended"
     )
+
+    @property
+    def draft_addresses(self) -> list[str]:
+        """The addresses of --draft, in their order."""
+        return split_addresses(self.draft)
 
     @model_validator(mode="after")
     def _check_ngrams(self) -> Self:

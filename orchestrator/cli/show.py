@@ -119,16 +119,17 @@ def status_table(reply: generation_pb2.GetStatusResponse) -> Table:
     """Return the services and what speculation did since the orchestrator started."""
     columns = (Column(header, overflow="fold") for header in ("", "address", "model", "state"))
     table = Table(*columns, box=None, pad_edge=False)
-    for name in ("target", "draft"):
-        if reply.HasField(name):
-            service: generation_pb2.ServiceStatus = getattr(reply, name)
-            model = f"{service.model.name} {service.model.quantization}"
-            state = f"available, at most {service.model.max_draft_tokens} draft tokens a cycle"
-            cells = (name, service.address, model, state if service.is_available else service.reason)
-            # Texts, as rich looks for markup in strings.
-            table.add_row(*(Text(one_line(cell)) for cell in cells))
-            for note in service.notes:
-                table.add_row("", "", "", Text(one_line(note)))
+    services = [("target", reply.target)] if reply.HasField("target") else []
+    # An orchestrator of an earlier version tells of one draft.
+    drafts = reply.drafts or ([reply.draft] if reply.HasField("draft") else [])
+    for name, service in [*services, *(("draft", draft) for draft in drafts)]:
+        model = f"{service.model.name} {service.model.quantization}"
+        state = f"available, at most {service.model.max_draft_tokens} draft tokens a cycle"
+        cells = (name, service.address, model, state if service.is_available else service.reason)
+        # Texts, as rich looks for markup in strings.
+        table.add_row(*(Text(one_line(cell)) for cell in cells))
+        for note in service.notes:
+            table.add_row("", "", "", Text(one_line(note)))
     counts = reply.speculation
     table.add_row("drafter", "", "", _DRAFTERS_SHOWN.get(reply.drafter, ""))
     table.add_row("generations", "", "", f"{reply.num_active} under way")
@@ -139,7 +140,7 @@ def status_table(reply: generation_pb2.GetStatusResponse) -> Table:
     if counts.num_skipped_tokens:
         table.add_row("", "", "", f"{counts.num_skipped_tokens} draft tokens not worth their rows")
     if reply.HasField("choice"):
-        table.add_row("last choice", "", "", _choice_sentence(reply.choice))
+        table.add_row("last choice", "", "", Text(_choice_sentence(reply.choice)))
     if counts.speedup:
         table.add_row("speedup", "", "", f"{counts.speedup:.2f} times plain decoding, as modelled")
     table.add_row("fallbacks, resyncs", "", "", f"{counts.num_fallbacks}, {counts.num_resyncs}")
@@ -149,6 +150,8 @@ def status_table(reply: generation_pb2.GetStatusResponse) -> Table:
 def _choice_sentence(choice: generation_pb2.LengthChoice) -> str:
     """Return how many draft tokens were wanted, and what that was chosen by."""
     number = f"{choice.num_draft_tokens} draft tokens" if choice.num_draft_tokens else "no draft"
+    if choice.draft_address:
+        number += f" of the one at {one_line(choice.draft_address)}"
     return (
         f"{number}, worth {choice.worth:.2f} tokens a cycle: {choice.chance:.0%} are accepted, a draft takes "
         f"{choice.draft_ms:.1f} ms and {choice.token_ms:.1f} ms a token, a row {choice.row_ms:.1f} ms"

@@ -27,6 +27,7 @@ class Draft:
 
     A model's draft has, for each token, the probability of it at temperature 1, and the margin of the best score over
     the second best. A drafter that was asked in vain has its name on an empty draft: it is what the cycle waited for.
+    Of several draft services `service` is the one that drafted, by its place among them.
     """
 
     tokens: Sequence[int] = ()
@@ -37,6 +38,7 @@ class Draft:
     drafter: str = NOBODY
     queued_s: float = 0.0
     follows_prompt: bool = False
+    service: int = 0
 
     def first(self, length: int) -> Self:
         """Return the first so many tokens of it."""
@@ -56,7 +58,7 @@ class Wanted:
 
     `num_looked_up` is the number for drafts that take no time; the same where it is absent. Those that follow a match
     of `least_match` tokens in the text are better than what a model says. A draft that takes longer than `limit_s` is
-    not waited for. `choice` says why, to whoever looks at it.
+    not waited for. Of several draft services `service` is to draft. `choice` says why, to whoever looks at it.
     """
 
     num_draft_tokens: int
@@ -64,6 +66,7 @@ class Wanted:
     num_looked_up: int | None = None
     least_match: float = math.inf
     limit_s: float = math.inf
+    service: int = 0
     choice: generation_pb2.LengthChoice | None = None
 
 

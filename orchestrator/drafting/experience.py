@@ -1,6 +1,7 @@
 """What is known of a drafter from its drafts: how likely its tokens are accepted, and how long it takes.
 
 All requests share it. Counts and means forget, so that another draft model, other texts and another load are noticed.
+They share the time as well that may be spent on drafts that are not known to be worth it.
 """
 
 import math
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.drafting.drafter import NGRAM, REMOTE, Draft
+from orchestrator.drafting.remote import DraftService
 from outrider.v1 import generation_pb2
 
 # Margins of a model between which tokens are told apart: differences of (perturbed) logits, so about log odds.
@@ -27,6 +29,10 @@ _MEMORY = 512
 _NUM_CYCLES = 256
 # Drafts of which times are a mean.
 _NUM_DRAFTS = 16
+# The share of the time that may go into drafts that are not known to be worth it.
+_EXPLORED = 0.01
+# A draft that hangs costs at most so many plain cycles.
+_MOST_PLAIN_CYCLES = 2.0
 
 
 class Chances:
@@ -119,8 +125,8 @@ class Record:
     chance: Mean = field(default_factory=lambda: Mean(_MEMORY))
     # Draft tokens for those who share decodes, and wait for each other.
     number: int = 0
-    # What all requests together may yet spend on drafts that are not worth it; below zero where one took longer.
-    explorable_s: float = 0.0
+    # When it last drafted, in seconds of `Exploration.elapsed_s`.
+    tried_s: float = -math.inf
 
     def note_times(self, draft: Draft) -> None:
         """Learn how long a draft took, or was waited for in vain."""
@@ -136,28 +142,71 @@ class Record:
         else:
             self.vain_s.add(draft.waited_s)
 
+    def forget_times(self) -> None:
+        """Take none of the times that are known for those of drafts to come."""
+        self.fixed_s, self.token_s, self.vain_s = Median(), Median(), Median()
+        self.comes = Mean(_NUM_DRAFTS)
+
     def usual_s(self, num_draft_tokens: int) -> float:
         """Return how long a draft of so many tokens is waited for, those that never come included."""
         came_s = self.fixed_s.value + num_draft_tokens * self.token_s.value
         return self.comes.value * came_s + (1 - self.comes.value) * self.vain_s.value
 
 
-class Experience:
-    """The records of all drafters, by name, the last `choice` that was made by them, and what came of all."""
+class Exploration:
+    """The time that all requests together may spend to find out what drafts are worth: a hundredth of what passes."""
 
     def __init__(self) -> None:
+        # The time of all cycles that were told of.
+        self.elapsed_s = 0.0
+        # Below zero where something took longer than it usually does.
+        self._saved_s = 0.0
+
+    def elapse(self, seconds: float, most_saved_s: float) -> None:
+        """Let a cycle pass. No more than `most_saved_s` is saved: what it is spent on would come all at once."""
+        self.elapsed_s += seconds
+        self._saved_s = min(self._saved_s + _EXPLORED * seconds, most_saved_s)
+
+    def may_take(self, seconds: float, last_s: float = -math.inf) -> bool:
+        """Whether so much is saved, and came in since `last_s`."""
+        return self._saved_s >= seconds and _EXPLORED * (self.elapsed_s - last_s) >= seconds
+
+    def take(self, seconds: float) -> None:
+        """Spend so much of it."""
+        self._saved_s -= seconds
+
+
+class Experience:
+    """The records of all drafters, the last `choice` that was made by them, and what came of all.
+
+    There is one of each draft service, by its place among them, of which `service` is used by those who begin.
+    """
+
+    def __init__(self, services: Sequence[DraftService] = ()) -> None:
+        """Without `services` there is one of which no more is known than what its drafts say."""
         self.choice: generation_pb2.LengthChoice | None = None
+        self.exploration = Exploration()
+        self.services = services
+        self.service = 0
+        self.remote = [_record_of_model() for _ in range(max(1, len(services)))]
+        self._lookup = Record(Chances(_MATCHES, lambda length: length / (length + 2)))
         # What a cycle without draft tokens takes.
         self.plain_s = Median()
         self._plain_s, self._spent_s = Mean(_NUM_CYCLES), Mean(_NUM_CYCLES)
-        self._records = {
-            REMOTE: Record(Chances(_MARGINS, lambda margin: 1 / (1 + math.exp(-margin)))),
-            NGRAM: Record(Chances(_MATCHES, lambda length: length / (length + 2))),
-        }
 
-    def of(self, drafter: str) -> Record | None:
+    def of(self, drafter: str, service: int = 0) -> Record | None:
         """Return what is known of a drafter; None of nobody."""
-        return self._records.get(drafter)
+        return self.remote[service] if drafter == REMOTE else self._lookup if drafter == NGRAM else None
+
+    def rooms(self, most: int) -> list[int]:
+        """Return how many draft tokens each service proposes, up to `most`; 0 where it is lost or not there."""
+        known = [0 if each.breaker.is_open else min(most, each.model.max_draft_tokens) for each in self.services]
+        return known or [most]
+
+    @property
+    def limit_s(self) -> float:
+        """How long a draft is waited for."""
+        return _MOST_PLAIN_CYCLES * self.plain_s.value
 
     @property
     def speedup(self) -> float:
@@ -168,6 +217,10 @@ class Experience:
         """Learn what a cycle took, and what its tokens would have taken in plain decoding."""
         self._plain_s.add(plain_s)
         self._spent_s.add(spent_s)
+
+
+def _record_of_model() -> Record:
+    return Record(Chances(_MARGINS, lambda margin: 1 / (1 + math.exp(-margin))))
 
 
 def _level(depth: int) -> int:

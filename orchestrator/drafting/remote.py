@@ -85,6 +85,7 @@ class DraftPatience:
 class DraftService(Protocol):
     """What all sessions of a draft service share."""
 
+    address: str
     stub: draft_pb2_grpc.DraftServiceStub
     breaker: Breaker
     patience: DraftPatience
@@ -93,6 +94,9 @@ class DraftService(Protocol):
 
     def suspect(self, model: common_pb2.ModelInfo, reason: str) -> None:
         """Whoever answers does not serve `model`: use it for no session until its tokens have been compared."""
+
+    def note_problem(self, problem: str) -> None:
+        """A session is over; `problem` kept it from using the service, if anything did."""
 
 
 class RemoteDrafter:
@@ -159,6 +163,7 @@ class RemoteDrafter:
             return Draft()
         started_s = time.perf_counter()
         with child_span(self._telemetry, "propose", SpanKind.CLIENT) as span:
+            span.set_attribute("outrider.draft.address", self._service.address)
             try:
                 seen = await self._view.sequence(sequence) if self._lacks_ids else sequence
                 reply = await self._session.request(
@@ -187,6 +192,7 @@ class RemoteDrafter:
 
     async def close(self) -> None:
         """Release the session and end its stream."""
+        self._service.note_problem(self.problem)
         await self._session.send(draft_pb2.ProposeStreamRequest(release=common_pb2.ReleaseMessage()))
         await self._session.close()
 

@@ -8,6 +8,8 @@ tokens: what it brings, less what its time would bring otherwise. r is the rate 
 target's time is priced, T its decode; D and t are what drafting takes whatever the length and for each token, priced at
 a share of the rate, as the m sessions that draft do so in the same wait. Every n is evaluated, zero too. What is worth
 its rows is decided once more by the target, by the chances of the very tokens and in the company that is there then.
+
+D, t and S_j are those of the draft service that is used; `service_choice` says which of several that is.
 """
 
 import math
@@ -17,6 +19,7 @@ from orchestrator.drafting.drafter import NGRAM, REMOTE, Draft, Wanted
 from orchestrator.drafting.experience import Experience, Mean, Record
 from orchestrator.drafting.ngram import draft_length
 from orchestrator.generation.cycle import Cycle
+from orchestrator.generation.service_choice import VISIT_TOKENS, ServiceChoice
 from outrider.v1 import draft_pb2, generation_pb2, target_pb2
 
 # Tokens of this request that its own mean chance is of.
@@ -24,19 +27,15 @@ _MEMORY = 64
 # Tokens of other requests that count as much before it has any.
 _PRIOR_TOKENS = 32
 # Draft tokens until there is a quote and so many drafts were seen.
-_FIRST, _NUM_FIRST = 4, 4
+_FIRST, _NUM_FIRST = VISIT_TOKENS, 4
 # A target that idles for less of its time decodes for others while one drafts, so that drafts cost less or nothing.
 _IDLE = 0.1
 # More unread tokens than this take a draft model notably long, which is to pay within so many cycles.
 _FEW_UNREAD, _NUM_AMORTIZED = 32, 32
 # Another number has to be worth more by so many tokens.
 _MARGIN = 0.05
-# A draft that hangs costs at most so many plain cycles. No longer ones are asked for than usually take this share of
-# that.
-_MOST_PLAIN_CYCLES, _SAFE = 2.0, 0.75
-# The share of the time that may go into drafts that are not worth it, to find out whether they are by now. No more of
-# it is saved than so many of them take: they would come one after the other.
-_EXPLORED, _MOST_SAVED = 0.01, 2.0
+# No longer drafts are asked for than usually take this share of the time after which one is not waited for any more.
+_SAFE = 0.75
 
 
 class PaidLength:
@@ -48,7 +47,9 @@ class PaidLength:
         self._most = most
         self._draft = Draft()
         self._quote: target_pb2.Quote | None = None
-        self._chance = Mean(_MEMORY)
+        self._service = ServiceChoice(experience)
+        # Of each draft service.
+        self._chances = [Mean(_MEMORY) for _ in experience.remote]
         self._drafts = self._is_first = True
         # Tokens that the draft model has not read; the prompt counts as many.
         self._num_unread = math.inf
@@ -57,17 +58,17 @@ class PaidLength:
 
     def choose(self, most: int) -> Wanted:
         """Return the number that is worth most, with when a draft should end earlier."""
-        room = most = min(most, self._most)
-        record, quote = self._experience.of(REMOTE), self._quote
-        assert record is not None
+        room, quote = min(most, self._most), self._quote
         if self._is_first:
             # The first token comes as soon as it can: before its prompt is read the draft would have to read it too.
             return Wanted(0, num_looked_up=room)
-        if quote is None or not quote.tokens_per_ms or record.comes.count < _NUM_FIRST:
-            return Wanted(min(_FIRST, most), num_looked_up=room)
-        limit_s = _MOST_PLAIN_CYCLES * self._experience.plain_s.value
+        rooms = self._experience.rooms(room)
+        service = self._service.choose(rooms, self._worth, is_drafting=self._drafts)
+        record, most = self._experience.remote[service], rooms[service] or room
+        if quote is None or not _is_known(record, quote) or self._service.is_visit:
+            return Wanted(min(_FIRST, most), num_looked_up=room, service=service)
         costs = self._costs(record, quote)
-        most = min(most, len(costs) - 1, _most_in_time(record, _SAFE * limit_s))
+        most = min(most, self._most_in_time(record), len(costs) - 1)
         chance = self._mean_chance(record)
         values = _values(costs[: most + 1], chance, record)
         number, early_end = self._number(record, quote, costs, values)
@@ -79,13 +80,15 @@ class PaidLength:
             token_ms=1e3 * record.token_s.value,
             row_ms=quote.row_ms[0] if quote.row_ms else 0.0,
             tokens_per_s=1e3 * quote.tokens_per_ms,
+            draft_address=self._experience.services[service].address if len(rooms) > 1 else "",
         )
         return Wanted(
             number,
             early_end,
             num_looked_up=room,
             least_match=self._least_match(quote, room, max(values)),
-            limit_s=limit_s,
+            limit_s=self._experience.limit_s,
+            service=service,
             choice=self._experience.choice,
         )
 
@@ -129,21 +132,23 @@ class PaidLength:
     def chances(self, draft: Draft) -> Sequence[float]:
         """Return the chance of each token."""
         self._draft = draft
-        record = self._experience.of(draft.drafter)
+        self._service.note(draft)
+        record = self._experience.of(draft.drafter, draft.service)
         if record is None:
             return ()
         record.note_times(draft)
+        record.tried_s = self._experience.exploration.elapsed_s
         chances = record.chances.of(draft)
         if draft.drafter == REMOTE:
             for chance in chances:
-                self._chance.add(chance)
+                self._chances[draft.service].add(chance)
                 record.chance.add(chance)
         return chances
 
     def observe(self, cycle: Cycle) -> None:
         """Learn from what was accepted, and from the quote."""
         verification = cycle.verification
-        record = self._experience.of(cycle.draft.drafter)
+        record = self._experience.of(cycle.draft.drafter, cycle.draft.service)
         if record is not None:
             record.chances.observe(cycle.draft, verification.result.num_accepted)
         self._quote = verification.quote
@@ -155,12 +160,10 @@ class PaidLength:
         if verification.quote is not None:
             self._experience.plain_s.add(verification.plain_s)
             self._experience.note_cycle(len(cycle.tokens) * verification.plain_s, spent_s)
-        model = self._experience.of(REMOTE)
-        if model is not None and not self._drafts:
-            most_s = _MOST_SAVED * self._exploring_s(model)
-            saved_s = min(model.explorable_s + self._reserved_s + _EXPLORED * spent_s, most_s)
-            model.explorable_s = saved_s - self._num_waiting() * self._draft.waited_s
+        self._experience.exploration.take(-self._reserved_s)
         self._reserved_s = 0.0
+        try_s = self._exploring_s(self._experience.remote[0])
+        self._service.spend(self._draft, verification.waited_s, self._num_waiting(), try_s, is_drafting=self._drafts)
 
     def _common(self, record: Record, costs: Sequence[float], most: int) -> int:
         """Return the number for all sessions, which wait for each other: the same for all who draft."""
@@ -184,17 +187,25 @@ class PaidLength:
         return share * quote.tokens_per_ms * 1e3 * seconds
 
     def _mean_chance(self, record: Record) -> float:
-        own, count = self._chance, self._chance.count
-        return (own.value * count + record.chance.value * _PRIOR_TOKENS) / (count + _PRIOR_TOKENS)
+        own = self._chances[self._service.service]
+        return (own.value * own.count + record.chance.value * _PRIOR_TOKENS) / (own.count + _PRIOR_TOKENS)
+
+    def _most_in_time(self, record: Record) -> int:
+        """Return how many tokens are usually drafted well within the time that a draft is waited for, 1 at least."""
+        left_s = _SAFE * self._experience.limit_s - record.fixed_s.value
+        return max(1, int(left_s / record.token_s.value)) if record.token_s.value else _FIRST
 
     def _may_explore(self, record: Record) -> bool:
+        """Whether to find out by a token whether drafts are worth it by now. Several services are visited instead."""
+        if len(self._chances) > 1:
+            return False
         # What the draft model read before its last draft hid how long drafts take by now.
         has_caught_up = self._draft.follows_prompt and len(self._draft.tokens) > 0
-        needed_s = self._exploring_s(record)
-        if not (has_caught_up or record.explorable_s >= needed_s):
+        needed_s, exploration = self._exploring_s(record), self._experience.exploration
+        if not (has_caught_up or exploration.may_take(needed_s)):
             return False
         # At once: else all sessions that are about to choose do the same.
-        record.explorable_s -= needed_s
+        exploration.take(needed_s)
         self._reserved_s = needed_s
         return True
 
@@ -209,6 +220,19 @@ class PaidLength:
         # Who shares a decode waits as well.
         return max(1, self._quote.num_sessions) if self._quote is not None else 1
 
+    def _worth(self, service: int) -> float:
+        """Return what the best number of a service's tokens is worth, by its own record."""
+        record, quote = self._experience.remote[service], self._quote
+        if quote is None or not _is_known(record, quote):
+            return -math.inf
+        most = min(self._experience.rooms(self._most)[service], self._most_in_time(record))
+        values = _values(self._costs(record, quote)[: most + 1], record.chance.value, record)
+        return max(values[1:], default=-math.inf)
+
+
+def _is_known(record: Record, quote: target_pb2.Quote) -> bool:
+    return quote.tokens_per_ms > 0 and record.comes.count >= _NUM_FIRST
+
 
 def _values(costs: Sequence[float], chance: float, record: Record) -> list[float]:
     """Return what each number of draft tokens is worth, in tokens; zero is worth nothing."""
@@ -222,9 +246,3 @@ def _values(costs: Sequence[float], chance: float, record: Record) -> list[float
 
 def _place_of_best(values: Sequence[float]) -> int:
     return max(range(len(values)), key=values.__getitem__)
-
-
-def _most_in_time(record: Record, limit_s: float) -> int:
-    """Return how many tokens are usually drafted in so many seconds, 1 at least."""
-    left_s = limit_s - record.fixed_s.value
-    return max(1, int(left_s / record.token_s.value)) if record.token_s.value else _FIRST

@@ -106,8 +106,6 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             finally:
                 self._statistics.add(generation.statistics)
                 self._instruments.record(generation.statistics, generation.num_generated_tokens)
-                if self._backend.draft is not None:
-                    self._backend.draft.note_problem(drafter.problem)
                 await target.close()
                 await drafter.close()
 
@@ -116,15 +114,17 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     ) -> generation_pb2.GetStatusResponse:
         """Return the state of the orchestrator and its services."""
         backend, settings = self._backend, self._settings
+        drafts = [draft.status() for draft in backend.drafts]
         usual = DRAFTERS[settings.drafter] if settings.max_draft_tokens else generation_pb2.DRAFTER_NONE
         return generation_pb2.GetStatusResponse(
             target=backend.target.status(),
-            draft=backend.draft.status() if backend.draft is not None else None,
+            draft=drafts[0] if drafts else None,
             num_active=self._num_active,
             speculation=self._statistics.to_message(),
             version=VERSION,
             drafter=backend.usual_drafter(usual),
             choice=backend.experience.choice,
+            drafts=drafts,
         )
 
     async def _send(self, context: RpcContext, message: generation_pb2.GenerateResponse) -> None:

@@ -1,4 +1,4 @@
-"""What a generation is served with: one target and at most one draft, and sessions of them."""
+"""What a generation is served with: one target and any number of drafts, and sessions of them."""
 
 import asyncio
 import uuid
@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import grpc
 
+from orchestrator.drafting.draft_pool import DraftPool
 from orchestrator.drafting.draft_view import DraftView
 from orchestrator.drafting.drafter import Drafter, FirstDrafter, NoDrafter
 from orchestrator.drafting.experience import Experience
@@ -24,7 +25,7 @@ _NGRAM = (generation_pb2.DRAFTER_AUTO, generation_pb2.DRAFTER_NGRAM)
 
 
 class Backend:
-    """The two services, shared by all generations. `connect` it first, `close` it last."""
+    """The services, shared by all generations. `connect` it first, `close` it last."""
 
     def __init__(
         self,
@@ -37,24 +38,23 @@ class Backend:
         self._settings = settings
         self._channels = [_open(settings, settings.target, TARGET_SERVICE)]
         self.target = TargetPeer(settings, self._channels[0], announce)
-        self.draft: DraftPeer | None = None
-        if settings.draft:
-            self._channels.append(_open(settings, settings.draft, DRAFT_SERVICE))
-            self.draft = DraftPeer(settings, self._channels[1], lambda: self.target.served)
-        self.experience = Experience()
+        self.drafts: list[DraftPeer] = []
+        for address in settings.draft_addresses:
+            channel = _open(settings, address, DRAFT_SERVICE)
+            self._channels.append(channel)
+            self.drafts.append(DraftPeer(settings, address, channel, lambda: self.target.served))
+        self.experience = Experience(self.drafts)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def connect(self) -> None:
-        """Return once the target has answered; go on watching it, and looking for the draft, in the background.
+        """Return once the target has answered; go on watching it, and looking for drafts, in the background.
 
         Raises:
             StartupError: what answers at the target's address is no target service.
         """
         await self.target.find()
-        draft = self.draft
-        self._tasks.append(asyncio.create_task(self.target.follow(draft.compare if draft else lambda: None)))
-        if draft is not None:
-            self._tasks.append(asyncio.create_task(draft.follow()))
+        self._tasks.append(asyncio.create_task(self.target.follow(self._compare)))
+        self._tasks += [asyncio.create_task(draft.follow()) for draft in self.drafts]
 
     async def close(self) -> None:
         """Close the channels."""
@@ -76,7 +76,7 @@ class Backend:
             model=self.target.served.info,
             describe=self.target.describe,
             patience_s=self._settings.target_patience_s,
-            on_verified=self.draft.patience.note_cycle if self.draft is not None else None,
+            on_verified=self._note_cycle,
             num_log_probabilities=num_log_probabilities,
             require_exact=require_exact,
         )
@@ -91,32 +91,48 @@ class Backend:
         """Return who drafts for a request. The target must have been connected."""
         drafters: list[Drafter] = []
         lookup = self._ngram_drafter(sampling)
-        if drafter in _REMOTE and self.draft is not None:
+        if drafter in _REMOTE and self.drafts:
             if drafter in _NGRAM:
                 drafters.append(LongMatchDrafter(lookup))
-            drafters.append(self._remote_drafter(self.draft, sampling, min_joint_confidence))
+            sessions = [self._remote_drafter(draft, sampling, min_joint_confidence) for draft in self.drafts]
+            drafters.append(DraftPool(sessions))
         elif drafter == generation_pb2.DRAFTER_REMOTE:
             drafters.append(NoDrafter("the orchestrator has no draft service"))
         if drafter in _NGRAM:
             drafters.append(lookup)
         if drafters and not self.target.served.info.max_draft_tokens:
-            drafters = [NoDrafter("the target is set to take no draft tokens")]
+            problem = "the target is set to take no draft tokens"
+            drafters = [NoDrafter(problem)]
+            for draft in self.drafts:
+                draft.note_problem(problem)
         return FirstDrafter(*drafters)
 
     def usual_drafter(self, drafter: generation_pb2.Drafter.ValueType) -> generation_pb2.Drafter.ValueType:
         """Return who drafts at the moment, where that is left to `drafter`."""
-        if drafter in _REMOTE and self.draft is not None and not self.draft.breaker.is_open:
+        if drafter in _REMOTE and not all(draft.breaker.is_open for draft in self.drafts):
             return generation_pb2.DRAFTER_REMOTE
         return generation_pb2.DRAFTER_NGRAM if drafter in _NGRAM else generation_pb2.DRAFTER_NONE
 
     def draft_overhead(self) -> float:
-        """Return the memory of the draft, weights and caches, in percent of the target's."""
-        if self.draft is None or self.draft.served is None:
+        """Return the memory of all drafts, weights and caches, in percent of the target's."""
+        drafts = [draft.served.info for draft in self.drafts if draft.served is not None]
+        if not drafts:
             return 0.0
-        target, draft = self.target.served.info, self.draft.served.info
-        return 100 * (draft.model_bytes + draft.cache_bytes) / (target.model_bytes + target.cache_bytes)
+        target = self.target.served.info
+        num_bytes = sum(draft.model_bytes + draft.cache_bytes for draft in drafts)
+        return 100 * num_bytes / (target.model_bytes + target.cache_bytes)
 
-    def _remote_drafter(self, draft: DraftPeer, sampling: common_pb2.Sampling, min_joint_confidence: float) -> Drafter:
+    def _compare(self) -> None:
+        for draft in self.drafts:
+            draft.compare()
+
+    def _note_cycle(self, waited_s: float) -> None:
+        for draft in self.drafts:
+            draft.patience.note_cycle(waited_s)
+
+    def _remote_drafter(
+        self, draft: DraftPeer, sampling: common_pb2.Sampling, min_joint_confidence: float
+    ) -> RemoteDrafter:
         target = self.target.served
         return RemoteDrafter(
             draft,

@@ -28,9 +28,14 @@ class DraftPeer:
     """One draft service. `follow` it for as long as it is to be used; meanwhile the breaker says whether it can be."""
 
     def __init__(
-        self, settings: OrchestratorSettings, channel: grpc.aio.Channel, target: Callable[[], ServedModel]
+        self,
+        settings: OrchestratorSettings,
+        address: str,
+        channel: grpc.aio.Channel,
+        target: Callable[[], ServedModel],
     ) -> None:
-        """`channel` leads to the draft of the settings; `target` tells what the target serves."""
+        """`channel` leads to the draft at `address`; `target` tells what the target serves."""
+        self.address = address
         self.breaker = Breaker(settings.draft_retry_s)
         self.breaker.disable("the draft service has not answered yet")
         self.stub = draft_pb2_grpc.DraftServiceStub(channel)
@@ -38,7 +43,6 @@ class DraftPeer:
         # What it serves, or served when it was last there; empty while that is not known.
         self.model = common_pb2.ModelInfo()
         self.patience = DraftPatience(settings.draft_timeout_s)
-        self._address = settings.draft
         self._retry_s = settings.draft_retry_s
         self._channel = channel
         self._target = target
@@ -51,7 +55,7 @@ class DraftPeer:
     def status(self) -> generation_pb2.ServiceStatus:
         """Return its state."""
         return generation_pb2.ServiceStatus(
-            address=self._address,
+            address=self.address,
             is_available=not self.breaker.is_open,
             reason=self.breaker.reason,
             model=self.served.info if self.served else None,
@@ -62,7 +66,7 @@ class DraftPeer:
         """Use it no more until it has been found and compared again: whoever answers does not serve `model`."""
         # A late word of somebody who asked for another draft than the one that was compared since proves nothing.
         if model is self.model:
-            self._do_without(f"the draft at {self._address} is another one now: {reason}")
+            self._do_without(f"the draft at {self.address} is another one now: {reason}")
             self._is_suspect.set()
 
     def note_problem(self, problem: str) -> None:
@@ -76,12 +80,12 @@ class DraftPeer:
                 self.served = await self._fetch()
                 self.model = self.served.info
             except grpc.aio.AioRpcError as error:
-                self._do_without(f"what answers at {self._address} is no draft service: {words_of(error)}")
+                self._do_without(f"what answers at {self.address} is no draft service: {words_of(error)}")
             else:
                 self._is_suspect.clear()
                 self.compare()
                 if reason := await self._until_away(self.served):
-                    self._do_without(f"the draft service at {self._address} is away: {reason}")
+                    self._do_without(f"the draft service at {self.address} is away: {reason}")
             await asyncio.sleep(self._retry_s)
 
     def compare(self) -> None:
@@ -95,7 +99,7 @@ class DraftPeer:
             self._do_without(f"the draft does not fit the target: {error}")
             return
         info = self.served.info
-        _log.info("draft %s at %s, at most %d draft tokens a cycle", info.name, self._address, info.max_draft_tokens)
+        _log.info("draft %s at %s, at most %d draft tokens a cycle", info.name, self.address, info.max_draft_tokens)
         for note in self._shown_differences():
             _log.info("%s", note)
         self._logged = ""
@@ -123,7 +127,7 @@ class DraftPeer:
     def _do_without(self, reason: str) -> None:
         """Ask the draft nothing until it is found again."""
         if reason != self._logged:
-            _log.warning("decoding goes on without a draft: %s", reason)
+            _log.warning("decoding goes on without the draft at %s: %s", self.address, reason)
         self._logged = reason
         self.breaker.disable(reason)
 
@@ -146,4 +150,4 @@ class DraftPeer:
             if pause_s:
                 # One that loads its model is as it should be.
                 level = logging.INFO if error.reason == REASON_NOT_READY else logging.WARNING
-                _log.log(level, "the draft at %s does not answer and is done without: %s", self._address, error.message)
+                _log.log(level, "the draft at %s does not answer and is done without: %s", self.address, error.message)

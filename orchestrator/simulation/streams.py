@@ -49,6 +49,7 @@ class DraftService:
 
     def __init__(self, stub: Any) -> None:
         settings = default_settings()
+        self.address = ""
         self.stub = stub
         self.breaker = Breaker(settings.draft_retry_s)
         self.patience = DraftPatience(settings.draft_timeout_s)
@@ -57,6 +58,9 @@ class DraftService:
 
     def suspect(self, model: common_pb2.ModelInfo, reason: str) -> None:
         """Nobody takes its place."""
+
+    def note_problem(self, problem: str) -> None:
+        """Nobody looks at it."""
 
 
 def default_settings() -> OrchestratorSettings:

@@ -95,7 +95,13 @@ async def test_a_request_picks_its_drafter(system: System, asked: dict[str, Any]
 
 @pytest.mark.parametrize(
     ("setting", "expected", "with_a_draft"),
-    [("auto", {NGRAM}, {REMOTE}), ("remote", set(), {REMOTE}), ("ngram", {NGRAM}, {NGRAM}), ("none", set(), set())],
+    [
+        # Before the first token no draft service is asked, so lookup drafts there.
+        ("auto", {NGRAM}, {REMOTE, NGRAM}),
+        ("remote", set(), {REMOTE}),
+        ("ngram", {NGRAM}, {NGRAM}),
+        ("none", set(), set()),
+    ],
 )
 async def test_the_orchestrator_is_set_to_a_drafter(
     pair: Pair, target: FrameServer, setting: str, expected: set[int], with_a_draft: set[int]
@@ -185,7 +191,7 @@ async def test_a_draft_that_proposes_less_is_asked_for_less(
 
 async def test_no_draft_is_longer_than_the_target_takes(pair: Pair) -> None:
     async with target_server(pair.target, max_draft_tokens=2) as target:
-        generated = await ask(target, asked={"max_tokens": 32}, drafter="ngram", num_draft_tokens=8)
+        generated = await ask(target, asked={"max_tokens": 32}, drafter="ngram", max_draft_tokens=8)
     assert generated.counts.num_drafts > 0
     assert len(generated.counts.num_accepted_per_position) <= 2
 

@@ -97,7 +97,7 @@ async def test_a_target_in_the_place_of_the_draft(
     assert not status.is_available
     assert status.reason.startswith(f"what answers at {other.address} is no draft service: ")
     assert [each for each in caplog.messages if "draft" in each] == [
-        f"decoding goes on without a draft: {status.reason}"
+        f"decoding goes on without the draft at {status.address}: {status.reason}"
     ]
 
 

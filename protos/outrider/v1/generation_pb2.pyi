@@ -590,6 +590,7 @@ class LengthChoice(_message.Message):
     TOKEN_MS_FIELD_NUMBER: _builtins.int
     ROW_MS_FIELD_NUMBER: _builtins.int
     TOKENS_PER_S_FIELD_NUMBER: _builtins.int
+    DRAFT_ADDRESS_FIELD_NUMBER: _builtins.int
     num_draft_tokens: _builtins.int
     """Draft tokens, at most."""
     chance: _builtins.float
@@ -604,6 +605,8 @@ class LengthChoice(_message.Message):
     """What the first one adds to the target's decode, in milliseconds."""
     tokens_per_s: _builtins.float
     """What all sessions of the target together commit: the price of time."""
+    draft_address: _builtins.str
+    """The draft service that drafts, by its address, where there are several."""
     def __init__(
         self,
         *,
@@ -614,10 +617,11 @@ class LengthChoice(_message.Message):
         token_ms: _builtins.float = ...,
         row_ms: _builtins.float = ...,
         tokens_per_s: _builtins.float = ...,
+        draft_address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chance", b"chance", "draft_ms", b"draft_ms", "num_draft_tokens", b"num_draft_tokens", "row_ms", b"row_ms", "token_ms", b"token_ms", "tokens_per_s", b"tokens_per_s", "worth", b"worth"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chance", b"chance", "draft_address", b"draft_address", "draft_ms", b"draft_ms", "num_draft_tokens", b"num_draft_tokens", "row_ms", b"row_ms", "token_ms", b"token_ms", "tokens_per_s", b"tokens_per_s", "worth", b"worth"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -785,6 +789,7 @@ class GetStatusResponse(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     DRAFTER_FIELD_NUMBER: _builtins.int
     CHOICE_FIELD_NUMBER: _builtins.int
+    DRAFTS_FIELD_NUMBER: _builtins.int
     num_active: _builtins.int
     """Generations under way."""
     version: _builtins.str
@@ -797,7 +802,7 @@ class GetStatusResponse(_message.Message):
 
     @_builtins.property
     def draft(self) -> Global___ServiceStatus:
-        """The draft; unset when none is configured."""
+        """The draft, the first of several; unset when none is configured."""
 
     @_builtins.property
     def speculation(self) -> Global___SpeculationStatistics:
@@ -806,6 +811,10 @@ class GetStatusResponse(_message.Message):
     @_builtins.property
     def choice(self) -> Global___LengthChoice:
         """The last choice in mode AUTO; unset before there was one."""
+
+    @_builtins.property
+    def drafts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServiceStatus]:
+        """All drafts, in the order in which they are configured. The first one is `draft` too."""
 
     def __init__(
         self,
@@ -817,10 +826,11 @@ class GetStatusResponse(_message.Message):
         version: _builtins.str = ...,
         drafter: Global___Drafter.ValueType = ...,
         choice: Global___LengthChoice | None = ...,
+        drafts: _abc.Iterable[Global___ServiceStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "draft", b"draft", "speculation", b"speculation", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "draft", b"draft", "drafter", b"drafter", "num_active", b"num_active", "speculation", b"speculation", "target", b"target", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "draft", b"draft", "drafter", b"drafter", "drafts", b"drafts", "num_active", b"num_active", "speculation", b"speculation", "target", b"target", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -47,6 +47,33 @@ def check_address(address: str) -> str:
     return address
 
 
+def split_addresses(text: str) -> list[str]:
+    """Return the addresses of a list with commas between, none where it is empty.
+
+    What follows ipv4: or ipv6: are further addresses of that one name, as long as they are numbers as well.
+    """
+    found: list[str] = []
+    for part in map(str.strip, text.split(",")) if text else ():
+        scheme = _SCHEME.match(found[-1]) if found else None
+        if scheme is not None and scheme[1] != "dns" and _is_host_and_port(part, scheme[1]):
+            found[-1] += f",{part}"
+        else:
+            found.append(part)
+    return found
+
+
+def check_addresses(text: str) -> str:
+    """Return the list of addresses, which may be empty. Raises ValueError where one is wrong, or named twice."""
+    addresses = split_addresses(text)
+    for address in addresses:
+        if not address:
+            raise ValueError("addresses have one comma between, and none before or after them")
+        check_address(address)
+    if len(set(addresses)) < len(addresses):
+        raise ValueError("an address is named twice")
+    return text
+
+
 def _is_host_and_port(name: str, scheme: str) -> bool:
     found = _HOST_AND_PORT.fullmatch(name)
     if found is None or not (found["port"] is None or is_port(found["port"])):

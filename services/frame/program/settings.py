@@ -33,7 +33,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from services.frame.program.address import check_address, is_port
+from services.frame.program.address import check_address, check_addresses, is_port
 from services.frame.program.startup import Parser, StartupError, refuse
 from services.frame.program.version import VERSION
 
@@ -56,6 +56,9 @@ FileName = Annotated[Path, BeforeValidator(_check_name)]
 
 Address = Annotated[str, AfterValidator(check_address)]
 """The address of a server, or empty for none."""
+
+Addresses = Annotated[str, AfterValidator(check_addresses)]
+"""The addresses of several servers with commas between, or empty for none."""
 
 
 class ProgramSettings(BaseSettings):

@@ -3,7 +3,7 @@
 import pytest
 
 from orchestrator.settings import OrchestratorSettings
-from services.frame.program.address import check_address
+from services.frame.program.address import check_address, check_addresses, split_addresses
 from services.frame.program.settings import load_settings
 from services.frame.program.startup import StartupError
 
@@ -70,6 +70,40 @@ def test_a_path_that_is_too_long_for_a_socket() -> None:
     assert check_address("unix:" + "x" * 107)
     with pytest.raises(ValueError, match="the path of a socket has at most 107 bytes"):
         check_address("unix:///" + "\xe9" * 54)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", []),
+        ("a:1", ["a:1"]),
+        ("a:1,b:2", ["a:1", "b:2"]),
+        ("a:1, unix:/run/b ,dns:///c:3", ["a:1", "unix:/run/b", "dns:///c:3"]),
+        ("ipv4:10.0.0.1:1,10.0.0.2:1", ["ipv4:10.0.0.1:1,10.0.0.2:1"]),
+        ("ipv4:10.0.0.1:1,ipv4:10.0.0.2:1", ["ipv4:10.0.0.1:1", "ipv4:10.0.0.2:1"]),
+        ("ipv6:[::1]:1,[::2]:1,10.0.0.1:1", ["ipv6:[::1]:1,[::2]:1", "10.0.0.1:1"]),
+        ("10.0.0.1:1,ipv4:10.0.0.2:1,10.0.0.3:1,host:1", ["10.0.0.1:1", "ipv4:10.0.0.2:1,10.0.0.3:1", "host:1"]),
+    ],
+)
+def test_several_addresses(text: str, expected: list[str]) -> None:
+    assert split_addresses(check_addresses(text)) == expected
+    assert OrchestratorSettings(draft=text).draft_addresses == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (",", "addresses have one comma between, and none before or after them"),
+        ("a:1,", "addresses have one comma between"),
+        ("a:1,,b:1", "addresses have one comma between"),
+        ("a:1,b:99999", "an address is HOST:PORT, with a port from 1 to 65535"),
+        ("ipv4:10.0.0.1:1,10.0.0.2:99999", "an address is HOST:PORT, with a port from 1 to 65535"),
+        ("a:1,b:1,a:1", "an address is named twice"),
+    ],
+)
+def test_several_addresses_of_which_one_is_wrong(text: str, problem: str) -> None:
+    with pytest.raises(StartupError, match=problem):
+        load_settings(OrchestratorSettings, {"draft": text})
 
 
 @pytest.mark.parametrize("name", ["target", "draft"])

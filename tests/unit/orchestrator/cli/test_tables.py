@@ -101,6 +101,21 @@ def test_the_status() -> None:
     assert "lookup 4 draft tokens, 75% accepted" in lines
 
 
+def test_status_has_every_draft() -> None:
+    first = generation_pb2.ServiceStatus(address="there:2", is_available=True)
+    second = generation_pb2.ServiceStatus(address="yonder:3", reason="it does not fit")
+    choice = generation_pb2.LengthChoice(num_draft_tokens=3, draft_address="[::1]:3")
+    out = io.StringIO()
+    reply = generation_pb2.GetStatusResponse(draft=first, drafts=[first, second], choice=choice)
+    Console(file=out, width=200).print(status_table(reply))
+    lines = [" ".join(line.split()) for line in out.getvalue().splitlines()]
+    assert [line for line in lines if line.startswith("draft ")] == [
+        "draft there:2 available, at most 0 draft tokens a cycle",
+        "draft yonder:3 it does not fit",
+    ]
+    assert any(line.startswith("last choice 3 draft tokens of the one at [::1]:3, worth") for line in lines)
+
+
 def test_a_summary_says_what_kept_the_draft_from_being_used() -> None:
     told = summary(num_cycles=10)
     assert "draft service" not in str(summary_line(told))

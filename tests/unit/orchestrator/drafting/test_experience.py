@@ -1,11 +1,12 @@
 """What is learned of a drafter: chances by margin and depth, and times."""
 
 import random
+from unittest.mock import Mock
 
 import pytest
 
-from orchestrator.drafting.drafter import REMOTE, Draft
-from orchestrator.drafting.experience import Chances, Experience, Mean, Record
+from orchestrator.drafting.drafter import REMOTE, Breaker, Draft
+from orchestrator.drafting.experience import Chances, Experience, Exploration, Mean, Record
 
 EDGES = (1.0, 3.0)
 PRIOR = 0.5
@@ -120,3 +121,48 @@ def test_the_speedup_is_what_plain_decoding_would_have_taken() -> None:
     experience.note_cycle(0.3, 0.1)
     experience.note_cycle(0.1, 0.1)
     assert experience.speedup == pytest.approx(2.0)
+
+
+def test_a_hundredth_of_the_time_is_for_exploration() -> None:
+    exploration = Exploration()
+    assert not exploration.may_take(0.1)
+    exploration.elapse(10.0, 1.0)
+    assert exploration.may_take(0.1)
+    exploration.take(0.06)
+    assert exploration.may_take(0.04) and not exploration.may_take(0.05)
+    assert exploration.elapsed_s == 10.0
+
+
+def test_what_was_tried_lately_waits_until_so_much_has_come_in_since() -> None:
+    exploration = Exploration()
+    exploration.elapse(50.0, 1.0)
+    assert exploration.may_take(0.1, 40.0) and not exploration.may_take(0.1, 41.0)
+
+
+def test_little_of_it_is_saved_up_and_what_takes_longer_goes_into_debt() -> None:
+    exploration = Exploration()
+    exploration.elapse(100_000.0, 1.0)
+    assert exploration.may_take(1.0) and not exploration.may_take(1.1)
+    exploration.take(3.0)
+    exploration.elapse(199.0, 1.0)
+    assert not exploration.may_take(0.01)
+    exploration.elapse(3.0, 1.0)
+    assert exploration.may_take(0.01)
+
+
+def test_each_draft_service_has_a_record_of_its_own() -> None:
+    experience = Experience([Mock(), Mock()])
+    first, second = experience.of(REMOTE, 0), experience.of(REMOTE, 1)
+    assert first is not None and second is not None
+    first.note_times(Draft([1], waited_s=0.02, computed_s=0.01, drafter=REMOTE))
+    assert (first.comes.count, second.comes.count) == (1, 0)
+
+
+def test_a_service_that_is_lost_proposes_nothing() -> None:
+    services = [Mock(), Mock(), Mock()]
+    for service, most in zip(services, (4, 64, 64), strict=True):
+        service.breaker = Breaker(1.0)
+        service.model.max_draft_tokens = most
+    services[2].breaker.fail("it was late")
+    assert Experience(services).rooms(16) == [4, 16, 0]
+    assert Experience().rooms(16) == [16]

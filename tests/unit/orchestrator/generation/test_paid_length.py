@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from orchestrator.drafting.drafter import NGRAM, NOBODY, REMOTE, Draft, Wanted
-from orchestrator.drafting.experience import Experience
+from orchestrator.drafting.experience import Experience, Exploration
 from orchestrator.generation.cycle import Cycle
 from orchestrator.generation.length_policy import PaidLength
 from orchestrator.peers.target import Verification
@@ -325,7 +325,9 @@ def test_one_session_of_many_explores_at_a_time() -> None:
             session.cycle(num_accepted=0, margin=UNSURE)
     record = experience.of(REMOTE)
     assert record is not None
-    record.explorable_s = 1.5 * 4 * record.usual_s(1)
+    saved_s = 1.5 * 4 * record.usual_s(1)
+    experience.exploration = Exploration()
+    experience.exploration.elapse(100 * saved_s, saved_s)
     assert [session.policy.choose(MOST).num_draft_tokens for session in sessions] == [1, 0, 0, 0]
 
 

@@ -17,7 +17,7 @@ def servicer() -> GenerationServicer:
     """A servicer without a target or a draft."""
     backend: Any = SimpleNamespace(
         target=SimpleNamespace(status=generation_pb2.ServiceStatus),
-        draft=None,
+        drafts=[],
         usual_drafter=lambda drafter: generation_pb2.DRAFTER_NONE,
         draft_overhead=lambda: 0.0,
         experience=Experience(),

@@ -44,7 +44,7 @@ async def followed(monkeypatch: pytest.MonkeyPatch, found: Sequence[ServedModel]
     settings = OrchestratorSettings(draft="somewhere:1", draft_retry_s=0.001)
     channel: Any = None
     monkeypatch.setattr(draft_peer.draft_pb2_grpc, "DraftServiceStub", lambda channel: None)
-    peer = DraftPeer(settings, channel, lambda: TARGET)
+    peer = DraftPeer(settings, "somewhere:1", channel, lambda: TARGET)
     following = asyncio.create_task(peer.follow())
     try:
         yield peer

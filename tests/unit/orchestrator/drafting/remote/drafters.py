@@ -41,14 +41,19 @@ class Service:
     """What the sessions of a draft service share."""
 
     def __init__(self, channel: grpc.aio.Channel, breaker: Breaker, patience: DraftPatience) -> None:
+        self.address = "the.draft:1"
         self.stub = draft_pb2_grpc.DraftServiceStub(channel)
         self.breaker = breaker
         self.patience = patience
         self.model = described()
         self.suspicions: list[tuple[common_pb2.ModelInfo, str]] = []
+        self.problems: list[str] = []
 
     def suspect(self, model: common_pb2.ModelInfo, reason: str) -> None:
         self.suspicions.append((model, reason))
+
+    def note_problem(self, problem: str) -> None:
+        self.problems.append(problem)
 
 
 def drafter_of(service: Service, min_joint_confidence: float = 0.0, **sampling: Any) -> RemoteDrafter:
