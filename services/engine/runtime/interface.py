@@ -143,6 +143,11 @@ class DecodeCosts:
         curve, load = self._of(num_sessions)
         return load * curve.least_s(num_rows)
 
+    def most_seen(self, num_sessions: int) -> int:
+        """Return the most rows of decodes of such companies, of all where these are too few; 0 where none was seen."""
+        curve, _ = self._of(num_sessions)
+        return curve.least[-1][0] if curve.least else 0
+
     def _of(self, num_sessions: int) -> tuple[_Curve, float]:
         """Return the times of companies alike, and the load to multiply them by; of all where these are too few."""
         curve = self._of_company.get(num_sessions.bit_length(), self._all)

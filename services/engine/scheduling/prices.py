@@ -19,6 +19,9 @@ _NUM_ROUNDS = 32
 _TOLERANCE = 0.05
 # Draft tokens that are quoted for.
 _MOST_QUOTED = 32
+# No decode is risked with more times as many rows as the largest one that a company like it has had: a line through two
+# that are near each other says little of one that is far.
+_MOST_TIMES_SEEN = 2
 # Quotes that are kept, of different companies.
 _MOST_QUOTES = 64
 
@@ -80,14 +83,15 @@ class Prices:
         most = max(map(len, worths))
         if not self.tokens_per_s:
             return most
+        most = max(num_forced, min(most, self._most_known(num_sessions)))
         # What so many draft tokens of each session bring together.
-        tokens = list(accumulate(map(sum, zip_longest(*worths, fillvalue=0.0)), initial=0.0))
+        tokens = list(accumulate(map(sum, zip_longest(*worths, [0.0] * most, fillvalue=0.0)), initial=0.0))
 
         def value(num_draft_tokens: int) -> float:
             return tokens[num_draft_tokens] - self.tokens_per_s * self._decode_s(num_sessions, 1 + num_draft_tokens)
 
         # Of those that are worth the same the most: a draft token that costs nothing tells how good its drafter is.
-        return max(range(min(num_forced, most), most + 1), key=lambda number: (value(number), number))
+        return max(range(num_forced, most + 1), key=lambda number: (value(number), number))
 
     def quote(self, num_sessions: int, num_present: int, num_drafting: int) -> Quote:
         """Return the quote for a decode of so many of those present, of whom so many draft.
@@ -97,7 +101,7 @@ class Prices:
         num_present, num_drafting = max(num_present, num_sessions), max(num_drafting, 1)
         company = num_sessions, num_present, num_drafting
         plain_s = self._decode_s(num_sessions, 1)
-        most = min(_MOST_QUOTED, self._most_rows // num_sessions - 1)
+        most = min(_MOST_QUOTED, self._most_known(num_sessions))
         rows_s = [self._decode_s(num_sessions, 1 + number) - plain_s for number in range(1, most + 1)]
         quote = Quote(
             row_ms=[1e3 * row_s * num_present / (num_sessions * num_drafting) for row_s in rows_s],
@@ -119,11 +123,18 @@ class Prices:
     def _idle_share(self) -> float:
         return max(0.0, 1 - self._decoded_s / self._elapsed_s) if self._elapsed_s else 1.0
 
+    def _most_known(self, num_sessions: int) -> int:
+        """Return how many draft tokens make decodes whose time can be told from those that were seen."""
+        most_rows = self._costs.most_seen(num_sessions) * _MOST_TIMES_SEEN
+        return min(max(most_rows // num_sessions - 1, 1), self._most_rows // num_sessions - 1)
+
     def _decode_s(self, num_sessions: int, num_rows: int) -> float:
         return self._costs.least_s(self._padded_rows(num_sessions, num_rows), num_sessions)
 
 
 def _is_near(known: Quote, quote: Quote) -> bool:
+    if len(known.row_ms) != len(quote.row_ms):
+        return False
     if abs(known.idle_share - quote.idle_share) > _TOLERANCE / 2:
         return False
     if abs(known.tokens_per_ms - quote.tokens_per_ms) > _TOLERANCE * quote.tokens_per_ms:

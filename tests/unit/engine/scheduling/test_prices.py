@@ -137,3 +137,26 @@ def test_costs_of_a_company_that_was_never_there_are_those_of_all() -> None:
     for num_rows in (8, 16):
         costs.observe(num_rows, 0.001 * num_rows, num_sessions=8)
     assert costs.least_s(16, 2) == pytest.approx(0.016)
+
+
+def test_no_decode_is_risked_that_is_much_larger_than_any_that_was_seen() -> None:
+    costs = DecodeCosts()
+    for num_rows in (4, 8):
+        costs.observe(num_rows, 0.010, num_sessions=4)
+    found = prices(costs)
+    assert len(quoted(found, 4, 4, 4).row_ms) == 3, "of 16 rows for four sessions"
+    assert found.most_worthwhile(4, [[0.9] * 8] * 4) == 3
+    assert found.most_worthwhile(4, [[0.9] * 8] * 4, num_forced=6) == 6
+    costs.observe(16, 0.010, num_sessions=4)
+    assert found.most_worthwhile(4, [[0.9] * 8] * 4) == 7
+
+
+def test_quotes_of_other_lengths_are_other_quotes() -> None:
+    costs = DecodeCosts()
+    for num_rows in (4, 8):
+        costs.observe(num_rows, 0.010, num_sessions=4)
+    found = prices(costs)
+    before = quoted(found, 4, 4, 4)
+    costs.observe(16, 0.010, num_sessions=4)
+    after = quoted(found, 4, 4, 4)
+    assert (after.version != before.version, len(after.row_ms)) == (True, 7)
