@@ -72,6 +72,9 @@ class Meeting(Gathering):
         self.num_rounds += self._are_all_known
         super().begin(num_ready_rows)
 
+    def most_together(self) -> None:
+        """All, however quick the model of a test is beside its draft."""
+
     @property
     def is_counted(self) -> bool:
         """Whether what is decoded now waited until all had come."""

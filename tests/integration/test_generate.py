@@ -16,6 +16,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 ACCEPTED = generation_pb2.TOKEN_ORIGIN_ACCEPTED
 RECOVERED = generation_pb2.TOKEN_ORIGIN_RECOVERED
 BONUS = generation_pb2.TOKEN_ORIGIN_BONUS
+# What both services take, and the orchestrator asks for at most.
+MOST_DRAFT_TOKENS = 16
 SPECULATIONS = {
     "auto": AUTO,
     "unspecified": generation_pb2.Speculation(),
@@ -56,8 +58,9 @@ async def test_no_draft_changes_the_text(shared_system: System, temperature: flo
             assert generated.ids == plain.ids, f"{prompt!r} with speculation {name}"
             assert generated.text == plain.text
             assert generated.summary.finish_reason == plain.summary.finish_reason
-            _check_accounts(generated, speculation.num_draft_tokens or 4)
-            assert generated.counts.num_drafts > 0
+            _check_accounts(generated, speculation.num_draft_tokens or MOST_DRAFT_TOKENS)
+            # Whether drafts are worth it is for `auto` to say.
+            assert generated.counts.num_drafts > 0 or not speculation.num_draft_tokens
             assert generated.counts.num_fallbacks == generated.counts.num_resyncs == 0
 
 
@@ -73,8 +76,8 @@ async def test_some_draft_tokens_are_accepted_and_some_rejected(shared_system: S
 async def test_a_request_may_ask_for_shorter_drafts(shared_system: System) -> None:
     speculation = generation_pb2.Speculation(mode=generation_pb2.SPECULATION_MODE_AUTO, max_draft_tokens=2)
     generated = await shared_system.client.generate(speculation=speculation)
-    assert len(generated.counts.num_accepted_per_position) == 2
-    assert max(len(chunk.tokens) for chunk in generated.chunks) == 3
+    assert len(generated.counts.num_accepted_per_position) <= 2
+    assert max(len(chunk.tokens) for chunk in generated.chunks) <= 3
 
 
 async def test_the_seed_decides_the_text(shared_system: System) -> None:
