@@ -76,7 +76,7 @@ class Backend:
             model=self.target.served.info,
             describe=self.target.describe,
             patience_s=self._settings.target_patience_s,
-            on_verified=self._note_cycle,
+            on_verified=[draft.patience.note_cycle for draft in self.drafts],
             num_log_probabilities=num_log_probabilities,
             require_exact=require_exact,
         )
@@ -95,7 +95,7 @@ class Backend:
             if drafter in _NGRAM:
                 drafters.append(LongMatchDrafter(lookup))
             sessions = [self._remote_drafter(draft, sampling, min_joint_confidence) for draft in self.drafts]
-            drafters.append(DraftPool(sessions))
+            drafters.append(DraftPool(sessions) if len(sessions) > 1 else sessions[0])
         elif drafter == generation_pb2.DRAFTER_REMOTE:
             drafters.append(NoDrafter("the orchestrator has no draft service"))
         if drafter in _NGRAM:
@@ -125,10 +125,6 @@ class Backend:
     def _compare(self) -> None:
         for draft in self.drafts:
             draft.compare()
-
-    def _note_cycle(self, waited_s: float) -> None:
-        for draft in self.drafts:
-            draft.patience.note_cycle(waited_s)
 
     def _remote_drafter(
         self, draft: DraftPeer, sampling: common_pb2.Sampling, min_joint_confidence: float

@@ -63,14 +63,14 @@ class TargetSession:
         model: common_pb2.ModelInfo,
         describe: Callable[[], Awaitable[common_pb2.ModelInfo]],
         patience_s: float,
-        on_verified: Callable[[float], object] | None = None,
+        on_verified: Sequence[Callable[[float], object]] = (),
         num_log_probabilities: int | None = None,
         require_exact: bool = False,
     ) -> None:
         """Open a session on the target that serves `model`.
 
         `describe` asks the target again what it serves, after it was away. `patience_s` is how long a target that is
-        away is waited for, in each verification. `on_verified` is told the seconds that each one took.
+        away is waited for, in each verification. All of `on_verified` are told the seconds that each one took.
         """
         self.is_same_model = True
         self.limits = Limits.of(model)
@@ -84,7 +84,7 @@ class TargetSession:
         self._sampling = sampling
         self._telemetry = telemetry
         self._patience_s = patience_s
-        self._on_verified = on_verified or (lambda waited_s: None)
+        self._on_verified = on_verified
         self._num_log_probabilities = num_log_probabilities
         self._quote = target_pb2.Quote()
 
@@ -131,7 +131,8 @@ class TargetSession:
                 retry_s = min(2 * retry_s, _LAST_RETRY_S)
             self._session.learn(sequence, reply.held_length, taken[: reply.result.num_accepted])
         waited_s = time.perf_counter() - started_s
-        self._on_verified(waited_s)
+        for tell in self._on_verified:
+            tell(waited_s)
         timings = reply.timings
         if reply.result.HasField("quote"):
             self._quote = reply.result.quote

@@ -119,7 +119,7 @@ async def _run(
         model=model_info("target"),
         describe=_describe_target,
         patience_s=default_settings().target_patience_s,
-        on_verified=service.patience.note_cycle,
+        on_verified=[service.patience.note_cycle],
     )
     view = DraftView(sampling, (), 0)
     drafter = RemoteDrafter(service, str(index), view, telemetry, vocabulary_size=VOCABULARY_SIZE)
