@@ -56,7 +56,8 @@ class Scheduler:
         self._turns = turns or Turns()
         # Who decodes in turns with those who draft gains nothing by groups.
         self._gathering = Gathering(runtime.costs, parts=not self._turns.are_taken)
-        self._prices = Prices(runtime.costs, runtime.padded_rows, runtime.max_batch_rows)
+        # Kept once somebody asks for a quote.
+        self._prices: Prices | None = None
         self.slots = SlotTable(runtime.num_slots, self._gathering.is_expected, self._gathering.evicted)
         self._prompt_rows = prompt_rows
         self._waiting: deque[Work[Any]] = deque()
@@ -80,7 +81,9 @@ class Scheduler:
     def add(self, work: Work[Any]) -> None:
         """Take in work; what comes of it is delivered by this or a later step."""
         session_id = work.prefix.session_id
-        if not (self._active or self._gathering.num_present):
+        if work.wants_quote and self._prices is None:
+            self._prices = Prices(self._runtime.costs, self._runtime.padded_rows, self._runtime.max_batch_rows)
+        if self._prices is not None and not (self._active or self._gathering.num_present):
             self._prices.pause()
         self._gathering.arrived(session_id, work.timings.submitted_s)
         if not self._try_admit(work, may_take_slot=not self._waiting):
@@ -246,7 +249,7 @@ class Scheduler:
     def _shorten(self, short: Sequence[Work[Any]]) -> None:
         """Leave out rows that are not worth what they cost, now that it is known who shares the decode."""
         optional = [work for work in short if work.worths]
-        if not optional:
+        if self._prices is None or not optional:
             return
         num_forced = max((work.num_outputs - 1 for work in short if not work.worths), default=0)
         most = self._prices.most_worthwhile(len(short), [work.worths for work in optional], num_forced)
@@ -283,9 +286,9 @@ class Scheduler:
         self._phases.enter(Phase.SAMPLING, decode.ended_s)
         self._num_decodes += 1
         self.on_decode(decode)
-        if is_verification:
+        if is_verification and self._prices is not None:
             self._prices.decoded(started_s, decode.ended_s - started_s)
-            self._quote([work for work, _ in batch])
+            self._quote(self._prices, [work for work, _ in batch])
         for (work, segment), rows in zip(batch, logits, strict=True):
             timings = work.timings
             timings.decode_s += decode.ended_s - started_s
@@ -297,12 +300,12 @@ class Scheduler:
             if segment.num_outputs:
                 self._advance(work, rows)
 
-    def _quote(self, works: Sequence[Work[Any]]) -> None:
+    def _quote(self, prices: Prices, works: Sequence[Work[Any]]) -> None:
         """Tell those who ask what rows cost in the company that they have just had."""
         asking = [work for work in works if work.wants_quote]
         if not asking:
             return
-        quote = self._prices.quote(len(works), self._gathering.num_present, self._gathering.num_drafting)
+        quote = prices.quote(len(works), self._gathering.num_present, self._gathering.num_drafting)
         for work in asking:
             work.quote = quote
 
@@ -320,7 +323,8 @@ class Scheduler:
         if not work.pending:
             self._active.remove(work)
             self._gathering.answered(work.prefix.session_id, num_outputs, work.num_tokens)
-            self._prices.answered(work.num_tokens)
+            if self._prices is not None:
+                self._prices.answered(work.num_tokens)
             self._finish(work, work.result)
 
     def _reuse(self, slot: Slot, cached_length: int, tokens: Sequence[int]) -> None:
