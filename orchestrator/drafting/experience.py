@@ -96,11 +96,6 @@ class Median:
         self._recent: deque[float] = deque(maxlen=_NUM_DRAFTS)
         self.value = 0.0
 
-    @property
-    def count(self) -> int:
-        """How many there are."""
-        return len(self._recent)
-
     def add(self, value: float) -> None:
         """Take note of a value."""
         self._recent.append(value)

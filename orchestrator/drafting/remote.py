@@ -40,7 +40,7 @@ _LEAST_CYCLES = 2
 # Threads of a busy machine wait for each other as long as this, whatever they do.
 _LEAST_S = 0.02
 # Tokens that a draft reads beside those it proposes without taking notably longer for it.
-_MOST_READ_TOKENS = 32
+MOST_READ_TOKENS = 32
 
 
 class DraftPatience:
@@ -54,7 +54,7 @@ class DraftPatience:
 
     def note_proposal(self, num_draft_tokens: int, num_read_tokens: int, waited_s: float) -> None:
         """Learn how long a proposal of at most so many tokens took, or was waited for in vain."""
-        if num_read_tokens <= _MOST_READ_TOKENS:
+        if num_read_tokens <= MOST_READ_TOKENS:
             self._proposals_s[num_draft_tokens].append(waited_s)
 
     def note_cycle(self, waited_s: float) -> None:
@@ -69,7 +69,7 @@ class DraftPatience:
         That is `wanted_s` at most. A draft that reads a prompt is waited for as long as the setting says, unless
         `is_try`: it was lost, and this finds out whether it is back. What it has read by then it need not read again.
         """
-        is_prompt = num_read_tokens > _MOST_READ_TOKENS
+        is_prompt = num_read_tokens > MOST_READ_TOKENS
         cycle_s = median(self._cycles_s) if self._cycles_s else 0.0
         most_s = max(self.most_s, _LEAST_CYCLES * cycle_s)
         if is_prompt and not is_try:
@@ -200,7 +200,7 @@ class RemoteDrafter:
         """Ask, and learn how long it takes. Raises ServiceError, also where it takes too long."""
         num_draft_tokens = wanted.num_draft_tokens
         num_read_tokens, is_try = len(context.tokens), self._breaker.is_open
-        self._follows_prompt = num_read_tokens > _MOST_READ_TOKENS
+        self._follows_prompt = num_read_tokens > MOST_READ_TOKENS
         self._limit_s = self._patience.limit_s(num_draft_tokens, num_read_tokens, wanted.limit_s, is_try=is_try)
         request = draft_pb2.ProposeRequest(
             request_id=request_id,

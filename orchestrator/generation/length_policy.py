@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from orchestrator.drafting.drafter import NGRAM, REMOTE, Draft, Wanted
 from orchestrator.drafting.experience import Experience, Mean, Record
 from orchestrator.drafting.ngram import draft_length
+from orchestrator.drafting.remote import MOST_READ_TOKENS
 from orchestrator.generation.cycle import Cycle
 from orchestrator.generation.service_choice import VISIT_TOKENS, ServiceChoice
 from outrider.v1 import draft_pb2, generation_pb2, target_pb2
@@ -30,8 +31,8 @@ _PRIOR_TOKENS = 32
 _FIRST, _NUM_FIRST = VISIT_TOKENS, 4
 # A target that idles for less of its time decodes for others while one drafts, so that drafts cost less or nothing.
 _IDLE = 0.1
-# More unread tokens than this take a draft model notably long, which is to pay within so many cycles.
-_FEW_UNREAD, _NUM_AMORTIZED = 32, 32
+# What a draft model has to read first is to pay within so many cycles.
+_NUM_AMORTIZED = 32
 # Another number has to be worth more by so many tokens.
 _MARGIN = 0.05
 # No longer drafts are asked for than usually take this share of the time after which one is not waited for any more.
@@ -51,8 +52,8 @@ class PaidLength:
         # Of each draft service.
         self._chances = [Mean(_MEMORY) for _ in experience.remote]
         self._drafts = self._is_first = True
-        # Tokens that the draft model has not read; the prompt counts as many.
-        self._num_unread = math.inf
+        # Tokens that each has not read; the prompt counts as many.
+        self._num_unread = [math.inf for _ in experience.remote]
         # What was set aside for the draft under way, to find out what it is worth.
         self._reserved_s = 0.0
 
@@ -153,9 +154,9 @@ class PaidLength:
             record.chances.observe(cycle.draft, verification.result.num_accepted)
         self._quote = verification.quote
         self._is_first = False
-        self._num_unread = (
-            0 if self._draft.drafter == REMOTE and self._draft.tokens else self._num_unread + len(cycle.tokens)
-        )
+        self._num_unread = [number + len(cycle.tokens) for number in self._num_unread]
+        if self._draft.drafter == REMOTE and self._draft.tokens:
+            self._num_unread[self._draft.service] = 0
         spent_s = self._draft.waited_s + verification.waited_s
         if verification.quote is not None:
             self._experience.plain_s.add(verification.plain_s)
@@ -214,7 +215,7 @@ class PaidLength:
         return self._num_waiting() * max(record.usual_s(1), self._catch_up_s(record))
 
     def _catch_up_s(self, record: Record) -> float:
-        return record.prompt_s.value if self._num_unread > _FEW_UNREAD else 0.0
+        return record.prompt_s.value if self._num_unread[self._service.service] > MOST_READ_TOKENS else 0.0
 
     def _num_waiting(self) -> int:
         # Who shares a decode waits as well.

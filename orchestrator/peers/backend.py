@@ -95,7 +95,7 @@ class Backend:
             if drafter in _NGRAM:
                 drafters.append(LongMatchDrafter(lookup))
             sessions = [self._remote_drafter(draft, sampling, min_joint_confidence) for draft in self.drafts]
-            drafters.append(DraftPool(sessions) if len(sessions) > 1 else sessions[0])
+            drafters.append(DraftPool(*sessions) if len(sessions) > 1 else sessions[0])
         elif drafter == generation_pb2.DRAFTER_REMOTE:
             drafters.append(NoDrafter("the orchestrator has no draft service"))
         if drafter in _NGRAM:

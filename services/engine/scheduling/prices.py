@@ -9,9 +9,11 @@ time would bring otherwise, at the rate that is reached.
 import random
 from collections.abc import Callable, Sequence
 from itertools import accumulate, count, zip_longest
+from typing import Any
 
 from outrider.v1.target_pb2 import Quote
 from services.engine.runtime.interface import DecodeCosts
+from services.engine.scheduling.work import Work
 
 # Rounds of which the rate is a mean.
 _NUM_ROUNDS = 32
@@ -71,8 +73,25 @@ class Prices:
         self._num_new_tokens += num_tokens
 
     def pause(self) -> None:
-        """Nobody was there, or a prompt was read: the time since the last round says nothing of the rate."""
+        """Nobody was there: the time since the last round says nothing of the rate."""
         self._begun_s = None
+
+    def shorten(self, works: Sequence[Work[Any]]) -> None:
+        """Leave out rows that are not worth what they cost, now that it is known who shares the decode."""
+        optional = [work for work in works if work.worths]
+        if not optional:
+            return
+        num_forced = max((work.num_outputs - 1 for work in works if not work.worths), default=0)
+        most = self.most_worthwhile(len(works), [work.worths for work in optional], num_forced)
+        for work in optional:
+            work.shorten(max(0, len(work.worths) - most))
+
+    def tell(self, works: Sequence[Work[Any]], num_present: int, num_drafting: int) -> None:
+        """Tell those who ask what rows cost in the company that they have just had; see `quote`."""
+        if asking := [work for work in works if work.wants_quote]:
+            quote = self.quote(len(works), num_present, num_drafting)
+            for work in asking:
+                work.quote = quote
 
     def most_worthwhile(self, num_sessions: int, worths: Sequence[Sequence[float]], num_forced: int = 0) -> int:
         """Return how many draft tokens a session may have at most in a decode of so many sessions.

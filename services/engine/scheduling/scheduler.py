@@ -233,8 +233,8 @@ class Scheduler:
         planned = [work for work in self._active if work.is_prompt or (work in short and not is_gathering)]
         takes_prompts = is_gathering or not (short and self._had_prompts)
         prompt_rows = self._most_prompt_rows() if takes_prompts else 0
-        if not is_gathering:
-            self._shorten(short)
+        if self._prices is not None and not is_gathering:
+            self._prices.shorten(short)
         num_rows = plan_rows(planned, self._runtime.max_batch_rows, prompt_rows)
         self._had_prompts = False
         for work, taken in zip(planned, num_rows, strict=True):
@@ -245,16 +245,6 @@ class Scheduler:
         elif not is_gathering:
             self._gathering.begin(num_short_rows)
         return zip(planned, num_rows, strict=True)
-
-    def _shorten(self, short: Sequence[Work[Any]]) -> None:
-        """Leave out rows that are not worth what they cost, now that it is known who shares the decode."""
-        optional = [work for work in short if work.worths]
-        if self._prices is None or not optional:
-            return
-        num_forced = max((work.num_outputs - 1 for work in short if not work.worths), default=0)
-        most = self._prices.most_worthwhile(len(short), [work.worths for work in optional], num_forced)
-        for work in optional:
-            work.shorten(max(0, len(work.worths) - most))
 
     def _most_prompt_rows(self) -> int:
         costs, most = self._runtime.costs, self._runtime.max_batch_rows
@@ -288,7 +278,8 @@ class Scheduler:
         self.on_decode(decode)
         if is_verification and self._prices is not None:
             self._prices.decoded(started_s, decode.ended_s - started_s)
-            self._quote(self._prices, [work for work, _ in batch])
+            works = [work for work, _ in batch]
+            self._prices.tell(works, self._gathering.num_present, self._gathering.num_drafting)
         for (work, segment), rows in zip(batch, logits, strict=True):
             timings = work.timings
             timings.decode_s += decode.ended_s - started_s
@@ -299,15 +290,6 @@ class Scheduler:
             work.pending = work.pending[len(segment.tokens) :]
             if segment.num_outputs:
                 self._advance(work, rows)
-
-    def _quote(self, prices: Prices, works: Sequence[Work[Any]]) -> None:
-        """Tell those who ask what rows cost in the company that they have just had."""
-        asking = [work for work in works if work.wants_quote]
-        if not asking:
-            return
-        quote = prices.quote(len(works), self._gathering.num_present, self._gathering.num_drafting)
-        for work in asking:
-            work.quote = quote
 
     def _advance(self, work: Work[Any], logits: Logits) -> None:
         num_outputs = work.num_outputs

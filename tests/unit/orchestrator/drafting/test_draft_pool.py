@@ -14,7 +14,7 @@ def idle() -> FakeDrafter:
 
 
 async def draft_of(*sessions: FakeDrafter, service: int = 0) -> Draft:
-    return await DraftPool(sessions).propose(TokenSequence(PROMPT), Wanted(4, service=service))
+    return await DraftPool(*sessions).propose(TokenSequence(PROMPT), Wanted(4, service=service))
 
 
 async def test_the_one_that_is_wanted_drafts() -> None:
@@ -44,12 +44,12 @@ async def test_nobody_is_asked_for_more_than_it_proposes() -> None:
     first, second = idle(), FakeDrafter(perfect)
     first.most, second.most = 9, 2
     assert len((await draft_of(first, second)).tokens) == 2
-    assert DraftPool([first, second]).room(3) == 9
+    assert DraftPool(first, second).room(3) == 9
 
 
 async def test_there_is_a_problem_where_every_service_has_one() -> None:
     first, second = FakeDrafter(perfect), FakeDrafter(perfect)
-    pool = DraftPool([first, second])
+    pool = DraftPool(first, second)
     first.problem, first.num_resyncs, first.num_fallbacks = "it is away", 2, 1
     assert pool.problem == ""
     second.problem, second.num_resyncs = "it is full", 3

@@ -105,7 +105,7 @@ def test_one_that_does_not_come_counts_by_how_often_that_happens() -> None:
 def test_what_follows_a_prompt_says_nothing_of_other_drafts() -> None:
     record = Record(chances())
     record.note_times(Draft([1], waited_s=5.0, computed_s=5.0, drafter=REMOTE, follows_prompt=True))
-    assert record.comes.count == record.token_s.count == 0
+    assert record.comes.count == record.token_s.value == 0
 
 
 def test_an_accident_is_none_of_the_usual() -> None:

@@ -114,7 +114,7 @@ class Run:
             RemoteDrafter(service, "0", DraftView(sampling, (), 0), telemetry, vocabulary_size=VOCABULARY_SIZE)
             for service in self.services
         ]
-        pool, policy = DraftPool(sessions), policy_of("auto")(self.experience)
+        pool, policy = DraftPool(*sessions), policy_of("auto")(self.experience)
         sequence = TokenSequence([0])
         cycles = run_cycles(sequence, target, pool, policy, max_length=2000, telemetry=telemetry)
         async with aclosing(cycles):
