@@ -1,73 +1,16 @@
 """The length policy of mode AUTO: as many draft tokens as are worth their time, by quotes and experience."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 
 import pytest
 
-from orchestrator.drafting.drafter import NGRAM, NOBODY, REMOTE, Draft, Wanted
-from orchestrator.drafting.experience import Experience, Exploration
+from orchestrator.drafting.drafter import NGRAM, NOBODY, REMOTE, Draft
+from orchestrator.drafting.experience import Experience
 from orchestrator.generation.cycle import Cycle
 from orchestrator.generation.length_policy import PaidLength
 from orchestrator.peers.target import Verification
 from outrider.v1 import target_pb2
-
-# What the draft model is sure of, and what it is not.
-SURE, UNSURE = 8.0, 0.05
-MOST = 16
-DECODE_MS = 20.0
-
-
-def quote(
-    *, row_ms: float = 0.3, tokens_per_ms: float = 0.1, num_sessions: int = 1, idle_share: float = 0.5
-) -> target_pb2.Quote:
-    return target_pb2.Quote(
-        version=1,
-        row_ms=[row_ms * number for number in range(1, 33)],
-        tokens_per_ms=tokens_per_ms,
-        decode_ms=DECODE_MS,
-        idle_share=idle_share,
-        num_sessions=num_sessions,
-        num_drafting=num_sessions,
-    )
-
-
-@dataclass
-class Session:
-    """A policy with what it sees: a draft that takes `draft_s` and `token_s` more for each token."""
-
-    quote: target_pb2.Quote | None = field(default_factory=quote)
-    experience: Experience = field(default_factory=Experience)
-    draft_s: float = 0.0005
-    token_s: float = 0.002
-    most: int = MOST
-    follows_prompt: bool = False
-
-    def __post_init__(self) -> None:
-        self.policy = PaidLength(self.experience, self.most)
-        self.num_cycles = 0
-
-    def cycle(self, num_accepted: int = MOST, margin: float = SURE, drafter: str = REMOTE) -> Wanted:
-        """Go through one cycle with as many draft tokens as are wanted; return what was wanted."""
-        wanted = self.policy.choose(MOST)
-        number = wanted.num_draft_tokens
-        computed_s = self.token_s * number
-        waited_s, margins = self.draft_s + computed_s, [margin] * number
-        draft = Draft([7] * number, (), margins, waited_s, computed_s, drafter, follows_prompt=self.follows_prompt)
-        if not number:
-            draft = Draft()
-        self.policy.chances(draft)
-        num_accepted = min(num_accepted, number)
-        result = target_pb2.VerifyBatchResult(num_accepted=num_accepted, next_token=7)
-        verification = Verification(result, number, 0.021, 0.02, 0.02, quote=self.quote)
-        self.policy.observe(Cycle(self.num_cycles, draft, verification, [7] * (num_accepted + 1)))
-        self.num_cycles += 1
-        return wanted
-
-    def cycles(self, number: int, num_accepted: int = MOST, margin: float = SURE) -> list[int]:
-        """Return how many tokens were wanted in each of so many cycles."""
-        return [self.cycle(num_accepted, margin).num_draft_tokens for _ in range(number)]
+from tests.unit.orchestrator.generation.paid_sessions import MOST, UNSURE, Session, quote
 
 
 def test_a_few_are_tried_while_nothing_is_known() -> None:
@@ -98,79 +41,6 @@ def test_a_draft_that_is_wrong_is_not_asked_for() -> None:
     wanted = session.cycles(400, num_accepted=0, margin=UNSURE)
     assert wanted[1] == 4
     assert set(wanted[100:]) == {0, 1}
-
-
-def test_exploration_takes_a_hundredth_of_the_time() -> None:
-    session = Session(draft_s=0.005)
-    session.cycles(200, num_accepted=0, margin=UNSURE)
-    wanted = session.cycles(1000, num_accepted=0, margin=UNSURE)
-    explored_s = sum(wanted) * 0.007
-    assert 0 < explored_s <= 0.01 * (1200 * 0.021 + 1.0)
-
-
-def test_a_draft_that_has_become_right_is_found() -> None:
-    session = Session(draft_s=0.005)
-    session.cycles(200, num_accepted=0, margin=UNSURE)
-    assert session.cycles(3000, margin=SURE)[-1] > 1
-
-
-def request_after_request(experience: Experience, number: int, num_cycles: int, **drafts: float) -> list[Sequence[int]]:
-    """So many requests of so many cycles each, with drafts of which nothing is accepted; return what was wanted."""
-    return [
-        Session(experience=experience, **drafts).cycles(num_cycles, num_accepted=0, margin=UNSURE)
-        for _ in range(number)
-    ]
-
-
-def test_one_that_hangs_is_given_up_though_it_would_have_to_catch_up() -> None:
-    session = Session()
-    session.cycles(20)
-    for _ in range(60):
-        session.policy.choose(MOST)
-        session.policy.chances(Draft(waited_s=0.042, drafter=REMOTE, follows_prompt=True))
-        verification = Verification(target_pb2.VerifyBatchResult(), 0, 0.021, 0.02, 0.02, quote=session.quote)
-        session.policy.observe(Cycle(0, Draft(), verification, [7]))
-    assert session.policy.choose(MOST).num_draft_tokens in (0, 1)
-
-
-def test_a_new_request_asks_no_draft_that_is_worth_nothing() -> None:
-    experience = Experience()
-    request_after_request(experience, 1, 200, draft_s=0.005)
-    wanted = request_after_request(experience, 100, 20, draft_s=0.005)
-    assert {request[0] for request in wanted} <= {0, 1}
-    assert 0 < sum(map(sum, wanted)) * 0.007 <= 0.01 * 2000 * 0.021 + 0.014
-
-
-def test_short_requests_find_out_together() -> None:
-    """Each of them lasts 0.4 s, and to try a draft takes 16 ms."""
-    experience = Experience()
-    request_after_request(experience, 1, 200, draft_s=0.014)
-    wanted = request_after_request(experience, 20, 20, draft_s=0.014)
-    assert 0 < sum(map(sum, wanted)) <= 6
-
-
-def test_a_long_time_without_a_draft_does_not_make_up_for_it_at_once() -> None:
-    session = Session(draft_s=0.005)
-    session.cycles(200, num_accepted=0, margin=UNSURE)
-    for _ in range(10_000):
-        # The service is away, and is not even asked.
-        session.policy.choose(MOST)
-        session.policy.chances(Draft())
-        verification = Verification(target_pb2.VerifyBatchResult(), 0, 0.021, 0.02, 0.02, quote=session.quote)
-        session.policy.observe(Cycle(0, Draft(), verification, [7]))
-    assert sum(session.cycles(10, num_accepted=0, margin=UNSURE)) <= 3
-
-
-def test_drafts_that_have_become_quick_are_found_though_each_has_to_catch_up_first() -> None:
-    session = Session(draft_s=0.5)
-    session.cycles(30, num_accepted=3, margin=SURE)
-    assert set(session.cycles(50, num_accepted=3, margin=SURE)) == {0}, "it takes half a second"
-    session.draft_s, session.follows_prompt = 0.0005, True
-    for _ in range(20_000):
-        wanted = session.cycle(num_accepted=3, margin=SURE)
-        # What was asked for in the cycle before has been read by now.
-        session.follows_prompt = not wanted.num_draft_tokens
-    assert wanted.num_draft_tokens > 1
 
 
 def test_no_more_is_drafted_than_was_quoted_for() -> None:
@@ -254,18 +124,6 @@ def test_a_draft_that_hangs_is_waited_for_no_longer_than_two_plain_cycles() -> N
     assert session.policy.choose(MOST).limit_s == pytest.approx(2 * 0.021)
 
 
-def test_a_draft_that_never_comes_is_given_up() -> None:
-    session = Session()
-    session.cycles(20)
-    for _ in range(60):
-        session.policy.choose(MOST)
-        draft = Draft(waited_s=0.042, drafter=REMOTE)
-        session.policy.chances(draft)
-        verification = Verification(target_pb2.VerifyBatchResult(), 0, 0.021, 0.02, 0.02, quote=session.quote)
-        session.policy.observe(Cycle(0, draft, verification, [7]))
-    assert session.policy.choose(MOST).num_draft_tokens in (0, 1)
-
-
 def test_lookup_goes_on_where_a_model_is_not_worth_asking() -> None:
     session = Session(draft_s=0.005)
     session.cycles(200, num_accepted=0, margin=UNSURE)
@@ -314,30 +172,3 @@ def test_the_speedup_is_known() -> None:
     session.cycles(300)
     # Cycles of 17 tokens in 21 and 32.5 ms, plain ones of 21.
     assert session.experience.speedup == pytest.approx(17 * 21 / 53.5, rel=0.05)
-
-
-def test_one_session_of_many_explores_at_a_time() -> None:
-    company = quote(num_sessions=4, row_ms=20.0, tokens_per_ms=0.3)
-    experience = Experience()
-    sessions = [Session(company, experience) for _ in range(4)]
-    for _ in range(40):
-        for session in sessions:
-            session.cycle(num_accepted=0, margin=UNSURE)
-    record = experience.of(REMOTE)
-    assert record is not None
-    saved_s = 1.5 * 4 * record.usual_s(1)
-    experience.exploration = Exploration()
-    experience.exploration.elapse(100 * saved_s, saved_s)
-    assert [session.policy.choose(MOST).num_draft_tokens for session in sessions] == [1, 0, 0, 0]
-
-
-def test_a_prompt_that_the_draft_has_not_read_is_part_of_the_price() -> None:
-    experience = Experience()
-    old = Session(quote(row_ms=3.0), experience)
-    old.cycles(60)
-    assert old.policy.choose(MOST).num_draft_tokens > 0
-    record = experience.of(REMOTE)
-    assert record is not None
-    record.note_times(Draft([7], margins=[2.0], waited_s=20.0, computed_s=20.0, drafter=REMOTE, follows_prompt=True))
-    new = Session(quote(row_ms=3.0), experience)
-    assert new.cycles(3) == [0, 0, 0]
