@@ -124,8 +124,8 @@ def status_table(reply: generation_pb2.GetStatusResponse) -> Table:
     drafts = reply.drafts or ([reply.draft] if reply.HasField("draft") else [])
     for name, service in [*services, *(("draft", draft) for draft in drafts)]:
         model = f"{service.model.name} {service.model.quantization}"
-        state = f"available, at most {service.model.max_draft_tokens} draft tokens a cycle"
-        cells = (name, service.address, model, state if service.is_available else service.reason)
+        state = service.reason or f"available, at most {service.model.max_draft_tokens} draft tokens a cycle"
+        cells = (name, service.address, model, state)
         # Texts, as rich looks for markup in strings.
         table.add_row(*(Text(one_line(cell)) for cell in cells))
         for note in service.notes:

@@ -161,14 +161,18 @@ class FirstDrafter:
 class Breaker:
     """A circuit breaker, open after a failure: nobody asks the service, but for one try each `retry_s` seconds.
 
-    Shared by all sessions of a service, so that one of them finds out for all.
+    Shared by all sessions of a service, so that one of them finds out for all. A service whose answers are only late is
+    not asked either, but it is lost no sooner than a try has shown that nothing comes.
     """
 
     def __init__(self, retry_s: float) -> None:
         self._retry_s = retry_s
         self._next_try_s = 0.0
         self._is_disabled = False
+        # A late answer has come since it opened; one has closed it since the last that was in time.
+        self._is_heard = self._is_excused = False
         self.reason = ""
+        self.is_lost = False
 
     @property
     def is_disabled(self) -> bool:
@@ -190,27 +194,41 @@ class Breaker:
         self._next_try_s = now_s + self._retry_s
         return True
 
-    def fail(self, reason: str) -> None:
-        """Note a failure."""
+    def fail(self, reason: str, *, is_late: bool = False) -> None:
+        """Note a failure; `is_late` where there was no answer in less time than a service may take."""
         if not self._is_disabled:
+            self.is_lost = not is_late or (self.is_open and not self._is_heard)
+            self._is_heard = False
             self.reason = reason
             self._next_try_s = time.monotonic() + self._retry_s
 
+    def hear(self) -> None:
+        """Note an answer that nobody waited for any more: close, but once only until one comes in time."""
+        self._is_heard = True
+        if self.is_open and not self._is_disabled and not self._is_excused:
+            self._is_excused = True
+            self._close()
+
     def succeed(self) -> bool:
         """Note a success: close. Return whether it was open."""
+        self._is_excused = False
         # Not for an answer that was on its way when the service was found to be of no use.
         if self._is_disabled or not self.is_open:
             return False
-        self.reason = ""
+        self._close()
         return True
 
     def disable(self, reason: str) -> None:
         """Open until `enable`, without any try."""
-        self._is_disabled = True
+        self._is_disabled = self.is_lost = True
         self.reason = reason
         self._next_try_s = math.inf
 
     def enable(self) -> None:
         """Close, whatever was."""
-        self._is_disabled = False
+        self._is_disabled = self._is_excused = False
+        self._close()
+
+    def _close(self) -> None:
         self.reason = ""
+        self.is_lost = False

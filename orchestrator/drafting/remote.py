@@ -119,7 +119,9 @@ class RemoteDrafter:
         self._breaker = service.breaker
         self._patience = service.patience
         self._session: ServiceSession[draft_pb2.ProposeStreamRequest, draft_pb2.ProposeResponse] = ServiceSession(
-            session_id, lambda: service.stub.ProposeStream(metadata=(("x-session-id", session_id),))
+            session_id,
+            lambda: service.stub.ProposeStream(metadata=(("x-session-id", session_id),)),
+            self._breaker.hear,
         )
         self._view = view
         self._telemetry = telemetry
@@ -253,12 +255,15 @@ class RemoteDrafter:
 
     def _is_chance(self, error: ServiceError) -> bool:
         """Whether a draft is missing that the next one need not follow: it was late, or a proxy has cut the stream."""
-        is_late = error.reason == _REASON_TIMEOUT and self._limit_s < self._patience.most_s
         is_cut = self._is_attached and self._session.was_cut(error) and error.code not in _REFUSALS
-        if self._breaker.is_open or not (is_late or is_cut):
+        if self._breaker.is_open or not (self._is_late(error) or is_cut):
             return False
         self._num_missed += 1
         return self._num_missed < _MOST_MISSED
+
+    def _is_late(self, error: ServiceError) -> bool:
+        """Whether there was no draft in less time than the setting allows."""
+        return error.reason == _REASON_TIMEOUT and self._limit_s < self._patience.most_s
 
     def _fall_back(self, span: Span, error: ServiceError) -> None:
         # A service that refuses what it is asked is well: other sessions may go on with it. One that takes shorter
@@ -267,9 +272,10 @@ class RemoteDrafter:
         if error.reason == _REASON_CHANGED:
             self._service.suspect(self._model, error.message)
         elif not self._is_refused:
-            if not self._breaker.is_open:
+            was_lost = self._breaker.is_lost
+            self._breaker.fail(error.message, is_late=self._is_late(error))
+            if self._breaker.is_lost and not was_lost:
                 _log.warning("the draft service is lost, decoding goes on without it: %s", error.message)
-            self._breaker.fail(error.message)
         self._detach(span, error.message)
 
     def _detach(self, span: Span, reason: str) -> None:
@@ -281,7 +287,8 @@ class RemoteDrafter:
         self._num_missed = 0
 
     def _attach(self, span: Span) -> None:
-        if self._breaker.succeed():
+        was_lost = self._breaker.is_lost
+        if self._breaker.succeed() and was_lost:
             _log.info("the draft service is back")
         self._num_missed = 0
         self._is_missing = False

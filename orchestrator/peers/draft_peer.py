@@ -56,7 +56,7 @@ class DraftPeer:
         """Return its state."""
         return generation_pb2.ServiceStatus(
             address=self.address,
-            is_available=not self.breaker.is_open,
+            is_available=not self.breaker.is_lost,
             reason=self.breaker.reason,
             model=self.served.info if self.served else None,
             notes=self._notes(),

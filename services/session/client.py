@@ -53,8 +53,11 @@ class ServiceSession(Generic[MessageT, ReplyT]):
     opens the stream, and so does the next one after it broke. A reply that comes too late is dropped by its id.
     """
 
-    def __init__(self, session_id: str, open_call: Callable[[], Any]) -> None:
-        """`open_call` starts the gRPC call, whose messages wrap our requests and the service's replies."""
+    def __init__(self, session_id: str, open_call: Callable[[], Any], hear: Callable[[], None] | None = None) -> None:
+        """`open_call` starts the gRPC call, whose messages wrap our requests and the service's replies.
+
+        `hear` is told of a result that nobody waits for any more.
+        """
         self.num_resyncs = 0
         # The other side ended the stream: whoever answers next may be another server.
         self.has_broken = False
@@ -65,6 +68,7 @@ class ServiceSession(Generic[MessageT, ReplyT]):
         self._sequence_length = 0
         self._draft_tokens: Sequence[int] = ()
         self._open_call = open_call
+        self._hear = hear
         self._call: Any = None
         self._reader: asyncio.Task[None] | None = None
         self._waiting: dict[int, asyncio.Future[ReplyT]] = {}
@@ -207,5 +211,7 @@ class ServiceSession(Generic[MessageT, ReplyT]):
                 future = self._waiting.pop(message.response.request_id, None)
                 if future is not None and not future.done():
                     future.set_result(message.response)
+                elif self._hear is not None and message.response.HasField("result"):
+                    self._hear()
         ended = ServiceError(grpc.StatusCode.UNAVAILABLE, "NOT_READY", "the service ended the stream")
         return await status.error() or ended

@@ -748,7 +748,7 @@ class ServiceStatus(_message.Message):
     is_available: _builtins.bool
     """Whether it can be used now."""
     reason: _builtins.str
-    """Why not."""
+    """Why not; of a draft that is there, why it is not asked at the moment: its drafts come too late."""
     @_builtins.property
     def model(self) -> _common_pb2.ModelInfo:
         """Its model, where known."""

@@ -83,3 +83,45 @@ def test_a_service_that_does_not_fit_is_never_tried(clock: Clock) -> None:
     breaker.enable()
     assert breaker.may_try()
     assert not breaker.is_open
+
+
+def test_a_service_that_is_late_is_lost_once_a_try_finds_nothing(clock: Clock) -> None:
+    breaker = Breaker(retry_s=2.0)
+    breaker.fail("late", is_late=True)
+    assert (breaker.is_open, breaker.is_lost) == (True, False)
+    assert not breaker.may_try()
+    clock.now_s += 2.1
+    assert breaker.may_try()
+    breaker.fail("late", is_late=True)
+    assert breaker.is_lost
+    breaker.succeed()
+    breaker.fail("down")
+    assert breaker.is_lost
+
+
+def test_an_answer_that_comes_late_opens_the_way_once(clock: Clock) -> None:
+    """A service that is always late is asked no more often for that."""
+    breaker = Breaker(retry_s=2.0)
+    breaker.fail("late", is_late=True)
+    breaker.hear()
+    assert not breaker.is_open
+    breaker.fail("late again", is_late=True)
+    breaker.hear()
+    assert (breaker.is_open, breaker.is_lost) == (True, False)
+    clock.now_s += 2.1
+    assert breaker.may_try()
+    breaker.fail("late", is_late=True)
+    assert not breaker.is_lost, "it has been heard since"
+    breaker.succeed()
+    breaker.fail("late", is_late=True)
+    breaker.hear()
+    assert not breaker.is_open
+
+
+def test_an_answer_that_comes_late_is_none_of_a_service_that_does_not_fit(clock: Clock) -> None:
+    breaker = Breaker(retry_s=2.0)
+    breaker.disable("another tokenizer")
+    breaker.hear()
+    assert (breaker.is_open, breaker.is_lost) == (True, True)
+    breaker.enable()
+    assert (breaker.is_open, breaker.is_lost) == (False, False)

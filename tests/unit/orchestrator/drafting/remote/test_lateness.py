@@ -140,3 +140,27 @@ async def test_a_try_that_is_late_leaves_a_lost_service_lost(
         now_s += 6.0
         patience.noted.clear()
         assert list((await drafter.propose(TokenSequence(PROMPT), Wanted(1))).tokens) == [8]
+
+
+async def test_drafts_that_come_late_are_asked_for_again_at_once(
+    late: Callable[[Any], Awaitable[None]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The service is there: neither an outage nor a reason to wait for the next try."""
+    answered = asyncio.Event()
+
+    async def answer_late(request: draft_pb2.ProposeRequest) -> Answer:
+        await late(request)
+        await answered.wait()
+        return proposal(9)
+
+    script = Script([proposal(7), late, late, answer_late, proposal(8)])
+    breaker = Breaker(retry_s=1000.0)
+    sequence = TokenSequence(PROMPT)
+    async with attached(script, breaker=breaker, patience=Impatient()) as drafter:
+        for _ in range(4):
+            await drafter.propose(sequence.extend([4]), Wanted(1))
+        assert (breaker.is_open, breaker.is_lost) == (True, False)
+        answered.set()
+        await soon(lambda: not breaker.is_open)
+        assert list((await drafter.propose(sequence.extend([4]), Wanted(1))).tokens) == [8]
+        assert own_messages(caplog) == []
