@@ -1,5 +1,6 @@
 """The orchestrator as a server."""
 
+from orchestrator.generation.service import GenerationService
 from orchestrator.generation.servicer import GenerationServicer
 from orchestrator.peers.backend import Backend
 from orchestrator.settings import OrchestratorSettings
@@ -20,8 +21,9 @@ class OrchestratorApplication:
         """Wait for the target, then serve."""
         self._backend = Backend(self._settings, server.cycle_telemetry, server.announce_wait)
         await self._backend.connect()
-        servicer = GenerationServicer(self._settings, self._backend, server.telemetry)
-        server.register(generation_pb2_grpc.add_GenerationServiceServicer_to_server, servicer)
+        service = GenerationService(self._settings, self._backend, server.telemetry)
+        add_servicer = generation_pb2_grpc.add_GenerationServiceServicer_to_server
+        server.register(add_servicer, GenerationServicer(service))
 
     async def stop(self) -> None:
         """Close the channels."""

@@ -1,188 +1,25 @@
-"""GenerationService: opens a session with each service for a request, and streams what is generated."""
+"""GenerationService as gRPC clients see it."""
 
-import asyncio
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
-from typing import TypeVar
-
-import grpc
-from opentelemetry import trace
-
-from orchestrator.drafting.drafter import DRAFTERS
-from orchestrator.generation.answer import Answer, marker_spellings
-from orchestrator.generation.generation import Generation, draw_seed
-from orchestrator.generation.instruments import GenerationInstruments
-from orchestrator.generation.request import check_request, read_prompt, sequence_of
-from orchestrator.generation.request_span import RequestSpan, request_attributes, span_name
-from orchestrator.generation.speculation import plan_speculation
-from orchestrator.generation.statistics import Statistics
-from orchestrator.generation.text import TextStream
-from orchestrator.peers.backend import Backend
-from orchestrator.settings import OrchestratorSettings
-from outrider.v1 import common_pb2, generation_pb2, generation_pb2_grpc
-from services.frame.program.version import VERSION
-from services.frame.rpc.errors import ServiceError
+from orchestrator.generation.service import GenerationService
+from outrider.v1 import generation_pb2, generation_pb2_grpc
 from services.frame.rpc.handlers import RpcContext
-from services.frame.rpc.limits import most_tokens
-from services.frame.telemetry import Telemetry, TraceHeaders, request_span
-
-ItemT = TypeVar("ItemT")
-# Chunks that a slow client has not taken before the generation waits for it.
-_MAX_CHUNKS_AHEAD = 8
+from services.frame.telemetry import TraceHeaders
 
 
 class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
-    """Serves clients with one backend."""
+    """Hands calls to the service, and its messages to the calls."""
 
-    def __init__(self, settings: OrchestratorSettings, backend: Backend, telemetry: Telemetry) -> None:
-        self._settings = settings
-        self._backend = backend
-        self._telemetry = telemetry
-        self._num_active = 0
-        self._statistics = Statistics()
-        self._instruments = GenerationInstruments(
-            telemetry, lambda: self._num_active, backend.draft_overhead, lambda: backend.experience.speedup
-        )
+    def __init__(self, service: GenerationService) -> None:
+        self._service = service
 
     async def Generate(  # type: ignore[override]  # replies are written to the context
         self, request: generation_pb2.GenerateRequest, context: RpcContext
     ) -> None:
         """Stream text, then a summary."""
-        started_s = time.perf_counter()
-        seed = request.seed if request.HasField("seed") else draw_seed()
-        sampling = common_pb2.Sampling()
-        sampling.CopyFrom(request.sampling)
-        sampling.seed = seed
-        headers = TraceHeaders.of_metadata(context.invocation_metadata())
-        # As it was last seen: where the target is away, the request waits for it, and perhaps in vain.
-        model = self._backend.target.served.info
-        with (
-            self._instruments.request(request_attributes(request, model)) as counted,
-            request_span(self._telemetry, span_name(request, model), headers) as span,
-            self._active(),
-        ):
-            served = await self._backend.target.ready()
-            traced = RequestSpan(span, is_content_told=self._telemetry.is_content_told)
-            traced.begin(request, served.info, seed)
-            check_request(request, served.info)
-            most = self._most_tokens(sampling, served.info)
-            prompt, form = await read_prompt(self._backend.target.stub, request, most)
-            target = self._backend.open_target(
-                sampling,
-                num_log_probabilities=request.num_log_probabilities
-                if request.HasField("num_log_probabilities")
-                else None,
-                require_exact=request.require_exact,
-            )
-            plan = plan_speculation(request.speculation, self._settings, self._backend.experience)
-            drafter = self._backend.open_drafter(sampling, plan.drafter, min_joint_confidence=plan.min_joint_confidence)
-            generation = Generation(
-                await sequence_of(prompt),
-                target,
-                drafter,
-                TextStream(served.token_bytes, request.stop),
-                policy=plan.policy,
-                max_tokens=request.max_tokens,
-                context_length=most,
-                telemetry=self._backend.telemetry,
-                stop_tokens=request.stop_tokens,
-                answer=None if form is None else Answer(form, marker_spellings(form, served.silent_spellings)),
-                started_s=started_s,
-            )
-            # Every chunk, where the trace is to hold what was answered.
-            sent: list[generation_pb2.GenerateChunk] = []
-            try:
-                # The next cycle does not wait for a chunk to be written.
-                async with running_ahead(generation.chunks(), _MAX_CHUNKS_AHEAD) as chunks:
-                    async for chunk in chunks:
-                        if traced.is_content_told:
-                            sent.append(chunk)
-                        await self._send(context, generation_pb2.GenerateResponse(chunk=chunk))
-                summary = generation.summary(seed, _trace_id(span), is_same_target=target.is_same_model)
-                traced.end(summary, sent)
-                counted.answer(summary)
-                await self._send(context, generation_pb2.GenerateResponse(summary=summary))
-            finally:
-                self._statistics.add(generation.statistics)
-                self._instruments.record(generation.statistics, generation.num_generated_tokens)
-                await target.close()
-                await drafter.close()
+        await self._service.generate(request, TraceHeaders.of_metadata(context.invocation_metadata()), context.write)
 
     async def GetStatus(
         self, request: generation_pb2.GetStatusRequest, context: RpcContext
     ) -> generation_pb2.GetStatusResponse:
         """Return the state of the orchestrator and its services."""
-        backend, settings = self._backend, self._settings
-        drafts = [draft.status() for draft in backend.drafts]
-        usual = DRAFTERS[settings.drafter] if settings.max_draft_tokens else generation_pb2.DRAFTER_NONE
-        return generation_pb2.GetStatusResponse(
-            target=backend.target.status(),
-            draft=drafts[0] if drafts else None,
-            num_active=self._num_active,
-            speculation=self._statistics.to_message(),
-            version=VERSION,
-            drafter=backend.usual_drafter(usual),
-            choice=backend.experience.choice,
-            drafts=drafts,
-        )
-
-    async def _send(self, context: RpcContext, message: generation_pb2.GenerateResponse) -> None:
-        """Send a message. Raises ServiceError where the client leaves too much unread for too long."""
-        limit_s = self._settings.unread_timeout_s
-        try:
-            async with asyncio.timeout(limit_s):
-                await context.write(message)
-        except TimeoutError as error:
-            sentence = f"nothing was read for {limit_s:g} s, so the rest was not generated: read as the text comes"
-            raise ServiceError(grpc.StatusCode.DEADLINE_EXCEEDED, "UNREAD", sentence) from error
-
-    @contextmanager
-    def _active(self) -> Iterator[None]:
-        self._num_active += 1
-        try:
-            yield
-        finally:
-            self._num_active -= 1
-
-    def _most_tokens(self, sampling: common_pb2.Sampling, info: common_pb2.ModelInfo) -> int:
-        """Return how long a sequence may get: a slot holds no more, or a message with the whole of it."""
-        num_bytes = self._settings.max_message_bytes - sampling.ByteSize()
-        return min(info.context_length, most_tokens(num_bytes, info.vocabulary_size))
-
-
-def _trace_id(span: trace.Span) -> str:
-    context = span.get_span_context()
-    return trace.format_trace_id(context.trace_id) if context.is_valid else ""
-
-
-@asynccontextmanager
-async def running_ahead(source: AsyncGenerator[ItemT, None], max_ahead: int) -> AsyncIterator[AsyncIterator[ItemT]]:
-    """Give the items of `source`, which goes on by itself until `max_ahead` of them wait to be taken.
-
-    An error of the source comes after the items that came before it. Leaving the context ends the source.
-    """
-    items: asyncio.Queue[ItemT | None] = asyncio.Queue()  # None is the end
-    room = asyncio.Semaphore(max_ahead)
-
-    async def fill() -> None:
-        try:
-            async with aclosing(source):
-                async for item in source:
-                    await room.acquire()
-                    items.put_nowait(item)
-        finally:
-            items.put_nowait(None)
-
-    async def drain() -> AsyncIterator[ItemT]:
-        while (item := await items.get()) is not None:
-            room.release()
-            yield item
-        await filling
-
-    filling = asyncio.create_task(fill())
-    try:
-        yield drain()
-    finally:
-        filling.cancel()
-        await asyncio.wait([filling])
+        return self._service.status()

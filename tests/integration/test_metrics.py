@@ -159,7 +159,7 @@ async def test_an_unexpected_error_is_counted_by_its_full_name(
     def fail(*_: object) -> None:
         raise OddError
 
-    monkeypatch.setattr("orchestrator.generation.servicer.plan_speculation", fail)
+    monkeypatch.setattr("orchestrator.generation.service.plan_speculation", fail)
     with pytest.raises(grpc.aio.AioRpcError):
         await metered.client.generate(max_tokens=1)
     assert metered.ends() == {f"{__name__}.{OddError.__qualname__}": 1}

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from orchestrator.generation.servicer import running_ahead
+from orchestrator.generation.service import running_ahead
 
 
 class Source:

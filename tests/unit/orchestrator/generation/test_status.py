@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from orchestrator.drafting.experience import Experience
-from orchestrator.generation.servicer import GenerationServicer
+from orchestrator.generation.service import GenerationService
 from orchestrator.settings import OrchestratorSettings
 from outrider.v1 import generation_pb2
 from services.frame.telemetry import Telemetry
 
 
-def servicer() -> GenerationServicer:
-    """A servicer without a target or a draft."""
+def service() -> GenerationService:
+    """One without a target or a draft."""
     backend: Any = SimpleNamespace(
         target=SimpleNamespace(status=generation_pb2.ServiceStatus),
         drafts=[],
@@ -22,15 +22,14 @@ def servicer() -> GenerationServicer:
         draft_overhead=lambda: 0.0,
         experience=Experience(),
     )
-    return GenerationServicer(OrchestratorSettings(), backend, Telemetry.off())
+    return GenerationService(OrchestratorSettings(), backend, Telemetry.off())
 
 
-async def test_an_installation_that_is_gone_fails_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_installation_that_is_gone_fails_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
     installed = version("outrider")
 
     def find(name: str) -> Distribution:
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr(Distribution, "from_name", find)
-    context: Any = None
-    assert (await servicer().GetStatus(generation_pb2.GetStatusRequest(), context)).version == installed
+    assert service().status().version == installed
