@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import grpc
 
+from orchestrator.generation.expected_text import check_prediction
 from orchestrator.generation.speculation import check_speculation
 from orchestrator.peers.target import is_too_large, target_unavailable, too_large
 from outrider.v1 import common_pb2, generation_pb2, target_pb2, target_pb2_grpc
@@ -48,6 +49,7 @@ def check_request(request: generation_pb2.GenerateRequest, info: common_pb2.Mode
     if len(request.sampling.logit_bias) > info.vocabulary_size:
         raise invalid_argument("INVALID_SAMPLING", "sampling.logit_bias", "it has more tokens than the vocabulary")
     check_speculation(request.speculation, info)
+    check_prediction(request.prediction, info)
     if request.require_exact and info.exact_mode == common_pb2.EXACT_MODE_OFF:
         raise ServiceError(
             grpc.StatusCode.FAILED_PRECONDITION, "EXACT_UNAVAILABLE", "the target does not run in an exact mode"

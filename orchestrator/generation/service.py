@@ -11,6 +11,7 @@ from opentelemetry import trace
 
 from orchestrator.drafting.drafter import DRAFTERS
 from orchestrator.generation.answer import Answer, marker_spellings
+from orchestrator.generation.expected_text import read_prediction
 from orchestrator.generation.generation import Generation, draw_seed
 from orchestrator.generation.instruments import GenerationInstruments
 from orchestrator.generation.request import check_request, read_prompt, sequence_of
@@ -69,6 +70,12 @@ class GenerationService:
             check_request(request, served.info)
             most = self._most_tokens(sampling, served.info)
             prompt, form = await read_prompt(self._backend.target.stub, request, most)
+            plan = plan_speculation(request.speculation, self._settings, self._backend.experience)
+            expected: list[int] = []
+            if plan.uses_prediction:
+                expected = await read_prediction(
+                    self._backend.target.stub, request.prediction, served.token_bytes, most
+                )
             target = self._backend.open_target(
                 sampling,
                 num_log_probabilities=request.num_log_probabilities
@@ -76,8 +83,13 @@ class GenerationService:
                 else None,
                 require_exact=request.require_exact,
             )
-            plan = plan_speculation(request.speculation, self._settings, self._backend.experience)
-            drafter = self._backend.open_drafter(sampling, plan.drafter, min_joint_confidence=plan.min_joint_confidence)
+            drafter = self._backend.open_drafter(
+                sampling,
+                plan.drafter,
+                min_joint_confidence=plan.min_joint_confidence,
+                expected=expected,
+                num_prompt_tokens=len(prompt),
+            )
             generation = Generation(
                 await sequence_of(prompt),
                 target,
