@@ -14,7 +14,6 @@ from tests.integration.orchestrated import SAMPLED
 from tests.integration.services import (
     OFF,
     Client,
-    Generated,
     client_of,
     draft_server,
     fixed,
@@ -139,10 +138,10 @@ async def test_who_uses_it(pair: Pair, setting: str, named: int | None, expected
         )
 
 
-async def test_a_model_drafts_where_the_prediction_is_wrong(exact: Client) -> None:
-    text = (await exact.generate(max_tokens=96, speculation=OFF)).text
-    half = text[: len(text) // 2] + "\nand so on, and so on"
-    generated: Generated = await exact.generate(max_tokens=96, prediction=expecting(half), speculation=fixed(5))
+async def test_a_model_drafts_where_the_prediction_is_wrong(system: System) -> None:
+    text = (await system.client.generate(max_tokens=96, speculation=OFF)).text
+    half = expecting(text[: len(text) // 2] + "\nand so on, and so on")
+    generated = await system.client.generate(max_tokens=96, prediction=half, speculation=fixed(5))
     assert {each.drafter for each in generated.counts.drafters} == {REMOTE, PREDICTION}
 
 
