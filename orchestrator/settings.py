@@ -40,8 +40,8 @@ class OrchestratorSettings(ServerSettings, PeerSettings, env_prefix="OUTRIDER_OR
     )
     drafter: Annotated[DrafterName, BeforeValidator(_read_switch)] = Field(
         "auto",
-        description="who drafts: the draft service (remote), lookup in the text itself (ngram), none, or what is there "
-        "(auto); predictions of requests are used with all but none, alone with prediction",
+        description="who drafts: the draft service (remote), lookup in the text (ngram), predictions alone, none, or "
+        "all (auto)",
     )
     max_draft_tokens: int = Field(
         16, ge=0, le=MAX_DRAFT_TOKENS, description="most draft tokens of a cycle where a request fixes none"
