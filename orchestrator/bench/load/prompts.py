@@ -78,7 +78,7 @@ def _parse(text: str, name: str, kind: str) -> list[Prompt]:
     return prompts
 
 
-def _prediction(fields: Mapping[str, object]) -> str:
+def _prediction(fields: Mapping[object, object]) -> str:
     prediction = fields.get("prediction", "")
     if not isinstance(prediction, str):
         raise TypeError("a prediction is a text")
