@@ -23,12 +23,13 @@ from orchestrator.cli.option_groups import with_groups
 from orchestrator.cli.options import (
     MODEL,
     AddressOption,
+    CallerOptions,
     JsonOption,
     ModelOptions,
     PeerOptions,
     refuse_empty,
     refuse_unreachable,
-    stack_tls,
+    stack_credentials,
 )
 from orchestrator.stack.process import CrashedError, RefusedError
 from orchestrator.cli.request import AnswerOptions, RequestOptions, TemplateOptions, read_prompt
@@ -70,6 +71,7 @@ def outrider(
 @with_groups
 def serve(
     models: ModelOptions,
+    callers: CallerOptions,
     host: Annotated[
         str,
         typer.Option(
@@ -111,7 +113,7 @@ def serve(
     configure_logging("info", "text", "outrider")
     given = {"--slots": slots, "--context": context, "--threads": threads, "--gpu-layers": gpu_layers}
     flags = [f"{flag}={value}" for flag, value in given.items() if value is not None]
-    run(_serve(models.stack(host=host, port=port, log_level=log_level, model_flags=flags)))
+    run(_serve(models.stack(host=host, port=port, log_level=log_level, model_flags=flags, callers=callers)))
 
 
 @app.command(name="generate")
@@ -136,7 +138,7 @@ def generate_command(
     request = asked.request(models.drafter)
     request.text = read_prompt(prompt, file)
     options = models.own_stack(context, address)
-    run(stream_text(address, peer.tls(address), options, request, as_json))
+    run(stream_text(address, peer.credentials(address), options, request, as_json))
 
 
 @app.command()
@@ -156,7 +158,7 @@ def chat(
     request = asked.request(models.drafter)
     request.chat.CopyFrom(template.chat())
     options = models.own_stack(context, address)
-    run(hold_chat(address, peer.tls(address), options, request))
+    run(hold_chat(address, peer.credentials(address), options, request))
 
 
 @app.command()
@@ -167,7 +169,7 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Tell what an orchestrator is connected to and how it is doing."""
-    reply = run(current_status(address, peer.tls(address)))
+    reply = run(current_status(address, peer.credentials(address)))
     if as_json:
         print(json.dumps(to_json(reply)))
     else:
@@ -188,7 +190,7 @@ def pair(
     as_json: JsonOption = False,
 ) -> None:
     """Tell whether a draft fits a target, and all in which they differ. Exit code 1 when it does not."""
-    found = run(pair_differences(target, draft, stack_tls()))
+    found = run(pair_differences(target, draft, stack_credentials()))
     problem = next((difference.sentence for difference in found if difference.is_harmful), "")
     if as_json:
         print(json.dumps({"fits": not problem, "reason": problem, "differences": [asdict(each) for each in found]}))
@@ -238,4 +240,4 @@ async def _serve(options: StackOptions) -> None:
         announce(f"serving on {address}")
         await asyncio.Event().wait()
 
-    await run_beside(Stack(options, stack_tls()), use)
+    await run_beside(Stack(options, stack_credentials()), use)

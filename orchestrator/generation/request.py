@@ -69,7 +69,7 @@ async def read_prompt(
         refusal = error_from_rpc(error)
         # A message that is too long is refused by gRPC, anything else that is not the target's word by a proxy.
         is_final = is_from_server(error) or refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-        if refusal.code is grpc.StatusCode.UNAVAILABLE or not is_final:
+        if refusal.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAUTHENTICATED) or not is_final:
             refusal = target_unavailable(f"the target is away: {refusal.message}")
         elif is_too_large(refusal):
             refusal = too_large(refusal)

@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from opentelemetry.trace import Span
 
 from outrider.v1 import common_pb2, generation_pb2
+from services.frame.program.api_keys import caller_name
 
 _FINISH_REASONS = {
     generation_pb2.FINISH_REASON_END_OF_GENERATION: "stop",
@@ -70,6 +71,8 @@ class RequestSpan:
                 "outrider.seed": str(seed),
             }
         )
+        if caller := caller_name.get():
+            span.set_attribute("outrider.caller", caller)
         if seed <= _LARGEST_NUMBER:
             span.set_attribute("gen_ai.request.seed", seed)
         span.set_attributes(

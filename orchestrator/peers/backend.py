@@ -17,7 +17,7 @@ from orchestrator.peers.target import TargetSession
 from orchestrator.peers.target_peer import TARGET_SERVICE, TargetPeer
 from orchestrator.settings import OrchestratorSettings
 from outrider.v1 import common_pb2, generation_pb2
-from services.frame.rpc.channel import client_tls, open_channel, service_config
+from services.frame.rpc.channel import Credentials, client_credentials, open_channel, service_config
 from services.frame.telemetry import Telemetry
 
 _REMOTE = (generation_pb2.DRAFTER_AUTO, generation_pb2.DRAFTER_REMOTE)
@@ -36,11 +36,12 @@ class Backend:
         """`announce` is told what `connect` waits for, whenever that is another thing."""
         self.telemetry = telemetry
         self._settings = settings
-        self._channels = [_open(settings, settings.target, TARGET_SERVICE)]
+        credentials = client_credentials(settings)
+        self._channels = [_open(settings, credentials, settings.target, TARGET_SERVICE)]
         self.target = TargetPeer(settings, self._channels[0], announce)
         self.drafts: list[DraftPeer] = []
         for address in settings.draft_addresses:
-            channel = _open(settings, address, DRAFT_SERVICE)
+            channel = _open(settings, credentials, address, DRAFT_SERVICE)
             self._channels.append(channel)
             self.drafts.append(DraftPeer(settings, address, channel, lambda: self.target.served))
         self.experience = Experience(self.drafts)
@@ -145,10 +146,10 @@ class Backend:
         return NgramDrafter(self._settings.ngram_min, self._settings.ngram_max, never)
 
 
-def _open(settings: OrchestratorSettings, address: str, service: str) -> grpc.aio.Channel:
+def _open(settings: OrchestratorSettings, credentials: Credentials, address: str, service: str) -> grpc.aio.Channel:
     return open_channel(
         address,
-        tls=client_tls(settings),
+        credentials=credentials,
         proxy=settings.peer_proxy,
         max_message_bytes=settings.max_message_bytes,
         config=service_config([(service, ""), ("outrider.v1.ModelService", "")]),

@@ -16,7 +16,12 @@ from services.session.sequence import TokenSequence
 
 _FIRST_RETRY_S = 0.05
 _LAST_RETRY_S = 1.0
-_RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
+# A key that the target does not take is the orchestrator's fault, not the client's, and may be another in a moment.
+_RETRIED = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.UNAUTHENTICATED,
+)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import grpc
 
 from orchestrator.peers.pair import ServedModel, fetch_loading_model
 from orchestrator.peers.target import target_unavailable
-from orchestrator.peers.watch import find_obstacle, until_away, words_of
+from orchestrator.peers.watch import describe_stranger, find_obstacle, until_away
 from orchestrator.settings import OrchestratorSettings
 from outrider.v1 import common_pb2, generation_pb2, model_pb2, model_pb2_grpc, target_pb2_grpc
 from services.frame.program.startup import StartupError
@@ -51,9 +51,8 @@ class TargetPeer:
         try:
             self._know(await self._fetch())
         except grpc.aio.AioRpcError as error:
-            raise StartupError(
-                f"what answers at {self._address} is no target service ({words_of(error)}): name another --target"
-            ) from error
+            stranger = describe_stranger(error, self._address, "target")
+            raise StartupError(f"{stranger}; --target names it") from error
 
     async def ready(self) -> ServedModel:
         """Return what it serves, once it is there. Raises ServiceError when patience ends before."""
@@ -105,7 +104,7 @@ class TargetPeer:
             try:
                 self._know(await self._fetch())
             except grpc.aio.AioRpcError as error:
-                problem = f"what answers at {self._address} is no target service: {words_of(error)}"
+                problem = describe_stranger(error, self._address, "target")
                 if problem != self._problem:
                     _log.error("%s", problem)
                 self._problem = problem

@@ -153,6 +153,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_UNREAD: _ErrorReason.ValueType  # 28
     """The client has left the text of a generation unread for too long, and it was ended (DEADLINE_EXCEEDED)."""
+    ERROR_REASON_INVALID_API_KEY: _ErrorReason.ValueType  # 29
+    """The call has no API key, or none that the server takes (UNAUTHENTICATED)."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Stable reasons, carried without the prefix in `google.rpc.ErrorInfo.reason` with domain "outrider".
@@ -221,6 +223,8 @@ ERROR_REASON_TOKENIZER_CHANGED: ErrorReason.ValueType  # 27
 """
 ERROR_REASON_UNREAD: ErrorReason.ValueType  # 28
 """The client has left the text of a generation unread for too long, and it was ended (DEADLINE_EXCEEDED)."""
+ERROR_REASON_INVALID_API_KEY: ErrorReason.ValueType  # 29
+"""The call has no API key, or none that the server takes (UNAUTHENTICATED)."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
