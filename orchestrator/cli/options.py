@@ -117,14 +117,18 @@ class ModelOptions:
         *,
         host: str = "127.0.0.1",
         port: int = 0,
+        http: str = "",
         log_level: str | None = "warning",
         model_flags: Sequence[str] = (),
         callers: CallerOptions = CallerOptions(),
     ) -> StackOptions:
-        """Return what is served, and how; `model_flags` are for target and draft alike. Raises StartupError."""
+        """Return what is served, and how. `http` is the address of HTTP, `model_flags` are for target and draft alike.
+
+        Raises StartupError.
+        """
         # As the orchestrator's process will read it, so that what it would refuse is refused before a model is loaded,
         # and no draft model is loaded that nobody asks.
-        settings = load_settings(OrchestratorSettings, {"host": host, "port": port, **callers.values()})
+        settings = load_settings(OrchestratorSettings, {"host": host, "port": port, "http": http, **callers.values()})
         if settings.api_key_file is not None:
             ApiKeys(settings.api_key_file)
         drafter = self.drafter or settings.drafter
@@ -137,7 +141,7 @@ class ModelOptions:
             log_level,
             target_flags=("--exact", self.exact, *model_flags),
             draft_flags=model_flags,
-            orchestrator_flags=("--drafter", drafter, *callers.flags()),
+            orchestrator_flags=("--drafter", drafter, f"--http={http}", *callers.flags()),
         )
 
     def own_stack(self, context: typer.Context, address: str) -> StackOptions | None:

@@ -131,13 +131,17 @@ class ServerSettings(ProgramSettings):
 
     @model_validator(mode="after")
     def _check_callers(self) -> Self:
+        self.check_reach("--host", self.host)
+        return self
+
+    def check_reach(self, flag: str, host: str) -> None:
+        """Raise ValueError where a host to listen on, which `flag` names, lets in callers whom nothing lets know."""
         knows_callers = self.api_key_file is not None or self.tls_client_ca is not None
-        if not (is_loopback(self.host) or knows_callers or self.allow_anyone):
+        if not (is_loopback(host) or knows_callers or self.allow_anyone):
             raise ValueError(
-                f"--host {self.host} lets other machines in: name an --api-key-file or a --tls-client-ca, "
+                f"{flag} {host} lets other machines in: name an --api-key-file or a --tls-client-ca, "
                 "or say --allow-anyone"
             )
-        return self
 
 
 class PeerSettings(BaseModel):

@@ -118,6 +118,7 @@ def model(tmp_path: Path) -> str:
         pytest.param(["status", "--peer-api-key-file="], "--peer-api-key-file is empty", id="key in an empty name"),
         pytest.param(["serve", "--host", "0.0.0.0"], "--host 0.0.0.0 lets other machines in", id="open to anyone"),
         pytest.param(["serve", "--host", "::", "--port", "1"], "--host :: lets other machines in", id="to IPv6"),
+        pytest.param(["serve", "--http", "0.0.0.0:0"], "--http 0.0.0.0 lets other machines in", id="HTTP to anyone"),
         pytest.param(["serve", "--api-key-file", "no/such"], "--api-key-file no/such cannot be read", id="no keys"),
         pytest.param(["serve", "--api-key-file", ""], "--api-key-file is empty", id="keys in an empty name"),
         pytest.param(["generate", "\udcff"], "UTF-8", id="a prompt that is no text"),

@@ -38,7 +38,7 @@ EMPTY = (
 def test_variables_without_a_value_are_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     served: list[StackOptions] = []
 
-    async def note(asked: StackOptions) -> None:
+    async def note(asked: StackOptions, http: str) -> None:
         served.append(asked)
 
     monkeypatch.setattr(cli, "_serve", note)
@@ -52,7 +52,7 @@ def test_variables_without_a_value_are_not_set(monkeypatch: pytest.MonkeyPatch) 
 def test_what_is_served_and_how(monkeypatch: pytest.MonkeyPatch) -> None:
     served: list[StackOptions] = []
 
-    async def note(asked: StackOptions) -> None:
+    async def note(asked: StackOptions, http: str) -> None:
         served.append(asked)
 
     monkeypatch.setattr(cli, "_serve", note)
@@ -70,7 +70,7 @@ def test_what_is_served_and_how(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_who_may_call_what_is_served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     served: list[StackOptions] = []
 
-    async def note(asked: StackOptions) -> None:
+    async def note(asked: StackOptions, http: str) -> None:
         served.append(asked)
 
     monkeypatch.setattr(cli, "_serve", note)
