@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.responses import Response
 
+from orchestrator.http.callers import guards
 from orchestrator.http.exchange.errors import error_response, http_error_response, validation_error
 from orchestrator.http.exchange.frame import RequestFrame
 from orchestrator.http.openapi import describe
@@ -18,7 +19,11 @@ from services.frame.rpc.errors import ServiceError
 
 
 def create_app(served: Served, middleware: Sequence[Middleware] = ()) -> FastAPI:
-    """Return the application. What is in `middleware` is inside of the frame, the first one outermost."""
+    """Return the application. What is in `middleware` is inside of the frame, the first one outermost.
+
+    The server must have begun to listen: then it knows its keys.
+    """
+    server = served.server
     app = FastAPI(
         title="Outrider",
         version=VERSION,
@@ -29,7 +34,11 @@ def create_app(served: Served, middleware: Sequence[Middleware] = ()) -> FastAPI
         # Requests have the spans and metrics of generations, whatever the environment asks for.
         telemetry={"tracing": False, "metrics": False, "logs": False},
         max_body_size=served.settings.max_message_bytes,
-        middleware=[Middleware(RequestFrame, counting=served.server.counting), *middleware],
+        middleware=[
+            *guards(served.settings, server.keys),
+            Middleware(RequestFrame, counting=server.counting),
+            *middleware,
+        ],
     )
     app.include_router(status_routes(served))
     describe(app)

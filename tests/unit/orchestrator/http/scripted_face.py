@@ -14,6 +14,7 @@ from orchestrator.http.served import Served
 from orchestrator.peers.pair import ServedModel
 from orchestrator.settings import OrchestratorSettings
 from outrider.v1 import common_pb2, generation_pb2, target_pb2
+from services.frame.program.api_keys import ApiKeys
 from services.frame.rpc.handlers import HandlerRegistry
 
 TEXTS = ("Hello", " world", "!", "\n", "€")
@@ -163,11 +164,11 @@ class Face:
         return await self.client.post(path, json=body, headers=headers)
 
 
-def make_face(script: Script = usual_script, **settings: Any) -> Face:
-    """The face of a scripted service."""
+def make_face(script: Script = usual_script, keys: ApiKeys | None = None, **settings: Any) -> Face:
+    """The face of a scripted service, which asks for keys where some are given."""
     service, texts, registry = ScriptedService(script), ScriptedTexts(), HandlerRegistry()
     registry.is_open = True
-    server: Any = SimpleNamespace(counting=registry.counting, draining=asyncio.Event(), wait="")
+    server: Any = SimpleNamespace(counting=registry.counting, draining=asyncio.Event(), wait="", keys=keys)
     target = SimpleNamespace(served=ServedModel(MODEL, token_table()), stub=texts)
     backend: Any = SimpleNamespace(target=target, drafts=[])
     served = Served(OrchestratorSettings(**settings), server, backend, cast(Any, service))
@@ -178,8 +179,8 @@ def make_face(script: Script = usual_script, **settings: Any) -> Face:
 
 
 @asynccontextmanager
-async def face(script: Script = usual_script, **settings: Any) -> AsyncIterator[Face]:
+async def face(script: Script = usual_script, keys: ApiKeys | None = None, **settings: Any) -> AsyncIterator[Face]:
     """The face of a scripted service, with a client that is closed at the end."""
-    made = make_face(script, **settings)
+    made = make_face(script, keys, **settings)
     async with made.client:
         yield made
