@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 import grpc
@@ -29,8 +30,23 @@ from services.frame.telemetry import Telemetry, TraceHeaders, request_span
 ItemT = TypeVar("ItemT")
 # Hands a message to the client, and returns once there is room for the next.
 Send: TypeAlias = Callable[[generation_pb2.GenerateResponse], Awaitable[None]]
+# Somebody waits for a page of metrics.
+_LOAD_TIMEOUT_S = 1.0
 # Chunks that a slow client has not taken before the generation waits for it.
 _MAX_CHUNKS_AHEAD = 8
+
+
+@dataclass(frozen=True)
+class Load:
+    """Requests that are generated for and those that wait for a slot of the target, or for the target itself.
+
+    `cache_usage` is the share of the target's cache that sessions hold which are not over, None where it is not known.
+    """
+
+    model: str
+    num_running: int
+    num_waiting: int
+    cache_usage: float | None = None
 
 
 class GenerationService:
@@ -69,6 +85,7 @@ class GenerationService:
             check_request(request, served.info)
             most = self._most_tokens(sampling, served.info)
             prompt, form = await read_prompt(self._backend.target.stub, request, most)
+            self._instruments.record_prompt(len(prompt))
             target = self._backend.open_target(
                 sampling,
                 num_log_probabilities=request.num_log_probabilities
@@ -95,7 +112,7 @@ class GenerationService:
             sent: list[generation_pb2.GenerateChunk] = []
             try:
                 # The next cycle does not wait for a chunk to be written.
-                async with running_ahead(generation.chunks(), _MAX_CHUNKS_AHEAD) as chunks:
+                async with running_ahead(self._instruments.paced(generation.chunks()), _MAX_CHUNKS_AHEAD) as chunks:
                     async for chunk in chunks:
                         if traced.is_content_told:
                             sent.append(chunk)
@@ -109,6 +126,17 @@ class GenerationService:
                 self._instruments.record(generation.statistics, generation.num_generated_tokens)
                 await target.close()
                 await drafter.close()
+
+    async def load(self) -> Load:
+        """Return how busy the orchestrator is, which its target knows in part: where that is away, all wait for it."""
+        target = self._backend.target
+        found = await target.load(_LOAD_TIMEOUT_S)
+        info = target.served.info
+        if found is None:
+            return Load(info.name, num_running=0, num_waiting=self._num_active)
+        num_waiting = min(found.num_waiting, self._num_active)
+        most = info.num_slots * info.context_length
+        return Load(info.name, self._num_active - num_waiting, num_waiting, found.num_held_tokens / most)
 
     def status(self) -> generation_pb2.GetStatusResponse:
         """Return the state of the orchestrator and its services."""

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from orchestrator.http.callers import guards
 from orchestrator.http.exchange.errors import error_response, http_error_response, validation_error
 from orchestrator.http.exchange.frame import RequestFrame
+from orchestrator.http.metrics import metrics_routes
 from orchestrator.http.openapi import describe
 from orchestrator.http.served import Served
 from orchestrator.http.status import status_routes
@@ -41,6 +42,8 @@ def create_app(served: Served, middleware: Sequence[Middleware] = ()) -> FastAPI
         ],
     )
     app.include_router(status_routes(served))
+    if served.settings.http_metrics != "off":
+        app.include_router(metrics_routes(served))
     describe(app)
 
     @app.exception_handler(ServiceError)

@@ -69,6 +69,16 @@ class TargetPeer:
         stub = model_pb2_grpc.ModelServiceStub(self._channel)
         return (await stub.GetModel(model_pb2.GetModelRequest())).model
 
+    async def load(self, timeout_s: float) -> model_pb2.ModelLoad | None:
+        """Ask it how busy it is; None where it is away."""
+        if not self._is_known.is_set():
+            return None
+        stub = model_pb2_grpc.ModelServiceStub(self._channel)
+        try:
+            return (await stub.GetModel(model_pb2.GetModelRequest(), timeout=timeout_s)).load
+        except grpc.aio.AioRpcError:
+            return None
+
     def status(self) -> generation_pb2.ServiceStatus:
         """Return its state."""
         is_ready = self._is_known.is_set()

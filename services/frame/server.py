@@ -24,7 +24,7 @@ from services.frame.rpc.health import HealthService
 from services.frame.rpc.reflection import add_reflection
 from services.frame.rpc.tls import ServerCertificates
 from services.frame.rpc.unix_socket import check_socket_free
-from services.frame.telemetry import Telemetry
+from services.frame.telemetry import Telemetry, observed
 
 # A client may ping every ten seconds, even between calls. One that has vanished is noticed within 25 seconds: see
 # `channel.KEEPALIVE_OPTIONS`, whose numbers must fit these.
@@ -137,7 +137,10 @@ class FrameServer:
         settings = self.settings
         if settings.api_key_file is not None:
             # Health and reflection tell nothing of what is served, and are asked by who knows no key.
-            self.keys = self._registry.keys = ApiKeys(settings.api_key_file)
+            keys = self.keys = self._registry.keys = ApiKeys(settings.api_key_file)
+            self.telemetry.meter.create_observable_counter(
+                "outrider.refused_keys", [observed(lambda: keys.num_refused)], "{call}", "calls without a key"
+            )
         server = grpc.aio.server(
             handlers=[self._stock, self._registry],
             options=[

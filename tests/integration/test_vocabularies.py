@@ -138,7 +138,7 @@ async def _served(vocabulary: Vocabulary) -> ServedModel:
         tokenizer_fingerprint=vocabulary.fingerprint,
         bos_token=vocabulary.bos if vocabulary.adds_bos else None,
     )
-    servicer = ModelServicer(cast(Any, SimpleNamespace(vocabulary=vocabulary)), info)
+    servicer = ModelServicer(cast(Any, SimpleNamespace(vocabulary=vocabulary)), cast(Any, None), info)
     parts = servicer.GetTokenTable(model_pb2.GetTokenTableRequest(), cast(Any, None))
     return ServedModel(info, [entry async for part in parts for entry in part.entries])
 

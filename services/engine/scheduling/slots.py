@@ -47,6 +47,11 @@ class SlotTable:
         self._usual_company = 0.0
         self.num_evictions = 0
 
+    @property
+    def num_held_tokens(self) -> int:
+        """Tokens in the slots of sessions that are not over. Any thread may ask."""
+        return sum(len(slot.held) for slot in self.slots if not self._is_over(slot))
+
     def find(self, session_id: str) -> Slot | None:
         """Return the session's slot, whether it is busy or not."""
         return self._sessions.get(session_id)

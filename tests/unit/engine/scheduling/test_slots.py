@@ -150,3 +150,19 @@ def test_a_company_that_comes_again_in_another_order_finds_its_prompts() -> None
         table.release(slot.session_id or "")
     new = [table.assign(f"new {name}", [ord(name)] * 30) for name in "dhagbfce"]
     assert [slot.index for slot in new if slot] == ["abcdefgh".index(name) for name in "dhagbfce"]
+
+
+def test_what_is_held_is_what_sessions_hold_that_are_not_over() -> None:
+    table = SlotTable(3)
+    assert table.num_held_tokens == 0
+    for session_id, tokens in (("a", [1, 2, 3]), ("b", [4, 5])):
+        slot = table.assign(session_id)
+        assert slot is not None
+        slot.held.extend(tokens)
+        slot.is_busy = False
+    assert table.num_held_tokens == 5
+    table.release("a")
+    assert table.num_held_tokens == 2
+    # It keeps its tokens, which are in use again.
+    assert table.assign("a") is not None
+    assert table.num_held_tokens == 5
