@@ -10,6 +10,8 @@ from starlette.responses import Response
 
 from orchestrator.http.exchange.errors import error_response, http_error_response, validation_error
 from orchestrator.http.exchange.frame import RequestFrame
+from orchestrator.http.openai.chat import chat_routes
+from orchestrator.http.openai.completions import completion_routes
 from orchestrator.http.openapi import describe
 from orchestrator.http.served import Served
 from orchestrator.http.status import status_routes
@@ -28,10 +30,17 @@ def create_app(served: Served, middleware: Sequence[Middleware] = ()) -> FastAPI
         redoc_url=None,
         # Requests have the spans and metrics of generations, whatever the environment asks for.
         telemetry={"tracing": False, "metrics": False, "logs": False},
-        max_body_size=served.settings.max_message_bytes,
-        middleware=[Middleware(RequestFrame, counting=served.server.counting), *middleware],
+        middleware=[
+            Middleware(
+                RequestFrame,
+                counting=served.server.counting,
+                max_body_bytes=served.settings.max_message_bytes,
+            ),
+            *middleware,
+        ],
     )
-    app.include_router(status_routes(served))
+    for routes in (status_routes, completion_routes, chat_routes):
+        app.include_router(routes(served))
     describe(app)
 
     @app.exception_handler(ServiceError)
