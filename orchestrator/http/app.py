@@ -15,6 +15,7 @@ from orchestrator.http.openai.completions import completion_routes
 from orchestrator.http.openapi import describe
 from orchestrator.http.served import Served
 from orchestrator.http.status import status_routes
+from orchestrator.http.texts import text_routes
 from services.frame.program.version import VERSION
 from services.frame.rpc.errors import ServiceError
 
@@ -39,7 +40,7 @@ def create_app(served: Served, middleware: Sequence[Middleware] = ()) -> FastAPI
             *middleware,
         ],
     )
-    for routes in (status_routes, completion_routes, chat_routes):
+    for routes in (status_routes, completion_routes, chat_routes, text_routes):
         app.include_router(routes(served))
     describe(app)
 

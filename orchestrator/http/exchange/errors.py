@@ -124,7 +124,7 @@ def path_in(body: Any, problem: Mapping[str, Any]) -> list[str | int]:
         if _has(body, part):
             path.append(part)
             body = body[part]
-    if last and (_has(body, last) or problem["type"] == "missing"):
+    if last != "" and (_has(body, last) or problem["type"] == "missing"):
         path.append(last)
     return path
 

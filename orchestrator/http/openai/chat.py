@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
-from google.protobuf import json_format
+from google.protobuf import json_format, struct_pb2
 from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
@@ -86,7 +86,7 @@ class ChatRequest(SharedFields):
         most = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
         request = generation_pb2.GenerateRequest(max_tokens=num_tokens(most, context_length))
         request.chat.messages.extend(message.to_message() for message in self.messages)
-        fill_variables(request, self._variables())
+        request.chat.template_variables.CopyFrom(template_variables(self._variables()))
         self.fill(request)
         if self.top_logprobs is not None and not self.logprobs:
             raise invalid_argument("INVALID_REQUEST", "top_logprobs", "top_logprobs needs logprobs")
@@ -104,10 +104,10 @@ def text_of(content: str | list[TextPart] | None) -> str:
     return content if isinstance(content, str) else "\n".join(part.text for part in content or ())
 
 
-def fill_variables(request: generation_pb2.GenerateRequest, variables: dict[str, Any]) -> None:
-    """Put variables of the template into a request. Raises ServiceError for what no message holds."""
+def template_variables(variables: dict[str, Any]) -> struct_pb2.Struct:
+    """Return variables of the template as the protocol has them. Raises ServiceError for what no message holds."""
     try:
-        json_format.ParseDict(variables, request.chat.template_variables)
+        return json_format.ParseDict(variables, struct_pb2.Struct())
     except json_format.ParseError as error:
         sentence = "chat_template_kwargs are nested less than 100 deep"
         raise invalid_argument("INVALID_REQUEST", "chat_template_kwargs", sentence) from error

@@ -168,7 +168,12 @@ def make_face(script: Script = usual_script, **settings: Any) -> Face:
     service, texts, registry = ScriptedService(script), ScriptedTexts(), HandlerRegistry()
     registry.is_open = True
     server: Any = SimpleNamespace(counting=registry.counting, draining=asyncio.Event(), wait="")
-    target = SimpleNamespace(served=ServedModel(MODEL, token_table()), stub=texts)
+    model = ServedModel(MODEL, token_table())
+
+    async def ready() -> ServedModel:
+        return model
+
+    target = SimpleNamespace(served=model, stub=texts, ready=ready)
     backend: Any = SimpleNamespace(target=target, drafts=[])
     served = Served(OrchestratorSettings(**settings), server, backend, cast(Any, service))
     app = create_app(served)
