@@ -10,9 +10,9 @@ from pydantic import Field
 from orchestrator.generation.request import refusal_of_texts
 from orchestrator.http.exchange.errors import renamed
 from orchestrator.http.exchange.reading import Fields, JsonRoute
-from orchestrator.http.openai.chat import ChatMessage, template_variables
-from orchestrator.http.openai.fields import Uint32
+from orchestrator.http.openai.chat import ChatMessage
 from orchestrator.http.openai.log_probabilities import TokenTexts
+from orchestrator.http.sampling import Uint32, template_variables
 from orchestrator.http.served import Served
 from outrider.v1 import target_pb2
 

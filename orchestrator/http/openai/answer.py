@@ -10,7 +10,8 @@ from orchestrator.http.exchange import told
 from orchestrator.http.exchange.errors import error_body
 from orchestrator.http.exchange.running import Answer
 from orchestrator.http.exchange.stream import event
-from orchestrator.http.openai.fields import Requests, SharedFields
+from orchestrator.http.openai.fields import ChoiceFields
+from orchestrator.http.sampling import Requests
 from orchestrator.http.served import Served
 from outrider.v1 import generation_pb2
 from services.frame.rpc.errors import ServiceError
@@ -26,7 +27,7 @@ class OpenAIAnswer(ABC):
     def __init__(
         self,
         served: Served,
-        asked: SharedFields,
+        asked: ChoiceFields,
         requests: Requests,
         *,
         prefix: str,

@@ -3,7 +3,6 @@
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
-from google.protobuf import json_format, struct_pb2
 from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
@@ -13,8 +12,9 @@ from orchestrator.http.exchange.running import Answer, unless_gone
 from orchestrator.http.exchange.stream import EventStream
 from orchestrator.http.exchange.told import finish_reason
 from orchestrator.http.openai.answer import OpenAIAnswer
-from orchestrator.http.openai.fields import NAMES, NumTokens, Requests, SharedFields, Uint32, choices_of, num_tokens
+from orchestrator.http.openai.fields import ChoiceFields, choices_of
 from orchestrator.http.openai.log_probabilities import Tokens, TokenTexts, chat_log_probabilities
+from orchestrator.http.sampling import NAMES, NumTokens, Requests, Uint32, num_tokens, template_variables
 from orchestrator.http.served import Served
 from outrider.v1 import generation_pb2, target_pb2
 from services.frame.rpc.errors import invalid_argument
@@ -57,7 +57,7 @@ class ResponseFormat(Fields):
     type: Literal["text"]
 
 
-class ChatRequest(SharedFields):
+class ChatRequest(ChoiceFields):
     """A request for the next message of a chat."""
 
     messages: list[ChatMessage]
@@ -102,15 +102,6 @@ class ChatRequest(SharedFields):
 def text_of(content: str | list[TextPart] | None) -> str:
     """Return a content as one text, the parts of it with line breaks between."""
     return content if isinstance(content, str) else "\n".join(part.text for part in content or ())
-
-
-def template_variables(variables: dict[str, Any]) -> struct_pb2.Struct:
-    """Return variables of the template as the protocol has them. Raises ServiceError for what no message holds."""
-    try:
-        return json_format.ParseDict(variables, struct_pb2.Struct())
-    except json_format.ParseError as error:
-        sentence = "chat_template_kwargs are nested less than 100 deep"
-        raise invalid_argument("INVALID_REQUEST", "chat_template_kwargs", sentence) from error
 
 
 class ChatCompletion(OpenAIAnswer):

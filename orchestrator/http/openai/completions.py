@@ -14,8 +14,9 @@ from orchestrator.http.exchange.running import Answer, unless_gone
 from orchestrator.http.exchange.stream import EventStream
 from orchestrator.http.exchange.told import finish_reason
 from orchestrator.http.openai.answer import OpenAIAnswer
-from orchestrator.http.openai.fields import NAMES, NumTokens, SharedFields, Uint32, choices_of, num_tokens
+from orchestrator.http.openai.fields import ChoiceFields, choices_of
 from orchestrator.http.openai.log_probabilities import CompletionLogProbabilities, Tokens, TokenTexts
+from orchestrator.http.sampling import NAMES, NumTokens, Uint32, num_tokens
 from orchestrator.http.served import Served
 from outrider.v1 import generation_pb2
 from services.frame.rpc.errors import invalid_argument
@@ -27,7 +28,7 @@ _MAX_TOKENS = 16
 _MOST_PROMPTS = 128
 
 
-class CompletionRequest(SharedFields):
+class CompletionRequest(ChoiceFields):
     """A request for completions."""
 
     prompt: str | list[str] | list[list[Uint32]] | list[Uint32] = Field(

@@ -162,7 +162,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     )
 ] + [
     (COMPLETIONS, {"prompt": None}, "prompt"),
-    (COMPLETIONS, {"prompt": [1, "a"]}, "prompt[1]"),
+    (COMPLETIONS, {"prompt": [1, "a"]}, "prompt[0]"),
     (COMPLETIONS, {"prompt": []}, "prompt"),
     (COMPLETIONS, {"prompt": ["a"] * 129}, "prompt"),
     (COMPLETIONS, {"suffix": "b"}, "suffix"),
