@@ -8,16 +8,20 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.responses import Response
 
+from orchestrator.http.anthropic.messages import message_routes
 from orchestrator.http.exchange.errors import error_response, http_error_response, validation_error
 from orchestrator.http.exchange.frame import RequestFrame
 from orchestrator.http.openai.chat import chat_routes
 from orchestrator.http.openai.completions import completion_routes
+from orchestrator.http.openai.responses import response_routes
 from orchestrator.http.openapi import describe
 from orchestrator.http.served import Served
 from orchestrator.http.status import status_routes
 from orchestrator.http.texts import text_routes
 from services.frame.program.version import VERSION
 from services.frame.rpc.errors import ServiceError
+
+_ROUTES = (status_routes, completion_routes, chat_routes, response_routes, message_routes, text_routes)
 
 
 def create_app(served: Served, middleware: Sequence[Middleware] = ()) -> FastAPI:
@@ -40,7 +44,7 @@ def create_app(served: Served, middleware: Sequence[Middleware] = ()) -> FastAPI
             *middleware,
         ],
     )
-    for routes in (status_routes, completion_routes, chat_routes, text_routes):
+    for routes in _ROUTES:
         app.include_router(routes(served))
     describe(app)
 

@@ -65,7 +65,8 @@ class EventStream(Response):
         self._events = events
         self._writing = asyncio.Lock()
         self._has_begun = False
-        self._has_events = False
+        # What comes before the first chunk, once there is one, until it was written.
+        self._first: bytes | None = None
         self._wrote_s = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -88,28 +89,30 @@ class EventStream(Response):
     async def _answer(self) -> None:
         async with self._pinging():
             await self._generations.run(self._tell)
-        await self._write(self._begun(self._events.finish()), is_last=True)
+        self._begin()
+        await self._write(self._events.finish(), is_last=True)
 
     async def _tell(self, index: int, message: generation_pb2.GenerateResponse) -> None:
+        self._begin()
         if message.HasField("chunk"):
             told = self._events.chunk(index, message.chunk)
         else:
             told = self._events.end(index, message.summary)
         if told:
-            await self._write(self._begun(told))
+            await self._write(told)
 
-    def _begun(self, told: bytes) -> bytes:
-        """Return events with what comes before the first of all."""
-        if self._has_events:
-            return told
-        self._has_events = True
-        return self._events.begin() + told
+    def _begin(self) -> None:
+        """Have what comes before the first chunk, which goes with the first events that there are."""
+        if self._first is None:
+            self._first = self._events.begin()
 
     async def _write(self, told: bytes, *, is_last: bool = False) -> None:
         async with self._writing:
             if not self._has_begun:
                 self._has_begun = True
                 await self._send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            if self._first:
+                told, self._first = self._first + told, b""
             await self._send({"type": "http.response.body", "body": told, "more_body": not is_last})
             self._wrote_s = asyncio.get_running_loop().time()
 
@@ -124,7 +127,7 @@ class EventStream(Response):
                 if (silent_s := loop.time() - self._wrote_s) < PING_S:
                     await asyncio.sleep(PING_S - silent_s)
                 else:
-                    await self._write(self._events.ping if self._has_events else _COMMENT)
+                    await self._write(self._events.ping if self._first == b"" else _COMMENT)
 
         pinging = asyncio.create_task(ping())
         try:
@@ -137,7 +140,8 @@ class EventStream(Response):
         """Tell of an error as the last event, where the client still reads."""
         try:
             async with asyncio.timeout(0 if error.reason == "UNREAD" else _GOODBYE_S):
-                await self._write(self._begun(self._events.fail(error)), is_last=True)
+                self._begin()
+                await self._write(self._events.fail(error), is_last=True)
         except TimeoutError:
             # What is buffered would keep the connection open for as long as nobody reads it.
             self._abort()
