@@ -8,15 +8,22 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.responses import Response
 
+from orchestrator.http.anthropic.messages import message_routes
 from orchestrator.http.callers import guards
 from orchestrator.http.exchange.errors import error_response, http_error_response, validation_error
 from orchestrator.http.exchange.frame import RequestFrame
 from orchestrator.http.metrics import metrics_routes
+from orchestrator.http.openai.chat import chat_routes
+from orchestrator.http.openai.completions import completion_routes
+from orchestrator.http.openai.responses import response_routes
 from orchestrator.http.openapi import describe
 from orchestrator.http.served import Served
 from orchestrator.http.status import status_routes
+from orchestrator.http.texts import text_routes
 from services.frame.program.version import VERSION
 from services.frame.rpc.errors import ServiceError
+
+_ROUTES = (status_routes, metrics_routes, completion_routes, chat_routes, response_routes, message_routes, text_routes)
 
 
 def create_app(served: Served, middleware: Sequence[Middleware] = ()) -> FastAPI:
@@ -34,16 +41,18 @@ def create_app(served: Served, middleware: Sequence[Middleware] = ()) -> FastAPI
         redoc_url=None,
         # Requests have the spans and metrics of generations, whatever the environment asks for.
         telemetry={"tracing": False, "metrics": False, "logs": False},
-        max_body_size=served.settings.max_message_bytes,
         middleware=[
             *guards(served.settings, server.keys),
-            Middleware(RequestFrame, counting=server.counting),
+            Middleware(
+                RequestFrame,
+                counting=server.counting,
+                max_body_bytes=served.settings.max_message_bytes,
+            ),
             *middleware,
         ],
     )
-    app.include_router(status_routes(served))
-    if served.settings.http_metrics != "off":
-        app.include_router(metrics_routes(served))
+    for routes in _ROUTES:
+        app.include_router(routes(served))
     describe(app)
 
     @app.exception_handler(ServiceError)

@@ -27,8 +27,10 @@ _ANSWERS: Mapping[int | str, dict[str, Any]] = MappingProxyType(
 
 
 def metrics_routes(served: Served) -> APIRouter:
-    """Return the route of the page, which is not found where it is off."""
+    """Return the route of the page, none where it is off."""
     routes = APIRouter()
+    if served.settings.http_metrics == "off":
+        return routes
 
     @routes.get(
         METRICS,

@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
 from orchestrator.http.exchange.errors import error_response
-from orchestrator.http.served import DRAFT, Served
+from orchestrator.http.served import DRAFT, Served, unknown_model
 from services.frame.rpc.errors import REASON_NOT_READY, ServiceError
 
 
@@ -39,12 +39,6 @@ def status_routes(served: Served) -> APIRouter:
         raise unknown_model(model)
 
     return routes
-
-
-def unknown_model(model: str) -> ServiceError:
-    """Return the refusal of a model that is not served."""
-    sentence = f"there is no model {model[:100]!r} here: /v1/models lists those that are"
-    return ServiceError(grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND", sentence)
 
 
 def _models(served: Served) -> list[dict[str, Any]]:

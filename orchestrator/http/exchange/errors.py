@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from services.frame.rpc.errors import FieldViolation, ServiceError, invalid_argument
+from services.frame.rpc.errors import REASON_NOT_READY, FieldViolation, ServiceError, invalid_argument
 
 # By the code that a gRPC client would get; all others are defects.
 _STATUSES: Mapping[grpc.StatusCode, int] = MappingProxyType(
@@ -49,6 +49,16 @@ _CODES: Mapping[str, str] = MappingProxyType({"PROMPT_TOO_LONG": "context_length
 # When to come again, where the error does not say so.
 _RETRY_AFTER_S = 1.0
 _ANTHROPIC = "/v1/messages"
+_NO_OBJECT = "the body is to be a JSON object, sent with content-type: application/json"
+
+
+class ClientGoneError(Exception):
+    """The client has vanished: nobody is to be answered."""
+
+
+def stopping() -> ServiceError:
+    """Return the error of a request that the end of the server has cut off."""
+    return ServiceError(grpc.StatusCode.UNAVAILABLE, REASON_NOT_READY, "the service is stopping")
 
 
 def status_of(error: ServiceError) -> int:
@@ -61,7 +71,7 @@ def error_body(error: ServiceError, path: str, status: int | None = None) -> dic
     openai, anthropic = _TYPES.get(status or status_of(error), _TYPES[500])
     if path.startswith(_ANTHROPIC):
         return {"type": "error", "error": {"type": anthropic, "message": error.message}}
-    fields = [violation.field for violation in error.field_violations]
+    fields = [violation.field for violation in error.field_violations if violation.field]
     code = _CODES.get(error.reason, error.reason.lower())
     return {"error": {"message": error.message, "type": openai, "param": fields[0] if fields else None, "code": code}}
 
@@ -76,8 +86,9 @@ def error_response(error: ServiceError, path: str) -> Response:
 
 
 def http_error_response(error: HTTPException, path: str) -> Response:
-    """Return the answer to a request that the framework refused: no such path or method, a body that is too large."""
-    reason = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "BODY_TOO_LARGE"}.get(error.status_code, "REFUSED")
+    """Return the answer to a request that is refused before an API sees it: no such path or method, a bad body."""
+    reasons = {400: "INVALID_JSON", 404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "BODY_TOO_LARGE"}
+    reason = reasons.get(error.status_code, "INVALID_REQUEST")
     told = ServiceError(grpc.StatusCode.INVALID_ARGUMENT, reason, str(error.detail))
     return JSONResponse(error_body(told, path, error.status_code), error.status_code, error.headers)
 
@@ -88,19 +99,40 @@ def unsupported(field: str, sentence: str = "") -> ServiceError:
 
 
 def validation_error(error: RequestValidationError) -> ServiceError:
-    """Return pydantic's first problem as an error. What the request held is not repeated."""
-    first = error.errors()[0]
-    place = [part for part in first["loc"] if part not in ("body", "query", "path")]
-    field, kind = path_of(place), first["type"]
-    if kind == "extra_forbidden":
+    """Return the problem that pydantic found deepest in the request as an error. What it held is not repeated."""
+    problems = [(path_in(error.body, each), each) for each in error.errors()]
+    deepest = max(len(path) for path, _ in problems)
+    # Several where a field can be one of several kinds of value.
+    path, first = next((path, each) for path, each in problems if len(path) == deepest)
+    field, kind = path_of(path), first["type"]
+    if kind in ("extra_forbidden", "unsupported"):
         return unsupported(field)
     if kind == "missing":
-        return invalid_argument("INVALID_REQUEST", field, f"{field} is needed" if field else "a JSON object is needed")
-    if kind in ("model_attributes_type", "model_type", "dict_type") and not field:
-        sentence = "the body is to be a JSON object, sent with content-type: application/json"
-        return invalid_argument("INVALID_REQUEST", "", sentence)
-    said = str(first["msg"]).removeprefix("Value error, ")
-    return invalid_argument("INVALID_REQUEST", field, f"{field}: {said[:1].lower()}{said[1:]}")
+        return invalid_argument("INVALID_REQUEST", field, f"{field} is needed" if field else _NO_OBJECT)
+    if not field:
+        return invalid_argument("INVALID_REQUEST", "", _NO_OBJECT)
+    said = {str(each["msg"]).removeprefix("Value error, "): None for other, each in problems if other == path}
+    sentence = " or ".join(each[:1].lower() + each[1:] for each in said)
+    return invalid_argument("INVALID_REQUEST", field, f"{field}: {sentence}")
+
+
+def path_in(body: Any, problem: Mapping[str, Any]) -> list[str | int]:
+    """Return where in the body a problem is: pydantic's place less the kinds of value that it tried there."""
+    path: list[str | int] = []
+    *within, last = [part for part in problem["loc"] if part != "body"] or [""]
+    for part in within:
+        if _has(body, part):
+            path.append(part)
+            body = body[part]
+    if last != "" and (_has(body, last) or problem["type"] == "missing"):
+        path.append(last)
+    return path
+
+
+def _has(body: Any, part: str | int) -> bool:
+    if isinstance(body, list):
+        return isinstance(part, int) and part < len(body)
+    return isinstance(body, dict) and part in body
 
 
 def path_of(place: Sequence[str | int]) -> str:

@@ -1,12 +1,12 @@
 """The bodies of requests: JSON without its loopholes, and fields of which none is ignored in silence."""
 
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict
-from pydantic_core import from_json
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic_core import PydanticCustomError, from_json
 from starlette.exceptions import HTTPException
 
 
@@ -14,6 +14,15 @@ class Fields(BaseModel):
     """Fields of a request: a name that is not known is refused, and so is a number in the place of a text."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+
+def _refuse_unless_null(value: object) -> None:
+    if value is not None and value != []:
+        raise PydanticCustomError("unsupported", "is not supported")
+
+
+Unsupported = Annotated[None, BeforeValidator(_refuse_unless_null)]
+"""A field that is refused by its name unless it is null or an empty list, as clients write what is absent."""
 
 
 class JsonRequest(Request):

@@ -181,7 +181,12 @@ def make_face(
     registry.is_open = True
     server: Any = SimpleNamespace(counting=registry.counting, draining=asyncio.Event(), wait="", keys=keys)
     server.telemetry = telemetry or Telemetry.off()
-    target = SimpleNamespace(served=ServedModel(MODEL, token_table()), stub=texts)
+    model = ServedModel(MODEL, token_table())
+
+    async def ready() -> ServedModel:
+        return model
+
+    target = SimpleNamespace(served=model, stub=texts, ready=ready)
     backend: Any = SimpleNamespace(target=target, drafts=[])
     served = Served(OrchestratorSettings(**settings), server, backend, cast(Any, service))
     app = create_app(served)
