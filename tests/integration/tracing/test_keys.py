@@ -7,8 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
+import httpx2
 import pytest
 
 from orchestrator.cli.options import PeerOptions
@@ -21,7 +23,7 @@ from services.frame.telemetry import configure_telemetry
 from tests.collector import Collector
 from tests.integration.conftest import Pair
 from tests.integration.services import Client, draft_server, fixed, generate_request, orchestrator_server, target_server
-from tests.integration.tracing.traced import REQUEST, only
+from tests.integration.tracing.traced import REQUEST
 from tests.waiting import PATIENCE_S, soon
 
 pytestmark = pytest.mark.integration
@@ -47,6 +49,12 @@ class Keyed:
     shown: Path
 
     @property
+    def url(self) -> str:
+        """Where the orchestrator answers HTTP."""
+        application: Any = self.orchestrator._application
+        return str(application.http.url)
+
+    @property
     def credentials(self) -> Credentials:
         """Those of `outrider` with alice's key."""
         return PeerOptions(peer_api_key_file=str(self.shown)).credentials(self.orchestrator.address)
@@ -69,6 +77,7 @@ async def keyed(pair: Pair, collector: Collector, tmp_path: Path) -> AsyncIterat
             api_key_file=outer,
             peer_api_key_file=inner,
             target_patience_s=0.2,
+            http="127.0.0.1:0",
         )
         yield Keyed(target, await stack.enter_async_context(server), inner, shown)
 
@@ -107,8 +116,15 @@ async def test_spans_and_logs_hold_neither_keys_nor_prompts(
     with pytest.raises(ServiceError):
         async for _ in generate(keyed.orchestrator.address, request, Credentials(key=lambda: MALLORY)):
             pass
-    await soon(lambda: len(collector.named(REQUEST)) == 1)
-    assert only(collector.named(REQUEST)).attributes["outrider.caller"] == "alice"
+    body = {"model": "outrider-target", "prompt": PROMPT, "max_tokens": 4}
+    async with httpx2.AsyncClient(base_url=keyed.url, timeout=PATIENCE_S) as http:
+        for headers in ({"authorization": f"Bearer {ALICE}"}, {"x-api-key": ALICE}):
+            assert (await http.post("/v1/completions", json=body, headers=headers)).status_code == 200
+        for headers in ({}, {"authorization": f"Bearer {MALLORY}"}, {"x-api-key": INNER}):
+            refused = await http.post("/v1/completions", json=body, headers=headers)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
+    await soon(lambda: len(collector.named(REQUEST)) == 3)
+    assert {span.attributes["outrider.caller"] for span in collector.named(REQUEST)} == {"alice"}
     told = f"{collector.spans} {caplog.text} {[record.__dict__ for record in caplog.records]} {capfd.readouterr()}"
     for secret in (ALICE, MALLORY, INNER, PROMPT, json.dumps(PROMPT), "a_private_matter"):
         assert secret not in told
