@@ -125,6 +125,21 @@ async def test_what_a_page_sends_without_asking_first_has_no_effect(kind: str | 
         assert not callers
 
 
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", None])
+async def test_no_path_takes_a_body_of_such_a_type(kind: str | None) -> None:
+    async with face() as made:
+        paths = (await made.client.get("/openapi.json")).json()["paths"]
+        posted = [path for path, methods in paths.items() if "post" in methods]
+        assert posted
+        for path in posted:
+            body = b'{"model": "big", "prompt": "a", "messages": [{"role": "user", "content": "a"}], "max_tokens": 1}'
+            answer = await made.client.post(path, content=body, headers={"content-type": kind} if kind else {})
+            assert answer.status_code == 400, path
+            assert "sent with content-type: application/json" in answer.json()["error"]["message"], path
+        assert not made.service.requests
+        assert not made.texts.asked
+
+
 def asking(origin: str) -> dict[str, str]:
     """What a browser asks with before it sends JSON, or a key, for a page of another origin."""
     return {
