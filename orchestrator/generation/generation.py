@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import aclosing
 
 from orchestrator.drafting.drafter import Drafter
@@ -39,14 +39,16 @@ class Generation:
         telemetry: Telemetry,
         stop_tokens: Collection[int] = (),
         answer: Answer | None = None,
+        report: Callable[[Cycle], generation_pb2.CycleReport] | None = None,
         started_s: float | None = None,
     ) -> None:
         """Go on from `prompt`, which grows by what is generated, up to the first of `stop_tokens`.
 
-        The text of a chat is parted as an `answer`. `started_s` is when the request came, in seconds of
-        `time.perf_counter`; now if absent.
+        The text of a chat is parted as an `answer`. Each chunk has a `report` of its cycle, if any is made. `started_s`
+        is when the request came, in seconds of `time.perf_counter`; now if absent.
         """
         self._answer = answer
+        self._report = report
         self._sequence = prompt
         self._num_prompt_tokens = len(prompt)
         self._target = target
@@ -143,6 +145,8 @@ class Generation:
                 break
         if self._answer is not None:
             chunk.content, chunk.reasoning = self._answer.drain()
+        if self._report is not None:
+            chunk.cycle.CopyFrom(self._report(cycle))
         return chunk
 
     def _finish_reason(self) -> generation_pb2.FinishReason.ValueType:

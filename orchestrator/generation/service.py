@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
+from functools import partial
 from typing import TypeAlias, TypeVar
 
 import grpc
@@ -11,6 +12,8 @@ from opentelemetry import trace
 
 from orchestrator.drafting.drafter import DRAFTERS
 from orchestrator.generation.answer import Answer, marker_spellings
+from orchestrator.generation.cycle import Cycle
+from orchestrator.generation.cycle_report import cycle_report
 from orchestrator.generation.generation import Generation, draw_seed
 from orchestrator.generation.instruments import GenerationInstruments
 from orchestrator.generation.request import check_request, read_prompt, sequence_of
@@ -19,6 +22,7 @@ from orchestrator.generation.speculation import plan_speculation
 from orchestrator.generation.statistics import Statistics
 from orchestrator.generation.text import TextStream
 from orchestrator.peers.backend import Backend
+from orchestrator.peers.pair import ServedModel
 from orchestrator.settings import OrchestratorSettings
 from outrider.v1 import common_pb2, generation_pb2
 from services.frame.program.version import VERSION
@@ -75,6 +79,7 @@ class GenerationService:
                 if request.HasField("num_log_probabilities")
                 else None,
                 require_exact=request.require_exact,
+                wants_quotes=request.report_cycles,
             )
             plan = plan_speculation(request.speculation, self._settings, self._backend.experience)
             drafter = self._backend.open_drafter(sampling, plan.drafter, min_joint_confidence=plan.min_joint_confidence)
@@ -89,6 +94,7 @@ class GenerationService:
                 telemetry=self._backend.telemetry,
                 stop_tokens=request.stop_tokens,
                 answer=None if form is None else Answer(form, marker_spellings(form, served.silent_spellings)),
+                report=self._reporter(served) if request.report_cycles else None,
                 started_s=started_s,
             )
             # Every chunk, where the trace is to hold what was answered.
@@ -143,6 +149,10 @@ class GenerationService:
             yield
         finally:
             self._num_active -= 1
+
+    def _reporter(self, served: ServedModel) -> Callable[[Cycle], generation_pb2.CycleReport]:
+        addresses = [draft.address for draft in self._backend.drafts]
+        return partial(cycle_report, token_bytes=served.token_bytes, addresses=addresses)
 
     def _most_tokens(self, sampling: common_pb2.Sampling, info: common_pb2.ModelInfo) -> int:
         """Return how long a sequence may get: a slot holds no more, or a message with the whole of it."""

@@ -65,7 +65,12 @@ class Backend:
             await channel.close()
 
     def open_target(
-        self, sampling: common_pb2.Sampling, *, num_log_probabilities: int | None, require_exact: bool
+        self,
+        sampling: common_pb2.Sampling,
+        *,
+        num_log_probabilities: int | None,
+        require_exact: bool,
+        wants_quotes: bool = False,
     ) -> TargetSession:
         """Start a session on the target, which must have been connected."""
         return TargetSession(
@@ -79,6 +84,7 @@ class Backend:
             on_verified=[draft.patience.note_cycle for draft in self.drafts],
             num_log_probabilities=num_log_probabilities,
             require_exact=require_exact,
+            wants_quotes=wants_quotes,
         )
 
     def open_drafter(

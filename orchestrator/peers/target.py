@@ -66,11 +66,13 @@ class TargetSession:
         on_verified: Sequence[Callable[[float], object]] = (),
         num_log_probabilities: int | None = None,
         require_exact: bool = False,
+        wants_quotes: bool = False,
     ) -> None:
         """Open a session on the target that serves `model`.
 
         `describe` asks the target again what it serves, after it was away. `patience_s` is how long a target that is
-        away is waited for, in each verification. All of `on_verified` are told the seconds that each one took.
+        away is waited for, in each verification. All of `on_verified` are told the seconds that each one took. Quotes
+        come with chances, and without them where they are wanted.
         """
         self.is_same_model = True
         self.limits = Limits.of(model)
@@ -86,6 +88,7 @@ class TargetSession:
         self._patience_s = patience_s
         self._on_verified = on_verified
         self._num_log_probabilities = num_log_probabilities
+        self._wants_quotes = wants_quotes
         self._quote = target_pb2.Quote()
 
     @property
@@ -221,6 +224,7 @@ class TargetSession:
         )
         if chances is not None:
             request.draft_chance.extend(chances[: len(draft_tokens)])
+        if chances is not None or self._wants_quotes:
             request.quote_version = self._quote.version
         return await self._session.exchange(request_id, target_pb2.VerifyStreamRequest(verify=request), None)
 

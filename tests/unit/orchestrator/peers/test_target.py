@@ -46,6 +46,7 @@ async def attached(
     patience_s: float = PATIENCE_S,
     require_exact: bool = False,
     num_log_probabilities: int | None = None,
+    wants_quotes: bool = False,
 ) -> AsyncIterator[TargetSession]:
     """A session whose service follows the script; `described` is what it says it serves, each time that it is asked."""
     descriptions = iter(described)
@@ -64,6 +65,7 @@ async def attached(
             patience_s=patience_s,
             num_log_probabilities=num_log_probabilities,
             require_exact=require_exact,
+            wants_quotes=wants_quotes,
         )
         yield session
         assert not list(descriptions), "it was asked less often than expected"
@@ -290,3 +292,14 @@ async def test_the_quote_of_a_target_that_was_replaced_is_forgotten() -> None:
     assert first.quote == QUOTE
     assert second.quote is None
     assert script.requests[-1].quote_version == 0
+
+
+@pytest.mark.parametrize("wants_quotes", [True, False])
+async def test_a_quote_without_chances_comes_where_it_is_wanted(wants_quotes: bool) -> None:
+    script = Script([quoting(QUOTE), verdict(0, 5)])
+    async with attached(script, wants_quotes=wants_quotes) as session:
+        for _ in range(2):
+            await session.verify(TokenSequence(PROMPT), [])
+    asked = [request.quote_version if request.HasField("quote_version") else None for request in script.requests]
+    assert asked == ([0, 3] if wants_quotes else [None, None])
+    assert not any(request.draft_chance for request in script.requests)
