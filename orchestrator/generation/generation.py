@@ -51,6 +51,7 @@ class Generation:
         self._report = report
         self._sequence = prompt
         self._num_prompt_tokens = len(prompt)
+        self._num_cached_prompt_tokens = 0
         self._target = target
         self._drafter = drafter
         self._text = text
@@ -86,7 +87,9 @@ class Generation:
         )
         async with aclosing(cycles) as stream:
             async for cycle in stream:
-                self._first_token_s = self._first_token_s or time.perf_counter()
+                if cycle.index == 0:
+                    self._first_token_s = time.perf_counter()
+                    self._num_cached_prompt_tokens = cycle.verification.num_cached_tokens
                 self._statistics.count(cycle)
                 self._ended = cycle.verification.result.is_end_of_generation
                 self._is_exact = self._is_exact and cycle.verification.result.exact
@@ -108,6 +111,7 @@ class Generation:
             usage=generation_pb2.Usage(
                 num_prompt_tokens=self._num_prompt_tokens,
                 num_generated_tokens=self.num_generated_tokens,
+                num_cached_prompt_tokens=self._num_cached_prompt_tokens,
             ),
             timings=generation_pb2.GenerationTimings(
                 first_token_ms=(self._first_token_s - self._started_s) * 1e3,

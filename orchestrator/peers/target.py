@@ -26,6 +26,7 @@ class Verification:
     `num_verified` draft tokens were looked at: the target leaves out those that are not worth their rows, and one that
     has taken another's place may take fewer than it is sent. `quote` is what draft tokens cost now, where it was told.
     The last decode had `batch_rows` rows of all sessions together, and decodes took `decode_s` of what was computed.
+    Of the sequence `num_cached_tokens` were in the target's cache.
     """
 
     result: target_pb2.VerifyBatchResult
@@ -36,6 +37,7 @@ class Verification:
     batch_rows: int = 0
     queued_s: float = 0.0
     quote: target_pb2.Quote | None = None
+    num_cached_tokens: int = 0
 
     @property
     def plain_s(self) -> float:
@@ -148,6 +150,7 @@ class TargetSession:
             timings.batch_rows,
             timings.queued_ms / 1e3,
             self._quote if self._quote.version else None,
+            timings.num_cached_tokens,
         )
 
     async def close(self) -> None:

@@ -68,3 +68,32 @@ async def test_cycles_without_a_draft(shared_system: System) -> None:
     generated = await shared_system.client.generate(speculation=OFF, report_cycles=True)
     _check_cycles(generated)
     assert {chunk.cycle.drafter for chunk in generated.chunks} == {generation_pb2.DRAFTER_NONE}
+
+
+@pytest.mark.parametrize("speculation", [OFF, fixed(3)])
+async def test_how_much_of_a_prompt_the_target_had(
+    shared_system: System, speculation: generation_pb2.Speculation
+) -> None:
+    first = 100 + speculation.mode
+
+    async def num_cached(*tokens: int) -> int:
+        asked = generation_pb2.TokenPrompt(tokens=tokens)
+        usage = (await shared_system.client.generate(tokens=asked, speculation=speculation)).summary.usage
+        assert usage.num_prompt_tokens == len(tokens)
+        return usage.num_cached_prompt_tokens
+
+    assert await num_cached(first, 21, 22, 23, 24, 25) == 0
+    # The last one is always evaluated.
+    assert await num_cached(first, 21, 22, 23, 24, 25) == 5
+    assert await num_cached(first, 21, 22, 23, 30, 31) == 4
+    assert await num_cached(first, 40, 41) == 1
+
+
+async def test_the_next_turn_of_a_chat_evaluates_only_what_is_new(shared_system: System) -> None:
+    """Over requests of their own, which know nothing of each other."""
+    tokens = [150, 21, 22, 23, 24, 25]
+    answer = await shared_system.client.generate(tokens=generation_pb2.TokenPrompt(tokens=tokens))
+    longer = [*tokens, *answer.ids, 26, 27]
+    again = await shared_system.client.generate(tokens=generation_pb2.TokenPrompt(tokens=longer))
+    # Its last token was committed, and never evaluated.
+    assert again.summary.usage.num_cached_prompt_tokens == len(tokens) + len(answer.ids) - 1

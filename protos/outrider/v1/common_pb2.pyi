@@ -389,6 +389,7 @@ class Timings(_message.Message):
     DECODE_MS_FIELD_NUMBER: _builtins.int
     NUM_DECODES_FIELD_NUMBER: _builtins.int
     BATCH_ROWS_FIELD_NUMBER: _builtins.int
+    NUM_CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     queued_ms: _builtins.float
     """From the arrival of the message to the start of its first decode, in milliseconds."""
     computed_ms: _builtins.float
@@ -399,6 +400,8 @@ class Timings(_message.Message):
     """Decodes that this request took part in."""
     batch_rows: _builtins.int
     """Rows, of all sessions together, in the last of those decodes."""
+    num_cached_tokens: _builtins.int
+    """Tokens of the context that were in the cache, of this session or copied from another's, and were not evaluated."""
     def __init__(
         self,
         *,
@@ -407,10 +410,11 @@ class Timings(_message.Message):
         decode_ms: _builtins.float = ...,
         num_decodes: _builtins.int = ...,
         batch_rows: _builtins.int = ...,
+        num_cached_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_rows", b"batch_rows", "computed_ms", b"computed_ms", "decode_ms", b"decode_ms", "num_decodes", b"num_decodes", "queued_ms", b"queued_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_rows", b"batch_rows", "computed_ms", b"computed_ms", "decode_ms", b"decode_ms", "num_cached_tokens", b"num_cached_tokens", "num_decodes", b"num_decodes", "queued_ms", b"queued_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -185,7 +185,8 @@ class Scheduler:
             self._finish(work, error)
             return True
         work.timings.admit(self._phases, time.perf_counter())
-        work.pending = work.pending[len(slot.held) - prefix.cached_length :]
+        work.num_cached = len(slot.held)
+        work.pending = work.pending[work.num_cached - prefix.cached_length :]
         self._active.append(work)
         return True
 

@@ -117,6 +117,7 @@ class Work(ABC, Generic[ResultT]):
         waits_for_slot: whether to queue where every slot is needed by others, or to be refused at once.
         timings: where its time went, known in full once there is an answer.
         slot: where it is evaluated, once it has one.
+        num_cached: tokens of the prefix that were there when it got its slot.
         pending: rows that are still to be evaluated there, the last `num_outputs` of them with logits.
         num_passed_over: decodes in a row that it had no part in.
         goes_on: whether it has asked for more, and goes on from token to token.
@@ -146,6 +147,7 @@ class Work(ABC, Generic[ResultT]):
         self.timings = WorkTimings()
         self.pending: Sequence[int] = [*prefix.tokens, *rows_after_prefix]
         self.num_outputs = 1 + len(rows_after_prefix)
+        self.num_cached = 0
         self.num_passed_over = 0
         self.goes_on = False
         self.held_length = 0
