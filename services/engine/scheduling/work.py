@@ -162,6 +162,20 @@ class Work(ABC, Generic[ResultT]):
         Both are valid only during the call. Return tokens to evaluate next, with logits for the last one; or `finish`.
         """
 
+    def rows_within(self, limit: int) -> int:
+        """Return how many pending rows go into a decode with room for so many. Those with logits are not parted."""
+        num_rows = len(self.pending)
+        return num_rows if num_rows <= limit else max(0, min(limit, num_rows - self.num_outputs))
+
+    def outputs_among(self, num_rows: int) -> int:
+        """Return how many of the first so many pending rows have logits."""
+        return max(0, num_rows - (len(self.pending) - self.num_outputs))
+
+    def advance(self, logits: Logits, held: Sequence[int]) -> None:
+        """Take logits, as `next_step` does, and have evaluated next what it wants."""
+        self.pending = self.next_step(logits, held)
+        self.num_outputs, self.goes_on = 1, True
+
     def shorten(self, num_rows: int) -> None:
         """Do without the last so many rows, which have worths and are pending."""
         self.pending = self.pending[: len(self.pending) - num_rows]
@@ -198,12 +212,11 @@ def plan_rows(works: Sequence[Work[Any]], max_rows: int, prompt_rows: int) -> li
         return -max(work.num_passed_over, patience - 1), not is_short[index], num_waiting
 
     for index in sorted(range(len(works)), key=urgency):
-        rows, outputs = len(works[index].pending), works[index].num_outputs
+        rows = len(works[index].pending)
         if is_short[index]:
             num_rows[index] = rows if rows <= room else 0
         else:
-            limit = min(room, prompt_room)
-            num_rows[index] = rows if rows <= limit else max(0, min(limit, rows - outputs))
+            num_rows[index] = works[index].rows_within(min(room, prompt_room))
             prompt_room -= num_rows[index]
         room -= num_rows[index]
     return num_rows
