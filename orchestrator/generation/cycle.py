@@ -10,7 +10,8 @@ from typing import Protocol
 from opentelemetry.util.types import AttributeValue
 
 from orchestrator.drafting.drafter import Draft, Drafter, Wanted
-from orchestrator.peers.target import ContextFullError, Verification
+from orchestrator.peers.patient_session import ContextFullError
+from orchestrator.peers.target import Verification
 from outrider.v1 import generation_pb2
 from services.frame.telemetry import Telemetry, child_span
 from services.session.client import Limits

@@ -7,7 +7,7 @@ from dataclasses import replace
 import grpc
 
 from orchestrator.generation.speculation import check_speculation
-from orchestrator.peers.target import is_too_large, target_unavailable, too_large
+from orchestrator.peers.patient_session import is_too_large, target_unavailable, too_large
 from outrider.v1 import common_pb2, generation_pb2, target_pb2, target_pb2_grpc
 from services.frame.rpc.errors import ServiceError, error_from_rpc, invalid_argument, is_from_server
 from services.frame.rpc.limits import MAX_LOG_PROBABILITIES
@@ -39,12 +39,13 @@ def check_request(request: generation_pb2.GenerateRequest, info: common_pb2.Mode
             "stop_tokens",
             f"token {max(request.stop_tokens)} is outside the vocabulary of {info.vocabulary_size} ids",
         )
-    if request.max_tokens < 1:
-        raise invalid_argument("INVALID_REQUEST", "max_tokens", "ask for at least one token")
-    if request.num_log_probabilities > MAX_LOG_PROBABILITIES:
+    if request.max_tokens < (0 if request.HasField("num_prompt_log_probabilities") else 1):
         raise invalid_argument(
-            "INVALID_REQUEST", "num_log_probabilities", f"at most {MAX_LOG_PROBABILITIES} can be asked for"
+            "INVALID_REQUEST", "max_tokens", "ask for at least one token, or for the prompt's log-probabilities"
         )
+    for field in ("num_log_probabilities", "num_prompt_log_probabilities"):
+        if getattr(request, field) > MAX_LOG_PROBABILITIES:
+            raise invalid_argument("INVALID_REQUEST", field, f"at most {MAX_LOG_PROBABILITIES} can be asked for")
     if len(request.sampling.logit_bias) > info.vocabulary_size:
         raise invalid_argument("INVALID_SAMPLING", "sampling.logit_bias", "it has more tokens than the vocabulary")
     check_speculation(request.speculation, info)

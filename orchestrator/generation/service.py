@@ -83,8 +83,9 @@ class GenerationService:
             )
             plan = plan_speculation(request.speculation, self._settings, self._backend.experience)
             drafter = self._backend.open_drafter(sampling, plan.drafter, min_joint_confidence=plan.min_joint_confidence)
+            sequence = await sequence_of(prompt)
             generation = Generation(
-                await sequence_of(prompt),
+                sequence,
                 target,
                 drafter,
                 TextStream(served.token_bytes, request.stop),
@@ -100,6 +101,11 @@ class GenerationService:
             # Every chunk, where the trace is to hold what was answered.
             sent: list[generation_pb2.GenerateChunk] = []
             try:
+                if request.HasField("num_prompt_log_probabilities"):
+                    scorings = target.score(sequence, request.num_prompt_log_probabilities)
+                    async with aclosing(generation.prompt_reports(scorings, served.token_bytes)) as reports:
+                        async for report in reports:
+                            await self._send(send, generation_pb2.GenerateResponse(prompt=report))
                 # The next cycle does not wait for a chunk to be written.
                 async with running_ahead(generation.chunks(), _MAX_CHUNKS_AHEAD) as chunks:
                     async for chunk in chunks:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import grpc
 
 from orchestrator.peers.pair import ServedModel, fetch_loading_model
-from orchestrator.peers.target import target_unavailable
+from orchestrator.peers.patient_session import target_unavailable
 from orchestrator.peers.watch import find_obstacle, until_away, words_of
 from orchestrator.settings import OrchestratorSettings
 from outrider.v1 import common_pb2, generation_pb2, model_pb2, model_pb2_grpc, target_pb2_grpc

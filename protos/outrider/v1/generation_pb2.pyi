@@ -260,10 +260,11 @@ class GenerateRequest(_message.Message):
     REQUIRE_EXACT_FIELD_NUMBER: _builtins.int
     STOP_TOKENS_FIELD_NUMBER: _builtins.int
     REPORT_CYCLES_FIELD_NUMBER: _builtins.int
+    NUM_PROMPT_LOG_PROBABILITIES_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Plain text; the model's first token is added where it wants one."""
     max_tokens: _builtins.int
-    """Most tokens to generate, at least 1."""
+    """Most tokens to generate, at least 1; or 0, where only the prompt's log-probabilities are wanted."""
     seed: _builtins.int
     """Key of the noise; all 64 bits are taken. When absent one of at most 53 bits is drawn and returned, which a JavaScript
     number holds.
@@ -274,6 +275,10 @@ class GenerateRequest(_message.Message):
     """Refuse rather than answer with text that is not guaranteed to the bit."""
     report_cycles: _builtins.bool
     """Tell with every chunk what its cycle did (`GenerateChunk.cycle`)."""
+    num_prompt_log_probabilities: _builtins.int
+    """Set to receive log-probabilities of the prompt's own tokens, with this many most probable tokens in the place of each,
+    at most 20 (`GenerateResponse.prompt`). All of the prompt is evaluated for it, whatever is cached.
+    """
     @_builtins.property
     def chat(self) -> Global___ChatPrompt:
         """A chat, rendered with the model's template."""
@@ -313,13 +318,16 @@ class GenerateRequest(_message.Message):
         require_exact: _builtins.bool = ...,
         stop_tokens: _abc.Iterable[_builtins.int] | None = ...,
         report_cycles: _builtins.bool = ...,
+        num_prompt_log_probabilities: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_num_log_probabilities", b"_num_log_probabilities", "_seed", b"_seed", "chat", b"chat", "num_log_probabilities", b"num_log_probabilities", "prompt", b"prompt", "sampling", b"sampling", "seed", b"seed", "speculation", b"speculation", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_num_log_probabilities", b"_num_log_probabilities", "_num_prompt_log_probabilities", b"_num_prompt_log_probabilities", "_seed", b"_seed", "chat", b"chat", "num_log_probabilities", b"num_log_probabilities", "num_prompt_log_probabilities", b"num_prompt_log_probabilities", "prompt", b"prompt", "sampling", b"sampling", "seed", b"seed", "speculation", b"speculation", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_log_probabilities", b"_num_log_probabilities", "_seed", b"_seed", "chat", b"chat", "max_tokens", b"max_tokens", "num_log_probabilities", b"num_log_probabilities", "prompt", b"prompt", "report_cycles", b"report_cycles", "require_exact", b"require_exact", "sampling", b"sampling", "seed", b"seed", "speculation", b"speculation", "stop", b"stop", "stop_tokens", b"stop_tokens", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_log_probabilities", b"_num_log_probabilities", "_num_prompt_log_probabilities", b"_num_prompt_log_probabilities", "_seed", b"_seed", "chat", b"chat", "max_tokens", b"max_tokens", "num_log_probabilities", b"num_log_probabilities", "num_prompt_log_probabilities", b"num_prompt_log_probabilities", "prompt", b"prompt", "report_cycles", b"report_cycles", "require_exact", b"require_exact", "sampling", b"sampling", "seed", b"seed", "speculation", b"speculation", "stop", b"stop", "stop_tokens", b"stop_tokens", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__num_log_probabilities: _TypeAlias = _typing.Literal["num_log_probabilities"]  # noqa: Y015
     _WhichOneofArgType__num_log_probabilities: _TypeAlias = _typing.Literal["_num_log_probabilities", b"_num_log_probabilities"]  # noqa: Y015
+    _WhichOneofReturnType__num_prompt_log_probabilities: _TypeAlias = _typing.Literal["num_prompt_log_probabilities"]  # noqa: Y015
+    _WhichOneofArgType__num_prompt_log_probabilities: _TypeAlias = _typing.Literal["_num_prompt_log_probabilities", b"_num_prompt_log_probabilities"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType_prompt: _TypeAlias = _typing.Literal["text", "chat", "tokens"]  # noqa: Y015
@@ -327,11 +335,69 @@ class GenerateRequest(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__num_log_probabilities) -> _WhichOneofReturnType__num_log_probabilities | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__num_prompt_log_probabilities) -> _WhichOneofReturnType__num_prompt_log_probabilities | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_prompt) -> _WhichOneofReturnType_prompt | None: ...
 
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
+
+@_typing.final
+class PromptToken(_message.Message):
+    """One token of the prompt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    LOG_PROBABILITIES_FIELD_NUMBER: _builtins.int
+    token: _builtins.int
+    """Token id."""
+    text: _builtins.str
+    """The text that this token completes. Empty while it ends within a UTF-8 character."""
+    @_builtins.property
+    def log_probabilities(self) -> _common_pb2.LogProbabilities:
+        """Of this token, given all before it, and of the most probable ones in its place. Unset of the prompt's first token."""
+
+    def __init__(
+        self,
+        *,
+        token: _builtins.int = ...,
+        text: _builtins.str = ...,
+        log_probabilities: _common_pb2.LogProbabilities | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["log_probabilities", b"log_probabilities"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["log_probabilities", b"log_probabilities", "text", b"text", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromptToken: _TypeAlias = PromptToken  # noqa: Y015
+
+@_typing.final
+class PromptReport(_message.Message):
+    """The next tokens of the prompt, in order, the first one included: of a long prompt there are several."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKENS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___PromptToken]:
+        """At least one."""
+
+    def __init__(
+        self,
+        *,
+        tokens: _abc.Iterable[Global___PromptToken] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromptReport: _TypeAlias = PromptReport  # noqa: Y015
 
 @_typing.final
 class GeneratedToken(_message.Message):
@@ -862,6 +928,7 @@ class GenerateResponse(_message.Message):
 
     CHUNK_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def chunk(self) -> Global___GenerateChunk:
         """Newly committed text."""
@@ -870,17 +937,22 @@ class GenerateResponse(_message.Message):
     def summary(self) -> Global___GenerateSummary:
         """The last message."""
 
+    @_builtins.property
+    def prompt(self) -> Global___PromptReport:
+        """Where asked for: tokens of the prompt, all of them before the first chunk."""
+
     def __init__(
         self,
         *,
         chunk: Global___GenerateChunk | None = ...,
         summary: Global___GenerateSummary | None = ...,
+        prompt: Global___PromptReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "message", b"message", "summary", b"summary"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "message", b"message", "prompt", b"prompt", "summary", b"summary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "message", b"message", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "message", b"message", "prompt", b"prompt", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["chunk", "summary"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["chunk", "summary", "prompt"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
