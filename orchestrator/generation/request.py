@@ -1,7 +1,7 @@
 """What a client asks for: checked, and its prompt as tokens."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import grpc
@@ -15,6 +15,8 @@ from services.session.sequence import TokenSequence
 
 _MAX_STOP_STRINGS = 64
 _LONG_PROMPT = 8192
+# Characters of what a client wrote that an error shows.
+_MOST_SHOWN = 64
 
 
 def check_request(request: generation_pb2.GenerateRequest, info: common_pb2.ModelInfo) -> None:
@@ -53,6 +55,28 @@ def check_request(request: generation_pb2.GenerateRequest, info: common_pb2.Mode
         raise ServiceError(
             grpc.StatusCode.FAILED_PRECONDITION, "EXACT_UNAVAILABLE", "the target does not run in an exact mode"
         )
+
+
+def check_alone(request: generation_pb2.GenerateRequest) -> None:
+    """Raise ServiceError for what the draft model cannot do where it answers by itself."""
+    for field in ("num_log_probabilities", "num_prompt_log_probabilities"):
+        if request.HasField(field):
+            raise invalid_argument("INVALID_REQUEST", field, "the draft model has no log-probabilities")
+    for field, impossible in (
+        ("mode", (generation_pb2.SPECULATION_MODE_FIXED,)),
+        ("drafter", (generation_pb2.DRAFTER_REMOTE, generation_pb2.DRAFTER_NGRAM)),
+    ):
+        if getattr(request.speculation, field) in impossible:
+            raise invalid_argument("INVALID_REQUEST", f"speculation.{field}", "nobody drafts for the draft model")
+    if request.require_exact:
+        raise ServiceError(grpc.StatusCode.FAILED_PRECONDITION, "EXACT_UNAVAILABLE", "the draft model is never exact")
+
+
+def model_unknown(name: str, names: Iterable[str]) -> ServiceError:
+    """Return the error of a request that names a model which is none of those that answer."""
+    known = ", ".join(map(repr, names))
+    sentence = f"no model here is called {name[:_MOST_SHOWN]!r}: name one of {known}, or none"
+    return ServiceError(grpc.StatusCode.NOT_FOUND, "MODEL_UNKNOWN", sentence)
 
 
 async def read_prompt(

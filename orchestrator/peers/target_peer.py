@@ -46,6 +46,11 @@ class TargetPeer:
         assert self._served is not None, "methods are served once the target was found"
         return self._served
 
+    @property
+    def model(self) -> common_pb2.ModelInfo:
+        """Of what it serves, or served when it was last there."""
+        return self.served.info
+
     async def find(self) -> None:
         """Return once it has answered. Raises StartupError where what answers at its address is no target service."""
         try:

@@ -261,6 +261,7 @@ class GenerateRequest(_message.Message):
     STOP_TOKENS_FIELD_NUMBER: _builtins.int
     REPORT_CYCLES_FIELD_NUMBER: _builtins.int
     NUM_PROMPT_LOG_PROBABILITIES_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Plain text; the model's first token is added where it wants one."""
     max_tokens: _builtins.int
@@ -276,8 +277,12 @@ class GenerateRequest(_message.Message):
     report_cycles: _builtins.bool
     """Tell with every chunk what its cycle did (`GenerateChunk.cycle`)."""
     num_prompt_log_probabilities: _builtins.int
-    """Set to receive log-probabilities of the prompt's own tokens, with this many most probable tokens in the place of each,
-    at most 20 (`GenerateResponse.prompt`). All of the prompt is evaluated for it, whatever is cached.
+    """Set to receive log-probabilities of the prompt's own tokens (`GenerateResponse.prompt`), with this many most probable
+    tokens in the place of each, at most 20. All of the prompt is evaluated for it, whatever is cached.
+    """
+    model: _builtins.str
+    """Which model answers: empty or "target" for the target, "draft" for the draft model by itself, of several the first
+    that is there, or a model's own name. The draft model has no log-probabilities and no drafts, and is never exact.
     """
     @_builtins.property
     def chat(self) -> Global___ChatPrompt:
@@ -319,10 +324,11 @@ class GenerateRequest(_message.Message):
         stop_tokens: _abc.Iterable[_builtins.int] | None = ...,
         report_cycles: _builtins.bool = ...,
         num_prompt_log_probabilities: _builtins.int | None = ...,
+        model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_num_log_probabilities", b"_num_log_probabilities", "_num_prompt_log_probabilities", b"_num_prompt_log_probabilities", "_seed", b"_seed", "chat", b"chat", "num_log_probabilities", b"num_log_probabilities", "num_prompt_log_probabilities", b"num_prompt_log_probabilities", "prompt", b"prompt", "sampling", b"sampling", "seed", b"seed", "speculation", b"speculation", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_log_probabilities", b"_num_log_probabilities", "_num_prompt_log_probabilities", b"_num_prompt_log_probabilities", "_seed", b"_seed", "chat", b"chat", "max_tokens", b"max_tokens", "num_log_probabilities", b"num_log_probabilities", "num_prompt_log_probabilities", b"num_prompt_log_probabilities", "prompt", b"prompt", "report_cycles", b"report_cycles", "require_exact", b"require_exact", "sampling", b"sampling", "seed", b"seed", "speculation", b"speculation", "stop", b"stop", "stop_tokens", b"stop_tokens", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_log_probabilities", b"_num_log_probabilities", "_num_prompt_log_probabilities", b"_num_prompt_log_probabilities", "_seed", b"_seed", "chat", b"chat", "max_tokens", b"max_tokens", "model", b"model", "num_log_probabilities", b"num_log_probabilities", "num_prompt_log_probabilities", b"num_prompt_log_probabilities", "prompt", b"prompt", "report_cycles", b"report_cycles", "require_exact", b"require_exact", "sampling", b"sampling", "seed", b"seed", "speculation", b"speculation", "stop", b"stop", "stop_tokens", b"stop_tokens", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__num_log_probabilities: _TypeAlias = _typing.Literal["num_log_probabilities"]  # noqa: Y015
     _WhichOneofArgType__num_log_probabilities: _TypeAlias = _typing.Literal["_num_log_probabilities", b"_num_log_probabilities"]  # noqa: Y015
@@ -683,7 +689,7 @@ class GenerationTimings(_message.Message):
     total_ms: _builtins.float
     """From the request to the summary."""
     target_ms: _builtins.float
-    """Spent waiting for the target."""
+    """Spent waiting for the target, or for the draft model where that answers by itself. So are the others of the target."""
     draft_ms: _builtins.float
     """Spent waiting for the draft."""
     target_computed_ms: _builtins.float
