@@ -654,7 +654,7 @@ class Usage(_message.Message):
     num_generated_tokens: _builtins.int
     """Tokens generated."""
     num_cached_prompt_tokens: _builtins.int
-    """Tokens of the prompt that the target had in its cache, from other requests, and did not evaluate."""
+    """Tokens of the prompt that the model had in its cache, from other requests, and did not evaluate."""
     def __init__(
         self,
         *,
