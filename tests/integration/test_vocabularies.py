@@ -25,7 +25,8 @@ from services.engine.model.gguf_file import GgufFile
 from services.engine.model.model import Model
 from services.engine.model.vocabulary import Attribute, Vocabulary
 from services.engine.startup.model_service import ModelServicer
-from services.target.chat import ChatError, ChatTemplate, Message
+from services.target.chat import ChatError, ChatTemplate
+from services.target.messages import Message
 from tests.foreign_models import llama, tiny_tokenizer
 from tests.integration.services import client_of, draft_server, fixed, orchestrator_server, target_server
 
