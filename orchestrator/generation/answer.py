@@ -59,7 +59,8 @@ class Answer:
         self._draw_id = draw_id
         self._part: Part = form.first or _CONTENT
         self._held = ""
-        self._follows_marker = False
+        # White space that belongs to the frame where something is said next.
+        self._dropped = ""
         self._is_anything_said = False
         self._calls: ToolCalls | None = None
         self._next_index = 0
@@ -99,7 +100,7 @@ class Answer:
                 start, marker = found
                 self._tell(start, ends_part=True)
                 self._held = self._held[len(marker.text) :]
-                self._part, self._follows_marker = marker.begins, True
+                self._part, self._dropped = marker.begins, "\n"
 
     @property
     def _is_at_start(self) -> bool:
@@ -122,7 +123,7 @@ class Answer:
             self._calls = None
             self._next_index = calls.next_index
             self.num_tool_calls += calls.num_calls
-            self._follows_marker &= not calls.num_calls
+            self._dropped = WHITE_SPACE if calls.num_calls else self._dropped
             self._is_anything_said = True
             self._say(_CONTENT, calls.text)
         return is_over
@@ -158,9 +159,8 @@ class Answer:
         self._say(self._part, text)
 
     def _say(self, part: Part, text: str) -> None:
-        if self._follows_marker:
-            text = text.lstrip("\n")
-            self._follows_marker = not text
+        text = text.lstrip(self._dropped) if self._dropped else text
+        self._dropped = "" if text else self._dropped
         if text and part in self._ready:
             self._ready[part].append(text)
             self._is_anything_said |= part == _CONTENT

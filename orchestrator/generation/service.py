@@ -88,7 +88,9 @@ class GenerationService:
                 context_length=most,
                 telemetry=self._backend.telemetry,
                 stop_tokens=request.stop_tokens,
-                answer=None if form is None else Answer(form, marker_spellings(form, served.silent_spellings)),
+                answer=None
+                if form is None
+                else Answer(form, marker_spellings(form, served.silent_spellings), request.chat.tools),
                 started_s=started_s,
             )
             # Every chunk, where the trace is to hold what was answered.

@@ -172,11 +172,11 @@ class ToolCalls:
         yield from self._space()
         name = yield from self._name()
         yield from self._until(form.name_closes)
-        yield from self._space()
         if form.key_opens:
             self._begin(name)
             yield from self._arguments(name)
         else:
+            yield from self._space()
             if not (yield from self._is_next("{")):
                 raise _NoCallError
             self._begin(name)
@@ -233,6 +233,8 @@ class ToolCalls:
         self._is_within_call = True
 
     def _tell(self, arguments: str) -> None:
+        if not arguments:
+            return
         index = self.next_index - 1
         if not self._deltas or self._deltas[-1].index != index:
             self._deltas.append(generation_pb2.ToolCallDelta(index=index))

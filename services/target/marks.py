@@ -17,10 +17,11 @@ _ANY = re.compile(f"[{_WITHIN}{_LAST}{END}]")
 _NOT_ASCII = re.compile(f"[^\x00-\x7f{_WITHIN}{_LAST}{END}]")
 # What templates look for in tools and calls, which spells nothing as it stands.
 _KEYS = frozenset(
-    (
-        "id type function name description parameters arguments properties required items enum default title format anyOf "
-        "oneOf allOf additionalProperties nullable return"
-    ).split()
+    {
+        *("id", "type", "function", "name", "description", "parameters", "arguments"),
+        *("properties", "required", "items", "enum", "default", "title", "format", "nullable", "return"),
+        *("anyOf", "oneOf", "allOf", "additionalProperties"),
+    }
 )
 
 

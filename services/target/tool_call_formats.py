@@ -75,7 +75,25 @@ def _arguments(suffix: str = "", name_closes: str = "") -> ToolCallFormat:
     )
 
 
-_DEEPSEEK = {"opens": "<｜tool▁calls▁begin｜>", "closes": "<｜tool▁calls▁end｜>", "call_opens": "<｜tool▁call▁begin｜>"}
+# DeepSeek's wide bar.
+_BAR = "\uff5c"
+
+
+def _deepseek(before_name: str = "", after_name: str = "", before_end: str = "") -> _Known:
+    def tag(name: str) -> str:
+        return f"<{_BAR}tool▁{name}{_BAR}>"
+
+    return _Known(
+        ToolCallFormat(
+            opens=tag("calls▁begin"),
+            closes=tag("calls▁end"),
+            call_opens=tag("call▁begin") + (before_name and before_name + tag("sep")),
+            call_closes=before_end + tag("call▁end"),
+            name_closes=after_name or tag("sep"),
+        )
+    )
+
+
 _KNOWN = (
     # Hermes, Qwen, Granite 4 and many others.
     _json("<tool_call>", "</tool_call>"),
@@ -92,18 +110,12 @@ _KNOWN = (
         follows="<|end_header_id|>\n\n",
     ),
     # DeepSeek 3.1, R1, and from 3.2 on.
-    _Known(ToolCallFormat(**_DEEPSEEK, name_closes="<｜tool▁sep｜>", call_closes="<｜tool▁call▁end｜>")),
-    _Known(
-        ToolCallFormat(
-            opens=_DEEPSEEK["opens"],
-            closes=_DEEPSEEK["closes"],
-            call_opens="<｜tool▁call▁begin｜>function<｜tool▁sep｜>",
-            name_closes="\n```json\n",
-            call_closes="```<｜tool▁call▁end｜>",
-        )
+    _deepseek(),
+    _deepseek(before_name="function", after_name="\n```json\n", before_end="```"),
+    *(
+        _Known(_invocations(f"<{_BAR}DSML{_BAR}{calls}>", f"</{_BAR}DSML{_BAR}{calls}>", f"{_BAR}DSML{_BAR}"))
+        for calls in ("function_calls", "tool_calls")
     ),
-    _Known(_invocations("<｜DSML｜function_calls>", "</｜DSML｜function_calls>", "｜DSML｜")),
-    _Known(_invocations("<｜DSML｜tool_calls>", "</｜DSML｜tool_calls>", "｜DSML｜")),
     # gpt-oss, with the two places in which it says whom it calls.
     _Known(
         ToolCallFormat(opens="to=functions.", name_closes="<|message|>", call_closes="<|call|>"),
