@@ -61,11 +61,12 @@ class _Generation(Extension):
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """Lets templates add to lists that they made themselves, as some do to sort messages."""
+    """Lets templates change lists that they made themselves, as Kimi's does."""
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         """Return whether a template may use an attribute."""
-        return (type(obj) is list and attr == "append") or super().is_safe_attribute(obj, attr, value)
+        is_own = type(obj) is list and not attr.startswith("_")
+        return is_own or super().is_safe_attribute(obj, attr, value)
 
 
 class ChatTemplate:
@@ -77,7 +78,8 @@ class ChatTemplate:
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
         )
         environment.globals |= {"raise_exception": _raise, "strftime_now": _now}
-        environment.filters["tojson"] = to_json
+        # Nothing is escaped, and what is marked as safe would have all that is added to it escaped.
+        environment.filters |= {"tojson": to_json, "safe": str}
         try:
             self._template = environment.from_string(source)
         except Exception as error:  # beside its own errors jinja2 passes on those of Python's compiler

@@ -105,10 +105,11 @@ class TemplateNeeds:
         """
         for nothing, ids in product(("", None), IdForm):
             as_object, as_text = [self._call_form(is_text, ids, nothing) for is_text in (False, True)]
-            if _shows_call(as_text.rendered) and as_text.rendered == as_object.rendered:
-                return as_text
-            if found := next((form for form in (as_object, as_text) if _shows_call(form.rendered)), None):
-                return found
+            is_same = as_text.rendered == as_object.rendered
+            forms = (as_text,) if is_same else (as_object, as_text)
+            if found := next((form for form in forms if _shows_call(form.rendered)), None):
+                makes_names = _PROBE_IDS[IdForm.NAMED][0] in found.rendered
+                return self._call_form(found.is_text, IdForm.NAMED, nothing) if makes_names else found
         return None
 
     @cached_property
@@ -133,7 +134,7 @@ class TemplateNeeds:
         if self.call is None:
             return False
         said: Fields = {"role": "assistant", "content": _SAID}
-        rendered = self._chat(said, self.call.fields(PROBE_VALUE), ids=self.call.ids)
+        rendered = self._chat(said, self.call.fields(PROBE_VALUE), ids=self.call.ids, goes_on=True)
         return _SAID in rendered and _shows_call(rendered)
 
     @cached_property
@@ -156,13 +157,14 @@ class TemplateNeeds:
         form = CallForm(is_text, ids, nothing, "")
         return replace(form, rendered=self._chat(form.fields(PROBE_VALUE), ids=ids))
 
-    def _chat(self, *messages: Fields, ids: IdForm = IdForm.ANY, num_results: int = 1) -> str:
-        """Render messages between a question and what tools answer."""
+    def _chat(self, *messages: Fields, ids: IdForm = IdForm.ANY, num_results: int = 1, goes_on: bool = False) -> str:
+        """Render messages between a question and what tools answer, and perhaps another question after an answer."""
         results = [
             {"role": "tool", "content": _RESULT, "tool_call_id": id_, "name": PROBE_NAME}
             for id_ in _PROBE_IDS[ids][:num_results]
         ]
-        return self._rendered([_USER, *messages, *results], self.tools([_TOOL]))
+        rest = [{"role": "assistant", "content": "probe_answer"}, _USER] if goes_on else []
+        return self._rendered([_USER, *messages, *results, *rest], self.tools([_TOOL]))
 
     def _shows(self, messages: Sequence[Fields], variable: str, text: str) -> bool:
         return text in self._rendered(messages, {variable: _TOOLS[variable]([_TOOL])})
