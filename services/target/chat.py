@@ -155,7 +155,8 @@ class ChatTemplate:
         content, reasoning = marks.mark(message.content), marks.mark(message.reasoning)
         # A role may stand within a spelling, as in <|user|>.
         fields: Fields = {"role": marks.mark(role, is_alone=False), "content": content}
-        parts = message.parts if self.needs.knows_parts and len(message.parts) > 1 else [message.content]
+        takes_parts = self.needs.wants_parts or (self.needs.knows_parts and len(message.parts) > 1)
+        parts = (takes_parts and message.parts) or [message.content]
         blocks = [{"type": "text", "text": marks.mark(part)} for part in parts if part]
         if reasoning and self._wants_blocks:
             fields["content"] = Given([{"type": "thinking", "thinking": reasoning}, *blocks])

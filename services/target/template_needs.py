@@ -159,8 +159,9 @@ class TemplateNeeds:
 
     def _chat(self, *messages: Fields, ids: IdForm = IdForm.ANY, num_results: int = 1, goes_on: bool = False) -> str:
         """Render messages between a question and what tools answer, and perhaps another question after an answer."""
+        # Its name is another one, so that the call's shows by itself.
         results = [
-            {"role": "tool", "content": _RESULT, "tool_call_id": id_, "name": PROBE_NAME}
+            {"role": "tool", "content": _RESULT, "tool_call_id": id_, "name": "probe_tool"}
             for id_ in _PROBE_IDS[ids][:num_results]
         ]
         rest = [{"role": "assistant", "content": "probe_answer"}, _USER] if goes_on else []
