@@ -194,7 +194,9 @@ def test_spellings_in_tools_calls_and_results_are_text(vocabulary: Vocabulary) -
 def test_a_tool_with_the_names_of_a_schema(vocabulary: Vocabulary) -> None:
     """What templates look for is found, whatever the vocabulary."""
     source = (
-        "{% for t in tools or [] %}{{ (t.function.parameters.properties.type or {}).description }}{% endfor %}" + EACH + REST
+        "{% for t in tools or [] %}{{ (t.function.parameters.properties.type or {}).description }}{% endfor %}"
+        + EACH
+        + REST
     )
     tool = target_pb2.Tool(name="f", parameters='{"properties": {"type": {"description": "which"}}}')
     assert render(vocabulary, source, CHAT[:1], read_tools([tool])).startswith("which<")
