@@ -126,7 +126,9 @@ async def _tokenize(
             rendered = await stub.ApplyChatTemplate(
                 target_pb2.ApplyChatTemplateRequest(
                     messages=request.chat.messages,
-                    add_generation_prompt=True,
+                    add_generation_prompt=not request.chat.continue_final_message,
+                    continue_final_message=request.chat.continue_final_message,
+                    tools=request.chat.tools,
                     template_variables=request.chat.template_variables,
                     template_name=request.chat.template_name,
                     max_tokens=most,

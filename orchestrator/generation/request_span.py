@@ -16,6 +16,7 @@ from services.frame.program.api_keys import caller_name
 _FINISH_REASONS = {
     generation_pb2.FINISH_REASON_END_OF_GENERATION: "stop",
     generation_pb2.FINISH_REASON_STOP: "stop",
+    generation_pb2.FINISH_REASON_TOOL_CALLS: "tool_calls",
 }
 _LARGEST_NUMBER = 2**63 - 1
 # By the name of the field; the others have no conventional name.

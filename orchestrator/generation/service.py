@@ -113,7 +113,9 @@ class GenerationService:
                 context_length=most,
                 telemetry=self._backend.telemetry,
                 stop_tokens=request.stop_tokens,
-                answer=None if form is None else Answer(form, marker_spellings(form, served.silent_spellings)),
+                answer=None
+                if form is None
+                else Answer(form, marker_spellings(form, served.silent_spellings), request.chat.tools),
                 report=self._reporter(served) if request.report_cycles else None,
                 started_s=started_s,
             )

@@ -126,6 +126,8 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     """A stop string or a stop token appeared."""
     FINISH_REASON_CONTEXT_FULL: _FinishReason.ValueType  # 4
     """The context is full: that of the target that answers now, which may take less than the one before it."""
+    FINISH_REASON_TOOL_CALLS: _FinishReason.ValueType  # 5
+    """The model ended it, and calls tools."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
     """Why a generation ended."""
@@ -140,6 +142,8 @@ FINISH_REASON_STOP: FinishReason.ValueType  # 3
 """A stop string or a stop token appeared."""
 FINISH_REASON_CONTEXT_FULL: FinishReason.ValueType  # 4
 """The context is full: that of the target that answers now, which may take less than the one before it."""
+FINISH_REASON_TOOL_CALLS: FinishReason.ValueType  # 5
+"""The model ended it, and calls tools."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 @_typing.final
@@ -151,8 +155,12 @@ class ChatPrompt(_message.Message):
     MESSAGES_FIELD_NUMBER: _builtins.int
     TEMPLATE_VARIABLES_FIELD_NUMBER: _builtins.int
     TEMPLATE_NAME_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
+    CONTINUE_FINAL_MESSAGE_FIELD_NUMBER: _builtins.int
     template_name: _builtins.str
     """As in ApplyChatTemplateRequest: one of the model's named templates."""
+    continue_final_message: _builtins.bool
+    """As in ApplyChatTemplateRequest: go on with the last message, which is an assistant's."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_target_pb2.ChatMessage]:
         """Oldest first, at least one."""
@@ -161,16 +169,22 @@ class ChatPrompt(_message.Message):
     def template_variables(self) -> _struct_pb2.Struct:
         """As in ApplyChatTemplateRequest: what the template may ask for, for example `enable_thinking` or `reasoning_effort`."""
 
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedCompositeFieldContainer[_target_pb2.Tool]:
+        """As in ApplyChatTemplateRequest: what the model may call. Calls are looked for in the answer only with these."""
+
     def __init__(
         self,
         *,
         messages: _abc.Iterable[_target_pb2.ChatMessage] | None = ...,
         template_variables: _struct_pb2.Struct | None = ...,
         template_name: _builtins.str = ...,
+        tools: _abc.Iterable[_target_pb2.Tool] | None = ...,
+        continue_final_message: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["template_variables", b"template_variables"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "template_name", b"template_name", "template_variables", b"template_variables"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continue_final_message", b"continue_final_message", "messages", b"messages", "template_name", b"template_name", "template_variables", b"template_variables", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -599,6 +613,46 @@ class CycleReport(_message.Message):
 Global___CycleReport: _TypeAlias = CycleReport  # noqa: Y015
 
 @_typing.final
+class ToolCallDelta(_message.Message):
+    """A piece of a call of a tool that the model writes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_FIELD_NUMBER: _builtins.int
+    IS_WITHDRAWN_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Which of the answer's calls. None is used twice; those of calls that were withdrawn are missing in the end."""
+    id: _builtins.str
+    """Drawn for the call: 9 letters and digits, which any template takes. In its first piece, as `name`."""
+    name: _builtins.str
+    """Which tool."""
+    arguments: _builtins.str
+    """More of the arguments. All of them joined are a JSON object, as the model wrote it where it wrote one."""
+    is_withdrawn: _builtins.bool
+    """The call came to nothing: it was cut off, or is no valid JSON. What is told of it by now does not count, and all that
+    the model wrote of it is `content`.
+    """
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        arguments: _builtins.str = ...,
+        is_withdrawn: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "id", b"id", "index", b"index", "is_withdrawn", b"is_withdrawn", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolCallDelta: _TypeAlias = ToolCallDelta  # noqa: Y015
+
+@_typing.final
 class GenerateChunk(_message.Message):
     """What one cycle committed."""
 
@@ -608,6 +662,7 @@ class GenerateChunk(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
     REASONING_FIELD_NUMBER: _builtins.int
+    TOOL_CALLS_FIELD_NUMBER: _builtins.int
     CYCLE_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The text of `tokens`, joined."""
@@ -620,6 +675,10 @@ class GenerateChunk(_message.Message):
         """In order."""
 
     @_builtins.property
+    def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCallDelta]:
+        """In a chat with tools: what is certain of the calls in what is said. They are no part of `content`."""
+
+    @_builtins.property
     def cycle(self) -> Global___CycleReport:
         """Where asked for: what the cycle did. Unset where no token came, as of text that was held back to the end."""
 
@@ -630,11 +689,12 @@ class GenerateChunk(_message.Message):
         tokens: _abc.Iterable[Global___GeneratedToken] | None = ...,
         content: _builtins.str = ...,
         reasoning: _builtins.str = ...,
+        tool_calls: _abc.Iterable[Global___ToolCallDelta] | None = ...,
         cycle: Global___CycleReport | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cycle", b"cycle"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "cycle", b"cycle", "reasoning", b"reasoning", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "cycle", b"cycle", "reasoning", b"reasoning", "text", b"text", "tokens", b"tokens", "tool_calls", b"tool_calls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
