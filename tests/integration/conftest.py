@@ -51,7 +51,7 @@ def _cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _patient_with_drafts(monkeypatch: pytest.MonkeyPatch) -> None:
     """No draft is late because the machine is busy: what is drafted does not depend on time."""
-    monkeypatch.setattr(remote, "_LEAST_S", PATIENCE_S)
+    monkeypatch.setattr(remote, "LEAST_S", PATIENCE_S)
 
 
 @dataclass
