@@ -141,10 +141,10 @@ async def test_the_draft_answers_by_itself(http: httpx2.AsyncClient) -> None:
 
 async def test_what_was_read_before_is_told(http: httpx2.AsyncClient) -> None:
     asked = {"prompt": "import os\n" * 8, "max_tokens": 1, "outrider": {"mode": "off"}}
-    for is_cached in (False, True):
+    # Of the first one others have read the first token, perhaps.
+    for fewest, most in ((0, 1), (24, 1000)):
         told = (await http.post("/v1/completions", json=asked)).json()
-        num_cached = told["usage"]["prompt_tokens_details"]["cached_tokens"]
-        assert bool(num_cached) == is_cached
+        assert fewest <= told["usage"]["prompt_tokens_details"]["cached_tokens"] <= most
         assert told["timings"]["cache_n"] + told["timings"]["prompt_n"] == told["usage"]["prompt_tokens"]
 
 
