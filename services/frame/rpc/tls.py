@@ -34,6 +34,29 @@ class ServerCertificates:
             require_client_authentication=self._client_ca is not None,
         )
 
+    def context(self) -> ssl.SSLContext:
+        """Return the same for servers that are not gRPC's. Raises StartupError where the files are unusable now."""
+        self._read()
+        first = newest = self._load()
+
+        def follow(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+            nonlocal newest
+            if self._read_changed() is not None:
+                newest = self._load()
+            connection.context = newest
+
+        # Called in every handshake, whether the client names a server or not.
+        first.sni_callback = follow
+        return first
+
+    def _load(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self._cert, self._key)
+        if self._client_ca is not None:
+            context.load_verify_locations(self._client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
     def _read(self) -> grpc.ServerCertificateConfiguration:
         pair = read_key_pair(self._cert, self._key, ("--tls-cert", "--tls-key"))
         client_ca = None if self._client_ca is None else read_authority(self._client_ca, "--tls-client-ca")

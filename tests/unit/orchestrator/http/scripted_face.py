@@ -55,10 +55,13 @@ def chunk(*texts: str, content: str | None = None, reasoning: str = "") -> gener
 
 
 def summary(**fields: Any) -> generation_pb2.GenerateSummary:
-    """The summary of a generation of 4 tokens, 2 of them drafted and accepted, of 3 draft tokens in 2 cycles."""
+    """The summary of a generation of 4 tokens, 2 of them drafted and accepted, of 3 draft tokens in 2 cycles.
+
+    Of the prompt of 5 tokens, one was cached.
+    """
     values: dict[str, Any] = {
         "finish_reason": generation_pb2.FINISH_REASON_END_OF_GENERATION,
-        "usage": generation_pb2.Usage(num_prompt_tokens=5, num_generated_tokens=4),
+        "usage": generation_pb2.Usage(num_prompt_tokens=5, num_generated_tokens=4, num_cached_prompt_tokens=1),
         "timings": generation_pb2.GenerationTimings(first_token_ms=20, total_ms=50, target_queued_ms=2),
         "speculation": generation_pb2.SpeculationStatistics(
             num_cycles=2,
@@ -79,7 +82,13 @@ def summary(**fields: Any) -> generation_pb2.GenerateSummary:
     return generation_pb2.GenerateSummary(**{**values, **fields})
 
 
-Step = generation_pb2.GenerateChunk | generation_pb2.GenerateSummary | Exception | Awaitable[object]
+Step = (
+    generation_pb2.GenerateResponse
+    | generation_pb2.GenerateChunk
+    | generation_pb2.GenerateSummary
+    | Exception
+    | Awaitable[object]
+)
 Script = Callable[[generation_pb2.GenerateRequest], Sequence[Step | Callable[[], Awaitable[object]]]]
 
 
@@ -109,7 +118,9 @@ class ScriptedService:
             for step in self.script(request):
                 if isinstance(step, Exception):
                     raise step
-                if isinstance(step, generation_pb2.GenerateChunk):
+                if isinstance(step, generation_pb2.GenerateResponse):
+                    await send(step)
+                elif isinstance(step, generation_pb2.GenerateChunk):
                     await send(generation_pb2.GenerateResponse(chunk=step))
                 elif isinstance(step, generation_pb2.GenerateSummary):
                     await send(generation_pb2.GenerateResponse(summary=step))
@@ -186,8 +197,9 @@ def make_face(
     async def ready() -> ServedModel:
         return model
 
-    target = SimpleNamespace(served=model, stub=texts, ready=ready)
+    target = SimpleNamespace(served=model, stub=texts, ready=ready, model=MODEL)
     backend: Any = SimpleNamespace(target=target, drafts=[])
+    backend.models = lambda: {"target": target, "big": target} | dict(zip(["draft"], backend.drafts, strict=False))
     served = Served(OrchestratorSettings(**settings), server, backend, cast(Any, service))
     app = create_app(served)
     # An exception that gets out of the application is a test's failure.
