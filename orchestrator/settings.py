@@ -21,7 +21,7 @@ _SWITCHES = {"true": "auto", "1": "auto", "yes": "auto", "on": "auto"} | {
 
 
 MetricsPage = Literal["on", "open", "off"]
-DrafterName = Literal["auto", "remote", "ngram", "none"]
+DrafterName = Literal["auto", "remote", "ngram", "prediction", "none"]
 
 
 def _listed(text: str) -> list[str]:
@@ -60,7 +60,8 @@ class OrchestratorSettings(ServerSettings, PeerSettings, env_prefix="OUTRIDER_OR
     )
     drafter: Annotated[DrafterName, BeforeValidator(_read_switch)] = Field(
         "auto",
-        description="who drafts: the draft service (remote), lookup in the text itself (ngram), none, or what is there",
+        description="who drafts: the draft service (remote), lookup in the text (ngram), predictions alone, none, or "
+        "all (auto)",
     )
     max_draft_tokens: int = Field(
         16, ge=0, le=MAX_DRAFT_TOKENS, description="most draft tokens of a cycle where a request fixes none"

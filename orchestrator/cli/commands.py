@@ -33,7 +33,13 @@ from orchestrator.cli.options import (
     stack_credentials,
 )
 from orchestrator.stack.process import CrashedError, RefusedError
-from orchestrator.cli.request import AnswerOptions, RequestOptions, TemplateOptions, read_prompt
+from orchestrator.cli.request import (
+    AnswerOptions,
+    RequestOptions,
+    TemplateOptions,
+    read_prediction,
+    read_prompt,
+)
 from orchestrator.cli.show import pair_lines, status_table, to_json
 from orchestrator.stack.stack import Stack, StackOptions
 from services.frame.program.logging import configure_logging
@@ -139,6 +145,14 @@ def generate_command(
         str | None,
         typer.Option("--file", callback=refuse_empty, help="file with the text to go on with, less its last newline"),
     ] = None,
+    prediction: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            callback=refuse_empty,
+            help="file with the text that is expected: where it is right the answer comes quicker, and is the same",
+        ),
+    ] = None,
     address: AddressOption = "",
     as_json: JsonOption = False,
 ) -> None:
@@ -148,6 +162,7 @@ def generate_command(
     """
     request = asked.request(models.drafter)
     request.text = read_prompt(prompt, file)
+    request.prediction.MergeFrom(read_prediction(prediction))
     options = models.own_stack(context, address)
     run(stream_text(address, peer.credentials(address), options, request, as_json))
 

@@ -100,8 +100,8 @@ class ModelOptions:
         DrafterName | None,
         typer.Option(
             "--drafter",
-            help="who drafts: the draft model (remote), lookup in the text itself (ngram), nobody, or auto, the first "
-            "that can; as OUTRIDER_ORCHESTRATOR_DRAFTER or ENABLE_SPECULATIVE says if absent, else auto",
+            help="who drafts: the draft model (remote), lookup in the text itself (ngram), a prediction alone, nobody, "
+            "or auto, all that can; as OUTRIDER_ORCHESTRATOR_DRAFTER or ENABLE_SPECULATIVE says if absent, else auto",
         ),
     ] = None
     exact: Annotated[

@@ -15,6 +15,7 @@ from orchestrator.drafting.drafter import DRAFTERS, Drafter, FirstDrafter
 from orchestrator.generation.answer import Answer, marker_spellings
 from orchestrator.generation.cycle import Cycle, FixedLength, LengthPolicy
 from orchestrator.generation.cycle_report import cycle_report
+from orchestrator.generation.expected_text import read_prediction
 from orchestrator.generation.generation import Generation, draw_seed
 from orchestrator.generation.instruments import GenerationInstruments
 from orchestrator.generation.request import check_alone, check_request, model_unknown, read_prompt, sequence_of
@@ -102,7 +103,7 @@ class GenerationService:
             prompt, form = await read_prompt(self._backend.target.stub, request, most)
             self._instruments.record_prompt(len(prompt))
             sequence = await sequence_of(prompt)
-            target, drafter, policy = self._open(request, sampling, draft, len(prompt))
+            target, drafter, policy = await self._open(request, sampling, draft, len(prompt), most)
             generation = Generation(
                 sequence,
                 target,
@@ -188,12 +189,13 @@ class GenerationService:
         finally:
             self._num_active -= 1
 
-    def _open(
+    async def _open(
         self,
         request: generation_pb2.GenerateRequest,
         sampling: common_pb2.Sampling,
         draft: DraftPeer | None,
         num_prompt_tokens: int,
+        most: int,
     ) -> tuple[TargetSession | DraftModelSession, Drafter, LengthPolicy]:
         """Open sessions of who decides and who drafts; where `draft` answers by itself, nobody drafts."""
         backend = self._backend
@@ -201,13 +203,23 @@ class GenerationService:
             max_length = num_prompt_tokens + request.max_tokens
             return backend.open_draft_model(draft, sampling, max_length=max_length), FirstDrafter(), FixedLength(0)
         plan = plan_speculation(request.speculation, self._settings, backend.experience)
+        expected: list[int] = []
+        if plan.uses_prediction:
+            served = backend.target.served
+            expected = await read_prediction(backend.target.stub, request.prediction, served.token_bytes, most)
         target = backend.open_target(
             sampling,
             num_log_probabilities=request.num_log_probabilities if request.HasField("num_log_probabilities") else None,
             require_exact=request.require_exact,
             wants_quotes=request.report_cycles,
         )
-        drafter = backend.open_drafter(sampling, plan.drafter, min_joint_confidence=plan.min_joint_confidence)
+        drafter = backend.open_drafter(
+            sampling,
+            plan.drafter,
+            min_joint_confidence=plan.min_joint_confidence,
+            expected=expected,
+            num_prompt_tokens=num_prompt_tokens,
+        )
         return target, drafter, plan.policy
 
     def _reporter(self, served: ServedModel) -> Callable[[Cycle], generation_pb2.CycleReport]:

@@ -59,13 +59,15 @@ class _DrafterEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Drafter.Value
     DRAFTER_UNSPECIFIED: _Drafter.ValueType  # 0
     """As the orchestrator is set."""
     DRAFTER_AUTO: _Drafter.ValueType  # 1
-    """The draft service while it can be used, else lookup."""
+    """The draft service while it can be used, else lookup; the request's prediction where it is worth more."""
     DRAFTER_REMOTE: _Drafter.ValueType  # 2
     """The draft service. While it cannot be used, decoding is plain."""
     DRAFTER_NGRAM: _Drafter.ValueType  # 3
     """Lookup: what followed the last tokens where they stood in the prompt or in the generated text before."""
     DRAFTER_NONE: _Drafter.ValueType  # 4
     """Nobody: plain decoding."""
+    DRAFTER_PREDICTION: _Drafter.ValueType  # 5
+    """The request's prediction, and nobody else. Decoding is plain where there is none, or where the text is another."""
 
 class Drafter(_Drafter, metaclass=_DrafterEnumTypeWrapper):
     """Who proposes draft tokens."""
@@ -73,13 +75,15 @@ class Drafter(_Drafter, metaclass=_DrafterEnumTypeWrapper):
 DRAFTER_UNSPECIFIED: Drafter.ValueType  # 0
 """As the orchestrator is set."""
 DRAFTER_AUTO: Drafter.ValueType  # 1
-"""The draft service while it can be used, else lookup."""
+"""The draft service while it can be used, else lookup; the request's prediction where it is worth more."""
 DRAFTER_REMOTE: Drafter.ValueType  # 2
 """The draft service. While it cannot be used, decoding is plain."""
 DRAFTER_NGRAM: Drafter.ValueType  # 3
 """Lookup: what followed the last tokens where they stood in the prompt or in the generated text before."""
 DRAFTER_NONE: Drafter.ValueType  # 4
 """Nobody: plain decoding."""
+DRAFTER_PREDICTION: Drafter.ValueType  # 5
+"""The request's prediction, and nobody else. Decoding is plain where there is none, or where the text is another."""
 Global___Drafter: _TypeAlias = Drafter  # noqa: Y015
 
 class _TokenOrigin:
@@ -215,6 +219,36 @@ class TokenPrompt(_message.Message):
 Global___TokenPrompt: _TypeAlias = TokenPrompt  # noqa: Y015
 
 @_typing.final
+class Prediction(_message.Message):
+    """What the caller expects as the answer, for example a file in which some lines are to be changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """Text. Spellings of control tokens in it are text."""
+    @_builtins.property
+    def tokens(self) -> Global___TokenPrompt:
+        """Token ids."""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        tokens: Global___TokenPrompt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["text", "tokens"]  # noqa: Y015
+    _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
+
+Global___Prediction: _TypeAlias = Prediction  # noqa: Y015
+
+@_typing.final
 class Speculation(_message.Message):
     """Speculation of one request. It changes the speed, never the text."""
 
@@ -273,6 +307,7 @@ class GenerateRequest(_message.Message):
     NUM_LOG_PROBABILITIES_FIELD_NUMBER: _builtins.int
     REQUIRE_EXACT_FIELD_NUMBER: _builtins.int
     STOP_TOKENS_FIELD_NUMBER: _builtins.int
+    PREDICTION_FIELD_NUMBER: _builtins.int
     REPORT_CYCLES_FIELD_NUMBER: _builtins.int
     NUM_PROMPT_LOG_PROBABILITIES_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
@@ -322,6 +357,13 @@ class GenerateRequest(_message.Message):
     def stop_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Generation ends with the first of these ids, which adds no text; at most 64. Those of the model need not be named."""
 
+    @_builtins.property
+    def prediction(self) -> Global___Prediction:
+        """The answer that is expected: what of it is right is drafted from it, so that it comes quicker. It never changes the
+        text. Used unless the orchestrator is set to draft nothing, or `speculation` names another drafter; at most as many
+        tokens as a slot holds.
+        """
+
     def __init__(
         self,
         *,
@@ -336,13 +378,14 @@ class GenerateRequest(_message.Message):
         num_log_probabilities: _builtins.int | None = ...,
         require_exact: _builtins.bool = ...,
         stop_tokens: _abc.Iterable[_builtins.int] | None = ...,
+        prediction: Global___Prediction | None = ...,
         report_cycles: _builtins.bool = ...,
         num_prompt_log_probabilities: _builtins.int | None = ...,
         model: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_num_log_probabilities", b"_num_log_probabilities", "_num_prompt_log_probabilities", b"_num_prompt_log_probabilities", "_seed", b"_seed", "chat", b"chat", "num_log_probabilities", b"num_log_probabilities", "num_prompt_log_probabilities", b"num_prompt_log_probabilities", "prompt", b"prompt", "sampling", b"sampling", "seed", b"seed", "speculation", b"speculation", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_num_log_probabilities", b"_num_log_probabilities", "_num_prompt_log_probabilities", b"_num_prompt_log_probabilities", "_seed", b"_seed", "chat", b"chat", "num_log_probabilities", b"num_log_probabilities", "num_prompt_log_probabilities", b"num_prompt_log_probabilities", "prediction", b"prediction", "prompt", b"prompt", "sampling", b"sampling", "seed", b"seed", "speculation", b"speculation", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_log_probabilities", b"_num_log_probabilities", "_num_prompt_log_probabilities", b"_num_prompt_log_probabilities", "_seed", b"_seed", "chat", b"chat", "max_tokens", b"max_tokens", "model", b"model", "num_log_probabilities", b"num_log_probabilities", "num_prompt_log_probabilities", b"num_prompt_log_probabilities", "prompt", b"prompt", "report_cycles", b"report_cycles", "require_exact", b"require_exact", "sampling", b"sampling", "seed", b"seed", "speculation", b"speculation", "stop", b"stop", "stop_tokens", b"stop_tokens", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_log_probabilities", b"_num_log_probabilities", "_num_prompt_log_probabilities", b"_num_prompt_log_probabilities", "_seed", b"_seed", "chat", b"chat", "max_tokens", b"max_tokens", "model", b"model", "num_log_probabilities", b"num_log_probabilities", "num_prompt_log_probabilities", b"num_prompt_log_probabilities", "prediction", b"prediction", "prompt", b"prompt", "report_cycles", b"report_cycles", "require_exact", b"require_exact", "sampling", b"sampling", "seed", b"seed", "speculation", b"speculation", "stop", b"stop", "stop_tokens", b"stop_tokens", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__num_log_probabilities: _TypeAlias = _typing.Literal["num_log_probabilities"]  # noqa: Y015
     _WhichOneofArgType__num_log_probabilities: _TypeAlias = _typing.Literal["_num_log_probabilities", b"_num_log_probabilities"]  # noqa: Y015
@@ -793,7 +836,7 @@ class DrafterStatistics(_message.Message):
     NUM_DRAFT_TOKENS_FIELD_NUMBER: _builtins.int
     NUM_ACCEPTED_TOKENS_FIELD_NUMBER: _builtins.int
     drafter: Global___Drafter.ValueType
-    """REMOTE or NGRAM."""
+    """REMOTE, NGRAM or PREDICTION."""
     num_drafts: _builtins.int
     """Cycles with at least one draft token of it."""
     num_draft_tokens: _builtins.int
@@ -1104,7 +1147,9 @@ class GetStatusResponse(_message.Message):
     version: _builtins.str
     """The orchestrator's version."""
     drafter: Global___Drafter.ValueType
-    """Who proposes at the moment where a request leaves it open: REMOTE, NGRAM or NONE."""
+    """Who proposes at the moment where a request leaves it open and has no prediction: REMOTE, NGRAM or NONE. PREDICTION
+    where the orchestrator is set to use nothing else.
+    """
     @_builtins.property
     def target(self) -> Global___ServiceStatus:
         """The target."""

@@ -27,6 +27,16 @@ def model(tmp_path: Path) -> str:
         pytest.param(["generate", "--file", "."], "cannot read the prompt .: Is a directory", id="a folder as prompt"),
         pytest.param(["generate", "--file", sys.executable], "the prompt is not valid UTF-8", id="a program as prompt"),
         pytest.param(["generate", "--file", ""], "--file is empty: give it a value", id="empty file name"),
+        pytest.param(
+            ["generate", "a", "--prediction", "no/such"],
+            "cannot read the prediction no/such: No such file",
+            id="no prediction",
+        ),
+        pytest.param(
+            ["generate", "a", "--prediction", sys.executable],
+            "the prediction is not valid UTF-8",
+            id="a program as prediction",
+        ),
         pytest.param(["generate", "a", "--no-such-flag"], "No such option: --no-such-flag", id="unknown flag"),
         pytest.param(["generate", "a", "b"], "unexpected extra argument", id="two prompts"),
         pytest.param(["generate", "a", "--max-tokens", "many"], "'--max-tokens'", id="no number"),
