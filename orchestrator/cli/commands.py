@@ -18,17 +18,19 @@ from orchestrator.cli.bench import bench
 from orchestrator.cli.beside import pair_differences, run_beside
 from orchestrator.cli.costs import costs
 from orchestrator.cli.simulate import simulate
+from orchestrator.cli.http_address import http_address, http_line
 from orchestrator.cli.interrupts import Interrupted, end_line, interruptible, run
 from orchestrator.cli.option_groups import with_groups
 from orchestrator.cli.options import (
     MODEL,
     AddressOption,
+    CallerOptions,
     JsonOption,
     ModelOptions,
     PeerOptions,
     refuse_empty,
     refuse_unreachable,
-    stack_tls,
+    stack_credentials,
 )
 from orchestrator.stack.process import CrashedError, RefusedError
 from orchestrator.cli.request import (
@@ -76,6 +78,7 @@ def outrider(
 @with_groups
 def serve(
     models: ModelOptions,
+    callers: CallerOptions,
     host: Annotated[
         str,
         typer.Option(
@@ -90,6 +93,14 @@ def serve(
             min=0, max=65535, envvar="OUTRIDER_ORCHESTRATOR_PORT", help="port to listen on; 0 takes a free one"
         ),
     ] = 50050,
+    http: Annotated[
+        str | None,
+        typer.Option(
+            envvar="OUTRIDER_ORCHESTRATOR_HTTP",
+            metavar="HOST:PORT",
+            help="address to serve HTTP on; 127.0.0.1:8080 if absent, or a free port where that is taken; '' is none",
+        ),
+    ] = None,
     slots: Annotated[
         int | None, typer.Option(min=1, max=256, help="sessions cached at a time, of target and draft alike")
     ] = None,
@@ -113,11 +124,13 @@ def serve(
         ),
     ] = None,
 ) -> None:
-    """Run target, draft and orchestrator as three processes on loopback, one public port. Ctrl-C stops all."""
+    """Run target, draft and orchestrator as three processes on loopback, gRPC and HTTP in front. Ctrl-C stops all."""
     configure_logging("info", "text", "outrider")
     given = {"--slots": slots, "--context": context, "--threads": threads, "--gpu-layers": gpu_layers}
     flags = [f"{flag}={value}" for flag, value in given.items() if value is not None]
-    run(_serve(models.stack(host=host, port=port, log_level=log_level, model_flags=flags)))
+    address = http_address(http)
+    options = models.stack(host=host, port=port, http=address, log_level=log_level, model_flags=flags, callers=callers)
+    run(_serve(options, http_line(address, http) if address else ""))
 
 
 @app.command(name="generate")
@@ -151,7 +164,7 @@ def generate_command(
     request.text = read_prompt(prompt, file)
     request.prediction.MergeFrom(read_prediction(prediction))
     options = models.own_stack(context, address)
-    run(stream_text(address, peer.tls(address), options, request, as_json))
+    run(stream_text(address, peer.credentials(address), options, request, as_json))
 
 
 @app.command()
@@ -171,7 +184,7 @@ def chat(
     request = asked.request(models.drafter)
     request.chat.CopyFrom(template.chat())
     options = models.own_stack(context, address)
-    run(hold_chat(address, peer.tls(address), options, request))
+    run(hold_chat(address, peer.credentials(address), options, request))
 
 
 @app.command()
@@ -182,7 +195,7 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Tell what an orchestrator is connected to and how it is doing."""
-    reply = run(current_status(address, peer.tls(address)))
+    reply = run(current_status(address, peer.credentials(address)))
     if as_json:
         print(json.dumps(to_json(reply)))
     else:
@@ -203,7 +216,7 @@ def pair(
     as_json: JsonOption = False,
 ) -> None:
     """Tell whether a draft fits a target, and all in which they differ. Exit code 1 when it does not."""
-    found = run(pair_differences(target, draft, stack_tls()))
+    found = run(pair_differences(target, draft, stack_credentials()))
     problem = next((difference.sentence for difference in found if difference.is_harmful), "")
     if as_json:
         print(json.dumps({"fits": not problem, "reason": problem, "differences": [asdict(each) for each in found]}))
@@ -248,9 +261,11 @@ def main() -> None:
         sys.exit(CODE_INTERRUPTED)
 
 
-async def _serve(options: StackOptions) -> None:
+async def _serve(options: StackOptions, http: str) -> None:
     async def use(address: str) -> None:
         announce(f"serving on {address}")
+        if http:
+            announce(http)
         await asyncio.Event().wait()
 
-    await run_beside(Stack(options, stack_tls()), use)
+    await run_beside(Stack(options, stack_credentials()), use)

@@ -6,13 +6,14 @@ They share the time as well that may be spent on drafts that are not known to be
 
 import math
 import statistics
+import weakref
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.drafting.drafter import NGRAM, PREDICTION, REMOTE, Draft
-from orchestrator.drafting.remote import DraftService
+from orchestrator.drafting.remote import LEAST_S, DraftService
 from outrider.v1 import generation_pb2
 
 # Margins of a model between which tokens are told apart: differences of (perturbed) logits, so about log odds.
@@ -193,6 +194,8 @@ class Experience:
         # What a cycle without draft tokens takes.
         self.plain_s = Median()
         self._plain_s, self._spent_s = Mean(_NUM_CYCLES), Mean(_NUM_CYCLES)
+        # Whose prompt is being read by a draft service; nobody's, once that request is gone.
+        self._reader: weakref.ref[object] | None = None
 
     def of(self, drafter: str, service: int = 0) -> Record | None:
         """Return what is known of a drafter; None of nobody."""
@@ -203,10 +206,22 @@ class Experience:
         known = [0 if each.breaker.is_open else min(most, each.model.max_draft_tokens) for each in self.services]
         return known or [most]
 
+    def may_read(self, request: object) -> bool:
+        """Whether a draft service may read the prompt of `request` now; until `end_reading` no other one's."""
+        reader = self._reader() if self._reader is not None else None
+        if reader is None:
+            self._reader = weakref.ref(request)
+        return reader is None or reader is request
+
+    def end_reading(self, request: object) -> None:
+        """A draft of `request` has come, or nothing has."""
+        if self._reader is not None and self._reader() is request:
+            self._reader = None
+
     @property
     def limit_s(self) -> float:
         """How long a draft is waited for."""
-        return _MOST_PLAIN_CYCLES * self.plain_s.value
+        return max(LEAST_S, _MOST_PLAIN_CYCLES * self.plain_s.value)
 
     @property
     def speedup(self) -> float:

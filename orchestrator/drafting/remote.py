@@ -38,7 +38,7 @@ _MOST_TIMES_USUAL = 3
 _CYCLES_PER_TOKEN = 0.5
 _LEAST_CYCLES = 2
 # Threads of a busy machine wait for each other as long as this, whatever they do.
-_LEAST_S = 0.02
+LEAST_S = 0.02
 # Tokens that a draft reads beside those it proposes without taking notably longer for it.
 MOST_READ_TOKENS = 32
 
@@ -79,7 +79,7 @@ class DraftPatience:
             limits_s.append(max(_LEAST_CYCLES, _CYCLES_PER_TOKEN * num_draft_tokens) * cycle_s)
         if not is_prompt and (usual_s := self._proposals_s.get(num_draft_tokens)):
             limits_s.append(_MOST_TIMES_USUAL * max(usual_s) + cycle_s)
-        return min(most_s, max(_LEAST_S, min(limits_s)))
+        return min(most_s, max(LEAST_S, min(limits_s)))
 
 
 class DraftService(Protocol):

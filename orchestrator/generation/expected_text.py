@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import grpc
 
-from orchestrator.peers.target import is_too_large, target_unavailable
+from orchestrator.peers.patient_session import is_too_large, target_unavailable
 from outrider.v1 import common_pb2, generation_pb2, target_pb2, target_pb2_grpc
 from services.frame.rpc.errors import ServiceError, error_from_rpc, invalid_argument, is_from_server
 

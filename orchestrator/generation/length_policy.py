@@ -6,8 +6,9 @@ With S_j the chance that the first j draft tokens are all accepted, a draft of n
 
 tokens: what it brings, less what its time would bring otherwise. r is the rate of all sessions together, at which the
 target's time is priced, T its decode; D and t are what drafting takes whatever the length and for each token, priced at
-a share of the rate, as the m sessions that draft do so in the same wait. Every n is evaluated, zero too. What is worth
-its rows is decided once more by the target, by the chances of the very tokens and in the company that is there then.
+a share of the rate, as the m sessions that draft do so in the same wait. Beside a decode of others drafting is free.
+Every n is evaluated, zero too. What is worth its rows is decided once more by the target, by the chances of the very
+tokens and in the company that is there then.
 
 D, t and S_j are those of the draft service that is used; `service_choice` says which of several that is.
 """
@@ -31,11 +32,11 @@ _MEMORY = 64
 _PRIOR_TOKENS = 32
 # Draft tokens until there is a quote and so many drafts were seen.
 _FIRST, _NUM_FIRST = VISIT_TOKENS, 4
-# A target that idles for less of its time decodes for others while one drafts, so that drafts cost less or nothing.
+# A target that idles for less of its time decodes for others while one drafts: a draft of that length costs nothing.
 _IDLE = 0.1
 # What a draft model has to read first is to pay within so many cycles.
 _NUM_AMORTIZED = 32
-# Another number has to be worth more by so many tokens.
+# Another number has to be worth more by so many tokens, or this share of what it is worth.
 _MARGIN = 0.05
 # No longer drafts are asked for than usually take this share of the time after which one is not waited for any more.
 _SAFE = 0.75
@@ -69,12 +70,15 @@ class PaidLength:
         service = self._service.choose(rooms, self._worth, is_drafting=self._drafts)
         record, most = self._experience.remote[service], rooms[service] or room
         if quote is None or not _is_known(record, quote) or self._service.is_visit:
-            return Wanted(min(_FIRST, most), num_looked_up=room, service=service)
+            number = min(_FIRST, most) if self._may_read(service) else 0
+            return Wanted(number, num_looked_up=room, service=service)
         costs = self._costs(record, quote)
         most = min(most, self._most_in_time(record), len(costs) - 1)
         chance = self._mean_chance(record)
         values = _values(costs[: most + 1], chance, record)
         number, early_end = self._number(record, quote, costs, values)
+        if number and not self._may_read(service):
+            number = 0
         self._experience.choice = generation_pb2.LengthChoice(
             num_draft_tokens=number,
             chance=chance,
@@ -94,6 +98,14 @@ class PaidLength:
             service=service,
             choice=self._experience.choice,
         )
+
+    def _may_read(self, service: int) -> bool:
+        """Whether a draft service may read now what it has not read: in company one request after the other.
+
+        All at once they would be away for as long as all of that takes, and the company would fall apart.
+        """
+        is_alone = self._quote is None or self._quote.num_sessions < 2
+        return is_alone or self._num_unread[service] <= MOST_READ_TOKENS or self._experience.may_read(self)
 
     def _is_worth_more(self, worth: float, quote: target_pb2.Quote, draft: Draft) -> bool:
         """Whether the best number of tokens of a draft that took no time is worth more than so many tokens."""
@@ -133,6 +145,7 @@ class PaidLength:
     def chances(self, draft: Draft) -> Sequence[float]:
         """Return the chance of each token."""
         self._draft = draft
+        self._experience.end_reading(self)
         self._service.note(draft)
         record = self._experience.of(draft.drafter, draft.service)
         if record is None:
@@ -170,19 +183,20 @@ class PaidLength:
         """Return the number for all sessions, which wait for each other: the same for all who draft."""
         values = _values(costs, record.chance.value, record)
         best = max(1, _place_of_best(values))
-        if not 0 < record.number < len(values) or values[best] > values[record.number] + _MARGIN:
+        margin = _MARGIN
+        if not 0 < record.number < len(values) or values[best] > values[record.number] + margin:
             record.number = best
         return min(record.number, most)
 
     def _costs(self, record: Record, quote: target_pb2.Quote) -> list[float]:
         """Return what each number of draft tokens costs, in tokens, up to the most that is quoted for."""
-        rate, waiting_rate = quote.tokens_per_ms, self._draft_cost(quote, 1.0)
-        rows = enumerate(quote.row_ms[: self._most], start=1)
-        return [0.0, *(rate * row_ms + waiting_rate * record.usual_s(number) for number, row_ms in rows)]
+        rate, rows = quote.tokens_per_ms, enumerate(quote.row_ms[: self._most], start=1)
+        return [0.0, *(rate * row_ms + self._draft_cost(quote, record.usual_s(number)) for number, row_ms in rows)]
 
     def _draft_cost(self, quote: target_pb2.Quote, seconds: float) -> float:
-        share = min(1.0, quote.idle_share / _IDLE) / max(1, quote.num_drafting)
-        return share * quote.tokens_per_ms * 1e3 * seconds
+        """Return what drafting for so long costs, in tokens: nothing beside a decode of others."""
+        beside_ms = (1 - min(1.0, quote.idle_share / _IDLE)) * quote.decode_ms
+        return quote.tokens_per_ms * max(0.0, 1e3 * seconds - beside_ms) / max(1, quote.num_drafting)
 
     def _mean_chance(self, record: Record) -> float:
         own = self._chances[self._service.service]

@@ -11,10 +11,12 @@ from google.protobuf.message import Message
 from opentelemetry.trace import Span
 
 from outrider.v1 import common_pb2, generation_pb2
+from services.frame.program.api_keys import caller_name
 
 _FINISH_REASONS = {
     generation_pb2.FINISH_REASON_END_OF_GENERATION: "stop",
     generation_pb2.FINISH_REASON_STOP: "stop",
+    generation_pb2.FINISH_REASON_TOOL_CALLS: "tool_calls",
 }
 _LARGEST_NUMBER = 2**63 - 1
 # By the name of the field; the others have no conventional name.
@@ -36,7 +38,7 @@ def request_attributes(request: generation_pb2.GenerateRequest, model: common_pb
     return {
         "gen_ai.operation.name": _operation(request),
         "gen_ai.provider.name": "outrider",
-        # A request names no model: it is answered by the one that is served.
+        # A request need not name a model; its other names for one stand for the same.
         "gen_ai.request.model": model.name,
         "gen_ai.response.model": model.name,
     }
@@ -70,6 +72,8 @@ class RequestSpan:
                 "outrider.seed": str(seed),
             }
         )
+        if caller := caller_name.get():
+            span.set_attribute("outrider.caller", caller)
         if seed <= _LARGEST_NUMBER:
             span.set_attribute("gen_ai.request.seed", seed)
         span.set_attributes(

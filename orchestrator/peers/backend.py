@@ -14,12 +14,13 @@ from orchestrator.drafting.ngram import NgramDrafter
 from orchestrator.drafting.prediction import PredictionDrafter
 from orchestrator.drafting.remote import RemoteDrafter
 from orchestrator.drafting.texts import BetterDrafter, LongestMatchDrafter
+from orchestrator.peers.draft_model import DraftModelSession
 from orchestrator.peers.draft_peer import DRAFT_SERVICE, DraftPeer
 from orchestrator.peers.target import TargetSession
 from orchestrator.peers.target_peer import TARGET_SERVICE, TargetPeer
 from orchestrator.settings import OrchestratorSettings
 from outrider.v1 import common_pb2, generation_pb2
-from services.frame.rpc.channel import client_tls, open_channel, service_config
+from services.frame.rpc.channel import Credentials, client_credentials, open_channel, service_config
 from services.frame.telemetry import Telemetry
 
 _REMOTE = (generation_pb2.DRAFTER_AUTO, generation_pb2.DRAFTER_REMOTE)
@@ -38,11 +39,12 @@ class Backend:
         """`announce` is told what `connect` waits for, whenever that is another thing."""
         self.telemetry = telemetry
         self._settings = settings
-        self._channels = [_open(settings, settings.target, TARGET_SERVICE)]
+        credentials = client_credentials(settings)
+        self._channels = [_open(settings, credentials, settings.target, TARGET_SERVICE)]
         self.target = TargetPeer(settings, self._channels[0], announce)
         self.drafts: list[DraftPeer] = []
         for address in settings.draft_addresses:
-            channel = _open(settings, address, DRAFT_SERVICE)
+            channel = _open(settings, credentials, address, DRAFT_SERVICE)
             self._channels.append(channel)
             self.drafts.append(DraftPeer(settings, address, channel, lambda: self.target.served))
         self.experience = Experience(self.drafts)
@@ -66,8 +68,24 @@ class Backend:
         for channel in self._channels:
             await channel.close()
 
+    def models(self) -> dict[str, TargetPeer | DraftPeer]:
+        """Return who answers requests by each name of a model; the first one is meant where none is named."""
+        peers: list[TargetPeer | DraftPeer] = [self.target, *self.drafts]
+        named = {"target": peers[0]}
+        if self.drafts:
+            named["draft"] = next((draft for draft in self.drafts if not draft.breaker.is_disabled), self.drafts[0])
+        for peer in peers:
+            if peer.model.name:
+                named.setdefault(peer.model.name, peer)
+        return named
+
     def open_target(
-        self, sampling: common_pb2.Sampling, *, num_log_probabilities: int | None, require_exact: bool
+        self,
+        sampling: common_pb2.Sampling,
+        *,
+        num_log_probabilities: int | None,
+        require_exact: bool,
+        wants_quotes: bool = False,
     ) -> TargetSession:
         """Start a session on the target, which must have been connected."""
         return TargetSession(
@@ -81,6 +99,7 @@ class Backend:
             on_verified=[draft.patience.note_cycle for draft in self.drafts],
             num_log_probabilities=num_log_probabilities,
             require_exact=require_exact,
+            wants_quotes=wants_quotes,
         )
 
     def open_drafter(
@@ -114,6 +133,22 @@ class Backend:
                 draft.note_problem(problem)
         return FirstDrafter(*drafters)
 
+    def open_draft_model(
+        self, draft: DraftPeer, sampling: common_pb2.Sampling, *, max_length: int
+    ) -> DraftModelSession:
+        """Start a session of a draft that answers by itself. The target must have been connected."""
+        return DraftModelSession(
+            draft.stub,
+            uuid.uuid4().hex,
+            self._draft_view(sampling),
+            self.telemetry,
+            model=draft.model,
+            describe=draft.describe,
+            patience_s=self._settings.target_patience_s,
+            max_length=max_length,
+            vocabulary_size=self.target.model.vocabulary_size,
+        )
+
     def usual_drafter(self, drafter: generation_pb2.Drafter.ValueType) -> generation_pb2.Drafter.ValueType:
         """Return who drafts at the moment, where that is left to `drafter`."""
         if drafter == generation_pb2.DRAFTER_PREDICTION:
@@ -138,15 +173,18 @@ class Backend:
     def _remote_drafter(
         self, draft: DraftPeer, sampling: common_pb2.Sampling, min_joint_confidence: float
     ) -> RemoteDrafter:
-        target = self.target.served
         return RemoteDrafter(
             draft,
             uuid.uuid4().hex,
-            DraftView(sampling, target.info.suppressed_tokens, target.stand_in),
+            self._draft_view(sampling),
             self.telemetry,
-            vocabulary_size=target.info.vocabulary_size,
+            vocabulary_size=self.target.model.vocabulary_size,
             min_joint_confidence=min_joint_confidence,
         )
+
+    def _draft_view(self, sampling: common_pb2.Sampling) -> DraftView:
+        target = self.target.served
+        return DraftView(sampling, target.info.suppressed_tokens, target.stand_in)
 
     def _text_drafters(
         self,
@@ -166,10 +204,10 @@ class Backend:
         return [LongestMatchDrafter(*found)] if len(found) > 1 else found
 
 
-def _open(settings: OrchestratorSettings, address: str, service: str) -> grpc.aio.Channel:
+def _open(settings: OrchestratorSettings, credentials: Credentials, address: str, service: str) -> grpc.aio.Channel:
     return open_channel(
         address,
-        tls=client_tls(settings),
+        credentials=credentials,
         proxy=settings.peer_proxy,
         max_message_bytes=settings.max_message_bytes,
         config=service_config([(service, ""), ("outrider.v1.ModelService", "")]),

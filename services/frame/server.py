@@ -8,7 +8,7 @@ import ipaddress
 import logging
 import socket
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -16,6 +16,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 
 from services.frame.program.address import is_unix_address
+from services.frame.program.api_keys import ApiKeys
 from services.frame.program.settings import ServerSettings
 from services.frame.program.startup import StartupError
 from services.frame.rpc.handlers import HandlerRegistry
@@ -23,7 +24,7 @@ from services.frame.rpc.health import HealthService
 from services.frame.rpc.reflection import add_reflection
 from services.frame.rpc.tls import ServerCertificates
 from services.frame.rpc.unix_socket import check_socket_free
-from services.frame.telemetry import Telemetry
+from services.frame.telemetry import Telemetry, observed
 
 # A client may ping every ten seconds, even between calls. One that has vanished is noticed within 25 seconds: see
 # `channel.KEEPALIVE_OPTIONS`, whose numbers must fit these.
@@ -78,6 +79,8 @@ class FrameServer:
         self.ended = asyncio.Event()
         self.failure: str | None = None
         self.port = 0
+        # Those that callers must show one of; read when it begins to listen.
+        self.keys: ApiKeys | None = None
         self._application = application
         self._registry = HandlerRegistry()
         # Health and reflection, which answer from the first moment to the last.
@@ -105,6 +108,13 @@ class FrameServer:
         """What was announced last; empty where nothing was."""
         return self._registry.wait
 
+    def counting(self) -> AbstractContextManager[None]:
+        """Run the block as a call under way, which a graceful end waits for, though it came by another way than gRPC.
+
+        Raises ServiceError, NOT_READY, while the application starts or the server stops.
+        """
+        return self._registry.counting()
+
     def set_serving(self, is_serving: bool) -> None:
         """Set the health of the application's services, and of the server as a whole."""
         for name in ("", *self._application.service_names):
@@ -122,9 +132,15 @@ class FrameServer:
     async def listen(self) -> int:
         """Bind and answer health and reflection; methods of the application answer NOT_READY. Returns the port.
 
-        Raises StartupError for an address that cannot be bound and for unusable certificates.
+        Raises StartupError for an address that cannot be bound and for unusable certificates and keys.
         """
         settings = self.settings
+        if settings.api_key_file is not None:
+            # Health and reflection tell nothing of what is served, and are asked by who knows no key.
+            keys = self.keys = self._registry.keys = ApiKeys(settings.api_key_file)
+            self.telemetry.meter.create_observable_counter(
+                "outrider.refused_keys", [observed(lambda: keys.num_refused)], "{call}", "calls without a key"
+            )
         server = grpc.aio.server(
             handlers=[self._stock, self._registry],
             options=[
@@ -206,24 +222,25 @@ def _bind(server: grpc.aio.Server, host: str, port: int, credentials: grpc.Serve
         raise _cannot_listen(address, error) from error
 
 
-def check_free(host: str, port: int) -> None:
+def check_free(host: str, port: int, flags: str = "--host or --port") -> None:
     """Raise StartupError where `host` and `port`, or the Unix socket that `host` names, cannot be bound.
 
-    gRPC would find out as well, but gives no reason and writes several lines of its own to stderr.
+    `flags` are what the sentence says to change. gRPC would find out as well, but gives no reason and writes several
+    lines of its own to stderr.
     """
     address = _join_address(host, port)
     if is_unix_address(host):
         try:
             check_socket_free(host)
         except OSError as error:
-            raise _cannot_listen(address, error) from error
+            raise _cannot_listen(address, error, flags) from error
         return
     if _is_short(host):
-        raise _cannot_listen(address, ValueError("write the address in full, as in 0.0.0.0"))
+        raise _cannot_listen(address, ValueError("write the address in full, as in 0.0.0.0"), flags)
     try:
         places = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
-        raise _cannot_listen(address, error) from error
+        raise _cannot_listen(address, error, flags) from error
     problems: list[OSError] = []
     for family, kind, protocol, _, place in places:
         try:
@@ -236,7 +253,7 @@ def check_free(host: str, port: int) -> None:
     # "localhost" often names an IPv6 address that the machine does not have; gRPC takes the others.
     for problem in problems:
         if len(problems) == len(places) or problem.errno == errno.EADDRINUSE:
-            raise _cannot_listen(address, problem) from problem
+            raise _cannot_listen(address, problem, flags) from problem
 
 
 def _is_short(host: str) -> bool:
@@ -249,9 +266,9 @@ def _is_short(host: str) -> bool:
     return False
 
 
-def _cannot_listen(address: str, error: Exception) -> StartupError:
+def _cannot_listen(address: str, error: Exception, flags: str = "--host or --port") -> StartupError:
     reason = getattr(error, "strerror", None) or str(error)
-    choice = "--host" if is_unix_address(address) else "--host or --port"
+    choice = "--host" if is_unix_address(address) else flags
     return StartupError(f"cannot listen on {address} ({reason}): choose another {choice}")
 
 

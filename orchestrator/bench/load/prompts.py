@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from services.frame.program.startup import StartupError
 
@@ -78,7 +79,7 @@ def _parse(text: str, name: str, kind: str) -> list[Prompt]:
     return prompts
 
 
-def _prediction(fields: Mapping[object, object]) -> str:
+def _prediction(fields: Mapping[Any, object]) -> str:
     prediction = fields.get("prediction", "")
     if not isinstance(prediction, str):
         raise TypeError("a prediction is a text")

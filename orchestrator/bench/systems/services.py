@@ -27,6 +27,8 @@ from services.frame.rpc.health import watch_health
 # A target that loads is waited for.
 _ORCHESTRATOR_FLAGS = ("--log-level", "error", "--target-patience-s", "300")
 _PAUSE_S = 0.01
+# Keys that the environment asks for are for others: all of these are called on loopback, without any.
+_KEYLESS = {f"OUTRIDER_{service}_API_KEY_FILE": "" for service in ("TARGET", "DRAFT", "ORCHESTRATOR")}
 _MODES = {
     "auto": generation_pb2.SPECULATION_MODE_AUTO,
     "fixed": generation_pb2.SPECULATION_MODE_FIXED,
@@ -168,7 +170,7 @@ class Services:
 
         The working directory would come before everything else, but for the flag.
         """
-        variables = dict(self._variables)
+        variables = _KEYLESS | self._variables
         if found := (*paths, *self.checkout.paths):
             variables |= {"PYTHONPATH": os.pathsep.join(map(str, found)), "PYTHONSAFEPATH": "1"}
         return ServerProcess(module, flags, variables=variables)

@@ -10,7 +10,7 @@ from orchestrator.generation.cycle import Cycle
 from orchestrator.generation.length_policy import PaidLength
 from orchestrator.peers.target import Verification
 from outrider.v1 import target_pb2
-from tests.unit.orchestrator.generation.paid_sessions import MOST, UNSURE, Session, quote
+from tests.unit.orchestrator.generation.paid_sessions import MOST, SURE, UNSURE, Session, quote
 
 
 def test_a_few_are_tried_while_nothing_is_known() -> None:
@@ -111,9 +111,7 @@ def test_dear_rows_make_short_drafts() -> None:
 
 
 def test_a_target_that_never_idles_makes_drafts_free() -> None:
-    busy, idle = (
-        Session(quote(num_sessions=8, idle_share=share, tokens_per_ms=0.8), token_s=0.004) for share in (0.0, 0.5)
-    )
+    busy, idle = (Session(quote(num_sessions=8, idle_share=share, tokens_per_ms=0.4)) for share in (0.0, 0.5))
     assert busy.cycles(60, num_accepted=3, margin=2.0)[-1] > idle.cycles(60, num_accepted=3, margin=2.0)[-1]
 
 
@@ -174,3 +172,16 @@ def test_the_speedup_is_known() -> None:
     session.cycles(300)
     # Cycles of 17 tokens in 21 and 32.5 ms, plain ones of 21.
     assert session.experience.speedup == pytest.approx(17 * 21 / 53.5, rel=0.05)
+
+
+def test_in_company_one_prompt_after_the_other_is_read() -> None:
+    experience = Experience()
+    reader, other = (Session(quote(num_sessions=2), experience) for _ in range(2))
+    reader.cycle()
+    other.cycle()
+    assert [session.policy.choose(MOST).num_draft_tokens for session in (reader, other, reader)] == [4, 0, 4]
+    reader.policy.chances(Draft([7], margins=[SURE], drafter=REMOTE))
+    assert other.policy.choose(MOST).num_draft_tokens == 4
+    # It ended before its draft had come.
+    del other.policy
+    assert Session(quote(num_sessions=2), experience).cycles(2) == [0, 4]

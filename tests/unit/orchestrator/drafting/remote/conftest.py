@@ -9,4 +9,4 @@ from tests.waiting import PATIENCE_S
 @pytest.fixture(autouse=True)
 def _patient_with_drafts(monkeypatch: pytest.MonkeyPatch) -> None:
     """No draft is late because the machine is busy."""
-    monkeypatch.setattr(remote_module, "_LEAST_S", PATIENCE_S)
+    monkeypatch.setattr(remote_module, "LEAST_S", PATIENCE_S)
