@@ -31,7 +31,7 @@ def draw_call_id() -> str:
 
 def argument_types(tools: Sequence[target_pb2.Tool]) -> dict[str, ArgumentTypes]:
     """Return what is known of the arguments of each tool, by its name. Their schemas are valid, as the target says."""
-    return {tool.name: ArgumentTypes(json.loads(tool.parameters or "{}")) for tool in tools}
+    return {tool.name: ArgumentTypes(json.loads(tool.parameters.strip() or "{}")) for tool in tools}
 
 
 class _NoCallError(Exception):
