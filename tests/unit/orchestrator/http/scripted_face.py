@@ -9,12 +9,15 @@ from typing import Any, cast
 
 import httpx2
 
+from orchestrator.generation.service import Load
 from orchestrator.http.app import create_app
 from orchestrator.http.served import Served
 from orchestrator.peers.pair import ServedModel
 from orchestrator.settings import OrchestratorSettings
 from outrider.v1 import common_pb2, generation_pb2, target_pb2
+from services.frame.program.api_keys import ApiKeys
 from services.frame.rpc.handlers import HandlerRegistry
+from services.frame.telemetry import Telemetry
 
 TEXTS = ("Hello", " world", "!", "\n", "€")
 
@@ -105,6 +108,7 @@ class ScriptedService:
     num_active: int = 0
     num_cancelled: int = 0
     is_available: bool = True
+    busy: Load = field(default_factory=lambda: Load("big", 0, 0))
 
     async def generate(self, request: generation_pb2.GenerateRequest, headers: Any, send: Any) -> None:
         self.requests.append(request)
@@ -127,6 +131,9 @@ class ScriptedService:
             raise
         finally:
             self.num_active -= 1
+
+    async def load(self) -> Load:
+        return self.busy
 
     def status(self) -> generation_pb2.GetStatusResponse:
         target = generation_pb2.ServiceStatus(
@@ -174,11 +181,17 @@ class Face:
         return await self.client.post(path, json=body, headers=headers)
 
 
-def make_face(script: Script = usual_script, **settings: Any) -> Face:
-    """The face of a scripted service."""
+def make_face(
+    script: Script = usual_script,
+    keys: ApiKeys | None = None,
+    telemetry: Telemetry | None = None,
+    **settings: Any,
+) -> Face:
+    """The face of a scripted service, which asks for keys where some are given."""
     service, texts, registry = ScriptedService(script), ScriptedTexts(), HandlerRegistry()
     registry.is_open = True
-    server: Any = SimpleNamespace(counting=registry.counting, draining=asyncio.Event(), wait="")
+    server: Any = SimpleNamespace(counting=registry.counting, draining=asyncio.Event(), wait="", keys=keys)
+    server.telemetry = telemetry or Telemetry.off()
     model = ServedModel(MODEL, token_table())
 
     async def ready() -> ServedModel:
@@ -195,8 +208,13 @@ def make_face(script: Script = usual_script, **settings: Any) -> Face:
 
 
 @asynccontextmanager
-async def face(script: Script = usual_script, **settings: Any) -> AsyncIterator[Face]:
+async def face(
+    script: Script = usual_script,
+    keys: ApiKeys | None = None,
+    telemetry: Telemetry | None = None,
+    **settings: Any,
+) -> AsyncIterator[Face]:
     """The face of a scripted service, with a client that is closed at the end."""
-    made = make_face(script, **settings)
+    made = make_face(script, keys, telemetry, **settings)
     async with made.client:
         yield made
