@@ -19,6 +19,7 @@ Summaries = Sequence[generation_pb2.GenerateSummary]
 _FINISH_REASONS = {
     generation_pb2.FINISH_REASON_END_OF_GENERATION: "stop",
     generation_pb2.FINISH_REASON_STOP: "stop",
+    generation_pb2.FINISH_REASON_TOOL_CALLS: "tool_calls",
 }
 
 
