@@ -66,19 +66,22 @@ async def read_prompt(
     try:
         tokens, form = await _tokenize(stub, request, most - 1)
     except grpc.aio.AioRpcError as error:
-        refusal = error_from_rpc(error)
-        # A message that is too long is refused by gRPC, anything else that is not the target's word by a proxy.
-        is_final = is_from_server(error) or refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-        if refusal.code is grpc.StatusCode.UNAVAILABLE or not is_final:
-            refusal = target_unavailable(f"the target is away: {refusal.message}")
-        elif is_too_large(refusal):
-            refusal = too_large(refusal)
-        raise _of_prompt(refusal, request) from error
+        raise _of_prompt(refusal_of_texts(error), request) from error
     if not tokens:
         raise invalid_argument("EMPTY_PROMPT", _prompt_field(request), "the prompt has no tokens")
     if len(tokens) >= most:
         raise _prompt_too_long(len(tokens), most)
     return tokens, form
+
+
+def refusal_of_texts(error: grpc.aio.AioRpcError) -> ServiceError:
+    """Return why the target has not tokenized, detokenized or rendered what it was asked to."""
+    refusal = error_from_rpc(error)
+    # A message that is too long is refused by gRPC, anything else that is not the target's word by a proxy.
+    is_final = is_from_server(error) or refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    if refusal.code is grpc.StatusCode.UNAVAILABLE or not is_final:
+        return target_unavailable(f"the target is away: {refusal.message}")
+    return too_large(refusal) if is_too_large(refusal) else refusal
 
 
 async def sequence_of(prompt: Sequence[int]) -> TokenSequence:
