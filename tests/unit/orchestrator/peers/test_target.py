@@ -8,10 +8,13 @@ from typing import Any
 import grpc
 import pytest
 
+from orchestrator.peers import patient_session
 from orchestrator.peers import target as target_module
-from orchestrator.peers.target import ContextFullError, TargetSession
+from orchestrator.peers.patient_session import ContextFullError
+from orchestrator.peers.target import TargetSession
 from outrider.v1 import common_pb2, target_pb2, target_pb2_grpc
 from services.frame.rpc.errors import ServiceError
+from services.frame.rpc.limits import MAX_SCORED_TOKENS
 from services.frame.telemetry import Telemetry
 from services.session.sequence import TokenSequence
 from tests.unit.orchestrator.scripted import Script, ScriptedTarget, serving
@@ -35,7 +38,7 @@ def quoting(quote: target_pb2.Quote) -> target_pb2.VerifyBatchResult:
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(target_module, "_FIRST_RETRY_S", 0.0)
+    monkeypatch.setattr(patient_session, "_FIRST_RETRY_S", 0.0)
 
 
 @asynccontextmanager
@@ -46,6 +49,8 @@ async def attached(
     patience_s: float = PATIENCE_S,
     require_exact: bool = False,
     num_log_probabilities: int | None = None,
+    wants_quotes: bool = False,
+    model: common_pb2.ModelInfo = MODEL,
 ) -> AsyncIterator[TargetSession]:
     """A session whose service follows the script; `described` is what it says it serves, each time that it is asked."""
     descriptions = iter(described)
@@ -59,11 +64,12 @@ async def attached(
             "the session",
             SAMPLING,
             Telemetry.off(),
-            model=MODEL,
+            model=model,
             describe=describe,
             patience_s=patience_s,
             num_log_probabilities=num_log_probabilities,
             require_exact=require_exact,
+            wants_quotes=wants_quotes,
         )
         yield session
         assert not list(descriptions), "it was asked less often than expected"
@@ -164,7 +170,8 @@ async def test_patience_begins_when_an_attempt_has_failed(monkeypatch: pytest.Mo
         now_s += 25.0
         return UNAVAILABLE
 
-    monkeypatch.setattr(target_module, "time", SimpleNamespace(perf_counter=lambda: now_s))
+    for module in (patient_session, target_module):
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now_s))
     script = Script([fail_late, UNAVAILABLE, verdict(0, 4), fail_late, fail_late])
     async with attached(script, [MODEL] * 3, patience_s=10.0) as session:
         assert (await session.verify(TokenSequence(PROMPT), [])).waited_s == 25.0
@@ -290,3 +297,66 @@ async def test_the_quote_of_a_target_that_was_replaced_is_forgotten() -> None:
     assert first.quote == QUOTE
     assert second.quote is None
     assert script.requests[-1].quote_version == 0
+
+
+@pytest.mark.parametrize("wants_quotes", [True, False])
+async def test_a_quote_without_chances_comes_where_it_is_wanted(wants_quotes: bool) -> None:
+    script = Script([quoting(QUOTE), verdict(0, 5)])
+    async with attached(script, wants_quotes=wants_quotes) as session:
+        for _ in range(2):
+            await session.verify(TokenSequence(PROMPT), [])
+    asked = [request.quote_version if request.HasField("quote_version") else None for request in script.requests]
+    assert asked == ([0, 3] if wants_quotes else [None, None])
+    assert not any(request.draft_chance for request in script.requests)
+
+
+def scored(request: target_pb2.VerifyBatchRequest) -> target_pb2.VerifyBatchResult:
+    tokens = request.context.tokens[-request.num_scored_tokens :]
+    told = [common_pb2.LogProbabilities(chosen=common_pb2.TokenLogProbability(token=token)) for token in tokens]
+    return target_pb2.VerifyBatchResult(next_token=8, scored_tokens=told)
+
+
+async def test_a_long_prompt_is_scored_in_parts_and_gone_on_from() -> None:
+    """Each part sends the last token of the one before again, and after the last one only that is evaluated."""
+    prompt = list(range(1, 2 * MAX_SCORED_TOKENS + 20))
+    script = Script([scored, scored, scored, verdict(0, 4)])
+    model = common_pb2.ModelInfo(context_length=1000, max_draft_tokens=16)
+    async with attached(script, model=model, num_log_probabilities=7) as session:
+        scores = [each async for part in session.score(TokenSequence(prompt), 5) for each in part.result.scored_tokens]
+        await session.verify(TokenSequence(prompt), [])
+    assert [each.chosen.token for each in scores] == prompt[1:]
+    parts, last = script.requests[:3], script.requests[3]
+    assert [request.num_scored_tokens for request in parts] == [MAX_SCORED_TOKENS, MAX_SCORED_TOKENS, 18]
+    assert [request.context.cached_length for request in parts] == [0, MAX_SCORED_TOKENS, 2 * MAX_SCORED_TOKENS]
+    assert [len(request.context.tokens) for request in parts] == [MAX_SCORED_TOKENS + 1, MAX_SCORED_TOKENS + 1, 19]
+    assert all(request.num_log_probabilities == 5 and not request.draft_tokens for request in parts)
+    assert (last.num_scored_tokens, last.num_log_probabilities) == (0, 7)
+    assert list(last.context.tokens) == prompt[-1:]
+
+
+async def test_a_part_that_was_lost_is_scored_again() -> None:
+    """By whoever is the target then, with the whole prompt up to there."""
+    prompt = list(range(1, MAX_SCORED_TOKENS + 20))
+    script = Script([scored, UNAVAILABLE, scored])
+    model = common_pb2.ModelInfo(context_length=1000, max_draft_tokens=16)
+    async with attached(script, [model], model=model) as session:
+        scores = [each async for part in session.score(TokenSequence(prompt), 0) for each in part.result.scored_tokens]
+    assert [each.chosen.token for each in scores] == prompt[1:]
+    assert list(script.requests[2].context.tokens) == prompt
+    assert script.requests[2].num_scored_tokens == 18
+
+
+async def test_a_target_that_scores_nothing_is_told_of() -> None:
+    """One of an earlier version answers as if nobody had asked."""
+    async with attached(Script([verdict(0, 4)])) as session:
+        with pytest.raises(ServiceError) as info:
+            async for _ in session.score(TokenSequence(PROMPT), 0):
+                pass
+    assert (info.value.code, info.value.reason) == (grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED")
+
+
+async def test_a_prompt_that_is_too_long_for_the_target_is_not_scored() -> None:
+    async with attached(Script([])) as session:
+        with pytest.raises(ContextFullError):
+            async for _ in session.score(TokenSequence([1] * (LIMITS["context_length"] + 1)), 0):
+                pass
