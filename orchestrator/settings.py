@@ -21,6 +21,12 @@ _SWITCHES = {"true": "auto", "1": "auto", "yes": "auto", "on": "auto"} | {
 DrafterName = Literal["auto", "remote", "ngram", "none"]
 
 
+def _check_trace_url(url: str) -> str:
+    if url and not (url.startswith(("http://", "https://")) and "{trace_id}" in url):
+        raise ValueError("it is to be an http or https address with {trace_id} in it")
+    return url
+
+
 def _read_switch(value: object) -> object:
     return _SWITCHES.get(value.lower(), value) if isinstance(value, str) else value
 
@@ -35,6 +41,9 @@ class OrchestratorSettings(ServerSettings, PeerSettings, env_prefix="OUTRIDER_OR
     }
     http: Annotated[str, AfterValidator(check_listening)] = Field(
         "", description="HOST:PORT to serve HTTP on too; port 0 takes a free one, which is printed; empty is none"
+    )
+    trace_url: Annotated[str, AfterValidator(_check_trace_url)] = Field(
+        "", description="where a trace is seen, as in http://localhost:16686/trace/{trace_id}; HTTP answers tell it"
     )
     port: int = Field(50050, ge=0, le=65535, description="port to listen on; 0 takes a free one, which is printed")
     target: Address = Field("127.0.0.1:50052", min_length=1, description="address of the target service")

@@ -42,6 +42,7 @@ class TemplateRequest(Fields):
     messages: list[ChatMessage]
     add_generation_prompt: bool = Field(True, description="whether it ends with the opening of the assistant's turn")
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="variables of the template")
+    with_tokens: bool = Field(False, description="whether its token ids come too, those that the model is asked with")
 
 
 def text_routes(served: Served) -> APIRouter:
@@ -76,7 +77,7 @@ def text_routes(served: Served) -> APIRouter:
             template_variables=template_variables(asked.chat_template_kwargs or {}),
         )
         reply = await of_target(served.backend.target.stub.ApplyChatTemplate(request), _TEMPLATE)
-        return {"prompt": reply.text}
+        return {"prompt": reply.text} | ({"tokens": list(reply.tokens)} if asked.with_tokens else {})
 
     return routes
 

@@ -67,6 +67,7 @@ class ModelResponse:
     def __init__(self, served: Served, asked: ResponseRequest, request: generation_pb2.GenerateRequest) -> None:
         self._asked = asked
         self._most_draft_tokens = served.most_draft_tokens(request)
+        self._trace_url = served.settings.trace_url
         self._texts = TokenTexts(served.backend.target.served) if asked.wants_log_probabilities else None
         self._model = served.target.name
         self._fingerprint = served.fingerprint
@@ -192,7 +193,10 @@ class ModelResponse:
             "usage": self._usage() if is_over else None,
             "user": asked.user,
         }
-        return response | (told.measures([self._summary], self._most_draft_tokens) if is_over else {})
+        return response | (self._measures() if is_over else {})
+
+    def _measures(self) -> dict[str, Any]:
+        return told.measures([self._summary], self._most_draft_tokens, self._trace_url)
 
     def _usage(self) -> dict[str, Any]:
         counts = told.usage([self._summary])
