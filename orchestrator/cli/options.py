@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from orchestrator.cli.model_files import find_pair
 from orchestrator.settings import DrafterName, OrchestratorSettings
+from orchestrator.stack.named import NAMED_MODELS
 from orchestrator.stack.stack import StackOptions
 from services.frame.program.address import check_address
 from services.frame.program.settings import PeerSettings, load_settings
@@ -33,7 +34,7 @@ def refuse_unreachable(context: typer.Context, parameter: typer.CallbackParam, v
         raise StartupError(f"{parameter.opts[0]} is {value!r}: {error}") from error
 
 
-MODEL = "PATH|hf:OWNER/REPO/FILE"
+MODEL = f"PATH|hf:OWNER/REPO/FILE|{'|'.join(NAMED_MODELS)}"
 AddressOption = Annotated[
     str, typer.Option(callback=refuse_unreachable, help="a running orchestrator; a stack of our own if absent")
 ]
@@ -42,6 +43,7 @@ TargetOption = Annotated[
     str | None,
     typer.Option(
         "--target",
+        "--model",
         metavar=MODEL,
         callback=refuse_empty,
         envvar=["OUTRIDER_TARGET_MODEL", "TARGET_MODEL_PATH"],
