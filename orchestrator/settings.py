@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from services.frame.program.address import split_addresses
+from services.frame.program.address import check_listening, split_addresses
 from services.frame.program.settings import Address, Addresses, PeerSettings, ServerSettings
 from services.frame.rpc.limits import MAX_DRAFT_TOKENS
 
@@ -33,6 +33,9 @@ class OrchestratorSettings(ServerSettings, PeerSettings, env_prefix="OUTRIDER_OR
         "ENABLE_SPECULATIVE": "drafter",
         "SPECULATION_DEPTH": "max_draft_tokens",
     }
+    http: Annotated[str, AfterValidator(check_listening)] = Field(
+        "", description="HOST:PORT to serve HTTP on too; port 0 takes a free one, which is printed; empty is none"
+    )
     port: int = Field(50050, ge=0, le=65535, description="port to listen on; 0 takes a free one, which is printed")
     target: Address = Field("127.0.0.1:50052", min_length=1, description="address of the target service")
     draft: Addresses = Field(

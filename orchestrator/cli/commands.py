@@ -18,6 +18,7 @@ from orchestrator.cli.bench import bench
 from orchestrator.cli.beside import pair_differences, run_beside
 from orchestrator.cli.costs import costs
 from orchestrator.cli.simulate import simulate
+from orchestrator.cli.http_address import http_address, http_line
 from orchestrator.cli.interrupts import Interrupted, end_line, interruptible, run
 from orchestrator.cli.option_groups import with_groups
 from orchestrator.cli.options import (
@@ -84,6 +85,14 @@ def serve(
             min=0, max=65535, envvar="OUTRIDER_ORCHESTRATOR_PORT", help="port to listen on; 0 takes a free one"
         ),
     ] = 50050,
+    http: Annotated[
+        str | None,
+        typer.Option(
+            envvar="OUTRIDER_ORCHESTRATOR_HTTP",
+            metavar="HOST:PORT",
+            help="address to serve HTTP on; 127.0.0.1:8080 if absent, or a free port where that is taken; '' is none",
+        ),
+    ] = None,
     slots: Annotated[
         int | None, typer.Option(min=1, max=256, help="sessions cached at a time, of target and draft alike")
     ] = None,
@@ -107,11 +116,13 @@ def serve(
         ),
     ] = None,
 ) -> None:
-    """Run target, draft and orchestrator as three processes on loopback, one public port. Ctrl-C stops all."""
+    """Run target, draft and orchestrator as three processes on loopback, gRPC and HTTP in front. Ctrl-C stops all."""
     configure_logging("info", "text", "outrider")
     given = {"--slots": slots, "--context": context, "--threads": threads, "--gpu-layers": gpu_layers}
     flags = [f"{flag}={value}" for flag, value in given.items() if value is not None]
-    run(_serve(models.stack(host=host, port=port, log_level=log_level, model_flags=flags)))
+    address = http_address(http)
+    options = models.stack(host=host, port=port, http=address, log_level=log_level, model_flags=flags)
+    run(_serve(options, http_line(address, http) if address else ""))
 
 
 @app.command(name="generate")
@@ -233,9 +244,11 @@ def main() -> None:
         sys.exit(CODE_INTERRUPTED)
 
 
-async def _serve(options: StackOptions) -> None:
+async def _serve(options: StackOptions, http: str) -> None:
     async def use(address: str) -> None:
         announce(f"serving on {address}")
+        if http:
+            announce(http)
         await asyncio.Event().wait()
 
     await run_beside(Stack(options, stack_tls()), use)

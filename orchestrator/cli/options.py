@@ -90,10 +90,14 @@ class ModelOptions:
         *,
         host: str = "127.0.0.1",
         port: int = 0,
+        http: str = "",
         log_level: str | None = "warning",
         model_flags: Sequence[str] = (),
     ) -> StackOptions:
-        """Return what is served, and how; `model_flags` are for target and draft alike. Raises StartupError."""
+        """Return what is served, and how. `http` is the address of HTTP, `model_flags` are for target and draft alike.
+
+        Raises StartupError.
+        """
         # As the orchestrator's process will read it, so that a draft model that nobody asks is not loaded.
         drafter = self.drafter or load_settings(OrchestratorSettings).drafter
         target_path, draft_path = find_pair(self.target, self.draft, wants_draft=drafter in ("auto", "remote"))
@@ -105,7 +109,7 @@ class ModelOptions:
             log_level,
             target_flags=("--exact", self.exact, *model_flags),
             draft_flags=model_flags,
-            orchestrator_flags=("--drafter", drafter),
+            orchestrator_flags=("--drafter", drafter, f"--http={http}"),
         )
 
     def own_stack(self, context: typer.Context, address: str) -> StackOptions | None:

@@ -10,8 +10,9 @@ from typing import Protocol
 from opentelemetry.util.types import AttributeValue
 
 from orchestrator.drafting.drafter import Draft, Drafter, Wanted
-from orchestrator.peers.target import ContextFullError, Verification
-from outrider.v1 import target_pb2
+from orchestrator.peers.patient_session import ContextFullError
+from orchestrator.peers.target import Verification
+from outrider.v1 import generation_pb2
 from services.frame.telemetry import Telemetry, child_span
 from services.session.client import Limits
 from services.session.sequence import TokenSequence
@@ -39,12 +40,17 @@ class Target(Protocol):
 
 @dataclass(frozen=True)
 class Cycle:
-    """One proposal, possibly empty, of which `draft` is what was verified. `tokens` are what the cycle committed."""
+    """One proposal, possibly empty, of which `draft` is what was verified. `tokens` are what the cycle committed.
+
+    `chances` are those of the draft's tokens, where they were weighed; `choice` says why so many were wanted.
+    """
 
     index: int
     draft: Draft
     verification: Verification
     tokens: Sequence[int]
+    chances: Sequence[float] = ()
+    choice: generation_pb2.LengthChoice | None = None
 
 
 class LengthPolicy(Protocol):
@@ -113,9 +119,10 @@ async def run_cycles(
             verdict = verification.result
             tokens = [*draft.tokens[: verdict.num_accepted], verdict.next_token]
             sequence.extend(tokens)
+            known = (chances or ())[: len(draft.tokens)]
+            cycle = Cycle(index, draft, verification, tokens, known, wanted.choice)
             if span.is_recording():
-                span.set_attributes(_attributes(index, draft, verdict, wanted, chances))
-        cycle = Cycle(index, draft, verification, tokens)
+                span.set_attributes(_attributes(cycle))
         policy.observe(cycle)
         yield cycle
         if verdict.is_end_of_generation:
@@ -123,19 +130,18 @@ async def run_cycles(
         index += 1
 
 
-def _attributes(
-    index: int, draft: Draft, verdict: target_pb2.VerifyBatchResult, wanted: Wanted, chances: Sequence[float] | None
-) -> dict[str, AttributeValue]:
-    """Return what the span of a cycle says of it, with the chances of those draft tokens that were verified."""
+def _attributes(cycle: Cycle) -> dict[str, AttributeValue]:
+    """Return what the span of a cycle says of it."""
+    verdict = cycle.verification.result
     told: dict[str, AttributeValue] = {
-        "outrider.cycle.index": index,
-        "outrider.cycle.num_draft_tokens": len(draft.tokens),
+        "outrider.cycle.index": cycle.index,
+        "outrider.cycle.num_draft_tokens": len(cycle.draft.tokens),
         "outrider.cycle.num_accepted": verdict.num_accepted,
         "outrider.cycle.num_skipped": verdict.num_skipped,
-        "outrider.cycle.drafter": draft.drafter,
+        "outrider.cycle.drafter": cycle.draft.drafter,
     }
-    if chances and draft.tokens:
-        told["outrider.cycle.chances"] = [round(chance, 4) for chance in chances[: len(draft.tokens)]]
-    if wanted.choice is not None:
-        told |= {f"outrider.choice.{field.name}": value for field, value in wanted.choice.ListFields()}
+    if cycle.chances:
+        told["outrider.cycle.chances"] = [round(chance, 4) for chance in cycle.chances]
+    if cycle.choice is not None:
+        told |= {f"outrider.choice.{field.name}": value for field, value in cycle.choice.ListFields()}
     return told

@@ -2,14 +2,16 @@
 
 import secrets
 import time
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import aclosing
 
 from orchestrator.drafting.drafter import Drafter
 from orchestrator.generation.answer import Answer
 from orchestrator.generation.cycle import Cycle, LengthPolicy, Target, run_cycles
+from orchestrator.generation.prompt_report import PromptReporter
 from orchestrator.generation.statistics import Statistics
 from orchestrator.generation.text import TextStream
+from orchestrator.peers.target import Verification
 from outrider.v1 import generation_pb2
 from services.frame.telemetry import Telemetry
 from services.session.sequence import TokenSequence
@@ -39,16 +41,19 @@ class Generation:
         telemetry: Telemetry,
         stop_tokens: Collection[int] = (),
         answer: Answer | None = None,
+        report: Callable[[Cycle], generation_pb2.CycleReport] | None = None,
         started_s: float | None = None,
     ) -> None:
         """Go on from `prompt`, which grows by what is generated, up to the first of `stop_tokens`.
 
-        The text of a chat is parted as an `answer`. `started_s` is when the request came, in seconds of
-        `time.perf_counter`; now if absent.
+        The text of a chat is parted as an `answer`. Each chunk has a `report` of its cycle, if any is made. `started_s`
+        is when the request came, in seconds of `time.perf_counter`; now if absent.
         """
         self._answer = answer
+        self._report = report
         self._sequence = prompt
         self._num_prompt_tokens = len(prompt)
+        self._num_cached_prompt_tokens: int | None = None
         self._target = target
         self._drafter = drafter
         self._text = text
@@ -58,7 +63,7 @@ class Generation:
         self._max_tokens = max_tokens
         self._max_length = min(context_length, len(prompt) + max_tokens)
         self._started_s = time.perf_counter() if started_s is None else started_s
-        self._first_token_s = 0.0
+        self._first_token_s: float | None = None
         self._stop_tokens = frozenset(stop_tokens)
         self._is_stopped = False
         self._ended = False
@@ -72,6 +77,20 @@ class Generation:
         self._statistics.num_fallbacks = self._drafter.num_fallbacks
         return self._statistics
 
+    async def prompt_reports(
+        self, scorings: AsyncGenerator[Verification, None], token_bytes: Sequence[bytes]
+    ) -> AsyncGenerator[generation_pb2.PromptReport, None]:
+        """Yield the prompt's tokens as they are scored, which `scorings` does, before there are chunks."""
+        reporter = PromptReporter(self._sequence.tokens, token_bytes)
+        async with aclosing(scorings) as stream:
+            async for scoring in stream:
+                self._note_first(scoring)
+                self._statistics.wait(scoring)
+                self._is_exact = self._is_exact and scoring.result.exact
+                yield reporter.report(scoring.result.scored_tokens)
+        if self._num_prompt_tokens == 1:
+            yield reporter.report(())
+
     async def chunks(self) -> AsyncGenerator[generation_pb2.GenerateChunk, None]:
         """Yield what each cycle commits."""
         cycles = run_cycles(
@@ -84,7 +103,9 @@ class Generation:
         )
         async with aclosing(cycles) as stream:
             async for cycle in stream:
-                self._first_token_s = self._first_token_s or time.perf_counter()
+                if cycle.index == 0:
+                    self._first_token_s = time.perf_counter()
+                    self._note_first(cycle.verification)
                 self._statistics.count(cycle)
                 self._ended = cycle.verification.result.is_end_of_generation
                 self._is_exact = self._is_exact and cycle.verification.result.exact
@@ -106,9 +127,10 @@ class Generation:
             usage=generation_pb2.Usage(
                 num_prompt_tokens=self._num_prompt_tokens,
                 num_generated_tokens=self.num_generated_tokens,
+                num_cached_prompt_tokens=self._num_cached_prompt_tokens or 0,
             ),
             timings=generation_pb2.GenerationTimings(
-                first_token_ms=(self._first_token_s - self._started_s) * 1e3,
+                first_token_ms=((self._first_token_s or self._started_s) - self._started_s) * 1e3,
                 total_ms=(time.perf_counter() - self._started_s) * 1e3,
                 target_ms=statistics.target_waited_s * 1e3,
                 draft_ms=statistics.draft_waited_s * 1e3,
@@ -143,7 +165,14 @@ class Generation:
                 break
         if self._answer is not None:
             chunk.content, chunk.reasoning = self._answer.drain()
+        if self._report is not None:
+            chunk.cycle.CopyFrom(self._report(cycle))
         return chunk
+
+    def _note_first(self, verification: Verification) -> None:
+        """Take note of what the target had of the prompt when it was first asked."""
+        if self._num_cached_prompt_tokens is None:
+            self._num_cached_prompt_tokens = verification.num_cached_tokens
 
     def _finish_reason(self) -> generation_pb2.FinishReason.ValueType:
         if self._text.is_stopped or self._is_stopped:

@@ -124,7 +124,8 @@ class CountedRequest:
     def answer(self, summary: generation_pb2.GenerateSummary) -> None:
         """Count it as answered; what happens to its last message is no failure of the request."""
         timings, num_tokens = summary.timings, summary.usage.num_generated_tokens
-        self._first_token.record(timings.first_token_ms / 1e3, self._attributes)
+        if num_tokens:
+            self._first_token.record(timings.first_token_ms / 1e3, self._attributes)
         if num_tokens > 1:
             rest_s = (timings.total_ms - timings.first_token_ms) / 1e3
             self._token.record(rest_s / (num_tokens - 1), self._attributes)

@@ -1,13 +1,13 @@
 """What a client asks for: checked, and its prompt as tokens."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import grpc
 
 from orchestrator.generation.speculation import check_speculation
-from orchestrator.peers.target import is_too_large, target_unavailable, too_large
+from orchestrator.peers.patient_session import is_too_large, target_unavailable, too_large
 from outrider.v1 import common_pb2, generation_pb2, target_pb2, target_pb2_grpc
 from services.frame.rpc.errors import ServiceError, error_from_rpc, invalid_argument, is_from_server
 from services.frame.rpc.limits import MAX_LOG_PROBABILITIES
@@ -15,6 +15,8 @@ from services.session.sequence import TokenSequence
 
 _MAX_STOP_STRINGS = 64
 _LONG_PROMPT = 8192
+# Characters of what a client wrote that an error shows.
+_MOST_SHOWN = 64
 
 
 def check_request(request: generation_pb2.GenerateRequest, info: common_pb2.ModelInfo) -> None:
@@ -39,12 +41,13 @@ def check_request(request: generation_pb2.GenerateRequest, info: common_pb2.Mode
             "stop_tokens",
             f"token {max(request.stop_tokens)} is outside the vocabulary of {info.vocabulary_size} ids",
         )
-    if request.max_tokens < 1:
-        raise invalid_argument("INVALID_REQUEST", "max_tokens", "ask for at least one token")
-    if request.num_log_probabilities > MAX_LOG_PROBABILITIES:
+    if request.max_tokens < (0 if request.HasField("num_prompt_log_probabilities") else 1):
         raise invalid_argument(
-            "INVALID_REQUEST", "num_log_probabilities", f"at most {MAX_LOG_PROBABILITIES} can be asked for"
+            "INVALID_REQUEST", "max_tokens", "ask for at least one token, or for the prompt's log-probabilities"
         )
+    for field in ("num_log_probabilities", "num_prompt_log_probabilities"):
+        if getattr(request, field) > MAX_LOG_PROBABILITIES:
+            raise invalid_argument("INVALID_REQUEST", field, f"at most {MAX_LOG_PROBABILITIES} can be asked for")
     if len(request.sampling.logit_bias) > info.vocabulary_size:
         raise invalid_argument("INVALID_SAMPLING", "sampling.logit_bias", "it has more tokens than the vocabulary")
     check_speculation(request.speculation, info)
@@ -52,6 +55,28 @@ def check_request(request: generation_pb2.GenerateRequest, info: common_pb2.Mode
         raise ServiceError(
             grpc.StatusCode.FAILED_PRECONDITION, "EXACT_UNAVAILABLE", "the target does not run in an exact mode"
         )
+
+
+def check_alone(request: generation_pb2.GenerateRequest) -> None:
+    """Raise ServiceError for what the draft model cannot do where it answers by itself."""
+    for field in ("num_log_probabilities", "num_prompt_log_probabilities"):
+        if request.HasField(field):
+            raise invalid_argument("INVALID_REQUEST", field, "the draft model has no log-probabilities")
+    for field, impossible in (
+        ("mode", (generation_pb2.SPECULATION_MODE_FIXED,)),
+        ("drafter", (generation_pb2.DRAFTER_REMOTE, generation_pb2.DRAFTER_NGRAM)),
+    ):
+        if getattr(request.speculation, field) in impossible:
+            raise invalid_argument("INVALID_REQUEST", f"speculation.{field}", "nobody drafts for the draft model")
+    if request.require_exact:
+        raise ServiceError(grpc.StatusCode.FAILED_PRECONDITION, "EXACT_UNAVAILABLE", "the draft model is never exact")
+
+
+def model_unknown(name: str, names: Iterable[str]) -> ServiceError:
+    """Return the error of a request that names a model which is none of those that answer."""
+    known = ", ".join(map(repr, names))
+    sentence = f"no model here is called {name[:_MOST_SHOWN]!r}: name one of {known}, or none"
+    return ServiceError(grpc.StatusCode.NOT_FOUND, "MODEL_UNKNOWN", sentence)
 
 
 async def read_prompt(
@@ -66,19 +91,22 @@ async def read_prompt(
     try:
         tokens, form = await _tokenize(stub, request, most - 1)
     except grpc.aio.AioRpcError as error:
-        refusal = error_from_rpc(error)
-        # A message that is too long is refused by gRPC, anything else that is not the target's word by a proxy.
-        is_final = is_from_server(error) or refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-        if refusal.code is grpc.StatusCode.UNAVAILABLE or not is_final:
-            refusal = target_unavailable(f"the target is away: {refusal.message}")
-        elif is_too_large(refusal):
-            refusal = too_large(refusal)
-        raise _of_prompt(refusal, request) from error
+        raise _of_prompt(refusal_of_texts(error), request) from error
     if not tokens:
         raise invalid_argument("EMPTY_PROMPT", _prompt_field(request), "the prompt has no tokens")
     if len(tokens) >= most:
         raise _prompt_too_long(len(tokens), most)
     return tokens, form
+
+
+def refusal_of_texts(error: grpc.aio.AioRpcError) -> ServiceError:
+    """Return why the target has not tokenized, detokenized or rendered what it was asked to."""
+    refusal = error_from_rpc(error)
+    # A message that is too long is refused by gRPC, anything else that is not the target's word by a proxy.
+    is_final = is_from_server(error) or refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    if refusal.code is grpc.StatusCode.UNAVAILABLE or not is_final:
+        return target_unavailable(f"the target is away: {refusal.message}")
+    return too_large(refusal) if is_too_large(refusal) else refusal
 
 
 async def sequence_of(prompt: Sequence[int]) -> TokenSequence:

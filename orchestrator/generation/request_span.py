@@ -36,7 +36,7 @@ def request_attributes(request: generation_pb2.GenerateRequest, model: common_pb
     return {
         "gen_ai.operation.name": _operation(request),
         "gen_ai.provider.name": "outrider",
-        # A request names no model: it is answered by the one that is served.
+        # A request need not name a model; its other names for one stand for the same.
         "gen_ai.request.model": model.name,
         "gen_ai.response.model": model.name,
     }

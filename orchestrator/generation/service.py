@@ -4,21 +4,28 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
+from functools import partial
 from typing import TypeAlias, TypeVar
 
 import grpc
 from opentelemetry import trace
 
-from orchestrator.drafting.drafter import DRAFTERS
+from orchestrator.drafting.drafter import DRAFTERS, Drafter, FirstDrafter
 from orchestrator.generation.answer import Answer, marker_spellings
+from orchestrator.generation.cycle import Cycle, FixedLength, LengthPolicy
+from orchestrator.generation.cycle_report import cycle_report
 from orchestrator.generation.generation import Generation, draw_seed
 from orchestrator.generation.instruments import GenerationInstruments
-from orchestrator.generation.request import check_request, read_prompt, sequence_of
+from orchestrator.generation.request import check_alone, check_request, model_unknown, read_prompt, sequence_of
 from orchestrator.generation.request_span import RequestSpan, request_attributes, span_name
 from orchestrator.generation.speculation import plan_speculation
 from orchestrator.generation.statistics import Statistics
 from orchestrator.generation.text import TextStream
 from orchestrator.peers.backend import Backend
+from orchestrator.peers.draft_model import DraftModelSession
+from orchestrator.peers.draft_peer import DraftPeer
+from orchestrator.peers.pair import ServedModel
+from orchestrator.peers.target import TargetSession
 from orchestrator.settings import OrchestratorSettings
 from outrider.v1 import common_pb2, generation_pb2
 from services.frame.program.version import VERSION
@@ -56,8 +63,11 @@ class GenerationService:
         sampling = common_pb2.Sampling()
         sampling.CopyFrom(request.sampling)
         sampling.seed = seed
+        models = self._backend.models()
+        peer = models.get(request.model or "target")
+        draft = peer if isinstance(peer, DraftPeer) else None
         # As it was last seen: where the target is away, the request waits for it, and perhaps in vain.
-        model = self._backend.target.served.info
+        model = (peer or self._backend.target).model
         with (
             self._instruments.request(request_attributes(request, model)) as counted,
             request_span(self._telemetry, span_name(request, model), headers) as span,
@@ -65,35 +75,39 @@ class GenerationService:
         ):
             served = await self._backend.target.ready()
             traced = RequestSpan(span, is_content_told=self._telemetry.is_content_told)
-            traced.begin(request, served.info, seed)
+            traced.begin(request, served.info if draft is None else model, seed)
+            if peer is None:
+                raise model_unknown(request.model, models)
             check_request(request, served.info)
+            if draft is not None:
+                check_alone(request)
+                served = draft.alone()
             most = self._most_tokens(sampling, served.info)
             prompt, form = await read_prompt(self._backend.target.stub, request, most)
-            target = self._backend.open_target(
-                sampling,
-                num_log_probabilities=request.num_log_probabilities
-                if request.HasField("num_log_probabilities")
-                else None,
-                require_exact=request.require_exact,
-            )
-            plan = plan_speculation(request.speculation, self._settings, self._backend.experience)
-            drafter = self._backend.open_drafter(sampling, plan.drafter, min_joint_confidence=plan.min_joint_confidence)
+            sequence = await sequence_of(prompt)
+            target, drafter, policy = self._open(request, sampling, draft, len(prompt))
             generation = Generation(
-                await sequence_of(prompt),
+                sequence,
                 target,
                 drafter,
                 TextStream(served.token_bytes, request.stop),
-                policy=plan.policy,
+                policy=policy,
                 max_tokens=request.max_tokens,
                 context_length=most,
                 telemetry=self._backend.telemetry,
                 stop_tokens=request.stop_tokens,
                 answer=None if form is None else Answer(form, marker_spellings(form, served.silent_spellings)),
+                report=self._reporter(served) if request.report_cycles else None,
                 started_s=started_s,
             )
             # Every chunk, where the trace is to hold what was answered.
             sent: list[generation_pb2.GenerateChunk] = []
             try:
+                if isinstance(target, TargetSession) and request.HasField("num_prompt_log_probabilities"):
+                    scorings = target.score(sequence, request.num_prompt_log_probabilities)
+                    async with aclosing(generation.prompt_reports(scorings, served.token_bytes)) as reports:
+                        async for report in reports:
+                            await self._send(send, generation_pb2.GenerateResponse(prompt=report))
                 # The next cycle does not wait for a chunk to be written.
                 async with running_ahead(generation.chunks(), _MAX_CHUNKS_AHEAD) as chunks:
                     async for chunk in chunks:
@@ -143,6 +157,32 @@ class GenerationService:
             yield
         finally:
             self._num_active -= 1
+
+    def _open(
+        self,
+        request: generation_pb2.GenerateRequest,
+        sampling: common_pb2.Sampling,
+        draft: DraftPeer | None,
+        num_prompt_tokens: int,
+    ) -> tuple[TargetSession | DraftModelSession, Drafter, LengthPolicy]:
+        """Open sessions of who decides and who drafts; where `draft` answers by itself, nobody drafts."""
+        backend = self._backend
+        if draft is not None:
+            max_length = num_prompt_tokens + request.max_tokens
+            return backend.open_draft_model(draft, sampling, max_length=max_length), FirstDrafter(), FixedLength(0)
+        plan = plan_speculation(request.speculation, self._settings, backend.experience)
+        target = backend.open_target(
+            sampling,
+            num_log_probabilities=request.num_log_probabilities if request.HasField("num_log_probabilities") else None,
+            require_exact=request.require_exact,
+            wants_quotes=request.report_cycles,
+        )
+        drafter = backend.open_drafter(sampling, plan.drafter, min_joint_confidence=plan.min_joint_confidence)
+        return target, drafter, plan.policy
+
+    def _reporter(self, served: ServedModel) -> Callable[[Cycle], generation_pb2.CycleReport]:
+        addresses = [draft.address for draft in self._backend.drafts]
+        return partial(cycle_report, token_bytes=served.token_bytes, addresses=addresses)
 
     def _most_tokens(self, sampling: common_pb2.Sampling, info: common_pb2.ModelInfo) -> int:
         """Return how long a sequence may get: a slot holds no more, or a message with the whole of it."""

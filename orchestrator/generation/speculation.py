@@ -40,18 +40,21 @@ def check_speculation(speculation: generation_pb2.Speculation, target: common_pb
         raise invalid_argument("INVALID_REQUEST", "speculation.min_joint_confidence", "a confidence is between 0 and 1")
 
 
+def most_draft_tokens(speculation: generation_pb2.Speculation, settings: OrchestratorSettings) -> int:
+    """Return how many draft tokens a cycle of a request may have; 0 is plain decoding."""
+    if speculation.mode == generation_pb2.SPECULATION_MODE_OFF:
+        return 0
+    if speculation.mode == generation_pb2.SPECULATION_MODE_FIXED:
+        return speculation.num_draft_tokens
+    return min(settings.max_draft_tokens, speculation.max_draft_tokens or settings.max_draft_tokens)
+
+
 def plan_speculation(
     speculation: generation_pb2.Speculation, settings: OrchestratorSettings, experience: Experience
 ) -> Plan:
     """Return how to speculate for a request that was checked. `experience` is of the drafters that it may have."""
     is_fixed = speculation.mode == generation_pb2.SPECULATION_MODE_FIXED
-    if speculation.mode == generation_pb2.SPECULATION_MODE_OFF:
-        most = 0
-    elif is_fixed:
-        most = speculation.num_draft_tokens
-    else:
-        most = min(settings.max_draft_tokens, speculation.max_draft_tokens or settings.max_draft_tokens)
-    if not most:
+    if not (most := most_draft_tokens(speculation, settings)):
         # Nobody is asked, so that nobody has a problem.
         return Plan(generation_pb2.DRAFTER_NONE, FixedLength(0), 0.0)
     return Plan(

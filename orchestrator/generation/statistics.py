@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.drafting.drafter import DRAFTERS
 from orchestrator.generation.cycle import Cycle
+from orchestrator.peers.target import Verification
 from outrider.v1 import generation_pb2
 
 
@@ -44,12 +45,16 @@ class Statistics:
         if cycle.verification.quote is not None:
             self.modelled_s += draft.waited_s + cycle.verification.waited_s
             self.plain_s += len(cycle.tokens) * cycle.verification.plain_s
-        self.target_waited_s += cycle.verification.waited_s
-        self.target_queued_s += cycle.verification.queued_s
-        self.target_computed_s += cycle.verification.computed_s
+        self.wait(cycle.verification)
         self.draft_waited_s += draft.waited_s
         self.draft_queued_s += draft.queued_s
         self.draft_computed_s += draft.computed_s
+
+    def wait(self, verification: Verification) -> None:
+        """Add the time that the target was waited for."""
+        self.target_waited_s += verification.waited_s
+        self.target_queued_s += verification.queued_s
+        self.target_computed_s += verification.computed_s
 
     def add(self, other: "Statistics") -> None:
         """Add another's sums."""

@@ -12,6 +12,7 @@ from orchestrator.drafting.drafter import Drafter, FirstDrafter, NoDrafter
 from orchestrator.drafting.experience import Experience
 from orchestrator.drafting.ngram import LongMatchDrafter, NgramDrafter
 from orchestrator.drafting.remote import RemoteDrafter
+from orchestrator.peers.draft_model import DraftModelSession
 from orchestrator.peers.draft_peer import DRAFT_SERVICE, DraftPeer
 from orchestrator.peers.target import TargetSession
 from orchestrator.peers.target_peer import TARGET_SERVICE, TargetPeer
@@ -64,8 +65,24 @@ class Backend:
         for channel in self._channels:
             await channel.close()
 
+    def models(self) -> dict[str, TargetPeer | DraftPeer]:
+        """Return who answers requests by each name of a model; the first one is meant where none is named."""
+        peers: list[TargetPeer | DraftPeer] = [self.target, *self.drafts]
+        named = {"target": peers[0]}
+        if self.drafts:
+            named["draft"] = next((draft for draft in self.drafts if not draft.breaker.is_disabled), self.drafts[0])
+        for peer in peers:
+            if peer.model.name:
+                named.setdefault(peer.model.name, peer)
+        return named
+
     def open_target(
-        self, sampling: common_pb2.Sampling, *, num_log_probabilities: int | None, require_exact: bool
+        self,
+        sampling: common_pb2.Sampling,
+        *,
+        num_log_probabilities: int | None,
+        require_exact: bool,
+        wants_quotes: bool = False,
     ) -> TargetSession:
         """Start a session on the target, which must have been connected."""
         return TargetSession(
@@ -79,6 +96,7 @@ class Backend:
             on_verified=[draft.patience.note_cycle for draft in self.drafts],
             num_log_probabilities=num_log_probabilities,
             require_exact=require_exact,
+            wants_quotes=wants_quotes,
         )
 
     def open_drafter(
@@ -107,6 +125,22 @@ class Backend:
                 draft.note_problem(problem)
         return FirstDrafter(*drafters)
 
+    def open_draft_model(
+        self, draft: DraftPeer, sampling: common_pb2.Sampling, *, max_length: int
+    ) -> DraftModelSession:
+        """Start a session of a draft that answers by itself. The target must have been connected."""
+        return DraftModelSession(
+            draft.stub,
+            uuid.uuid4().hex,
+            self._draft_view(sampling),
+            self.telemetry,
+            model=draft.model,
+            describe=draft.describe,
+            patience_s=self._settings.target_patience_s,
+            max_length=max_length,
+            vocabulary_size=self.target.model.vocabulary_size,
+        )
+
     def usual_drafter(self, drafter: generation_pb2.Drafter.ValueType) -> generation_pb2.Drafter.ValueType:
         """Return who drafts at the moment, where that is left to `drafter`."""
         if drafter in _REMOTE and not all(draft.breaker.is_open for draft in self.drafts):
@@ -129,15 +163,18 @@ class Backend:
     def _remote_drafter(
         self, draft: DraftPeer, sampling: common_pb2.Sampling, min_joint_confidence: float
     ) -> RemoteDrafter:
-        target = self.target.served
         return RemoteDrafter(
             draft,
             uuid.uuid4().hex,
-            DraftView(sampling, target.info.suppressed_tokens, target.stand_in),
+            self._draft_view(sampling),
             self.telemetry,
-            vocabulary_size=target.info.vocabulary_size,
+            vocabulary_size=self.target.model.vocabulary_size,
             min_joint_confidence=min_joint_confidence,
         )
+
+    def _draft_view(self, sampling: common_pb2.Sampling) -> DraftView:
+        target = self.target.served
+        return DraftView(sampling, target.info.suppressed_tokens, target.stand_in)
 
     def _ngram_drafter(self, sampling: common_pb2.Sampling) -> NgramDrafter:
         info = self.target.served.info

@@ -10,9 +10,10 @@ import grpc
 from orchestrator.drafting.drafter import Breaker
 from orchestrator.drafting.remote import DraftPatience
 from orchestrator.peers.pair import PairError, ServedModel, check_pair, fetch_loading_model
+from orchestrator.peers.patient_session import target_unavailable
 from orchestrator.peers.watch import describe_silence, until_away, words_of
 from orchestrator.settings import OrchestratorSettings
-from outrider.v1 import common_pb2, draft_pb2_grpc, generation_pb2
+from outrider.v1 import common_pb2, draft_pb2_grpc, generation_pb2, model_pb2, model_pb2_grpc
 from services.frame.rpc.errors import REASON_NOT_READY
 
 _log = logging.getLogger(__name__)
@@ -61,6 +62,19 @@ class DraftPeer:
             model=self.served.info if self.served else None,
             notes=self._notes(),
         )
+
+    def alone(self) -> ServedModel:
+        """Return what it serves, where it is to answer by itself. Raises ServiceError where it cannot be used."""
+        if self.served is None or self.breaker.is_disabled:
+            raise target_unavailable(f"the draft model cannot answer: {self.breaker.reason}")
+        if not self.model.max_draft_tokens:
+            raise target_unavailable("the draft model cannot answer: its service is set to propose no tokens")
+        return self.served
+
+    async def describe(self) -> common_pb2.ModelInfo:
+        """Ask it what it serves now."""
+        stub = model_pb2_grpc.ModelServiceStub(self._channel)
+        return (await stub.GetModel(model_pb2.GetModelRequest())).model
 
     def suspect(self, model: common_pb2.ModelInfo, reason: str) -> None:
         """Use it no more until it has been found and compared again: whoever answers does not serve `model`."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import grpc
 
 from orchestrator.peers.pair import ServedModel, fetch_loading_model
-from orchestrator.peers.target import target_unavailable
+from orchestrator.peers.patient_session import target_unavailable
 from orchestrator.peers.watch import find_obstacle, until_away, words_of
 from orchestrator.settings import OrchestratorSettings
 from outrider.v1 import common_pb2, generation_pb2, model_pb2, model_pb2_grpc, target_pb2_grpc
@@ -45,6 +45,11 @@ class TargetPeer:
         """What it serves, or served when it was last there. It must have been found."""
         assert self._served is not None, "methods are served once the target was found"
         return self._served
+
+    @property
+    def model(self) -> common_pb2.ModelInfo:
+        """Of what it serves, or served when it was last there."""
+        return self.served.info
 
     async def find(self) -> None:
         """Return once it has answered. Raises StartupError where what answers at its address is no target service."""

@@ -8,7 +8,7 @@ import ipaddress
 import logging
 import socket
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -104,6 +104,13 @@ class FrameServer:
     def wait(self) -> str:
         """What was announced last; empty where nothing was."""
         return self._registry.wait
+
+    def counting(self) -> AbstractContextManager[None]:
+        """Run the block as a call under way, which a graceful end waits for, though it came by another way than gRPC.
+
+        Raises ServiceError, NOT_READY, while the application starts or the server stops.
+        """
+        return self._registry.counting()
 
     def set_serving(self, is_serving: bool) -> None:
         """Set the health of the application's services, and of the server as a whole."""
@@ -206,24 +213,25 @@ def _bind(server: grpc.aio.Server, host: str, port: int, credentials: grpc.Serve
         raise _cannot_listen(address, error) from error
 
 
-def check_free(host: str, port: int) -> None:
+def check_free(host: str, port: int, flags: str = "--host or --port") -> None:
     """Raise StartupError where `host` and `port`, or the Unix socket that `host` names, cannot be bound.
 
-    gRPC would find out as well, but gives no reason and writes several lines of its own to stderr.
+    `flags` are what the sentence says to change. gRPC would find out as well, but gives no reason and writes several
+    lines of its own to stderr.
     """
     address = _join_address(host, port)
     if is_unix_address(host):
         try:
             check_socket_free(host)
         except OSError as error:
-            raise _cannot_listen(address, error) from error
+            raise _cannot_listen(address, error, flags) from error
         return
     if _is_short(host):
-        raise _cannot_listen(address, ValueError("write the address in full, as in 0.0.0.0"))
+        raise _cannot_listen(address, ValueError("write the address in full, as in 0.0.0.0"), flags)
     try:
         places = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
-        raise _cannot_listen(address, error) from error
+        raise _cannot_listen(address, error, flags) from error
     problems: list[OSError] = []
     for family, kind, protocol, _, place in places:
         try:
@@ -236,7 +244,7 @@ def check_free(host: str, port: int) -> None:
     # "localhost" often names an IPv6 address that the machine does not have; gRPC takes the others.
     for problem in problems:
         if len(problems) == len(places) or problem.errno == errno.EADDRINUSE:
-            raise _cannot_listen(address, problem) from problem
+            raise _cannot_listen(address, problem, flags) from problem
 
 
 def _is_short(host: str) -> bool:
@@ -249,9 +257,9 @@ def _is_short(host: str) -> bool:
     return False
 
 
-def _cannot_listen(address: str, error: Exception) -> StartupError:
+def _cannot_listen(address: str, error: Exception, flags: str = "--host or --port") -> StartupError:
     reason = getattr(error, "strerror", None) or str(error)
-    choice = "--host" if is_unix_address(address) else "--host or --port"
+    choice = "--host" if is_unix_address(address) else flags
     return StartupError(f"cannot listen on {address} ({reason}): choose another {choice}")
 
 

@@ -146,6 +146,7 @@ class Generated:
     """A whole answer."""
 
     chunks: list[generation_pb2.GenerateChunk] = field(default_factory=list)
+    prompt: list[generation_pb2.PromptToken] = field(default_factory=list)
     summary: generation_pb2.GenerateSummary = field(default_factory=generation_pb2.GenerateSummary)
 
     @property
@@ -213,6 +214,9 @@ class Client:
         async for message in self.stub.Generate(request, timeout=PATIENCE_S, metadata=metadata):
             if message.HasField("chunk"):
                 generated.chunks.append(message.chunk)
+            elif message.HasField("prompt"):
+                assert not generated.chunks
+                generated.prompt.extend(message.prompt.tokens)
             else:
                 generated.summary = message.summary
         return generated

@@ -130,7 +130,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_EXACT_UNAVAILABLE: _ErrorReason.ValueType  # 18
     """The client demanded exactness and the target cannot give it (FAILED_PRECONDITION)."""
     ERROR_REASON_TARGET_UNAVAILABLE: _ErrorReason.ValueType  # 19
-    """No target answers; details carry RetryInfo (UNAVAILABLE)."""
+    """No target answers, or not the draft model where that is to answer; details carry RetryInfo (UNAVAILABLE)."""
     ERROR_REASON_CHAT_TEMPLATE: _ErrorReason.ValueType  # 20
     """The model has no chat template, or it does not know a role (FAILED_PRECONDITION)."""
     ERROR_REASON_EMPTY_PROMPT: _ErrorReason.ValueType  # 21
@@ -142,7 +142,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 24
     """A defect of the service; its log tells more (INTERNAL)."""
     ERROR_REASON_TARGET_REPLACED: _ErrorReason.ValueType  # 25
-    """The target came back with another tokenizer while a generation was under way (ABORTED)."""
+    """The target, or the draft in its place, came back with another tokenizer while a generation was under way (ABORTED)."""
     ERROR_REASON_SLOTS_TAKEN: _ErrorReason.ValueType  # 26
     """Every slot is needed by another session, and the request has a time limit; details carry RetryInfo
     (RESOURCE_EXHAUSTED).
@@ -153,6 +153,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_UNREAD: _ErrorReason.ValueType  # 28
     """The client has left the text of a generation unread for too long, and it was ended (DEADLINE_EXCEEDED)."""
+    ERROR_REASON_MODEL_UNKNOWN: _ErrorReason.ValueType  # 30
+    """The request names a model that is not served; the message names those that are (NOT_FOUND)."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Stable reasons, carried without the prefix in `google.rpc.ErrorInfo.reason` with domain "outrider".
@@ -198,7 +200,7 @@ ERROR_REASON_NOT_IMPLEMENTED: ErrorReason.ValueType  # 17
 ERROR_REASON_EXACT_UNAVAILABLE: ErrorReason.ValueType  # 18
 """The client demanded exactness and the target cannot give it (FAILED_PRECONDITION)."""
 ERROR_REASON_TARGET_UNAVAILABLE: ErrorReason.ValueType  # 19
-"""No target answers; details carry RetryInfo (UNAVAILABLE)."""
+"""No target answers, or not the draft model where that is to answer; details carry RetryInfo (UNAVAILABLE)."""
 ERROR_REASON_CHAT_TEMPLATE: ErrorReason.ValueType  # 20
 """The model has no chat template, or it does not know a role (FAILED_PRECONDITION)."""
 ERROR_REASON_EMPTY_PROMPT: ErrorReason.ValueType  # 21
@@ -210,7 +212,7 @@ ERROR_REASON_INVALID_UTF8: ErrorReason.ValueType  # 23
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 24
 """A defect of the service; its log tells more (INTERNAL)."""
 ERROR_REASON_TARGET_REPLACED: ErrorReason.ValueType  # 25
-"""The target came back with another tokenizer while a generation was under way (ABORTED)."""
+"""The target, or the draft in its place, came back with another tokenizer while a generation was under way (ABORTED)."""
 ERROR_REASON_SLOTS_TAKEN: ErrorReason.ValueType  # 26
 """Every slot is needed by another session, and the request has a time limit; details carry RetryInfo
 (RESOURCE_EXHAUSTED).
@@ -221,6 +223,8 @@ ERROR_REASON_TOKENIZER_CHANGED: ErrorReason.ValueType  # 27
 """
 ERROR_REASON_UNREAD: ErrorReason.ValueType  # 28
 """The client has left the text of a generation unread for too long, and it was ended (DEADLINE_EXCEEDED)."""
+ERROR_REASON_MODEL_UNKNOWN: ErrorReason.ValueType  # 30
+"""The request names a model that is not served; the message names those that are (NOT_FOUND)."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
@@ -389,6 +393,7 @@ class Timings(_message.Message):
     DECODE_MS_FIELD_NUMBER: _builtins.int
     NUM_DECODES_FIELD_NUMBER: _builtins.int
     BATCH_ROWS_FIELD_NUMBER: _builtins.int
+    NUM_CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     queued_ms: _builtins.float
     """From the arrival of the message to the start of its first decode, in milliseconds."""
     computed_ms: _builtins.float
@@ -399,6 +404,8 @@ class Timings(_message.Message):
     """Decodes that this request took part in."""
     batch_rows: _builtins.int
     """Rows, of all sessions together, in the last of those decodes."""
+    num_cached_tokens: _builtins.int
+    """Tokens of the context that were in the cache, of this session or copied from another's, and were not evaluated."""
     def __init__(
         self,
         *,
@@ -407,10 +414,11 @@ class Timings(_message.Message):
         decode_ms: _builtins.float = ...,
         num_decodes: _builtins.int = ...,
         batch_rows: _builtins.int = ...,
+        num_cached_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_rows", b"batch_rows", "computed_ms", b"computed_ms", "decode_ms", b"decode_ms", "num_decodes", b"num_decodes", "queued_ms", b"queued_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_rows", b"batch_rows", "computed_ms", b"computed_ms", "decode_ms", b"decode_ms", "num_cached_tokens", b"num_cached_tokens", "num_decodes", b"num_decodes", "queued_ms", b"queued_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

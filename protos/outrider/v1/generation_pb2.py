@@ -27,7 +27,7 @@ from outrider.v1 import common_pb2 as outrider_dot_v1_dot_common__pb2
 from outrider.v1 import target_pb2 as outrider_dot_v1_dot_target__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1coutrider/v1/generation.proto\x12\x0boutrider.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x18outrider/v1/common.proto\x1a\x18outrider/v1/target.proto\"\x84\x01\n\nChatPrompt\x12*\n\x08messages\x18\x01 \x03(\x0b\x32\x18.outrider.v1.ChatMessage\x12\x33\n\x12template_variables\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x15\n\rtemplate_name\x18\x03 \x01(\t\"\x1d\n\x0bTokenPrompt\x12\x0e\n\x06tokens\x18\x01 \x03(\r\"\xd0\x01\n\x0bSpeculation\x12*\n\x04mode\x18\x01 \x01(\x0e\x32\x1c.outrider.v1.SpeculationMode\x12\x18\n\x10num_draft_tokens\x18\x02 \x01(\r\x12\x18\n\x10max_draft_tokens\x18\x03 \x01(\r\x12%\n\x07\x64rafter\x18\x04 \x01(\x0e\x32\x14.outrider.v1.Drafter\x12!\n\x14min_joint_confidence\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\x17\n\x15_min_joint_confidence\"\x80\x03\n\x0fGenerateRequest\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\'\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x17.outrider.v1.ChatPromptH\x00\x12*\n\x06tokens\x18\x03 \x01(\x0b\x32\x18.outrider.v1.TokenPromptH\x00\x12\x12\n\nmax_tokens\x18\x04 \x01(\x05\x12\x0c\n\x04stop\x18\x05 \x03(\t\x12\'\n\x08sampling\x18\x06 \x01(\x0b\x32\x15.outrider.v1.Sampling\x12\x11\n\x04seed\x18\x07 \x01(\x04H\x01\x88\x01\x01\x12-\n\x0bspeculation\x18\x08 \x01(\x0b\x32\x18.outrider.v1.Speculation\x12\"\n\x15num_log_probabilities\x18\t \x01(\rH\x02\x88\x01\x01\x12\x15\n\rrequire_exact\x18\n \x01(\x08\x12\x13\n\x0bstop_tokens\x18\x0b \x03(\rB\x08\n\x06promptB\x07\n\x05_seedB\x18\n\x16_num_log_probabilities\"\x91\x01\n\x0eGeneratedToken\x12\r\n\x05token\x18\x01 \x01(\r\x12(\n\x06origin\x18\x02 \x01(\x0e\x32\x18.outrider.v1.TokenOrigin\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x38\n\x11log_probabilities\x18\x04 \x01(\x0b\x32\x1d.outrider.v1.LogProbabilities\"n\n\rGenerateChunk\x12\x0c\n\x04text\x18\x01 \x01(\t\x12+\n\x06tokens\x18\x02 \x03(\x0b\x32\x1b.outrider.v1.GeneratedToken\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\t\x12\x11\n\treasoning\x18\x04 \x01(\t\"@\n\x05Usage\x12\x19\n\x11num_prompt_tokens\x18\x01 \x01(\r\x12\x1c\n\x14num_generated_tokens\x18\x02 \x01(\r\"\xcc\x01\n\x11GenerationTimings\x12\x16\n\x0e\x66irst_token_ms\x18\x01 \x01(\x01\x12\x10\n\x08total_ms\x18\x02 \x01(\x01\x12\x11\n\ttarget_ms\x18\x03 \x01(\x01\x12\x10\n\x08\x64raft_ms\x18\x04 \x01(\x01\x12\x1a\n\x12target_computed_ms\x18\x05 \x01(\x01\x12\x19\n\x11\x64raft_computed_ms\x18\x06 \x01(\x01\x12\x18\n\x10target_queued_ms\x18\x07 \x01(\x01\x12\x17\n\x0f\x64raft_queued_ms\x18\x08 \x01(\x01\"\x85\x01\n\x11\x44rafterStatistics\x12%\n\x07\x64rafter\x18\x01 \x01(\x0e\x32\x14.outrider.v1.Drafter\x12\x12\n\nnum_drafts\x18\x02 \x01(\r\x12\x18\n\x10num_draft_tokens\x18\x03 \x01(\r\x12\x1b\n\x13num_accepted_tokens\x18\x04 \x01(\r\"\xa4\x02\n\x15SpeculationStatistics\x12\x12\n\nnum_cycles\x18\x01 \x01(\r\x12\x12\n\nnum_drafts\x18\x02 \x01(\r\x12\x18\n\x10num_draft_tokens\x18\x03 \x01(\r\x12\x1b\n\x13num_accepted_tokens\x18\x04 \x01(\r\x12!\n\x19num_accepted_per_position\x18\x05 \x03(\r\x12\x13\n\x0bnum_resyncs\x18\x06 \x01(\r\x12\x15\n\rnum_fallbacks\x18\x07 \x01(\r\x12\x30\n\x08\x64rafters\x18\x08 \x03(\x0b\x32\x1e.outrider.v1.DrafterStatistics\x12\x1a\n\x12num_skipped_tokens\x18\t \x01(\r\x12\x0f\n\x07speedup\x18\n \x01(\x01\"\xa8\x01\n\x0cLengthChoice\x12\x18\n\x10num_draft_tokens\x18\x01 \x01(\r\x12\x0e\n\x06\x63hance\x18\x02 \x01(\x01\x12\r\n\x05worth\x18\x03 \x01(\x01\x12\x10\n\x08\x64raft_ms\x18\x04 \x01(\x01\x12\x10\n\x08token_ms\x18\x05 \x01(\x01\x12\x0e\n\x06row_ms\x18\x06 \x01(\x01\x12\x14\n\x0ctokens_per_s\x18\x07 \x01(\x01\x12\x15\n\rdraft_address\x18\x08 \x01(\t\"\x96\x02\n\x0fGenerateSummary\x12\x30\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x19.outrider.v1.FinishReason\x12!\n\x05usage\x18\x02 \x01(\x0b\x32\x12.outrider.v1.Usage\x12/\n\x07timings\x18\x03 \x01(\x0b\x32\x1e.outrider.v1.GenerationTimings\x12\x37\n\x0bspeculation\x18\x04 \x01(\x0b\x32\".outrider.v1.SpeculationStatistics\x12\r\n\x05\x65xact\x18\x05 \x01(\x08\x12\x0c\n\x04seed\x18\x06 \x01(\x04\x12\x10\n\x08trace_id\x18\x07 \x01(\t\x12\x15\n\rdraft_problem\x18\x08 \x01(\t\"{\n\x10GenerateResponse\x12+\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x1a.outrider.v1.GenerateChunkH\x00\x12/\n\x07summary\x18\x02 \x01(\x0b\x32\x1c.outrider.v1.GenerateSummaryH\x00\x42\t\n\x07message\"\x12\n\x10GetStatusRequest\"|\n\rServiceStatus\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x14\n\x0cis_available\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12%\n\x05model\x18\x04 \x01(\x0b\x32\x16.outrider.v1.ModelInfo\x12\r\n\x05notes\x18\x05 \x03(\t\"\xc6\x02\n\x11GetStatusResponse\x12*\n\x06target\x18\x01 \x01(\x0b\x32\x1a.outrider.v1.ServiceStatus\x12)\n\x05\x64raft\x18\x02 \x01(\x0b\x32\x1a.outrider.v1.ServiceStatus\x12\x12\n\nnum_active\x18\x03 \x01(\r\x12\x37\n\x0bspeculation\x18\x04 \x01(\x0b\x32\".outrider.v1.SpeculationStatistics\x12\x0f\n\x07version\x18\x05 \x01(\t\x12%\n\x07\x64rafter\x18\x06 \x01(\x0e\x32\x14.outrider.v1.Drafter\x12)\n\x06\x63hoice\x18\x07 \x01(\x0b\x32\x19.outrider.v1.LengthChoice\x12*\n\x06\x64rafts\x18\x08 \x03(\x0b\x32\x1a.outrider.v1.ServiceStatus*\x84\x01\n\x0fSpeculationMode\x12 \n\x1cSPECULATION_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15SPECULATION_MODE_AUTO\x10\x01\x12\x18\n\x14SPECULATION_MODE_OFF\x10\x02\x12\x1a\n\x16SPECULATION_MODE_FIXED\x10\x03*m\n\x07\x44rafter\x12\x17\n\x13\x44RAFTER_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x44RAFTER_AUTO\x10\x01\x12\x12\n\x0e\x44RAFTER_REMOTE\x10\x02\x12\x11\n\rDRAFTER_NGRAM\x10\x03\x12\x10\n\x0c\x44RAFTER_NONE\x10\x04*z\n\x0bTokenOrigin\x12\x1c\n\x18TOKEN_ORIGIN_UNSPECIFIED\x10\x00\x12\x19\n\x15TOKEN_ORIGIN_ACCEPTED\x10\x01\x12\x1a\n\x16TOKEN_ORIGIN_RECOVERED\x10\x02\x12\x16\n\x12TOKEN_ORIGIN_BONUS\x10\x03*\xa8\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x46INISH_REASON_MAX_TOKENS\x10\x01\x12#\n\x1f\x46INISH_REASON_END_OF_GENERATION\x10\x02\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x03\x12\x1e\n\x1a\x46INISH_REASON_CONTEXT_FULL\x10\x04\x32\xaa\x01\n\x11GenerationService\x12I\n\x08Generate\x12\x1c.outrider.v1.GenerateRequest\x1a\x1d.outrider.v1.GenerateResponse0\x01\x12J\n\tGetStatus\x12\x1d.outrider.v1.GetStatusRequest\x1a\x1e.outrider.v1.GetStatusResponseB P\x01Z\x16outrider/v1;outriderv1\xa2\x02\x03OTRb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1coutrider/v1/generation.proto\x12\x0boutrider.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x18outrider/v1/common.proto\x1a\x18outrider/v1/target.proto\"\x84\x01\n\nChatPrompt\x12*\n\x08messages\x18\x01 \x03(\x0b\x32\x18.outrider.v1.ChatMessage\x12\x33\n\x12template_variables\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x15\n\rtemplate_name\x18\x03 \x01(\t\"\x1d\n\x0bTokenPrompt\x12\x0e\n\x06tokens\x18\x01 \x03(\r\"\xd0\x01\n\x0bSpeculation\x12*\n\x04mode\x18\x01 \x01(\x0e\x32\x1c.outrider.v1.SpeculationMode\x12\x18\n\x10num_draft_tokens\x18\x02 \x01(\r\x12\x18\n\x10max_draft_tokens\x18\x03 \x01(\r\x12%\n\x07\x64rafter\x18\x04 \x01(\x0e\x32\x14.outrider.v1.Drafter\x12!\n\x14min_joint_confidence\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\x17\n\x15_min_joint_confidence\"\xf2\x03\n\x0fGenerateRequest\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\'\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x17.outrider.v1.ChatPromptH\x00\x12*\n\x06tokens\x18\x03 \x01(\x0b\x32\x18.outrider.v1.TokenPromptH\x00\x12\x12\n\nmax_tokens\x18\x04 \x01(\x05\x12\x0c\n\x04stop\x18\x05 \x03(\t\x12\'\n\x08sampling\x18\x06 \x01(\x0b\x32\x15.outrider.v1.Sampling\x12\x11\n\x04seed\x18\x07 \x01(\x04H\x01\x88\x01\x01\x12-\n\x0bspeculation\x18\x08 \x01(\x0b\x32\x18.outrider.v1.Speculation\x12\"\n\x15num_log_probabilities\x18\t \x01(\rH\x02\x88\x01\x01\x12\x15\n\rrequire_exact\x18\n \x01(\x08\x12\x13\n\x0bstop_tokens\x18\x0b \x03(\r\x12\x15\n\rreport_cycles\x18\r \x01(\x08\x12)\n\x1cnum_prompt_log_probabilities\x18\x0e \x01(\rH\x03\x88\x01\x01\x12\r\n\x05model\x18\x0f \x01(\tB\x08\n\x06promptB\x07\n\x05_seedB\x18\n\x16_num_log_probabilitiesB\x1f\n\x1d_num_prompt_log_probabilities\"d\n\x0bPromptToken\x12\r\n\x05token\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x38\n\x11log_probabilities\x18\x03 \x01(\x0b\x32\x1d.outrider.v1.LogProbabilities\"8\n\x0cPromptReport\x12(\n\x06tokens\x18\x01 \x03(\x0b\x32\x18.outrider.v1.PromptToken\"\x91\x01\n\x0eGeneratedToken\x12\r\n\x05token\x18\x01 \x01(\r\x12(\n\x06origin\x18\x02 \x01(\x0e\x32\x18.outrider.v1.TokenOrigin\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x38\n\x11log_probabilities\x18\x04 \x01(\x0b\x32\x1d.outrider.v1.LogProbabilities\"\x8e\x01\n\x10\x44raftTokenReport\x12\r\n\x05token\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x13\n\x0bis_accepted\x18\x03 \x01(\x08\x12\x18\n\x0bprobability\x18\x04 \x01(\x02H\x00\x88\x01\x01\x12\x13\n\x06\x63hance\x18\x05 \x01(\x02H\x01\x88\x01\x01\x42\x0e\n\x0c_probabilityB\t\n\x07_chance\"\\\n\x0c\x43ycleTimings\x12\x11\n\twaited_ms\x18\x01 \x01(\x02\x12\x11\n\tqueued_ms\x18\x02 \x01(\x02\x12\x13\n\x0b\x63omputed_ms\x18\x03 \x01(\x02\x12\x11\n\tdecode_ms\x18\x04 \x01(\x02\"\x96\x03\n\x0b\x43ycleReport\x12\r\n\x05index\x18\x01 \x01(\r\x12%\n\x07\x64rafter\x18\x02 \x01(\x0e\x32\x14.outrider.v1.Drafter\x12\x15\n\rdraft_address\x18\x03 \x01(\t\x12\x18\n\x10num_draft_tokens\x18\x04 \x01(\r\x12\x14\n\x0cnum_accepted\x18\x05 \x01(\r\x12\x13\n\x0bnum_skipped\x18\x06 \x01(\r\x12\x33\n\x0c\x64raft_tokens\x18\x07 \x03(\x0b\x32\x1d.outrider.v1.DraftTokenReport\x12+\n\x08\x64rafting\x18\x08 \x01(\x0b\x32\x19.outrider.v1.CycleTimings\x12,\n\tverifying\x18\t \x01(\x0b\x32\x19.outrider.v1.CycleTimings\x12\x12\n\nbatch_rows\x18\n \x01(\r\x12\x14\n\x0cnum_sessions\x18\x0b \x01(\r\x12)\n\x06\x63hoice\x18\x0c \x01(\x0b\x32\x19.outrider.v1.LengthChoice\x12\x10\n\x08plain_ms\x18\r \x01(\x02\"\x97\x01\n\rGenerateChunk\x12\x0c\n\x04text\x18\x01 \x01(\t\x12+\n\x06tokens\x18\x02 \x03(\x0b\x32\x1b.outrider.v1.GeneratedToken\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\t\x12\x11\n\treasoning\x18\x04 \x01(\t\x12\'\n\x05\x63ycle\x18\x06 \x01(\x0b\x32\x18.outrider.v1.CycleReport\"b\n\x05Usage\x12\x19\n\x11num_prompt_tokens\x18\x01 \x01(\r\x12\x1c\n\x14num_generated_tokens\x18\x02 \x01(\r\x12 \n\x18num_cached_prompt_tokens\x18\x03 \x01(\r\"\xcc\x01\n\x11GenerationTimings\x12\x16\n\x0e\x66irst_token_ms\x18\x01 \x01(\x01\x12\x10\n\x08total_ms\x18\x02 \x01(\x01\x12\x11\n\ttarget_ms\x18\x03 \x01(\x01\x12\x10\n\x08\x64raft_ms\x18\x04 \x01(\x01\x12\x1a\n\x12target_computed_ms\x18\x05 \x01(\x01\x12\x19\n\x11\x64raft_computed_ms\x18\x06 \x01(\x01\x12\x18\n\x10target_queued_ms\x18\x07 \x01(\x01\x12\x17\n\x0f\x64raft_queued_ms\x18\x08 \x01(\x01\"\x85\x01\n\x11\x44rafterStatistics\x12%\n\x07\x64rafter\x18\x01 \x01(\x0e\x32\x14.outrider.v1.Drafter\x12\x12\n\nnum_drafts\x18\x02 \x01(\r\x12\x18\n\x10num_draft_tokens\x18\x03 \x01(\r\x12\x1b\n\x13num_accepted_tokens\x18\x04 \x01(\r\"\xa4\x02\n\x15SpeculationStatistics\x12\x12\n\nnum_cycles\x18\x01 \x01(\r\x12\x12\n\nnum_drafts\x18\x02 \x01(\r\x12\x18\n\x10num_draft_tokens\x18\x03 \x01(\r\x12\x1b\n\x13num_accepted_tokens\x18\x04 \x01(\r\x12!\n\x19num_accepted_per_position\x18\x05 \x03(\r\x12\x13\n\x0bnum_resyncs\x18\x06 \x01(\r\x12\x15\n\rnum_fallbacks\x18\x07 \x01(\r\x12\x30\n\x08\x64rafters\x18\x08 \x03(\x0b\x32\x1e.outrider.v1.DrafterStatistics\x12\x1a\n\x12num_skipped_tokens\x18\t \x01(\r\x12\x0f\n\x07speedup\x18\n \x01(\x01\"\xa8\x01\n\x0cLengthChoice\x12\x18\n\x10num_draft_tokens\x18\x01 \x01(\r\x12\x0e\n\x06\x63hance\x18\x02 \x01(\x01\x12\r\n\x05worth\x18\x03 \x01(\x01\x12\x10\n\x08\x64raft_ms\x18\x04 \x01(\x01\x12\x10\n\x08token_ms\x18\x05 \x01(\x01\x12\x0e\n\x06row_ms\x18\x06 \x01(\x01\x12\x14\n\x0ctokens_per_s\x18\x07 \x01(\x01\x12\x15\n\rdraft_address\x18\x08 \x01(\t\"\x96\x02\n\x0fGenerateSummary\x12\x30\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x19.outrider.v1.FinishReason\x12!\n\x05usage\x18\x02 \x01(\x0b\x32\x12.outrider.v1.Usage\x12/\n\x07timings\x18\x03 \x01(\x0b\x32\x1e.outrider.v1.GenerationTimings\x12\x37\n\x0bspeculation\x18\x04 \x01(\x0b\x32\".outrider.v1.SpeculationStatistics\x12\r\n\x05\x65xact\x18\x05 \x01(\x08\x12\x0c\n\x04seed\x18\x06 \x01(\x04\x12\x10\n\x08trace_id\x18\x07 \x01(\t\x12\x15\n\rdraft_problem\x18\x08 \x01(\t\"\xa8\x01\n\x10GenerateResponse\x12+\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x1a.outrider.v1.GenerateChunkH\x00\x12/\n\x07summary\x18\x02 \x01(\x0b\x32\x1c.outrider.v1.GenerateSummaryH\x00\x12+\n\x06prompt\x18\x03 \x01(\x0b\x32\x19.outrider.v1.PromptReportH\x00\x42\t\n\x07message\"\x12\n\x10GetStatusRequest\"|\n\rServiceStatus\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x14\n\x0cis_available\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12%\n\x05model\x18\x04 \x01(\x0b\x32\x16.outrider.v1.ModelInfo\x12\r\n\x05notes\x18\x05 \x03(\t\"\xc6\x02\n\x11GetStatusResponse\x12*\n\x06target\x18\x01 \x01(\x0b\x32\x1a.outrider.v1.ServiceStatus\x12)\n\x05\x64raft\x18\x02 \x01(\x0b\x32\x1a.outrider.v1.ServiceStatus\x12\x12\n\nnum_active\x18\x03 \x01(\r\x12\x37\n\x0bspeculation\x18\x04 \x01(\x0b\x32\".outrider.v1.SpeculationStatistics\x12\x0f\n\x07version\x18\x05 \x01(\t\x12%\n\x07\x64rafter\x18\x06 \x01(\x0e\x32\x14.outrider.v1.Drafter\x12)\n\x06\x63hoice\x18\x07 \x01(\x0b\x32\x19.outrider.v1.LengthChoice\x12*\n\x06\x64rafts\x18\x08 \x03(\x0b\x32\x1a.outrider.v1.ServiceStatus*\x84\x01\n\x0fSpeculationMode\x12 \n\x1cSPECULATION_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15SPECULATION_MODE_AUTO\x10\x01\x12\x18\n\x14SPECULATION_MODE_OFF\x10\x02\x12\x1a\n\x16SPECULATION_MODE_FIXED\x10\x03*m\n\x07\x44rafter\x12\x17\n\x13\x44RAFTER_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x44RAFTER_AUTO\x10\x01\x12\x12\n\x0e\x44RAFTER_REMOTE\x10\x02\x12\x11\n\rDRAFTER_NGRAM\x10\x03\x12\x10\n\x0c\x44RAFTER_NONE\x10\x04*z\n\x0bTokenOrigin\x12\x1c\n\x18TOKEN_ORIGIN_UNSPECIFIED\x10\x00\x12\x19\n\x15TOKEN_ORIGIN_ACCEPTED\x10\x01\x12\x1a\n\x16TOKEN_ORIGIN_RECOVERED\x10\x02\x12\x16\n\x12TOKEN_ORIGIN_BONUS\x10\x03*\xa8\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x46INISH_REASON_MAX_TOKENS\x10\x01\x12#\n\x1f\x46INISH_REASON_END_OF_GENERATION\x10\x02\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x03\x12\x1e\n\x1a\x46INISH_REASON_CONTEXT_FULL\x10\x04\x32\xaa\x01\n\x11GenerationService\x12I\n\x08Generate\x12\x1c.outrider.v1.GenerateRequest\x1a\x1d.outrider.v1.GenerateResponse0\x01\x12J\n\tGetStatus\x12\x1d.outrider.v1.GetStatusRequest\x1a\x1e.outrider.v1.GetStatusResponseB P\x01Z\x16outrider/v1;outriderv1\xa2\x02\x03OTRb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,14 +35,14 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'outrider.v1.generation_pb2'
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'P\001Z\026outrider/v1;outriderv1\242\002\003OTR'
-  _globals['_SPECULATIONMODE']._serialized_start=2908
-  _globals['_SPECULATIONMODE']._serialized_end=3040
-  _globals['_DRAFTER']._serialized_start=3042
-  _globals['_DRAFTER']._serialized_end=3151
-  _globals['_TOKENORIGIN']._serialized_start=3153
-  _globals['_TOKENORIGIN']._serialized_end=3275
-  _globals['_FINISHREASON']._serialized_start=3278
-  _globals['_FINISHREASON']._serialized_end=3446
+  _globals['_SPECULATIONMODE']._serialized_start=3952
+  _globals['_SPECULATIONMODE']._serialized_end=4084
+  _globals['_DRAFTER']._serialized_start=4086
+  _globals['_DRAFTER']._serialized_end=4195
+  _globals['_TOKENORIGIN']._serialized_start=4197
+  _globals['_TOKENORIGIN']._serialized_end=4319
+  _globals['_FINISHREASON']._serialized_start=4322
+  _globals['_FINISHREASON']._serialized_end=4490
   _globals['_CHATPROMPT']._serialized_start=128
   _globals['_CHATPROMPT']._serialized_end=260
   _globals['_TOKENPROMPT']._serialized_start=262
@@ -50,31 +50,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SPECULATION']._serialized_start=294
   _globals['_SPECULATION']._serialized_end=502
   _globals['_GENERATEREQUEST']._serialized_start=505
-  _globals['_GENERATEREQUEST']._serialized_end=889
-  _globals['_GENERATEDTOKEN']._serialized_start=892
-  _globals['_GENERATEDTOKEN']._serialized_end=1037
-  _globals['_GENERATECHUNK']._serialized_start=1039
-  _globals['_GENERATECHUNK']._serialized_end=1149
-  _globals['_USAGE']._serialized_start=1151
-  _globals['_USAGE']._serialized_end=1215
-  _globals['_GENERATIONTIMINGS']._serialized_start=1218
-  _globals['_GENERATIONTIMINGS']._serialized_end=1422
-  _globals['_DRAFTERSTATISTICS']._serialized_start=1425
-  _globals['_DRAFTERSTATISTICS']._serialized_end=1558
-  _globals['_SPECULATIONSTATISTICS']._serialized_start=1561
-  _globals['_SPECULATIONSTATISTICS']._serialized_end=1853
-  _globals['_LENGTHCHOICE']._serialized_start=1856
-  _globals['_LENGTHCHOICE']._serialized_end=2024
-  _globals['_GENERATESUMMARY']._serialized_start=2027
-  _globals['_GENERATESUMMARY']._serialized_end=2305
-  _globals['_GENERATERESPONSE']._serialized_start=2307
-  _globals['_GENERATERESPONSE']._serialized_end=2430
-  _globals['_GETSTATUSREQUEST']._serialized_start=2432
-  _globals['_GETSTATUSREQUEST']._serialized_end=2450
-  _globals['_SERVICESTATUS']._serialized_start=2452
-  _globals['_SERVICESTATUS']._serialized_end=2576
-  _globals['_GETSTATUSRESPONSE']._serialized_start=2579
-  _globals['_GETSTATUSRESPONSE']._serialized_end=2905
-  _globals['_GENERATIONSERVICE']._serialized_start=3449
-  _globals['_GENERATIONSERVICE']._serialized_end=3619
+  _globals['_GENERATEREQUEST']._serialized_end=1003
+  _globals['_PROMPTTOKEN']._serialized_start=1005
+  _globals['_PROMPTTOKEN']._serialized_end=1105
+  _globals['_PROMPTREPORT']._serialized_start=1107
+  _globals['_PROMPTREPORT']._serialized_end=1163
+  _globals['_GENERATEDTOKEN']._serialized_start=1166
+  _globals['_GENERATEDTOKEN']._serialized_end=1311
+  _globals['_DRAFTTOKENREPORT']._serialized_start=1314
+  _globals['_DRAFTTOKENREPORT']._serialized_end=1456
+  _globals['_CYCLETIMINGS']._serialized_start=1458
+  _globals['_CYCLETIMINGS']._serialized_end=1550
+  _globals['_CYCLEREPORT']._serialized_start=1553
+  _globals['_CYCLEREPORT']._serialized_end=1959
+  _globals['_GENERATECHUNK']._serialized_start=1962
+  _globals['_GENERATECHUNK']._serialized_end=2113
+  _globals['_USAGE']._serialized_start=2115
+  _globals['_USAGE']._serialized_end=2213
+  _globals['_GENERATIONTIMINGS']._serialized_start=2216
+  _globals['_GENERATIONTIMINGS']._serialized_end=2420
+  _globals['_DRAFTERSTATISTICS']._serialized_start=2423
+  _globals['_DRAFTERSTATISTICS']._serialized_end=2556
+  _globals['_SPECULATIONSTATISTICS']._serialized_start=2559
+  _globals['_SPECULATIONSTATISTICS']._serialized_end=2851
+  _globals['_LENGTHCHOICE']._serialized_start=2854
+  _globals['_LENGTHCHOICE']._serialized_end=3022
+  _globals['_GENERATESUMMARY']._serialized_start=3025
+  _globals['_GENERATESUMMARY']._serialized_end=3303
+  _globals['_GENERATERESPONSE']._serialized_start=3306
+  _globals['_GENERATERESPONSE']._serialized_end=3474
+  _globals['_GETSTATUSREQUEST']._serialized_start=3476
+  _globals['_GETSTATUSREQUEST']._serialized_end=3494
+  _globals['_SERVICESTATUS']._serialized_start=3496
+  _globals['_SERVICESTATUS']._serialized_end=3620
+  _globals['_GETSTATUSRESPONSE']._serialized_start=3623
+  _globals['_GETSTATUSRESPONSE']._serialized_end=3949
+  _globals['_GENERATIONSERVICE']._serialized_start=4493
+  _globals['_GENERATIONSERVICE']._serialized_end=4663
 # @@protoc_insertion_point(module_scope)

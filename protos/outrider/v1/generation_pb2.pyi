@@ -259,10 +259,13 @@ class GenerateRequest(_message.Message):
     NUM_LOG_PROBABILITIES_FIELD_NUMBER: _builtins.int
     REQUIRE_EXACT_FIELD_NUMBER: _builtins.int
     STOP_TOKENS_FIELD_NUMBER: _builtins.int
+    REPORT_CYCLES_FIELD_NUMBER: _builtins.int
+    NUM_PROMPT_LOG_PROBABILITIES_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Plain text; the model's first token is added where it wants one."""
     max_tokens: _builtins.int
-    """Most tokens to generate, at least 1."""
+    """Most tokens to generate, at least 1; or 0, where only the prompt's log-probabilities are wanted."""
     seed: _builtins.int
     """Key of the noise; all 64 bits are taken. When absent one of at most 53 bits is drawn and returned, which a JavaScript
     number holds.
@@ -271,6 +274,16 @@ class GenerateRequest(_message.Message):
     """Set to receive log-probabilities with this many most probable tokens a position, at most 20."""
     require_exact: _builtins.bool
     """Refuse rather than answer with text that is not guaranteed to the bit."""
+    report_cycles: _builtins.bool
+    """Tell with every chunk what its cycle did (`GenerateChunk.cycle`)."""
+    num_prompt_log_probabilities: _builtins.int
+    """Set to receive log-probabilities of the prompt's own tokens (`GenerateResponse.prompt`), with this many most probable
+    tokens in the place of each, at most 20. All of the prompt is evaluated for it, whatever is cached.
+    """
+    model: _builtins.str
+    """Which model answers: empty or "target" for the target, "draft" for the draft model by itself, of several the first
+    that is there, or a model's own name. The draft model has no log-probabilities and no drafts, and is never exact.
+    """
     @_builtins.property
     def chat(self) -> Global___ChatPrompt:
         """A chat, rendered with the model's template."""
@@ -309,13 +322,18 @@ class GenerateRequest(_message.Message):
         num_log_probabilities: _builtins.int | None = ...,
         require_exact: _builtins.bool = ...,
         stop_tokens: _abc.Iterable[_builtins.int] | None = ...,
+        report_cycles: _builtins.bool = ...,
+        num_prompt_log_probabilities: _builtins.int | None = ...,
+        model: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_num_log_probabilities", b"_num_log_probabilities", "_seed", b"_seed", "chat", b"chat", "num_log_probabilities", b"num_log_probabilities", "prompt", b"prompt", "sampling", b"sampling", "seed", b"seed", "speculation", b"speculation", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_num_log_probabilities", b"_num_log_probabilities", "_num_prompt_log_probabilities", b"_num_prompt_log_probabilities", "_seed", b"_seed", "chat", b"chat", "num_log_probabilities", b"num_log_probabilities", "num_prompt_log_probabilities", b"num_prompt_log_probabilities", "prompt", b"prompt", "sampling", b"sampling", "seed", b"seed", "speculation", b"speculation", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_log_probabilities", b"_num_log_probabilities", "_seed", b"_seed", "chat", b"chat", "max_tokens", b"max_tokens", "num_log_probabilities", b"num_log_probabilities", "prompt", b"prompt", "require_exact", b"require_exact", "sampling", b"sampling", "seed", b"seed", "speculation", b"speculation", "stop", b"stop", "stop_tokens", b"stop_tokens", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_log_probabilities", b"_num_log_probabilities", "_num_prompt_log_probabilities", b"_num_prompt_log_probabilities", "_seed", b"_seed", "chat", b"chat", "max_tokens", b"max_tokens", "model", b"model", "num_log_probabilities", b"num_log_probabilities", "num_prompt_log_probabilities", b"num_prompt_log_probabilities", "prompt", b"prompt", "report_cycles", b"report_cycles", "require_exact", b"require_exact", "sampling", b"sampling", "seed", b"seed", "speculation", b"speculation", "stop", b"stop", "stop_tokens", b"stop_tokens", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__num_log_probabilities: _TypeAlias = _typing.Literal["num_log_probabilities"]  # noqa: Y015
     _WhichOneofArgType__num_log_probabilities: _TypeAlias = _typing.Literal["_num_log_probabilities", b"_num_log_probabilities"]  # noqa: Y015
+    _WhichOneofReturnType__num_prompt_log_probabilities: _TypeAlias = _typing.Literal["num_prompt_log_probabilities"]  # noqa: Y015
+    _WhichOneofArgType__num_prompt_log_probabilities: _TypeAlias = _typing.Literal["_num_prompt_log_probabilities", b"_num_prompt_log_probabilities"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType_prompt: _TypeAlias = _typing.Literal["text", "chat", "tokens"]  # noqa: Y015
@@ -323,11 +341,69 @@ class GenerateRequest(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__num_log_probabilities) -> _WhichOneofReturnType__num_log_probabilities | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__num_prompt_log_probabilities) -> _WhichOneofReturnType__num_prompt_log_probabilities | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_prompt) -> _WhichOneofReturnType_prompt | None: ...
 
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
+
+@_typing.final
+class PromptToken(_message.Message):
+    """One token of the prompt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    LOG_PROBABILITIES_FIELD_NUMBER: _builtins.int
+    token: _builtins.int
+    """Token id."""
+    text: _builtins.str
+    """The text that this token completes. Empty while it ends within a UTF-8 character."""
+    @_builtins.property
+    def log_probabilities(self) -> _common_pb2.LogProbabilities:
+        """Of this token, given all before it, and of the most probable ones in its place. Unset of the prompt's first token."""
+
+    def __init__(
+        self,
+        *,
+        token: _builtins.int = ...,
+        text: _builtins.str = ...,
+        log_probabilities: _common_pb2.LogProbabilities | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["log_probabilities", b"log_probabilities"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["log_probabilities", b"log_probabilities", "text", b"text", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromptToken: _TypeAlias = PromptToken  # noqa: Y015
+
+@_typing.final
+class PromptReport(_message.Message):
+    """The next tokens of the prompt, in order, the first one included: of a long prompt there are several."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKENS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___PromptToken]:
+        """At least one."""
+
+    def __init__(
+        self,
+        *,
+        tokens: _abc.Iterable[Global___PromptToken] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromptReport: _TypeAlias = PromptReport  # noqa: Y015
 
 @_typing.final
 class GeneratedToken(_message.Message):
@@ -366,6 +442,163 @@ class GeneratedToken(_message.Message):
 Global___GeneratedToken: _TypeAlias = GeneratedToken  # noqa: Y015
 
 @_typing.final
+class DraftTokenReport(_message.Message):
+    """A draft token that was verified."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    IS_ACCEPTED_FIELD_NUMBER: _builtins.int
+    PROBABILITY_FIELD_NUMBER: _builtins.int
+    CHANCE_FIELD_NUMBER: _builtins.int
+    token: _builtins.int
+    """Token id."""
+    text: _builtins.str
+    """What the token stands for by itself, with bytes that are not UTF-8 replaced."""
+    is_accepted: _builtins.bool
+    """Whether it equalled the target's sample, and so did all before it."""
+    probability: _builtins.float
+    """The draft model's probability of it at temperature 1, untruncated; unset where no model drafted."""
+    chance: _builtins.float
+    """How likely it was taken to be accepted if those before it are; unset where the number of draft tokens is fixed."""
+    def __init__(
+        self,
+        *,
+        token: _builtins.int = ...,
+        text: _builtins.str = ...,
+        is_accepted: _builtins.bool = ...,
+        probability: _builtins.float | None = ...,
+        chance: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_chance", b"_chance", "_probability", b"_probability", "chance", b"chance", "probability", b"probability"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_chance", b"_chance", "_probability", b"_probability", "chance", b"chance", "is_accepted", b"is_accepted", "probability", b"probability", "text", b"text", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__chance: _TypeAlias = _typing.Literal["chance"]  # noqa: Y015
+    _WhichOneofArgType__chance: _TypeAlias = _typing.Literal["_chance", b"_chance"]  # noqa: Y015
+    _WhichOneofReturnType__probability: _TypeAlias = _typing.Literal["probability"]  # noqa: Y015
+    _WhichOneofArgType__probability: _TypeAlias = _typing.Literal["_probability", b"_probability"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__chance) -> _WhichOneofReturnType__chance | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__probability) -> _WhichOneofReturnType__probability | None: ...
+
+Global___DraftTokenReport: _TypeAlias = DraftTokenReport  # noqa: Y015
+
+@_typing.final
+class CycleTimings(_message.Message):
+    """How long a service took in one cycle, in milliseconds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WAITED_MS_FIELD_NUMBER: _builtins.int
+    QUEUED_MS_FIELD_NUMBER: _builtins.int
+    COMPUTED_MS_FIELD_NUMBER: _builtins.int
+    DECODE_MS_FIELD_NUMBER: _builtins.int
+    waited_ms: _builtins.float
+    """What its answer was waited for."""
+    queued_ms: _builtins.float
+    """By the service's own account: before its first decode."""
+    computed_ms: _builtins.float
+    """By the service's own account: from there to the answer. What is left of `waited_ms` is the wire."""
+    decode_ms: _builtins.float
+    """The part of `computed_ms` spent inside the model's decodes; of the target only."""
+    def __init__(
+        self,
+        *,
+        waited_ms: _builtins.float = ...,
+        queued_ms: _builtins.float = ...,
+        computed_ms: _builtins.float = ...,
+        decode_ms: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["computed_ms", b"computed_ms", "decode_ms", b"decode_ms", "queued_ms", b"queued_ms", "waited_ms", b"waited_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CycleTimings: _TypeAlias = CycleTimings  # noqa: Y015
+
+@_typing.final
+class CycleReport(_message.Message):
+    """What one cycle did."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    DRAFTER_FIELD_NUMBER: _builtins.int
+    DRAFT_ADDRESS_FIELD_NUMBER: _builtins.int
+    NUM_DRAFT_TOKENS_FIELD_NUMBER: _builtins.int
+    NUM_ACCEPTED_FIELD_NUMBER: _builtins.int
+    NUM_SKIPPED_FIELD_NUMBER: _builtins.int
+    DRAFT_TOKENS_FIELD_NUMBER: _builtins.int
+    DRAFTING_FIELD_NUMBER: _builtins.int
+    VERIFYING_FIELD_NUMBER: _builtins.int
+    BATCH_ROWS_FIELD_NUMBER: _builtins.int
+    NUM_SESSIONS_FIELD_NUMBER: _builtins.int
+    CHOICE_FIELD_NUMBER: _builtins.int
+    PLAIN_MS_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Place of the cycle in its generation, from 0."""
+    drafter: Global___Drafter.ValueType
+    """Who drafted, or was asked in vain: REMOTE or NGRAM; NONE where nobody was asked."""
+    draft_address: _builtins.str
+    """The draft service, by its address, where there are several."""
+    num_draft_tokens: _builtins.int
+    """Draft tokens verified."""
+    num_accepted: _builtins.int
+    """Draft tokens accepted; a stop string among them ends the chunk's tokens earlier."""
+    num_skipped: _builtins.int
+    """Draft tokens that were not verified, as they were not worth their rows."""
+    batch_rows: _builtins.int
+    """Rows, of all sessions together, in the last decode of the verification."""
+    num_sessions: _builtins.int
+    """Sessions at work in the target, those of other decodes included; 0 while that is not known."""
+    plain_ms: _builtins.float
+    """What a cycle without a draft, which brings one token, is taken to take, in milliseconds; 0 while that is not known."""
+    @_builtins.property
+    def draft_tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___DraftTokenReport]:
+        """Those that were verified, in order."""
+
+    @_builtins.property
+    def drafting(self) -> Global___CycleTimings:
+        """How long the draft took; of a drafter in the orchestrator nothing is waited for."""
+
+    @_builtins.property
+    def verifying(self) -> Global___CycleTimings:
+        """How long the verification took; of the first one, the prompt included."""
+
+    @_builtins.property
+    def choice(self) -> Global___LengthChoice:
+        """Why so many draft tokens were wanted; in mode AUTO, once enough is known to choose."""
+
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        drafter: Global___Drafter.ValueType = ...,
+        draft_address: _builtins.str = ...,
+        num_draft_tokens: _builtins.int = ...,
+        num_accepted: _builtins.int = ...,
+        num_skipped: _builtins.int = ...,
+        draft_tokens: _abc.Iterable[Global___DraftTokenReport] | None = ...,
+        drafting: Global___CycleTimings | None = ...,
+        verifying: Global___CycleTimings | None = ...,
+        batch_rows: _builtins.int = ...,
+        num_sessions: _builtins.int = ...,
+        choice: Global___LengthChoice | None = ...,
+        plain_ms: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "drafting", b"drafting", "verifying", b"verifying"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_rows", b"batch_rows", "choice", b"choice", "draft_address", b"draft_address", "draft_tokens", b"draft_tokens", "drafter", b"drafter", "drafting", b"drafting", "index", b"index", "num_accepted", b"num_accepted", "num_draft_tokens", b"num_draft_tokens", "num_sessions", b"num_sessions", "num_skipped", b"num_skipped", "plain_ms", b"plain_ms", "verifying", b"verifying"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CycleReport: _TypeAlias = CycleReport  # noqa: Y015
+
+@_typing.final
 class GenerateChunk(_message.Message):
     """What one cycle committed."""
 
@@ -375,6 +608,7 @@ class GenerateChunk(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
     REASONING_FIELD_NUMBER: _builtins.int
+    CYCLE_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The text of `tokens`, joined."""
     content: _builtins.str
@@ -385,6 +619,10 @@ class GenerateChunk(_message.Message):
     def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___GeneratedToken]:
         """In order."""
 
+    @_builtins.property
+    def cycle(self) -> Global___CycleReport:
+        """Where asked for: what the cycle did. Unset where no token came, as of text that was held back to the end."""
+
     def __init__(
         self,
         *,
@@ -392,10 +630,11 @@ class GenerateChunk(_message.Message):
         tokens: _abc.Iterable[Global___GeneratedToken] | None = ...,
         content: _builtins.str = ...,
         reasoning: _builtins.str = ...,
+        cycle: Global___CycleReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cycle", b"cycle"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "reasoning", b"reasoning", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "cycle", b"cycle", "reasoning", b"reasoning", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -409,19 +648,23 @@ class Usage(_message.Message):
 
     NUM_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     NUM_GENERATED_TOKENS_FIELD_NUMBER: _builtins.int
+    NUM_CACHED_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     num_prompt_tokens: _builtins.int
     """Tokens of the prompt, first token included."""
     num_generated_tokens: _builtins.int
     """Tokens generated."""
+    num_cached_prompt_tokens: _builtins.int
+    """Tokens of the prompt that the model had in its cache, from other requests, and did not evaluate."""
     def __init__(
         self,
         *,
         num_prompt_tokens: _builtins.int = ...,
         num_generated_tokens: _builtins.int = ...,
+        num_cached_prompt_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_generated_tokens", b"num_generated_tokens", "num_prompt_tokens", b"num_prompt_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_cached_prompt_tokens", b"num_cached_prompt_tokens", "num_generated_tokens", b"num_generated_tokens", "num_prompt_tokens", b"num_prompt_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -446,7 +689,7 @@ class GenerationTimings(_message.Message):
     total_ms: _builtins.float
     """From the request to the summary."""
     target_ms: _builtins.float
-    """Spent waiting for the target."""
+    """Spent waiting for the target, or for the draft model where that answers by itself. So are the others of the target."""
     draft_ms: _builtins.float
     """Spent waiting for the draft."""
     target_computed_ms: _builtins.float
@@ -544,8 +787,8 @@ class SpeculationStatistics(_message.Message):
     num_skipped_tokens: _builtins.int
     """Draft tokens that were not verified, as the target found that they were not worth their rows."""
     speedup: _builtins.float
-    """How many times as long plain decoding would have taken, as modelled from what decodes cost; of requests in mode AUTO,
-    0 where there were none.
+    """How many times as long plain decoding would have taken, as modelled from what decodes cost; of requests in mode AUTO
+    or with `report_cycles`, 0 where there were none.
     """
     @_builtins.property
     def num_accepted_per_position(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -691,6 +934,7 @@ class GenerateResponse(_message.Message):
 
     CHUNK_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def chunk(self) -> Global___GenerateChunk:
         """Newly committed text."""
@@ -699,17 +943,22 @@ class GenerateResponse(_message.Message):
     def summary(self) -> Global___GenerateSummary:
         """The last message."""
 
+    @_builtins.property
+    def prompt(self) -> Global___PromptReport:
+        """Where asked for: tokens of the prompt, all of them before the first chunk."""
+
     def __init__(
         self,
         *,
         chunk: Global___GenerateChunk | None = ...,
         summary: Global___GenerateSummary | None = ...,
+        prompt: Global___PromptReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "message", b"message", "summary", b"summary"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "message", b"message", "prompt", b"prompt", "summary", b"summary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "message", b"message", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "message", b"message", "prompt", b"prompt", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["chunk", "summary"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["chunk", "summary", "prompt"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 

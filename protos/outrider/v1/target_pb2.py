@@ -27,7 +27,7 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from outrider.v1 import common_pb2 as outrider_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18outrider/v1/target.proto\x12\x0boutrider.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x17google/rpc/status.proto\x1a\x18outrider/v1/common.proto\"\xa4\x02\n\x12VerifyBatchRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x12\n\ntimeout_ms\x18\x02 \x01(\r\x12%\n\x07\x63ontext\x18\x03 \x01(\x0b\x32\x14.outrider.v1.Context\x12\x14\n\x0c\x64raft_tokens\x18\x04 \x03(\r\x12\'\n\x08sampling\x18\x05 \x01(\x0b\x32\x15.outrider.v1.Sampling\x12\"\n\x15num_log_probabilities\x18\x06 \x01(\rH\x00\x88\x01\x01\x12\x14\n\x0c\x64raft_chance\x18\x07 \x03(\x02\x12\x1a\n\rquote_version\x18\x08 \x01(\rH\x01\x88\x01\x01\x42\x18\n\x16_num_log_probabilitiesB\x10\n\x0e_quote_version\"\x92\x01\n\x05Quote\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0e\n\x06row_ms\x18\x02 \x03(\x02\x12\x15\n\rtokens_per_ms\x18\x03 \x01(\x02\x12\x11\n\tdecode_ms\x18\x04 \x01(\x02\x12\x12\n\nidle_share\x18\x05 \x01(\x02\x12\x14\n\x0cnum_sessions\x18\x06 \x01(\r\x12\x14\n\x0cnum_drafting\x18\x07 \x01(\r\"\xdc\x01\n\x11VerifyBatchResult\x12\x14\n\x0cnum_accepted\x18\x01 \x01(\r\x12\x12\n\nnext_token\x18\x02 \x01(\r\x12\x1c\n\x14is_end_of_generation\x18\x03 \x01(\x08\x12\x38\n\x11log_probabilities\x18\x04 \x03(\x0b\x32\x1d.outrider.v1.LogProbabilities\x12\r\n\x05\x65xact\x18\x05 \x01(\x08\x12\x13\n\x0bnum_skipped\x18\x06 \x01(\r\x12!\n\x05quote\x18\x07 \x01(\x0b\x32\x12.outrider.v1.Quote\"\xf5\x01\n\x13VerifyBatchResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x13\n\x0bheld_length\x18\x02 \x01(\r\x12%\n\x07timings\x18\x03 \x01(\x0b\x32\x14.outrider.v1.Timings\x12\x30\n\x06result\x18\x04 \x01(\x0b\x32\x1e.outrider.v1.VerifyBatchResultH\x00\x12,\n\ncache_miss\x18\x05 \x01(\x0b\x32\x16.outrider.v1.CacheMissH\x00\x12#\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\xb1\x01\n\x13VerifyStreamRequest\x12\x31\n\x06verify\x18\x01 \x01(\x0b\x32\x1f.outrider.v1.VerifyBatchRequestH\x00\x12,\n\x06\x63\x61ncel\x18\x02 \x01(\x0b\x32\x1a.outrider.v1.CancelMessageH\x00\x12.\n\x07release\x18\x03 \x01(\x0b\x32\x1b.outrider.v1.ReleaseMessageH\x00\x42\t\n\x07message\"J\n\x14VerifyStreamResponse\x12\x32\n\x08response\x18\x01 \x01(\x0b\x32 .outrider.v1.VerifyBatchResponse\"[\n\x0fTokenizeRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64_bos\x18\x02 \x01(\x08\x12\x15\n\rparse_special\x18\x03 \x01(\x08\x12\x12\n\nmax_tokens\x18\x04 \x01(\r\"\"\n\x10TokenizeResponse\x12\x0e\n\x06tokens\x18\x01 \x03(\r\"<\n\x11\x44\x65tokenizeRequest\x12\x0e\n\x06tokens\x18\x01 \x03(\r\x12\x17\n\x0fis_continuation\x18\x02 \x01(\x08\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\x0c\"?\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x11\n\treasoning\x18\x03 \x01(\t\"E\n\x0c\x41nswerMarker\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\'\n\x06\x62\x65gins\x18\x02 \x01(\x0e\x32\x17.outrider.v1.AnswerPart\"b\n\x0c\x41nswerFormat\x12&\n\x05\x66irst\x18\x01 \x01(\x0e\x32\x17.outrider.v1.AnswerPart\x12*\n\x07markers\x18\x02 \x03(\x0b\x32\x19.outrider.v1.AnswerMarker\"\xc5\x01\n\x18\x41pplyChatTemplateRequest\x12*\n\x08messages\x18\x01 \x03(\x0b\x32\x18.outrider.v1.ChatMessage\x12\x1d\n\x15\x61\x64\x64_generation_prompt\x18\x02 \x01(\x08\x12\x33\n\x12template_variables\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x15\n\rtemplate_name\x18\x04 \x01(\t\x12\x12\n\nmax_tokens\x18\x05 \x01(\r\"k\n\x19\x41pplyChatTemplateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06tokens\x18\x02 \x03(\r\x12\x30\n\ranswer_format\x18\x03 \x01(\x0b\x32\x19.outrider.v1.AnswerFormat*t\n\nAnswerPart\x12\x1b\n\x17\x41NSWER_PART_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41NSWER_PART_CONTENT\x10\x01\x12\x19\n\x15\x41NSWER_PART_REASONING\x10\x02\x12\x15\n\x11\x41NSWER_PART_FRAME\x10\x03\x32\xb6\x03\n\rTargetService\x12P\n\x0bVerifyBatch\x12\x1f.outrider.v1.VerifyBatchRequest\x1a .outrider.v1.VerifyBatchResponse\x12W\n\x0cVerifyStream\x12 .outrider.v1.VerifyStreamRequest\x1a!.outrider.v1.VerifyStreamResponse(\x01\x30\x01\x12G\n\x08Tokenize\x12\x1c.outrider.v1.TokenizeRequest\x1a\x1d.outrider.v1.TokenizeResponse\x12M\n\nDetokenize\x12\x1e.outrider.v1.DetokenizeRequest\x1a\x1f.outrider.v1.DetokenizeResponse\x12\x62\n\x11\x41pplyChatTemplate\x12%.outrider.v1.ApplyChatTemplateRequest\x1a&.outrider.v1.ApplyChatTemplateResponseB P\x01Z\x16outrider/v1;outriderv1\xa2\x02\x03OTRb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18outrider/v1/target.proto\x12\x0boutrider.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x17google/rpc/status.proto\x1a\x18outrider/v1/common.proto\"\xbf\x02\n\x12VerifyBatchRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x12\n\ntimeout_ms\x18\x02 \x01(\r\x12%\n\x07\x63ontext\x18\x03 \x01(\x0b\x32\x14.outrider.v1.Context\x12\x14\n\x0c\x64raft_tokens\x18\x04 \x03(\r\x12\'\n\x08sampling\x18\x05 \x01(\x0b\x32\x15.outrider.v1.Sampling\x12\"\n\x15num_log_probabilities\x18\x06 \x01(\rH\x00\x88\x01\x01\x12\x14\n\x0c\x64raft_chance\x18\x07 \x03(\x02\x12\x1a\n\rquote_version\x18\x08 \x01(\rH\x01\x88\x01\x01\x12\x19\n\x11num_scored_tokens\x18\t \x01(\rB\x18\n\x16_num_log_probabilitiesB\x10\n\x0e_quote_version\"\x92\x01\n\x05Quote\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0e\n\x06row_ms\x18\x02 \x03(\x02\x12\x15\n\rtokens_per_ms\x18\x03 \x01(\x02\x12\x11\n\tdecode_ms\x18\x04 \x01(\x02\x12\x12\n\nidle_share\x18\x05 \x01(\x02\x12\x14\n\x0cnum_sessions\x18\x06 \x01(\r\x12\x14\n\x0cnum_drafting\x18\x07 \x01(\r\"\x92\x02\n\x11VerifyBatchResult\x12\x14\n\x0cnum_accepted\x18\x01 \x01(\r\x12\x12\n\nnext_token\x18\x02 \x01(\r\x12\x1c\n\x14is_end_of_generation\x18\x03 \x01(\x08\x12\x38\n\x11log_probabilities\x18\x04 \x03(\x0b\x32\x1d.outrider.v1.LogProbabilities\x12\r\n\x05\x65xact\x18\x05 \x01(\x08\x12\x13\n\x0bnum_skipped\x18\x06 \x01(\r\x12!\n\x05quote\x18\x07 \x01(\x0b\x32\x12.outrider.v1.Quote\x12\x34\n\rscored_tokens\x18\x08 \x03(\x0b\x32\x1d.outrider.v1.LogProbabilities\"\xf5\x01\n\x13VerifyBatchResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x13\n\x0bheld_length\x18\x02 \x01(\r\x12%\n\x07timings\x18\x03 \x01(\x0b\x32\x14.outrider.v1.Timings\x12\x30\n\x06result\x18\x04 \x01(\x0b\x32\x1e.outrider.v1.VerifyBatchResultH\x00\x12,\n\ncache_miss\x18\x05 \x01(\x0b\x32\x16.outrider.v1.CacheMissH\x00\x12#\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\xb1\x01\n\x13VerifyStreamRequest\x12\x31\n\x06verify\x18\x01 \x01(\x0b\x32\x1f.outrider.v1.VerifyBatchRequestH\x00\x12,\n\x06\x63\x61ncel\x18\x02 \x01(\x0b\x32\x1a.outrider.v1.CancelMessageH\x00\x12.\n\x07release\x18\x03 \x01(\x0b\x32\x1b.outrider.v1.ReleaseMessageH\x00\x42\t\n\x07message\"J\n\x14VerifyStreamResponse\x12\x32\n\x08response\x18\x01 \x01(\x0b\x32 .outrider.v1.VerifyBatchResponse\"[\n\x0fTokenizeRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64_bos\x18\x02 \x01(\x08\x12\x15\n\rparse_special\x18\x03 \x01(\x08\x12\x12\n\nmax_tokens\x18\x04 \x01(\r\"\"\n\x10TokenizeResponse\x12\x0e\n\x06tokens\x18\x01 \x03(\r\"<\n\x11\x44\x65tokenizeRequest\x12\x0e\n\x06tokens\x18\x01 \x03(\r\x12\x17\n\x0fis_continuation\x18\x02 \x01(\x08\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\x0c\"?\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x11\n\treasoning\x18\x03 \x01(\t\"E\n\x0c\x41nswerMarker\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\'\n\x06\x62\x65gins\x18\x02 \x01(\x0e\x32\x17.outrider.v1.AnswerPart\"b\n\x0c\x41nswerFormat\x12&\n\x05\x66irst\x18\x01 \x01(\x0e\x32\x17.outrider.v1.AnswerPart\x12*\n\x07markers\x18\x02 \x03(\x0b\x32\x19.outrider.v1.AnswerMarker\"\xc5\x01\n\x18\x41pplyChatTemplateRequest\x12*\n\x08messages\x18\x01 \x03(\x0b\x32\x18.outrider.v1.ChatMessage\x12\x1d\n\x15\x61\x64\x64_generation_prompt\x18\x02 \x01(\x08\x12\x33\n\x12template_variables\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x15\n\rtemplate_name\x18\x04 \x01(\t\x12\x12\n\nmax_tokens\x18\x05 \x01(\r\"k\n\x19\x41pplyChatTemplateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06tokens\x18\x02 \x03(\r\x12\x30\n\ranswer_format\x18\x03 \x01(\x0b\x32\x19.outrider.v1.AnswerFormat*t\n\nAnswerPart\x12\x1b\n\x17\x41NSWER_PART_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41NSWER_PART_CONTENT\x10\x01\x12\x19\n\x15\x41NSWER_PART_REASONING\x10\x02\x12\x15\n\x11\x41NSWER_PART_FRAME\x10\x03\x32\xb6\x03\n\rTargetService\x12P\n\x0bVerifyBatch\x12\x1f.outrider.v1.VerifyBatchRequest\x1a .outrider.v1.VerifyBatchResponse\x12W\n\x0cVerifyStream\x12 .outrider.v1.VerifyStreamRequest\x1a!.outrider.v1.VerifyStreamResponse(\x01\x30\x01\x12G\n\x08Tokenize\x12\x1c.outrider.v1.TokenizeRequest\x1a\x1d.outrider.v1.TokenizeResponse\x12M\n\nDetokenize\x12\x1e.outrider.v1.DetokenizeRequest\x1a\x1f.outrider.v1.DetokenizeResponse\x12\x62\n\x11\x41pplyChatTemplate\x12%.outrider.v1.ApplyChatTemplateRequest\x1a&.outrider.v1.ApplyChatTemplateResponseB P\x01Z\x16outrider/v1;outriderv1\xa2\x02\x03OTRb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,38 +35,38 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'outrider.v1.target_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'P\001Z\026outrider/v1;outriderv1\242\002\003OTR'
-  _globals['_ANSWERPART']._serialized_start=2065
-  _globals['_ANSWERPART']._serialized_end=2181
+  _globals['_ANSWERPART']._serialized_start=2146
+  _globals['_ANSWERPART']._serialized_end=2262
   _globals['_VERIFYBATCHREQUEST']._serialized_start=123
-  _globals['_VERIFYBATCHREQUEST']._serialized_end=415
-  _globals['_QUOTE']._serialized_start=418
-  _globals['_QUOTE']._serialized_end=564
-  _globals['_VERIFYBATCHRESULT']._serialized_start=567
-  _globals['_VERIFYBATCHRESULT']._serialized_end=787
-  _globals['_VERIFYBATCHRESPONSE']._serialized_start=790
-  _globals['_VERIFYBATCHRESPONSE']._serialized_end=1035
-  _globals['_VERIFYSTREAMREQUEST']._serialized_start=1038
-  _globals['_VERIFYSTREAMREQUEST']._serialized_end=1215
-  _globals['_VERIFYSTREAMRESPONSE']._serialized_start=1217
-  _globals['_VERIFYSTREAMRESPONSE']._serialized_end=1291
-  _globals['_TOKENIZEREQUEST']._serialized_start=1293
-  _globals['_TOKENIZEREQUEST']._serialized_end=1384
-  _globals['_TOKENIZERESPONSE']._serialized_start=1386
-  _globals['_TOKENIZERESPONSE']._serialized_end=1420
-  _globals['_DETOKENIZEREQUEST']._serialized_start=1422
-  _globals['_DETOKENIZEREQUEST']._serialized_end=1482
-  _globals['_DETOKENIZERESPONSE']._serialized_start=1484
-  _globals['_DETOKENIZERESPONSE']._serialized_end=1518
-  _globals['_CHATMESSAGE']._serialized_start=1520
-  _globals['_CHATMESSAGE']._serialized_end=1583
-  _globals['_ANSWERMARKER']._serialized_start=1585
-  _globals['_ANSWERMARKER']._serialized_end=1654
-  _globals['_ANSWERFORMAT']._serialized_start=1656
-  _globals['_ANSWERFORMAT']._serialized_end=1754
-  _globals['_APPLYCHATTEMPLATEREQUEST']._serialized_start=1757
-  _globals['_APPLYCHATTEMPLATEREQUEST']._serialized_end=1954
-  _globals['_APPLYCHATTEMPLATERESPONSE']._serialized_start=1956
-  _globals['_APPLYCHATTEMPLATERESPONSE']._serialized_end=2063
-  _globals['_TARGETSERVICE']._serialized_start=2184
-  _globals['_TARGETSERVICE']._serialized_end=2622
+  _globals['_VERIFYBATCHREQUEST']._serialized_end=442
+  _globals['_QUOTE']._serialized_start=445
+  _globals['_QUOTE']._serialized_end=591
+  _globals['_VERIFYBATCHRESULT']._serialized_start=594
+  _globals['_VERIFYBATCHRESULT']._serialized_end=868
+  _globals['_VERIFYBATCHRESPONSE']._serialized_start=871
+  _globals['_VERIFYBATCHRESPONSE']._serialized_end=1116
+  _globals['_VERIFYSTREAMREQUEST']._serialized_start=1119
+  _globals['_VERIFYSTREAMREQUEST']._serialized_end=1296
+  _globals['_VERIFYSTREAMRESPONSE']._serialized_start=1298
+  _globals['_VERIFYSTREAMRESPONSE']._serialized_end=1372
+  _globals['_TOKENIZEREQUEST']._serialized_start=1374
+  _globals['_TOKENIZEREQUEST']._serialized_end=1465
+  _globals['_TOKENIZERESPONSE']._serialized_start=1467
+  _globals['_TOKENIZERESPONSE']._serialized_end=1501
+  _globals['_DETOKENIZEREQUEST']._serialized_start=1503
+  _globals['_DETOKENIZEREQUEST']._serialized_end=1563
+  _globals['_DETOKENIZERESPONSE']._serialized_start=1565
+  _globals['_DETOKENIZERESPONSE']._serialized_end=1599
+  _globals['_CHATMESSAGE']._serialized_start=1601
+  _globals['_CHATMESSAGE']._serialized_end=1664
+  _globals['_ANSWERMARKER']._serialized_start=1666
+  _globals['_ANSWERMARKER']._serialized_end=1735
+  _globals['_ANSWERFORMAT']._serialized_start=1737
+  _globals['_ANSWERFORMAT']._serialized_end=1835
+  _globals['_APPLYCHATTEMPLATEREQUEST']._serialized_start=1838
+  _globals['_APPLYCHATTEMPLATEREQUEST']._serialized_end=2035
+  _globals['_APPLYCHATTEMPLATERESPONSE']._serialized_start=2037
+  _globals['_APPLYCHATTEMPLATERESPONSE']._serialized_end=2144
+  _globals['_TARGETSERVICE']._serialized_start=2265
+  _globals['_TARGETSERVICE']._serialized_end=2703
 # @@protoc_insertion_point(module_scope)

@@ -64,6 +64,7 @@ class VerifyBatchRequest(_message.Message):
     NUM_LOG_PROBABILITIES_FIELD_NUMBER: _builtins.int
     DRAFT_CHANCE_FIELD_NUMBER: _builtins.int
     QUOTE_VERSION_FIELD_NUMBER: _builtins.int
+    NUM_SCORED_TOKENS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.int
     """Rises within a session. The same id again is a retry and gets the same answer, a higher one supersedes what is
     under way, a lower one is answered SUPERSEDED.
@@ -74,6 +75,12 @@ class VerifyBatchRequest(_message.Message):
     """Set to receive log-probabilities with this many most probable tokens a position, at most 20."""
     quote_version: _builtins.int
     """Set to receive a quote wherever the last one, which had this version, is not true any more; 0 for the first."""
+    num_scored_tokens: _builtins.int
+    """Set to have so many tokens at the end of the context scored: their log-probabilities, each given all tokens before it,
+    with as many most probable tokens as `num_log_probabilities` says. At most 128, and fewer than `context.tokens`, as
+    the row before the first of them is evaluated too, whatever is cached. Such a request has no draft tokens. A service
+    that knows nothing of this scores none.
+    """
     @_builtins.property
     def context(self) -> _common_pb2.Context:
         """The committed sequence. Its last token and the draft tokens are evaluated in one pass."""
@@ -104,10 +111,11 @@ class VerifyBatchRequest(_message.Message):
         num_log_probabilities: _builtins.int | None = ...,
         draft_chance: _abc.Iterable[_builtins.float] | None = ...,
         quote_version: _builtins.int | None = ...,
+        num_scored_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_num_log_probabilities", b"_num_log_probabilities", "_quote_version", b"_quote_version", "context", b"context", "num_log_probabilities", b"num_log_probabilities", "quote_version", b"quote_version", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_log_probabilities", b"_num_log_probabilities", "_quote_version", b"_quote_version", "context", b"context", "draft_chance", b"draft_chance", "draft_tokens", b"draft_tokens", "num_log_probabilities", b"num_log_probabilities", "quote_version", b"quote_version", "request_id", b"request_id", "sampling", b"sampling", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_log_probabilities", b"_num_log_probabilities", "_quote_version", b"_quote_version", "context", b"context", "draft_chance", b"draft_chance", "draft_tokens", b"draft_tokens", "num_log_probabilities", b"num_log_probabilities", "num_scored_tokens", b"num_scored_tokens", "quote_version", b"quote_version", "request_id", b"request_id", "sampling", b"sampling", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__num_log_probabilities: _TypeAlias = _typing.Literal["num_log_probabilities"]  # noqa: Y015
     _WhichOneofArgType__num_log_probabilities: _TypeAlias = _typing.Literal["_num_log_probabilities", b"_num_log_probabilities"]  # noqa: Y015
@@ -185,6 +193,7 @@ class VerifyBatchResult(_message.Message):
     EXACT_FIELD_NUMBER: _builtins.int
     NUM_SKIPPED_FIELD_NUMBER: _builtins.int
     QUOTE_FIELD_NUMBER: _builtins.int
+    SCORED_TOKENS_FIELD_NUMBER: _builtins.int
     num_accepted: _builtins.int
     """Draft tokens equal to the target's own sample, up to the first mismatch."""
     next_token: _builtins.int
@@ -205,6 +214,10 @@ class VerifyBatchResult(_message.Message):
     def quote(self) -> Global___Quote:
         """What draft tokens cost now, where asked for and news."""
 
+    @_builtins.property
+    def scored_tokens(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.LogProbabilities]:
+        """One for each token of the context that was to be scored, in order."""
+
     def __init__(
         self,
         *,
@@ -215,10 +228,11 @@ class VerifyBatchResult(_message.Message):
         exact: _builtins.bool = ...,
         num_skipped: _builtins.int = ...,
         quote: Global___Quote | None = ...,
+        scored_tokens: _abc.Iterable[_common_pb2.LogProbabilities] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["quote", b"quote"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exact", b"exact", "is_end_of_generation", b"is_end_of_generation", "log_probabilities", b"log_probabilities", "next_token", b"next_token", "num_accepted", b"num_accepted", "num_skipped", b"num_skipped", "quote", b"quote"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exact", b"exact", "is_end_of_generation", b"is_end_of_generation", "log_probabilities", b"log_probabilities", "next_token", b"next_token", "num_accepted", b"num_accepted", "num_skipped", b"num_skipped", "quote", b"quote", "scored_tokens", b"scored_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

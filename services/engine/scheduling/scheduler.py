@@ -123,7 +123,7 @@ class Scheduler:
             if num_rows:
                 slot = work.slot
                 by_slot[slot.index] = work
-                num_outputs = work.num_outputs if num_rows == len(work.pending) else 0
+                num_outputs = work.outputs_among(num_rows)
                 segments.append(Segment(slot.index, len(slot.held), work.pending[:num_rows], num_outputs))
         try:
             for group in self._runtime.group(segments) if segments else ():
@@ -179,13 +179,15 @@ class Scheduler:
             return not work.waits_for_slot and self._refuse(work)
         work.slot = slot
         try:
-            # The last token of the prefix is always evaluated: its logits are not kept.
-            self._reuse(slot, prefix.cached_length, prefix.tokens[:-1])
+            # Rows whose logits are wanted are always evaluated, at least the last one: logits are not kept.
+            num_reusable = len(work.pending) - work.num_outputs
+            self._reuse(slot, prefix.cached_length, prefix.tokens[:num_reusable])
         except DecodeError as error:
             self._finish(work, error)
             return True
         work.timings.admit(self._phases, time.perf_counter())
-        work.pending = work.pending[len(slot.held) - prefix.cached_length :]
+        work.num_cached = len(slot.held)
+        work.pending = work.pending[work.num_cached - prefix.cached_length :]
         self._active.append(work)
         return True
 
@@ -292,10 +294,10 @@ class Scheduler:
                 self._advance(work, rows)
 
     def _advance(self, work: Work[Any], logits: Logits) -> None:
-        num_outputs = work.num_outputs
+        # What a prompt had says nothing of the rows that its session will have.
+        num_rows = 1 if work.is_prompt else work.num_outputs
         try:
-            work.pending = work.next_step(logits, work.slot.held.tokens)
-            work.num_outputs, work.goes_on = 1, True
+            work.advance(logits, work.slot.held.tokens)
             if not work.pending:
                 self._cut(work.slot, work.held_length)
         except Exception as error:  # a defect in one request must not take the other sessions down
@@ -304,7 +306,7 @@ class Scheduler:
             return
         if not work.pending:
             self._active.remove(work)
-            self._gathering.answered(work.prefix.session_id, num_outputs, work.num_tokens)
+            self._gathering.answered(work.prefix.session_id, num_rows, work.num_tokens)
             if self._prices is not None:
                 self._prices.answered(work.num_tokens)
             self._finish(work, work.result)

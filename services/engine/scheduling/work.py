@@ -117,6 +117,7 @@ class Work(ABC, Generic[ResultT]):
         waits_for_slot: whether to queue where every slot is needed by others, or to be refused at once.
         timings: where its time went, known in full once there is an answer.
         slot: where it is evaluated, once it has one.
+        num_cached: tokens of the prefix that were there when it got its slot.
         pending: rows that are still to be evaluated there, the last `num_outputs` of them with logits.
         num_passed_over: decodes in a row that it had no part in.
         goes_on: whether it has asked for more, and goes on from token to token.
@@ -146,6 +147,7 @@ class Work(ABC, Generic[ResultT]):
         self.timings = WorkTimings()
         self.pending: Sequence[int] = [*prefix.tokens, *rows_after_prefix]
         self.num_outputs = 1 + len(rows_after_prefix)
+        self.num_cached = 0
         self.num_passed_over = 0
         self.goes_on = False
         self.held_length = 0
@@ -159,6 +161,20 @@ class Work(ABC, Generic[ResultT]):
 
         Both are valid only during the call. Return tokens to evaluate next, with logits for the last one; or `finish`.
         """
+
+    def rows_within(self, limit: int) -> int:
+        """Return how many pending rows go into a decode with room for so many. Those with logits are not parted."""
+        num_rows = len(self.pending)
+        return num_rows if num_rows <= limit else max(0, min(limit, num_rows - self.num_outputs))
+
+    def outputs_among(self, num_rows: int) -> int:
+        """Return how many of the first so many pending rows have logits."""
+        return max(0, num_rows - (len(self.pending) - self.num_outputs))
+
+    def advance(self, logits: Logits, held: Sequence[int]) -> None:
+        """Take logits, as `next_step` does, and have evaluated next what it wants."""
+        self.pending = self.next_step(logits, held)
+        self.num_outputs, self.goes_on = 1, True
 
     def shorten(self, num_rows: int) -> None:
         """Do without the last so many rows, which have worths and are pending."""
@@ -196,12 +212,11 @@ def plan_rows(works: Sequence[Work[Any]], max_rows: int, prompt_rows: int) -> li
         return -max(work.num_passed_over, patience - 1), not is_short[index], num_waiting
 
     for index in sorted(range(len(works)), key=urgency):
-        rows, outputs = len(works[index].pending), works[index].num_outputs
+        rows = len(works[index].pending)
         if is_short[index]:
             num_rows[index] = rows if rows <= room else 0
         else:
-            limit = min(room, prompt_room)
-            num_rows[index] = rows if rows <= limit else max(0, min(limit, rows - outputs))
+            num_rows[index] = works[index].rows_within(min(room, prompt_room))
             prompt_room -= num_rows[index]
         room -= num_rows[index]
     return num_rows

@@ -30,6 +30,21 @@ def is_port(text: str) -> bool:
     return re.fullmatch(r"[0-9]{1,5}", text) is not None and 0 < int(text) < 1 << 16
 
 
+def split_host_and_port(address: str) -> tuple[str, int]:
+    """Return host and port of HOST:PORT, an address to listen on; port 0 is a free one. Raises ValueError."""
+    found = _HOST_AND_PORT.fullmatch(address)
+    if found is None or found["port"] is None or not (found["port"] == "0" or is_port(found["port"])):
+        raise ValueError("an address to listen on is HOST:PORT, with brackets around IPv6")
+    return found["host"].strip("[]"), int(found["port"])
+
+
+def check_listening(address: str) -> str:
+    """Return an address to listen on, which may be empty. Raises ValueError, see `split_host_and_port`."""
+    if address:
+        split_host_and_port(address)
+    return address
+
+
 def check_address(address: str) -> str:
     """Return the address, which may be empty. Raises ValueError for one at which no server can be.
 

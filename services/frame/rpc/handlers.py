@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from typing import Any, TypeAlias, cast
 
 import grpc
@@ -60,6 +60,17 @@ class HandlerRegistry(grpc.GenericRpcHandler):
     async def wait_idle(self) -> None:
         """Return once no call is under way."""
         await self._idle.wait()
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Count a call that came by another way than gRPC. Raises ServiceError where none may begin."""
+        if not self.is_open or self.is_draining:
+            raise self._not_ready()
+        self._count_up()
+        try:
+            yield
+        finally:
+            self._count_down()
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
         """Return the handler of a call; None makes gRPC answer UNIMPLEMENTED."""
@@ -155,12 +166,15 @@ class HandlerRegistry(grpc.GenericRpcHandler):
 
     def _count(self, context: RpcContext) -> None:
         """Count a call until its status is sent, which is after its behaviour has returned."""
-        self._num_under_way += 1
-        self._idle.clear()
+        self._count_up()
         # The stubs describe the callback as a class and not as a protocol.
         context.add_done_callback(self._count_down)  # type: ignore[arg-type]
 
-    def _count_down(self, _: object) -> None:
+    def _count_up(self) -> None:
+        self._num_under_way += 1
+        self._idle.clear()
+
+    def _count_down(self, _: object = None) -> None:
         self._num_under_way -= 1
         if self._num_under_way == 0:
             self._idle.set()

@@ -4,6 +4,8 @@
 MAX_DRAFT_TOKENS = 64
 # Most probable tokens that a request may ask for at each position.
 MAX_LOG_PROBABILITIES = 20
+# Tokens of a context that a request may have scored: with all these, their answer fits into the smallest messages.
+MAX_SCORED_TOKENS = 128
 # What is in a message beside ids: names, digests, a draft, what traces it.
 _BESIDE_BYTES = 8192
 _BITS_OF_A_BYTE = 7

@@ -40,11 +40,13 @@ class FakeTarget:
         log_probabilities: bool = False,
         next_token: Callable[[Sequence[int]], int] = next_token,
         batch_rows: int = 0,
+        num_cached_tokens: int = 0,
     ) -> None:
         self.num_resyncs = 0
         self.limits = Limits(max_draft_tokens=1000, context_length=10_000)
         self.drafts: list[Sequence[int]] = []
         self.batch_rows = batch_rows
+        self._num_cached_tokens = num_cached_tokens
         self._end_at = end_at
         self._is_exact = is_exact
         self._log_probabilities = log_probabilities
@@ -67,7 +69,15 @@ class FakeTarget:
             result.num_accepted += 1
             held.append(token)
         result.next_token, result.is_end_of_generation = token, token == END
-        return Verification(result, len(draft_tokens), waited_s=0.5, computed_s=0.25, batch_rows=self.batch_rows)
+        num_cached, self._num_cached_tokens = self._num_cached_tokens, len(held)
+        return Verification(
+            result,
+            len(draft_tokens),
+            waited_s=0.5,
+            computed_s=0.25,
+            batch_rows=self.batch_rows,
+            num_cached_tokens=num_cached,
+        )
 
 
 Strategy = Callable[[list[int], int], Sequence[int]]

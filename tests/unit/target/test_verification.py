@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.target.servicer import Verdict, accept
+from services.target.verification import Verdict, accept
 
 END = 9
 

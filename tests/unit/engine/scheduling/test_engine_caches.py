@@ -22,8 +22,10 @@ async def test_a_cached_prefix_is_not_evaluated_again() -> None:
     async with running(runtime) as engine:
         await fill_cache(engine, "a", PROMPT)
         longer = [*PROMPT, 6, 7]
-        assert await result(engine, Greedy(prefix("a", longer, len(PROMPT)))) == [true_token(longer)]
+        work = Greedy(prefix("a", longer, len(PROMPT)))
+        assert await result(engine, work) == [true_token(longer)]
         assert runtime.batches[1][0].tokens == [6, 7]
+        assert work.num_cached == len(PROMPT)
 
 
 async def test_a_cached_prefix_is_found_without_being_named() -> None:
@@ -31,8 +33,10 @@ async def test_a_cached_prefix_is_found_without_being_named() -> None:
     async with running(runtime) as engine:
         await fill_cache(engine, "a", PROMPT)
         other = [*PROMPT[:3], 9, 9]
-        assert await result(engine, Greedy(prefix("a", other))) == [true_token(other)]
+        work = Greedy(prefix("a", other))
+        assert await result(engine, work) == [true_token(other)]
         assert runtime.batches[1][0].tokens == [9, 9]
+        assert work.num_cached == 3
 
 
 async def test_the_last_token_is_always_evaluated() -> None:
@@ -109,8 +113,9 @@ async def test_a_prompt_is_shared_where_another_session_holds_more_than_a_copy_c
     runtime.costs = LinearCosts(16.0, copy_in_rows=copy_in_rows)
     async with running(runtime) as engine:
         await fill_cache(engine, "a", [*prompt, 13])
-        assert await result(engine, Greedy(prefix("b", [*prompt, 7, 8]))) == [true_token([*prompt, 7, 8])]
-        assert len(runtime.batches[-1][0].tokens) == num_evaluated
+        work = Greedy(prefix("b", [*prompt, 7, 8]))
+        assert await result(engine, work) == [true_token([*prompt, 7, 8])]
+        assert len(runtime.batches[-1][0].tokens) == num_evaluated == len(prompt) + 2 - work.num_cached
         assert runtime.caches[0] == [*prompt, 13]
 
 

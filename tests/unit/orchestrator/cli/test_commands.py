@@ -36,7 +36,7 @@ EMPTY = (
 def test_variables_without_a_value_are_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     served: list[StackOptions] = []
 
-    async def note(asked: StackOptions) -> None:
+    async def note(asked: StackOptions, http: str) -> None:
         served.append(asked)
 
     monkeypatch.setattr(cli, "_serve", note)
@@ -50,7 +50,7 @@ def test_variables_without_a_value_are_not_set(monkeypatch: pytest.MonkeyPatch) 
 def test_what_is_served_and_how(monkeypatch: pytest.MonkeyPatch) -> None:
     served: list[StackOptions] = []
 
-    async def note(asked: StackOptions) -> None:
+    async def note(asked: StackOptions, http: str) -> None:
         served.append(asked)
 
     monkeypatch.setattr(cli, "_serve", note)

@@ -143,6 +143,6 @@ async def test_the_legend_is_for_colours(
 async def test_json_has_the_text_and_every_field_of_the_summary() -> None:
     collected = await collect(answer("a", "b", rest="c"))
     assert collected["text"] == "abc"
-    assert collected["usage"] == {"num_prompt_tokens": 3, "num_generated_tokens": 10}
+    assert collected["usage"] == {"num_prompt_tokens": 3, "num_generated_tokens": 10, "num_cached_prompt_tokens": 0}
     assert collected["seed"] == str(2**64 - 1), "as protobuf's JSON writes 64-bit numbers"
     assert collected["speculation"]["num_fallbacks"] == 0

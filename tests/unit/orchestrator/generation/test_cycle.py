@@ -12,7 +12,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from orchestrator.drafting.drafter import Draft, Wanted
 from orchestrator.generation.cycle import Cycle, FixedLength, run_cycles
 from orchestrator.generation.generation import origins
-from orchestrator.peers.target import ContextFullError, Verification
+from orchestrator.peers.patient_session import ContextFullError
+from orchestrator.peers.target import Verification
 from outrider.v1 import generation_pb2
 from services.frame.telemetry import Telemetry
 from services.frame.telemetry.recording import Recorder

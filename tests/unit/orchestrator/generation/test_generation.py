@@ -223,3 +223,10 @@ async def test_what_kept_the_draft_from_being_used_is_told() -> None:
     drafter = FakeDrafter(empty)
     drafter.problem = "it is away"
     assert (await generate(drafter=drafter))[1].draft_problem == "it is away"
+
+
+@pytest.mark.parametrize("strategy", [empty, perfect])
+async def test_how_much_of_the_prompt_was_cached(strategy: Strategy) -> None:
+    """By the first verification: later ones have all but what is new."""
+    _, summary = await generate(strategy, target=FakeTarget(num_cached_tokens=2))
+    assert summary.usage.num_cached_prompt_tokens == 2

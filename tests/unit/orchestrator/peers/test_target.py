@@ -1,73 +1,26 @@
 """A session of the target: broken streams are opened again, and the target that comes back is recognized."""
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from types import SimpleNamespace
-from typing import Any
 
 import grpc
 import pytest
 
+from orchestrator.peers import patient_session
 from orchestrator.peers import target as target_module
-from orchestrator.peers.target import ContextFullError, TargetSession
-from outrider.v1 import common_pb2, target_pb2, target_pb2_grpc
+from orchestrator.peers.patient_session import ContextFullError
+from orchestrator.peers.target import TargetSession
+from outrider.v1 import common_pb2, target_pb2
 from services.frame.rpc.errors import ServiceError
-from services.frame.telemetry import Telemetry
 from services.session.sequence import TokenSequence
-from tests.unit.orchestrator.scripted import Script, ScriptedTarget, serving
-from tests.waiting import PATIENCE_S, soon
+from tests.unit.orchestrator.peers.targets import LIMITS, MODEL, PROMPT, SAMPLING, UNAVAILABLE, attached, verdict
+from tests.unit.orchestrator.scripted import Script
+from tests.waiting import soon
 
-PROMPT = [1, 2, 3]
-SAMPLING = common_pb2.Sampling(temperature=0.5, seed=9)
-LIMITS: dict[str, Any] = {"max_draft_tokens": 16, "context_length": 100}
-MODEL = common_pb2.ModelInfo(name="target", tokenizer_fingerprint="one", numerics_fingerprint="one", **LIMITS)
-UNAVAILABLE = ServiceError(grpc.StatusCode.UNAVAILABLE, "NOT_READY", "it is stopping")
 QUOTE = target_pb2.Quote(version=3, row_ms=[0.5], tokens_per_ms=0.1, decode_ms=20.0)
-
-
-def verdict(num_accepted: int, next_token: int) -> target_pb2.VerifyBatchResult:
-    return target_pb2.VerifyBatchResult(num_accepted=num_accepted, next_token=next_token)
 
 
 def quoting(quote: target_pb2.Quote) -> target_pb2.VerifyBatchResult:
     return target_pb2.VerifyBatchResult(next_token=8, quote=quote)
-
-
-@pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(target_module, "_FIRST_RETRY_S", 0.0)
-
-
-@asynccontextmanager
-async def attached(
-    script: Script,
-    described: Sequence[common_pb2.ModelInfo] = (),
-    *,
-    patience_s: float = PATIENCE_S,
-    require_exact: bool = False,
-    num_log_probabilities: int | None = None,
-) -> AsyncIterator[TargetSession]:
-    """A session whose service follows the script; `described` is what it says it serves, each time that it is asked."""
-    descriptions = iter(described)
-
-    async def describe() -> common_pb2.ModelInfo:
-        return next(descriptions)
-
-    async with serving(target_pb2_grpc.add_TargetServiceServicer_to_server, ScriptedTarget(script)) as channel:
-        session = TargetSession(
-            target_pb2_grpc.TargetServiceStub(channel),
-            "the session",
-            SAMPLING,
-            Telemetry.off(),
-            model=MODEL,
-            describe=describe,
-            patience_s=patience_s,
-            num_log_probabilities=num_log_probabilities,
-            require_exact=require_exact,
-        )
-        yield session
-        assert not list(descriptions), "it was asked less often than expected"
-        await session.close()
 
 
 async def _refused(session: TargetSession) -> ServiceError:
@@ -164,7 +117,8 @@ async def test_patience_begins_when_an_attempt_has_failed(monkeypatch: pytest.Mo
         now_s += 25.0
         return UNAVAILABLE
 
-    monkeypatch.setattr(target_module, "time", SimpleNamespace(perf_counter=lambda: now_s))
+    for module in (patient_session, target_module):
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now_s))
     script = Script([fail_late, UNAVAILABLE, verdict(0, 4), fail_late, fail_late])
     async with attached(script, [MODEL] * 3, patience_s=10.0) as session:
         assert (await session.verify(TokenSequence(PROMPT), [])).waited_s == 25.0
@@ -290,3 +244,14 @@ async def test_the_quote_of_a_target_that_was_replaced_is_forgotten() -> None:
     assert first.quote == QUOTE
     assert second.quote is None
     assert script.requests[-1].quote_version == 0
+
+
+@pytest.mark.parametrize("wants_quotes", [True, False])
+async def test_a_quote_without_chances_comes_where_it_is_wanted(wants_quotes: bool) -> None:
+    script = Script([quoting(QUOTE), verdict(0, 5)])
+    async with attached(script, wants_quotes=wants_quotes) as session:
+        for _ in range(2):
+            await session.verify(TokenSequence(PROMPT), [])
+    asked = [request.quote_version if request.HasField("quote_version") else None for request in script.requests]
+    assert asked == ([0, 3] if wants_quotes else [None, None])
+    assert not any(request.draft_chance for request in script.requests)

@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from orchestrator.cli.show import collect
-from orchestrator.peers.target import target_unavailable
+from orchestrator.peers.patient_session import target_unavailable
 from orchestrator.stack.client import fetch_status, generate
 from outrider.v1 import generation_pb2, generation_pb2_grpc
 from services.frame.rpc.errors import ServiceError, abort

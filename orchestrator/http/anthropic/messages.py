@@ -1,0 +1,158 @@
+"""`/v1/messages`, and `/v1/messages/count_tokens`."""
+
+import uuid
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from orchestrator.http.anthropic.fields import CountRequest, MessageRequest
+from orchestrator.http.exchange import told
+from orchestrator.http.exchange.errors import error_body
+from orchestrator.http.exchange.reading import JsonRoute
+from orchestrator.http.exchange.running import Answer, unless_gone
+from orchestrator.http.exchange.stream import EventStream, event
+from orchestrator.http.sampling import NAMES
+from orchestrator.http.served import Served
+from orchestrator.http.texts import of_target
+from outrider.v1 import generation_pb2, target_pb2
+from services.frame.rpc.errors import ServiceError
+
+_PATH = "/v1/messages"
+_NAMES = {"stop": "stop_sequences", "stop_tokens": "stop_token_ids", "chat.messages": "messages", **NAMES}
+_COUNT_NAMES = {"template_variables": "chat_template_kwargs"}
+_STOP_REASONS = {
+    generation_pb2.FINISH_REASON_END_OF_GENERATION: "end_turn",
+    generation_pb2.FINISH_REASON_STOP: "stop_sequence",
+    generation_pb2.FINISH_REASON_MAX_TOKENS: "max_tokens",
+    generation_pb2.FINISH_REASON_CONTEXT_FULL: "model_context_window_exceeded",
+}
+
+
+class AnthropicMessage:
+    """An answer as a message, whole or as events."""
+
+    ping = event({"type": "ping"}, "ping")
+
+    def __init__(self, served: Served, asked: MessageRequest, request: generation_pb2.GenerateRequest) -> None:
+        self._stop = asked.stop_sequences or []
+        self._most_draft_tokens = served.most_draft_tokens(request)
+        self._head = {
+            "id": f"msg_{uuid.uuid4().hex}",
+            "type": "message",
+            "role": "assistant",
+            "model": served.target.name,
+        }
+        # The block that is being written: whether it is a thought, None before the first.
+        self._is_thought: bool | None = None
+        self._index = -1
+        self._summary = generation_pb2.GenerateSummary()
+
+    def whole(self, answer: Answer) -> dict[str, Any]:
+        """Return a whole answer."""
+        self._summary = answer.summary
+        content = []
+        if answer.reasoning:
+            content.append({"type": "thinking", "thinking": answer.reasoning, "signature": ""})
+        if answer.content:
+            content.append({"type": "text", "text": answer.content})
+        return self._head | {"content": content} | self._ended() | {"usage": self._usage()} | self._measures()
+
+    def begin(self) -> bytes:
+        """Return two events that say that there will be an answer. How long the prompt is its end tells."""
+        usage = {"input_tokens": 0, "output_tokens": 0}
+        message: dict[str, Any] = self._head | {
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+            "usage": usage,
+        }
+        return event({"type": "message_start", "message": message}, "message_start") + self.ping
+
+    def chunk(self, index: int, chunk: generation_pb2.GenerateChunk) -> bytes:
+        """Return what a chunk thinks and says, with the end of one block and the beginning of the next between."""
+        events = self._write(chunk.reasoning, is_thought=True) if chunk.reasoning else b""
+        return events + (self._write(chunk.content, is_thought=False) if chunk.content else b"")
+
+    def end(self, index: int, summary: generation_pb2.GenerateSummary) -> bytes:
+        """Return the end of the last block, and why the answer ended."""
+        self._summary = summary
+        delta = {"type": "message_delta", "delta": self._ended(), "usage": self._usage()} | self._measures()
+        return self._end_block() + event(delta, "message_delta")
+
+    def finish(self) -> bytes:
+        """Return the last event."""
+        return event({"type": "message_stop"}, "message_stop")
+
+    def fail(self, error: ServiceError) -> bytes:
+        """Return an error as an event."""
+        return event(error_body(error, _PATH), "error")
+
+    def _write(self, text: str, *, is_thought: bool) -> bytes:
+        is_new = self._is_thought is not is_thought
+        events = self._end_block() + self._begin_block(is_thought=is_thought) if is_new else b""
+        delta = {"type": "thinking_delta", "thinking": text} if is_thought else {"type": "text_delta", "text": text}
+        return events + self._event("content_block_delta", delta=delta)
+
+    def _begin_block(self, *, is_thought: bool) -> bytes:
+        self._is_thought = is_thought
+        self._index += 1
+        block = {"type": "thinking", "thinking": "", "signature": ""} if is_thought else {"type": "text", "text": ""}
+        return self._event("content_block_start", content_block=block)
+
+    def _end_block(self) -> bytes:
+        if self._is_thought is None:
+            return b""
+        signature = {"type": "signature_delta", "signature": ""}
+        events = self._event("content_block_delta", delta=signature) if self._is_thought else b""
+        return events + self._event("content_block_stop")
+
+    def _event(self, kind: str, **data: Any) -> bytes:
+        return event({"type": kind, "index": self._index} | data, kind)
+
+    def _ended(self) -> dict[str, Any]:
+        reason = _STOP_REASONS.get(self._summary.finish_reason, "end_turn")
+        # Which of several it was is not known.
+        stop = self._stop[0] if reason == "stop_sequence" and len(self._stop) == 1 else None
+        return {"stop_reason": reason, "stop_sequence": stop}
+
+    def _usage(self) -> dict[str, Any]:
+        counts = told.usage([self._summary])
+        return {
+            "input_tokens": counts["prompt_tokens"],
+            "cache_creation_input_tokens": 0,
+            "cache_read_input_tokens": 0,
+            "output_tokens": counts["completion_tokens"],
+        }
+
+    def _measures(self) -> dict[str, Any]:
+        return told.measures([self._summary], self._most_draft_tokens)
+
+
+def message_routes(served: Served) -> APIRouter:
+    """Return the routes of messages."""
+    routes = APIRouter(route_class=JsonRoute)
+
+    @routes.post(_PATH, summary="The next message of a chat, as Anthropic's clients ask for it", tags=["anthropic"])
+    async def answer(asked: MessageRequest, request: Request) -> Response:
+        served.check_model(asked.model)
+        generate = asked.request()
+        generations = served.generations(request, [generate], _NAMES)
+        message = AnthropicMessage(served, asked, generate)
+        if asked.stream:
+            return EventStream(generations, message)
+        (whole,) = await unless_gone(request.receive, generations.collect())
+        return JSONResponse(message.whole(whole))
+
+    @routes.post(f"{_PATH}/count_tokens", summary="How many tokens a chat has", tags=["anthropic"])
+    async def count_tokens(asked: CountRequest) -> dict[str, int]:
+        served.check_model(asked.model)
+        await served.backend.target.ready()
+        chat = asked.chat()
+        render = target_pb2.ApplyChatTemplateRequest(
+            messages=chat.messages, template_variables=chat.template_variables, add_generation_prompt=True
+        )
+        reply = await of_target(served.backend.target.stub.ApplyChatTemplate(render), _COUNT_NAMES)
+        return {"input_tokens": len(reply.tokens)}
+
+    return routes

@@ -1,0 +1,127 @@
+"""`/v1/completions`: text that goes on from a prompt, or from several."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import Field
+from starlette.responses import JSONResponse, Response
+
+from orchestrator.generation.generation import draw_seed
+from orchestrator.http.exchange.errors import unsupported
+from orchestrator.http.exchange.reading import JsonRoute, Unsupported
+from orchestrator.http.exchange.running import Answer, unless_gone
+from orchestrator.http.exchange.stream import EventStream
+from orchestrator.http.exchange.told import finish_reason
+from orchestrator.http.openai.answer import OpenAIAnswer
+from orchestrator.http.openai.fields import ChoiceFields, choices_of
+from orchestrator.http.openai.log_probabilities import CompletionLogProbabilities, Tokens, TokenTexts
+from orchestrator.http.sampling import NAMES, NumTokens, Uint32, num_tokens
+from orchestrator.http.served import Served
+from outrider.v1 import generation_pb2
+from services.frame.rpc.errors import invalid_argument
+
+_PATH = "/v1/completions"
+_NAMES = {"num_log_probabilities": "logprobs", "text": "prompt", "tokens.tokens": "prompt", **NAMES}
+# What OpenAI's own has where nothing is asked for.
+_MAX_TOKENS = 16
+_MOST_PROMPTS = 128
+
+
+class CompletionRequest(ChoiceFields):
+    """A request for completions."""
+
+    prompt: str | list[str] | list[list[Uint32]] | list[Uint32] = Field(
+        description="a text, token ids, or a list of either; several prompts have their choices one after the other"
+    )
+    max_tokens: NumTokens | None = Field(None, description="most tokens of a choice; 16 if absent")
+    logprobs: Uint32 | None = Field(None, description="log-probabilities, with so many of the most probable tokens")
+    echo: bool | None = None
+    best_of: int | None = Field(None, description="as many as n")
+    suffix: Unsupported = None
+
+    def requests(self) -> list[generation_pb2.GenerateRequest]:
+        """Return a request for each choice of each prompt. Raises ServiceError."""
+        if self.echo:
+            raise unsupported("echo")
+        if self.best_of not in (None, self.num_choices):
+            raise unsupported("best_of", "best_of is not supported, unless it is n")
+        prompts = self._prompts()
+        if not 1 <= len(prompts) * self.num_choices <= _MOST_PROMPTS:
+            sentence = f"1 to {_MOST_PROMPTS} choices of all prompts together are served, not {len(prompts)}"
+            raise invalid_argument("EMPTY_PROMPT" if not prompts else "INVALID_REQUEST", "prompt", sentence)
+        draw, requests = draw_seed(), []
+        for prompt in prompts:
+            request = generation_pb2.GenerateRequest(max_tokens=num_tokens(self.max_tokens, _MAX_TOKENS))
+            if isinstance(prompt, str):
+                request.text = prompt
+            else:
+                request.tokens.tokens.extend(prompt)
+            self.fill(request)
+            if self.logprobs is not None:
+                request.num_log_probabilities = self.logprobs
+            requests += choices_of(request, self.num_choices, draw)
+        return requests
+
+    def _prompts(self) -> Sequence[str | list[int]]:
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        texts = [each for each in self.prompt if not isinstance(each, int)]
+        # All of one kind.
+        return texts or ([[each for each in self.prompt if isinstance(each, int)]] if self.prompt else [])
+
+
+class Completion(OpenAIAnswer):
+    """An answer with texts."""
+
+    def __init__(
+        self, served: Served, asked: CompletionRequest, requests: list[generation_pb2.GenerateRequest]
+    ) -> None:
+        super().__init__(served, asked, requests, prefix="cmpl", kind="text_completion")
+        self._log_probabilities: list[CompletionLogProbabilities] = []
+        if asked.logprobs is not None:
+            texts = TokenTexts(served.backend.target.served)
+            self._log_probabilities = [CompletionLogProbabilities(texts, asked.logprobs) for _ in requests]
+
+    def whole(self, answers: list[Answer]) -> dict[str, Any]:
+        """Return a whole answer."""
+        choices = [
+            self._choice(index, answer.text, answer.tokens) | {"finish_reason": finish_reason(answer.summary)}
+            for index, answer in enumerate(answers)
+        ]
+        return self.complete(answers, choices)
+
+    def begin(self) -> bytes:
+        """Return nothing: an answer begins with its text."""
+        return b""
+
+    def chunk(self, index: int, chunk: generation_pb2.GenerateChunk) -> bytes:
+        """Return an event with the text of a chunk, nothing where there is none."""
+        if not chunk.text and not (self._log_probabilities and chunk.tokens):
+            return b""
+        return self.event([self._choice(index, chunk.text, chunk.tokens)])
+
+    def ended(self, index: int, finish_reason: str) -> dict[str, Any]:
+        """Return a choice without text."""
+        return self._choice(index, "", ()) | {"finish_reason": finish_reason}
+
+    def _choice(self, index: int, text: str, tokens: Tokens) -> dict[str, Any]:
+        told = self._log_probabilities[index].tell(tokens) if self._log_probabilities and tokens else None
+        return {"index": index, "text": text, "logprobs": told, "finish_reason": None}
+
+
+def completion_routes(served: Served) -> APIRouter:
+    """Return the route of completions."""
+    routes = APIRouter(route_class=JsonRoute)
+
+    @routes.post(_PATH, summary="Text that goes on from a prompt", tags=["openai"])
+    async def complete(asked: CompletionRequest, request: Request) -> Response:
+        served.check_model(asked.model)
+        requests = asked.requests()
+        generations = served.generations(request, requests, _NAMES)
+        completion = Completion(served, asked, requests)
+        if asked.stream:
+            return EventStream(generations, completion)
+        return JSONResponse(completion.whole(await unless_gone(request.receive, generations.collect())))
+
+    return routes

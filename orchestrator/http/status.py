@@ -1,0 +1,64 @@
+"""Whether the orchestrator lives, whether it can answer, and which models it has."""
+
+from typing import Any
+
+import grpc
+from fastapi import APIRouter
+from starlette.responses import JSONResponse, Response
+
+from orchestrator.http.exchange.errors import error_response
+from orchestrator.http.served import DRAFT, Served, unknown_model
+from services.frame.rpc.errors import REASON_NOT_READY, ServiceError
+
+
+def status_routes(served: Served) -> APIRouter:
+    """Return the routes of health and models."""
+    routes = APIRouter()
+
+    @routes.get("/health/live", summary="Whether the process lives", tags=["status"])
+    async def live() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @routes.get("/health/ready", summary="Whether requests are answered", tags=["status"])
+    @routes.get("/health", summary="The same as /health/ready", tags=["status"])
+    async def ready() -> Response:
+        if obstacle := served.obstacle():
+            error = ServiceError(grpc.StatusCode.UNAVAILABLE, REASON_NOT_READY, obstacle)
+            return error_response(error, "/health")
+        return JSONResponse({"status": "ok"})
+
+    @routes.get("/v1/models", summary="The models: the target, and the draft as `draft`", tags=["models"])
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": _models(served)}
+
+    @routes.get("/v1/models/{model:path}", summary="One of the models", tags=["models"])
+    async def model(model: str) -> dict[str, Any]:
+        for each in _models(served):
+            if each["id"] == model:
+                return each
+        raise unknown_model(model)
+
+    return routes
+
+
+def _models(served: Served) -> list[dict[str, Any]]:
+    target = served.target
+    found = [(target.name, target)]
+    if (draft := served.draft()) is not None:
+        found.append((DRAFT, draft.model))
+    return [
+        {
+            "id": name,
+            "object": "model",
+            "created": served.started_s,
+            "owned_by": "outrider",
+            "max_model_len": model.context_length,
+            "meta": {
+                "name": model.name,
+                "n_vocab": model.vocabulary_size,
+                "n_params": model.num_parameters,
+                "size": model.model_bytes,
+            },
+        }
+        for name, model in found
+    ]
