@@ -12,16 +12,22 @@ from orchestrator.cli.model_files import find_pair
 from orchestrator.settings import DrafterName, OrchestratorSettings
 from orchestrator.stack.named import NAMED_MODELS
 from orchestrator.stack.stack import StackOptions
+from outrider.v1 import common_pb2
 from services.frame.program.address import check_address
 from services.frame.program.settings import PeerSettings, load_settings
 from services.frame.program.startup import StartupError
 from services.frame.rpc.channel import ClientTls, client_tls
 
 
+def is_given(context: typer.Context, name: str) -> bool:
+    """Return whether the command line says what a parameter is."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def refuse_empty(context: typer.Context, parameter: typer.CallbackParam, value: str | None) -> str | None:
     """Return the value of a parameter. Raises StartupError for an empty one of the command line."""
-    source = context.get_parameter_source(parameter.name or "")
-    if value == "" and source is not None and source.name == "COMMANDLINE":
+    if value == "" and is_given(context, parameter.name or ""):
         raise StartupError(f"{parameter.opts[0]} is empty: give it a value")
     return value
 
@@ -124,10 +130,14 @@ class ModelOptions:
                 )
             return self.stack()
         for name in ("target", "draft", "exact"):
-            source = context.get_parameter_source(name)
-            if source is not None and source.name == "COMMANDLINE":
+            if is_given(context, name):
                 raise StartupError(f"--{name} is for a stack of our own, and --address names one that runs")
         return None
+
+    def advise(self, sampling: common_pb2.Sampling) -> None:
+        """Sample as the makers of a model that goes by one word do; for any other one nothing is changed."""
+        if named := NAMED_MODELS.get(self.target or ""):
+            sampling.temperature, sampling.top_p = named.temperature, named.top_p
 
 
 @dataclass(frozen=True)

