@@ -89,7 +89,7 @@ class NgramDrafter:
 
     async def propose(self, sequence: TokenSequence, wanted: Wanted) -> Draft:
         """Return a draft that is `_CAUTION` tokens shorter than the match, or none."""
-        num_draft_tokens = wanted.num_draft_tokens if wanted.num_looked_up is None else wanted.num_looked_up
+        num_draft_tokens = wanted.most_looked_up
         if num_draft_tokens < 1:
             return Draft()
         tokens = sequence.tokens
@@ -105,33 +105,6 @@ class NgramDrafter:
         # The longer the match, the surer the draft.
         margins = [float(length)] * len(draft_tokens)
         return Draft(draft_tokens, margins=margins, drafter=NGRAM) if draft_tokens else Draft()
-
-    async def propose_after_long_match(self, sequence: TokenSequence, wanted: Wanted) -> Draft:
-        """Return the draft where it is better than that of a model."""
-        _, length = self._index.find(sequence.tokens)
-        return await self.propose(sequence, wanted) if length >= wanted.least_match else Draft()
-
-    async def close(self) -> None:
-        """Nothing was opened."""
-
-
-class LongMatchDrafter:
-    """Lookup that goes before a model: it drafts where its match is so long that a model is not worth asking."""
-
-    num_resyncs = 0
-    num_fallbacks = 0
-    problem = ""
-
-    def __init__(self, lookup: NgramDrafter) -> None:
-        self._lookup = lookup
-
-    def room(self, length: int) -> int:
-        """Return 0: it is the model's that counts."""
-        return 0
-
-    async def propose(self, sequence: TokenSequence, wanted: Wanted) -> Draft:
-        """Return the draft after a long match, or none."""
-        return await self._lookup.propose_after_long_match(sequence, wanted)
 
     async def close(self) -> None:
         """Nothing was opened."""

@@ -1,22 +1,18 @@
 """The target's tokenizer and template in llama-server's forms: `/tokenize`, `/detokenize`, `/apply-template`."""
 
-from collections.abc import Awaitable
-from typing import Any, TypeVar
+from typing import Any
 
-import grpc
 from fastapi import APIRouter
 from pydantic import Field
 
-from orchestrator.generation.request import refusal_of_texts
-from orchestrator.http.exchange.errors import renamed
 from orchestrator.http.exchange.reading import Fields, JsonRoute
 from orchestrator.http.openai.chat import ChatMessage
 from orchestrator.http.openai.log_probabilities import TokenTexts
 from orchestrator.http.sampling import Uint32, template_variables
 from orchestrator.http.served import Served
+from orchestrator.http.target_texts import of_target
 from outrider.v1 import target_pb2
 
-ReplyT = TypeVar("ReplyT")
 _TOKENIZE = {"text": "content"}
 _TEMPLATE = {"template_variables": "chat_template_kwargs"}
 
@@ -79,14 +75,6 @@ def text_routes(served: Served) -> APIRouter:
         return {"prompt": reply.text}
 
     return routes
-
-
-async def of_target(call: Awaitable[ReplyT], names: dict[str, str]) -> ReplyT:
-    """Return the target's reply; `names` are the fields of the request by those of the call. Raises ServiceError."""
-    try:
-        return await call
-    except grpc.aio.AioRpcError as error:
-        raise renamed(refusal_of_texts(error), names) from error
 
 
 def _piece(told: bytes) -> str | list[int]:

@@ -112,7 +112,7 @@ class ChatFields(Fields):
 class CountRequest(ChatFields):
     """A chat whose tokens are to be counted."""
 
-    model: str | None = Field(None, description="the target's name, `target`, or absent")
+    model: str | None = Field(None, description="a name of `/v1/models`; the target if absent")
 
 
 class MessageRequest(ChatFields, SamplingFields):

@@ -11,10 +11,10 @@ from orchestrator.http.exchange import told
 from orchestrator.http.exchange.errors import error_body
 from orchestrator.http.exchange.reading import JsonRoute
 from orchestrator.http.exchange.running import Answer, unless_gone
-from orchestrator.http.exchange.stream import EventStream, event
+from orchestrator.http.exchange.stream import Events, EventStream, event
 from orchestrator.http.sampling import NAMES
 from orchestrator.http.served import Served
-from orchestrator.http.texts import of_target
+from orchestrator.http.target_texts import of_target
 from outrider.v1 import generation_pb2, target_pb2
 from services.frame.rpc.errors import ServiceError
 
@@ -29,7 +29,7 @@ _STOP_REASONS = {
 }
 
 
-class AnthropicMessage:
+class AnthropicMessage(Events):
     """An answer as a message, whole or as events."""
 
     ping = event({"type": "ping"}, "ping")
@@ -41,7 +41,7 @@ class AnthropicMessage:
             "id": f"msg_{uuid.uuid4().hex}",
             "type": "message",
             "role": "assistant",
-            "model": served.target.name,
+            "model": served.model(request.model).name,
         }
         # The block that is being written: whether it is a thought, None before the first.
         self._is_thought: bool | None = None
@@ -118,10 +118,12 @@ class AnthropicMessage:
 
     def _usage(self) -> dict[str, Any]:
         counts = told.usage([self._summary])
+        num_cached = counts["prompt_tokens_details"]["cached_tokens"]
+        # Those that were read from the cache are counted apart.
         return {
-            "input_tokens": counts["prompt_tokens"],
+            "input_tokens": counts["prompt_tokens"] - num_cached,
             "cache_creation_input_tokens": 0,
-            "cache_read_input_tokens": 0,
+            "cache_read_input_tokens": num_cached,
             "output_tokens": counts["completion_tokens"],
         }
 
@@ -135,7 +137,7 @@ def message_routes(served: Served) -> APIRouter:
 
     @routes.post(_PATH, summary="The next message of a chat, as Anthropic's clients ask for it", tags=["anthropic"])
     async def answer(asked: MessageRequest, request: Request) -> Response:
-        served.check_model(asked.model)
+        served.model(asked.model)
         generate = asked.request()
         generations = served.generations(request, [generate], _NAMES)
         message = AnthropicMessage(served, asked, generate)
@@ -146,7 +148,7 @@ def message_routes(served: Served) -> APIRouter:
 
     @routes.post(f"{_PATH}/count_tokens", summary="How many tokens a chat has", tags=["anthropic"])
     async def count_tokens(asked: CountRequest) -> dict[str, int]:
-        served.check_model(asked.model)
+        served.model(asked.model)
         await served.backend.target.ready()
         chat = asked.chat()
         render = target_pb2.ApplyChatTemplateRequest(

@@ -162,8 +162,7 @@ def chat_routes(served: Served) -> APIRouter:
 
     @routes.post(_PATH, summary="The next message of a chat", tags=["openai"])
     async def answer(asked: ChatRequest, request: Request) -> Response:
-        served.check_model(asked.model)
-        requests = asked.requests(served.target.context_length)
+        requests = asked.requests(served.model(asked.model).context_length)
         generations = served.generations(request, requests, _NAMES)
         completion = ChatCompletion(served, asked, requests)
         if asked.stream:

@@ -11,11 +11,11 @@ from orchestrator.http.exchange import told
 from orchestrator.http.exchange.errors import error_body
 from orchestrator.http.exchange.reading import JsonRoute
 from orchestrator.http.exchange.running import Answer, unless_gone
-from orchestrator.http.exchange.stream import EventStream, event
+from orchestrator.http.exchange.stream import Events, EventStream, event
 from orchestrator.http.openai.log_probabilities import Tokens, TokenTexts, chat_log_probabilities
 from orchestrator.http.openai.response_fields import ResponseRequest
 from orchestrator.http.sampling import NAMES
-from orchestrator.http.served import Served
+from orchestrator.http.served import Served, fingerprint
 from outrider.v1 import generation_pb2
 from services.frame.rpc.errors import ServiceError
 
@@ -59,17 +59,16 @@ class OpenItem:
         return {"type": "message", "id": self.id, "role": "assistant", "content": content, "status": status}
 
 
-class ModelResponse:
+class ModelResponse(Events):
     """An answer as a response, whole or as events."""
 
-    ping = b": ping\n\n"
-
     def __init__(self, served: Served, asked: ResponseRequest, request: generation_pb2.GenerateRequest) -> None:
+        model = served.model(request.model)
         self._asked = asked
         self._most_draft_tokens = served.most_draft_tokens(request)
         self._texts = TokenTexts(served.backend.target.served) if asked.wants_log_probabilities else None
-        self._model = served.target.name
-        self._fingerprint = served.fingerprint
+        self._model = model.name
+        self._fingerprint = fingerprint(model)
         self._id = f"resp_{uuid.uuid4().hex}"
         self._created_s = int(time.time())
         self._items: list[OpenItem] = []
@@ -198,7 +197,7 @@ class ModelResponse:
         counts = told.usage([self._summary])
         return {
             "input_tokens": counts["prompt_tokens"],
-            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+            "input_tokens_details": {"cache_write_tokens": 0} | counts["prompt_tokens_details"],
             "output_tokens": counts["completion_tokens"],
             "output_tokens_details": {"reasoning_tokens": 0} | counts["completion_tokens_details"],
             "total_tokens": counts["total_tokens"],
@@ -211,8 +210,7 @@ def response_routes(served: Served) -> APIRouter:
 
     @routes.post(_PATH, summary="The next message of a chat, as a response", tags=["openai"])
     async def respond(asked: ResponseRequest, request: Request) -> Response:
-        served.check_model(asked.model)
-        generate = asked.request(served.target.context_length)
+        generate = asked.request(served.model(asked.model).context_length)
         generations = served.generations(request, [generate], _NAMES)
         response = ModelResponse(served, asked, generate)
         if asked.stream:

@@ -94,7 +94,7 @@ async def test_counts_of_tokens_are_those_of_the_prompt(faces: Faces) -> None:
     asked = {"messages": CHAT[1:], "system": "Be brief."}
     counted = (await faces.http.post("/v1/messages/count_tokens", json=asked)).json()["input_tokens"]
     told = (await faces.http.post("/v1/messages", json=asked | {"max_tokens": 1})).json()
-    assert told["usage"]["input_tokens"] == counted > 0
+    assert told["usage"]["input_tokens"] + told["usage"]["cache_read_input_tokens"] == counted > 0
 
 
 async def test_texts_go_there_and_back(faces: Faces) -> None:
@@ -110,6 +110,42 @@ async def test_a_prompt_of_tokens_says_what_its_text_says(faces: Faces) -> None:
     by_text = (await faces.http.post("/v1/completions", json=asked | {"prompt": "Hello"})).json()
     by_tokens = (await faces.http.post("/v1/completions", json=asked | {"prompt": tokens})).json()
     assert by_text["choices"][0]["text"] == by_tokens["choices"][0]["text"]
+
+
+async def test_a_prompt_is_scored_as_an_answer_is(shared_system: System, http: httpx2.AsyncClient) -> None:
+    """An answer's log-probabilities are those that it has as a prompt."""
+    asked = {"max_tokens": 6, "temperature": 0, "logprobs": 1, "outrider": {"mode": "off"}}
+    tokens = (await http.post("/tokenize", json={"content": "def main(", "add_special": True})).json()["tokens"]
+    answer = (await http.post("/v1/completions", json=asked | {"prompt": tokens})).json()["choices"][0]
+    said = (await http.post("/tokenize", json={"content": answer["text"]})).json()["tokens"]
+    scored = asked | {"prompt": [*tokens, *said], "echo": True, "max_tokens": 0}
+    echoed = (await http.post("/v1/completions", json=scored)).json()["choices"][0]
+    assert echoed["text"].endswith("def main(" + answer["text"])
+    assert echoed["logprobs"]["token_logprobs"][0] is None
+    after = echoed["logprobs"]["token_logprobs"][len(tokens) :]
+    assert after == pytest.approx(answer["logprobs"]["token_logprobs"], abs=1e-3)
+
+
+async def test_the_draft_answers_by_itself(http: httpx2.AsyncClient) -> None:
+    asked = {"prompt": "def main(", "max_tokens": 8, "temperature": 0, "model": "draft"}
+    # It is found a moment after the target.
+    while (answer := await http.post("/v1/completions", json=asked)).status_code != 200:
+        assert answer.status_code in (404, 503)
+    told = answer.json()
+    assert told["model"] == "outrider-draft"
+    assert told["usage"]["completion_tokens"] == 8
+    assert not told["outrider"]["exact"]
+    refused = await http.post("/v1/completions", json=asked | {"logprobs": 1})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "logprobs")
+
+
+async def test_what_was_read_before_is_told(http: httpx2.AsyncClient) -> None:
+    asked = {"prompt": "import os\n" * 8, "max_tokens": 1, "outrider": {"mode": "off"}}
+    # Of the first one others have read the first token, perhaps.
+    for fewest, most in ((0, 1), (24, 1000)):
+        told = (await http.post("/v1/completions", json=asked)).json()
+        assert fewest <= told["usage"]["prompt_tokens_details"]["cached_tokens"] <= most
+        assert told["timings"]["cache_n"] + told["timings"]["prompt_n"] == told["usage"]["prompt_tokens"]
 
 
 @pytest.mark.parametrize(

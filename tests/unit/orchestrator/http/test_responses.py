@@ -95,6 +95,7 @@ async def test_a_whole_answer() -> None:
     assert (said["type"], said["role"], said["content"][0]["text"]) == ("message", "assistant", "Hello!")
     assert told["usage"]["output_tokens_details"]["accepted_prediction_tokens"] == 2
     assert (told["usage"]["input_tokens"], told["usage"]["total_tokens"]) == (5, 9)
+    assert told["usage"]["input_tokens_details"]["cached_tokens"] == 1
     assert {"timings", "metrics", "outrider"} < told.keys()
 
 
