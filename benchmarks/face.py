@@ -2,44 +2,67 @@
 
 `python benchmarks/face.py [--streams 1 16] [--tokens N] [--decode-ms MS] [--rounds N] [--crowd]` prints JSON lines:
 
-- `a token`: milliseconds from one token to the next, over gRPC and over `/v1/completions` in turns, by streams at a
-  time; the orchestrator's own time on a core for each token; and what HTTP adds;
+- `a token`: by streams at a time, over gRPC and over `/v1/completions` in turns, and what HTTP adds: milliseconds from
+  the target's answer to the client (`lag_ms`), from one token to the next, and of the orchestrator's core a token;
 - `crowd` (with `--crowd`): the same of four streams over HTTP, alone and beside 1,000 idle connections and 200 clients
   that ask for megabytes of text and never read.
 
-The target is `face_target.py`: its decodes are slept through, so that nothing but what is in front of it is measured.
-The client is written for this: it looks for the beginnings of events, and decodes no JSON.
+The target is `face_target.py`: its decodes are slept through, and its tokens say when they were made. The client is
+written for this: it looks for the texts in events, and decodes no JSON.
 """
 
 import argparse
 import asyncio
 import json
+import re
 import statistics
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import grpc
 import psutil
 import uvloop
+from face_target import LARGE, NUM_TIMES
 
 from outrider.v1 import generation_pb2, generation_pb2_grpc
 
 _WARM_UP_TOKENS = 10
 _NUM_IDLE, _NUM_SLOW, _NUM_RUNNING = 1000, 200, 4
 _SLOW_TOKENS = 400
-_WORD, _LARGE = 5, 1
+_ANY = 5
 
 
 @dataclass(frozen=True)
 class Run:
-    """Of one round: milliseconds a token, and of them on the orchestrator's core."""
+    """Milliseconds of one round: from the target to the client, from token to token, of the core for each token."""
 
+    lag_ms: float
     token_ms: float
     core_ms: float
+
+
+@dataclass
+class Received:
+    """When each token of a stream came, in seconds of the monotonic clock, and how long it was on its way."""
+
+    came_s: list[float] = field(default_factory=list)
+    lags_ms: list[float] = field(default_factory=list)
+
+    def note(self, texts: Sequence[str]) -> None:
+        """Take note of tokens that have just come, by their times."""
+        now_s = time.monotonic()
+        for text in texts:
+            self.came_s.append(now_s)
+            self.lags_ms.append((now_s * 1e4 - int(text)) % NUM_TIMES / 10)
+
+    def token_ms(self) -> float:
+        """Return the time from one token to the next."""
+        measured = self.came_s[_WARM_UP_TOKENS:]
+        return 1e3 * (measured[-1] - measured[0]) / (len(measured) - 1)
 
 
 @dataclass
@@ -55,30 +78,34 @@ class Rig:
         before = self.process.cpu_times()
         async with grpc.aio.insecure_channel(self.grpc_address) as channel:
             ask = self.http_stream if face == "http" else self.grpc_stream
-            seconds = await asyncio.gather(*(ask(channel, num_tokens) for _ in range(num_streams)))
+            streams = await asyncio.gather(*(ask(channel, num_tokens) for _ in range(num_streams)))
         after = self.process.cpu_times()
         spent_s = after.user + after.system - before.user - before.system
-        return Run(1e3 * statistics.mean(seconds), 1e3 * spent_s / (num_streams * num_tokens))
-
-    async def grpc_stream(self, channel: grpc.aio.Channel, num_tokens: int) -> float:
-        """Return the seconds from one token to the next, over gRPC."""
-        request = generation_pb2.GenerateRequest(
-            tokens=generation_pb2.TokenPrompt(tokens=[_WORD]), max_tokens=num_tokens
+        return Run(
+            statistics.mean(lag for stream in streams for lag in stream.lags_ms[_WARM_UP_TOKENS:]),
+            statistics.mean(stream.token_ms() for stream in streams),
+            1e3 * spent_s / (num_streams * num_tokens),
         )
-        ended_s = []
+
+    async def grpc_stream(self, channel: grpc.aio.Channel, num_tokens: int) -> Received:
+        """Receive a stream over gRPC."""
+        request = generation_pb2.GenerateRequest(
+            tokens=generation_pb2.TokenPrompt(tokens=[_ANY]), max_tokens=num_tokens
+        )
+        received = Received()
         async for message in generation_pb2_grpc.GenerationServiceStub(channel).Generate(request):
             if message.HasField("chunk"):
-                ended_s.append(time.perf_counter())
-        return _between(ended_s)
+                received.note([message.chunk.text[2:]])
+        return received
 
-    async def http_stream(self, channel: grpc.aio.Channel, num_tokens: int) -> float:
-        """Return the same over HTTP. Raises OSError."""
-        reader, writer = await self.ask(_WORD, num_tokens)
-        ended_s: list[float] = []
+    async def http_stream(self, channel: grpc.aio.Channel, num_tokens: int) -> Received:
+        """Receive one over HTTP. Raises OSError."""
+        reader, writer = await self.ask(_ANY, num_tokens)
+        received = Received()
         while b"[DONE]" not in (read := await reader.read(1 << 16)):
-            ended_s += [time.perf_counter()] * read.count(b'"text":" w')
+            received.note(re.findall(rb'"text":" w(\d+)"', read))
         writer.close()
-        return _between(ended_s)
+        return received
 
     async def ask(self, token: int, num_tokens: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Ask for a stream over a connection of its own."""
@@ -92,7 +119,7 @@ class Rig:
     async def crowd(self) -> AsyncIterator[None]:
         """Connections that ask for nothing, and clients that never read."""
         idle = [await asyncio.open_connection(*self.http_address) for _ in range(_NUM_IDLE)]
-        slow = [await self.ask(_LARGE, _SLOW_TOKENS) for _ in range(_NUM_SLOW)]
+        slow = [await self.ask(LARGE, _SLOW_TOKENS) for _ in range(_NUM_SLOW)]
         # Until their buffers are full, and nothing is generated for them any more.
         busy_s = -1.0
         while (now_s := sum(self.process.cpu_times()[:2])) - busy_s > 0.1:
@@ -103,11 +130,6 @@ class Rig:
         finally:
             for _, writer in idle + slow:
                 writer.transport.abort()
-
-
-def _between(ended_s: Sequence[float]) -> float:
-    measured = ended_s[_WARM_UP_TOKENS:]
-    return (measured[-1] - measured[0]) / (len(measured) - 1)
 
 
 @asynccontextmanager
@@ -143,6 +165,11 @@ async def _said(process: asyncio.subprocess.Process, beginning: str) -> str:
     raise ValueError(f"it ended without a word of {beginning!r}")
 
 
+def _medians(runs: Sequence[Run]) -> dict[str, float]:
+    each = [asdict(run) for run in runs]
+    return {name: round(statistics.median(run[name] for run in each), 4) for name in each[0]}
+
+
 async def _measure(given: argparse.Namespace) -> None:
     async with running(given.decode_ms) as rig:
         for num_streams in given.streams:
@@ -150,23 +177,16 @@ async def _measure(given: argparse.Namespace) -> None:
             for _ in range(given.rounds):
                 for face, kept in runs.items():
                     kept.append(await rig.measure(face, num_streams, given.tokens))
-            told = {
-                f"{face}_{what}": round(statistics.median(getattr(run, what) for run in kept), 4)
-                for face, kept in runs.items()
-                for what in ("token_ms", "core_ms")
-            }
-            for what in ("token_ms", "core_ms"):
-                told[f"added_{what}"] = round(told[f"http_{what}"] - told[f"grpc_{what}"], 4)
-            print(json.dumps({"what": "a token", "streams": num_streams} | told), flush=True)
+            by_grpc, by_http = (_medians(kept) for kept in runs.values())
+            added = {name: round(by_http[name] - by_grpc[name], 4) for name in by_http}
+            told = {"what": "a token", "streams": num_streams, "grpc": by_grpc, "http": by_http, "added": added}
+            print(json.dumps(told), flush=True)
         if given.crowd:
             alone = [await rig.measure("http", _NUM_RUNNING, given.tokens) for _ in range(given.rounds)]
             async with rig.crowd():
                 beside = [await rig.measure("http", _NUM_RUNNING, given.tokens) for _ in range(given.rounds)]
-            alone_ms, beside_ms = (statistics.median(run.token_ms for run in runs) for runs in (alone, beside))
-            told = {"alone_ms": round(alone_ms, 4), "beside_ms": round(beside_ms, 4)}
-            slower = {"slower_percent": round(100 * (beside_ms / alone_ms - 1), 2)}
             counts = {"idle": _NUM_IDLE, "slow": _NUM_SLOW, "streams": _NUM_RUNNING}
-            print(json.dumps({"what": "crowd"} | counts | told | slower), flush=True)
+            print(json.dumps({"what": "crowd"} | counts | {"alone": _medians(alone), "beside": _medians(beside)}))
 
 
 def main() -> None:

@@ -1,13 +1,14 @@
 """A target whose decodes are slept through, for measurements of what is in front of it; `face.py` runs it as a process.
 
-Every session repeats the last token of its prompt, one token a decode, all sessions together at the ticks of one clock.
-Token 1 has 64 KiB of text, so that an answer of a few tokens fills the buffers of a connection; all others have a few
-characters. `VerifyStream` is what the orchestrator calls; as no draft token is ever right, none should be sent.
+All sessions are answered together at the ticks of one clock, one token each. The token says when: its text is ` w` and
+the tenths of a millisecond of this machine's monotonic clock, modulo 1,000. A prompt that ends with token 1 is answered
+with that token for ever, which has 64 KiB of text: a few of them fill the buffers of a connection.
 """
 
 import argparse
 import asyncio
 import sys
+import time
 from typing import Any, ClassVar
 
 import uvloop
@@ -18,7 +19,10 @@ from services.frame.rpc.handlers import RpcContext
 from services.frame.run import run_server
 from services.frame.server import FrameServer
 
-VOCABULARY_SIZE = 1024
+NUM_TIMES = 1000
+# So many ids come before those of times.
+FIRST_TIME = 16
+VOCABULARY_SIZE = FIRST_TIME + NUM_TIMES
 CONTEXT_LENGTH = 1 << 16
 LARGE = 1
 _LARGE_BYTES = 1 << 16
@@ -73,7 +77,9 @@ class _Target(target_pb2_grpc.TargetServiceServicer):
             request = message.verify
             held = request.context.cached_length + len(request.context.tokens)
             await self._clock.tick()
-            result = target_pb2.VerifyBatchResult(next_token=request.context.tokens[-1])
+            time_token = FIRST_TIME + int(time.monotonic() * 1e4) % NUM_TIMES
+            is_large = request.context.tokens[-1] == LARGE
+            result = target_pb2.VerifyBatchResult(next_token=LARGE if is_large else time_token)
             reply = target_pb2.VerifyBatchResponse(request_id=request.request_id, held_length=held, result=result)
             await context.write(target_pb2.VerifyStreamResponse(response=reply))
 
@@ -94,7 +100,8 @@ class _Model(model_pb2_grpc.ModelServiceServicer):
     async def GetTokenTable(  # type: ignore[override]  # replies are yielded
         self, request: model_pb2.GetTokenTableRequest, context: RpcContext
     ) -> Any:
-        texts = [f" w{token:03}" if token != LARGE else "x" * _LARGE_BYTES for token in range(VOCABULARY_SIZE)]
+        texts = [f" w{token - FIRST_TIME:03}" for token in range(VOCABULARY_SIZE)]
+        texts[LARGE] = "x" * _LARGE_BYTES
         entries = [common_pb2.TokenEntry(text=text[:16], output=text.encode()) for text in texts]
         yield model_pb2.GetTokenTableResponse(
             tokenizer_fingerprint="clock", vocabulary_size=VOCABULARY_SIZE, entries=entries
