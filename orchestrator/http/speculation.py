@@ -35,3 +35,14 @@ class SpeculationFields(Fields):
         if self.min_joint_confidence is not None:
             speculation.min_joint_confidence = self.min_joint_confidence
         request.require_exact = bool(self.require_exact)
+
+
+class ReportFields(SpeculationFields):
+    """Speculation of one request, of which each cycle can be told."""
+
+    report_cycles: bool | None = Field(None, description="tell what each cycle did, in the choices of the answer")
+
+    def fill(self, request: generation_pb2.GenerateRequest) -> None:
+        """Put into a request what these fields mean."""
+        super().fill(request)
+        request.report_cycles = bool(self.report_cycles)

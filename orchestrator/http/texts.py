@@ -41,6 +41,7 @@ class TemplateRequest(Fields):
     add_generation_prompt: bool | None = Field(None, description="whether it ends with the opening of an answer; true")
     continue_final_message: bool | None = Field(None, description="whether it ends in the last message, an assistant's")
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="variables of the template")
+    with_tokens: bool = Field(False, description="whether its token ids come too, those that the model is asked with")
 
 
 def text_routes(served: Served) -> APIRouter:
@@ -79,7 +80,7 @@ def text_routes(served: Served) -> APIRouter:
             template_variables=template_variables(asked.chat_template_kwargs or {}),
         )
         reply = await of_target(served.backend.target.stub.ApplyChatTemplate(request), _TEMPLATE)
-        return {"prompt": reply.text}
+        return {"prompt": reply.text} | ({"tokens": list(reply.tokens)} if asked.with_tokens else {})
 
     return routes
 

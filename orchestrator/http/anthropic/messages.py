@@ -40,6 +40,7 @@ class AnthropicMessage(Events):
     def __init__(self, served: Served, asked: MessageRequest, request: generation_pb2.GenerateRequest) -> None:
         self._stop = asked.stop_sequences or []
         self._most_draft_tokens = served.most_draft_tokens(request)
+        self._trace_url = served.settings.trace_url
         self._head = {
             "id": f"msg_{uuid.uuid4().hex}",
             "type": "message",
@@ -142,7 +143,7 @@ class AnthropicMessage(Events):
         }
 
     def _measures(self) -> dict[str, Any]:
-        return told.measures([self._summary], self._most_draft_tokens)
+        return told.measures([self._summary], self._most_draft_tokens, self._trace_url)
 
 
 def _tool_use(call: generation_pb2.ToolCallDelta) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
 from orchestrator.generation.generation import draw_seed
+from orchestrator.http.exchange.cycles import reports
 from orchestrator.http.exchange.errors import unsupported
 from orchestrator.http.exchange.reading import Fields, JsonRoute, Unsupported
 from orchestrator.http.exchange.running import Answer, unless_gone
@@ -137,6 +138,7 @@ class ChatCompletion(OpenAIAnswer):
                     "logprobs": self._log_probabilities(answer.tokens),
                     "finish_reason": finish_reason(answer.summary),
                 }
+                | reports(answer.chunks)
             )
         return self.complete(answers, choices)
 
@@ -154,9 +156,10 @@ class ChatCompletion(OpenAIAnswer):
             delta["content"] = chunk.content
         if pieces := [delta_of(each) for each in chunk.tool_calls if not each.is_withdrawn]:
             delta["tool_calls"] = pieces
-        if not delta and not (self._texts and chunk.tokens):
+        report = reports([chunk])
+        if not delta and not report and not (self._texts and chunk.tokens):
             return b""
-        return self.event([self._choice(index, delta, chunk.tokens)])
+        return self.event([self._choice(index, delta, chunk.tokens) | report])
 
     def ended(self, index: int, finish_reason: str) -> dict[str, Any]:
         """Return a choice without text."""

@@ -7,6 +7,7 @@ from pydantic import Field
 from orchestrator.http.exchange.reading import Fields
 from orchestrator.http.openai.parts import Prediction
 from orchestrator.http.sampling import SamplingFields
+from orchestrator.http.speculation import ReportFields
 from outrider.v1 import generation_pb2
 
 _MOST_CHOICES = 128
@@ -40,6 +41,7 @@ class ChoiceFields(CommonFields):
     stop: str | list[str] | None = Field(None, description="texts before the first of which an answer ends, at most 64")
     stream_options: StreamOptions | None = None
     prediction: Prediction | None = Field(None, description="the text that is expected: what of it is right is drafted")
+    outrider: ReportFields | None = Field(None, description="speculation of this request, exactness, and reports")
 
     @property
     def num_choices(self) -> int:

@@ -37,6 +37,7 @@ class ModelResponse(Events):
         model = served.model(request.model)
         self._asked = asked
         self._most_draft_tokens = served.most_draft_tokens(request)
+        self._trace_url = served.settings.trace_url
         self._texts = TokenTexts(served.backend.target.served) if asked.wants_log_probabilities else None
         self._model = model.name
         self._fingerprint = fingerprint(model)
@@ -186,7 +187,10 @@ class ModelResponse(Events):
             "usage": self._usage() if is_over else None,
             "user": asked.user,
         }
-        return response | (told.measures([self._summary], self._most_draft_tokens) if is_over else {})
+        return response | (self._measures() if is_over else {})
+
+    def _measures(self) -> dict[str, Any]:
+        return told.measures([self._summary], self._most_draft_tokens, self._trace_url)
 
     def _usage(self) -> dict[str, Any]:
         counts = told.usage([self._summary])

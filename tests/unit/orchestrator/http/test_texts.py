@@ -41,6 +41,8 @@ async def test_a_rendered_chat() -> None:
     async with face() as made:
         assert (await made.post("/apply-template", asked)).json() == {"prompt": "user: a\n"}
         (request,) = made.texts.asked
+        with_tokens = await made.post("/apply-template", asked | {"with_tokens": True})
+        assert with_tokens.json() == {"prompt": "user: a\n", "tokens": [1, 1]}
     assert request.add_generation_prompt
     assert not request.continue_final_message
     assert request.template_variables["enable_thinking"] is False
