@@ -18,7 +18,7 @@ class SpeculationFields(Fields):
     )
     num_draft_tokens: _Uint32 | None = Field(None, description="draft tokens of each cycle; alone it means mode fixed")
     max_draft_tokens: _Uint32 | None = Field(None, description="most draft tokens of a cycle in mode auto")
-    drafter: Literal["auto", "remote", "ngram", "none"] | None = Field(None, description="who proposes")
+    drafter: Literal["auto", "remote", "ngram", "prediction", "none"] | None = Field(None, description="who proposes")
     min_joint_confidence: float | None = Field(None, description="below it the draft service stops")
     require_exact: bool | None = Field(None, description="refuse rather than answer what is not exact to the bit")
 

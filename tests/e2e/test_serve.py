@@ -111,6 +111,28 @@ async def test_tls_on_the_public_port(pair: Pair, home: Path, tmp_path: Path) ->
         assert (strange.returncode, strange.stdout) == (1, "")
 
 
+def test_keys_on_the_public_port(pair: Pair, home: Path, tmp_path: Path) -> None:
+    keys, mine = tmp_path / "keys.txt", tmp_path / "mine.txt"
+    for file in (keys, mine):
+        file.touch(0o600)
+    keys.write_text("alice: alice-0123456789\nbob: bob-0123456789ab\n")
+    mine.write_text("alice-0123456789")
+    with serving(home, *pair.flags, "--api-key-file", str(keys)) as system:
+        asked = ("generate", "def main(", "--max-tokens", "4", "--address", system.address)
+        for told, variables in (
+            (("--peer-api-key-file", str(mine)), {}),
+            ((), {"OUTRIDER_API_KEY": "bob-0123456789ab"}),
+        ):
+            generated = run(home, *asked, *told, **variables)
+            assert (generated.returncode, bool(generated.stdout)) == (0, True)
+        refused = run(home, *asked)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert refused.stderr.startswith("outrider: the call has no key that this server takes: ")
+        # Once it is out of the file it opens nothing.
+        keys.write_text("bob: bob-0123456789ab\n")
+        assert run(home, *asked, "--peer-api-key-file", str(mine)).returncode == 1
+
+
 def test_a_unix_socket_as_public_address(pair: Pair, home: Path, tmp_path: Path) -> None:
     address = f"unix:{tmp_path}/socket"
     with serving(home, *pair.flags, "--host", address) as system:

@@ -19,6 +19,7 @@ Summaries = Sequence[generation_pb2.GenerateSummary]
 _FINISH_REASONS = {
     generation_pb2.FINISH_REASON_END_OF_GENERATION: "stop",
     generation_pb2.FINISH_REASON_STOP: "stop",
+    generation_pb2.FINISH_REASON_TOOL_CALLS: "tool_calls",
 }
 
 
@@ -32,10 +33,12 @@ def usage(summaries: Summaries, num_choices: int = 1) -> dict[str, Any]:
     num_prompt = sum(each.usage.num_prompt_tokens for each in summaries[::num_choices])
     num_generated = sum(each.usage.num_generated_tokens for each in summaries)
     num_drafted, num_accepted = _drafted(summaries)
+    num_cached = sum(each.usage.num_cached_prompt_tokens for each in summaries[::num_choices])
     return {
         "prompt_tokens": num_prompt,
         "completion_tokens": num_generated,
         "total_tokens": num_prompt + num_generated,
+        "prompt_tokens_details": {"cached_tokens": num_cached},
         "completion_tokens_details": {
             "accepted_prediction_tokens": num_accepted,
             "rejected_prediction_tokens": num_drafted - num_accepted,
@@ -57,12 +60,14 @@ def measures(summaries: Summaries, most_draft_tokens: int, trace_url: str = "") 
 
 def timings(summaries: Summaries) -> dict[str, Any]:
     """Return where the time went. Of several generations it is the sum, so that rates are those of one."""
-    num_prompt = sum(each.usage.num_prompt_tokens for each in summaries)
+    num_cached = sum(each.usage.num_cached_prompt_tokens for each in summaries)
+    num_prompt = sum(each.usage.num_prompt_tokens for each in summaries) - num_cached
     num_generated = sum(each.usage.num_generated_tokens for each in summaries)
     prompt_ms = sum(each.timings.first_token_ms for each in summaries)
     predicted_ms = sum(each.timings.total_ms - each.timings.first_token_ms for each in summaries)
     num_drafted, num_accepted = _drafted(summaries)
     told = {
+        "cache_n": num_cached,
         "prompt_n": num_prompt,
         "prompt_ms": prompt_ms,
         "prompt_per_token_ms": _ratio(prompt_ms, num_prompt),

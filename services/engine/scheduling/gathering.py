@@ -106,12 +106,14 @@ class Gathering:
         if session is None or session.answered_s is None:
             return
         now_s = self._clock()
-        away_s = max(0.0, (now_s if asked_s is None else asked_s) - session.answered_s)
+        came_s = now_s if asked_s is None else asked_s
+        away_s = max(0.0, came_s - session.answered_s)
         if not session.returns_s:
             self._first_returns_s.append(away_s)
         session.come_back(away_s)
         if session.is_late:
-            session.is_late = session.missed_until_s is not None and now_s > session.missed_until_s
+            # One that comes while others are decoded is noticed after that.
+            session.is_late = session.missed_until_s is not None and came_s > session.missed_until_s
         elif self._kept_waiting(now_s):
             session.doubt()
         else:

@@ -61,7 +61,7 @@ async def calling(row_s: float) -> AsyncIterator[Caller]:
 async def test_what_is_not_worth_its_rows_is_not_verified() -> None:
     async with calling(DEAR) as caller:
         reply = await caller.verify(TEXT[:3], [0.9, 0.9, 0.9])
-        assert reply.result == target_pb2.VerifyBatchResult(num_skipped=3, next_token=TEXT[0], exact=True)
+        assert reply.result == target_pb2.VerifyBatchResult(num_skipped=3, next_token=TEXT[0])
         assert reply.held_length == len(PROMPT)
         assert reply.timings.batch_rows == 1, "the last token of the prompt alone"
 
@@ -69,7 +69,7 @@ async def test_what_is_not_worth_its_rows_is_not_verified() -> None:
 async def test_what_is_worth_its_rows_is() -> None:
     async with calling(CHEAP) as caller:
         reply = await caller.verify(TEXT[:3], [0.9, 0.9, 0.9])
-        assert reply.result == target_pb2.VerifyBatchResult(num_accepted=3, next_token=TEXT[3], exact=True)
+        assert reply.result == target_pb2.VerifyBatchResult(num_accepted=3, next_token=TEXT[3])
 
 
 async def test_who_tells_no_chances_has_all_verified() -> None:

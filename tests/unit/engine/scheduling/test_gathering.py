@@ -94,6 +94,24 @@ def test_drafts_that_never_leave_the_cores_do_not_keep_a_decode_for_ever() -> No
     assert now_s == pytest.approx(0.25 + SAVING_S, abs=0.02)
 
 
+def test_one_that_comes_during_a_decode_is_in_time_by_when_it_asked() -> None:
+    now_s = 0.0
+    gathering = Gathering(COSTS, lambda: now_s)
+    for session_id in "ab":
+        gathering.answered(session_id, ROWS, ROWS)
+    gathering.arrived("a")
+    gathering.until_s(ROWS)
+    now_s = 2 * SAVING_S
+    gathering.begin(ROWS)
+    gathering.answered("a", ROWS, ROWS)
+    # It came when the wait for it would still have been worth it, though nobody looked.
+    now_s += 1.0
+    gathering.arrived("b", asked_s=SAVING_S / 2)
+    gathering.answered("b", ROWS, ROWS)
+    gathering.arrived("a")
+    assert gathering.until_s(ROWS) > now_s, "it is waited for again"
+
+
 def test_where_joining_saves_nothing_nobody_waits_for_long() -> None:
     company = Company(sessions(2, 0.03))
     company.gathering = Gathering(LinearCosts(0.0, row_s=5e-3), lambda: company.now_s)

@@ -22,7 +22,9 @@ def asked_for(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> generation_pb
         asked.append(request)
 
     monkeypatch.setattr(cli, {"generate": "stream_text", "chat": "hold_chat"}[arguments[0]], note)
-    assert run(monkeypatch, *arguments, "--address", "127.0.0.1:1") == 0
+    if "--model" not in arguments:
+        arguments = (*arguments, "--address", "127.0.0.1:1")
+    assert run(monkeypatch, *arguments) == 0
     return asked[0]
 
 
@@ -54,11 +56,40 @@ def test_what_is_not_said_is_left_open(monkeypatch: pytest.MonkeyPatch, command:
     assert not request.stop
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], {"temperature": 0.2, "top_p": 0.9}),
+        (["--temperature", "1"], {"temperature": 1}),
+        (["--top-p", "0.5"], {"temperature": 0.8, "top_p": 0.5}),
+        (["--min-p", "0.5"], {"temperature": 0.2, "top_p": 0.9, "min_p": 0.5}),
+        (["--model", "./smollm2"], {"temperature": 0.8}),
+    ],
+)
+def test_a_model_in_one_word_is_sampled_as_its_makers_advise(
+    monkeypatch: pytest.MonkeyPatch, flags: list[str], expected: dict[str, float]
+) -> None:
+    """Unless the command line says otherwise."""
+    monkeypatch.setattr("orchestrator.cli.options.find_pair", lambda *_, **__: (Path("found.gguf"), None))
+    request = asked_for(monkeypatch, "chat", "--model", "smollm2", *flags)
+    assert request.sampling == common_pb2.Sampling(**expected)
+
+
 @pytest.mark.parametrize("command", [["generate", "a"], ["chat"]])
 def test_where_to_stop(monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
     flags = ["--stop", "\n\n", "--stop", "b", "--stop-token", "0", "--stop-token", str(2**32 - 1)]
     request = asked_for(monkeypatch, *command, *flags)
     assert (list(request.stop), list(request.stop_tokens)) == (["\n\n", "b"], [0, 2**32 - 1])
+
+
+@pytest.mark.parametrize("expected", ["def f():\n    return 1\n", ""])
+def test_what_is_expected_is_the_text_of_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, expected: str) -> None:
+    path = tmp_path / "expected.py"
+    path.write_text(expected)
+    assert asked_for(monkeypatch, "generate", "a", "--prediction", str(path)).prediction.text == expected
+    request = asked_for(monkeypatch, "generate", "a", "--drafter", "prediction")
+    assert request.speculation.drafter == generation_pb2.DRAFTER_PREDICTION
+    assert not request.prediction.text
 
 
 def test_what_the_model_of_a_chat_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,6 @@ import pytest
 from orchestrator.drafting.draft_view import DraftView
 from orchestrator.drafting.drafter import FirstDrafter
 from orchestrator.generation.cycle import FixedLength, run_cycles
-from orchestrator.peers import patient_session
 from orchestrator.peers.draft_model import DraftModelSession
 from orchestrator.peers.patient_session import ContextFullError
 from outrider.v1 import common_pb2, draft_pb2, draft_pb2_grpc
@@ -25,11 +24,6 @@ MODEL = common_pb2.ModelInfo(
     name="draft", tokenizer_fingerprint="one", vocabulary_size=100, max_draft_tokens=4, context_length=50
 )
 UNAVAILABLE = ServiceError(grpc.StatusCode.UNAVAILABLE, "NOT_READY", "it is stopping")
-
-
-@pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patient_session, "_FIRST_RETRY_S", 0.0)
 
 
 def counting(request: draft_pb2.ProposeRequest) -> draft_pb2.ProposeResult:

@@ -1,9 +1,6 @@
 """A session of the target: broken streams are opened again, and the target that comes back is recognized."""
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from types import SimpleNamespace
-from typing import Any
 
 import grpc
 import pytest
@@ -12,68 +9,18 @@ from orchestrator.peers import patient_session
 from orchestrator.peers import target as target_module
 from orchestrator.peers.patient_session import ContextFullError
 from orchestrator.peers.target import TargetSession
-from outrider.v1 import common_pb2, target_pb2, target_pb2_grpc
+from outrider.v1 import common_pb2, target_pb2
 from services.frame.rpc.errors import ServiceError
-from services.frame.rpc.limits import MAX_SCORED_TOKENS
-from services.frame.telemetry import Telemetry
 from services.session.sequence import TokenSequence
-from tests.unit.orchestrator.scripted import Script, ScriptedTarget, serving
-from tests.waiting import PATIENCE_S, soon
+from tests.unit.orchestrator.peers.targets import LIMITS, MODEL, PROMPT, SAMPLING, UNAVAILABLE, attached, verdict
+from tests.unit.orchestrator.scripted import Script
+from tests.waiting import soon
 
-PROMPT = [1, 2, 3]
-SAMPLING = common_pb2.Sampling(temperature=0.5, seed=9)
-LIMITS: dict[str, Any] = {"max_draft_tokens": 16, "context_length": 100}
-MODEL = common_pb2.ModelInfo(name="target", tokenizer_fingerprint="one", numerics_fingerprint="one", **LIMITS)
-UNAVAILABLE = ServiceError(grpc.StatusCode.UNAVAILABLE, "NOT_READY", "it is stopping")
 QUOTE = target_pb2.Quote(version=3, row_ms=[0.5], tokens_per_ms=0.1, decode_ms=20.0)
-
-
-def verdict(num_accepted: int, next_token: int) -> target_pb2.VerifyBatchResult:
-    return target_pb2.VerifyBatchResult(num_accepted=num_accepted, next_token=next_token)
 
 
 def quoting(quote: target_pb2.Quote) -> target_pb2.VerifyBatchResult:
     return target_pb2.VerifyBatchResult(next_token=8, quote=quote)
-
-
-@pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patient_session, "_FIRST_RETRY_S", 0.0)
-
-
-@asynccontextmanager
-async def attached(
-    script: Script,
-    described: Sequence[common_pb2.ModelInfo] = (),
-    *,
-    patience_s: float = PATIENCE_S,
-    require_exact: bool = False,
-    num_log_probabilities: int | None = None,
-    wants_quotes: bool = False,
-    model: common_pb2.ModelInfo = MODEL,
-) -> AsyncIterator[TargetSession]:
-    """A session whose service follows the script; `described` is what it says it serves, each time that it is asked."""
-    descriptions = iter(described)
-
-    async def describe() -> common_pb2.ModelInfo:
-        return next(descriptions)
-
-    async with serving(target_pb2_grpc.add_TargetServiceServicer_to_server, ScriptedTarget(script)) as channel:
-        session = TargetSession(
-            target_pb2_grpc.TargetServiceStub(channel),
-            "the session",
-            SAMPLING,
-            Telemetry.off(),
-            model=model,
-            describe=describe,
-            patience_s=patience_s,
-            num_log_probabilities=num_log_probabilities,
-            require_exact=require_exact,
-            wants_quotes=wants_quotes,
-        )
-        yield session
-        assert not list(descriptions), "it was asked less often than expected"
-        await session.close()
 
 
 async def _refused(session: TargetSession) -> ServiceError:
@@ -308,55 +255,3 @@ async def test_a_quote_without_chances_comes_where_it_is_wanted(wants_quotes: bo
     asked = [request.quote_version if request.HasField("quote_version") else None for request in script.requests]
     assert asked == ([0, 3] if wants_quotes else [None, None])
     assert not any(request.draft_chance for request in script.requests)
-
-
-def scored(request: target_pb2.VerifyBatchRequest) -> target_pb2.VerifyBatchResult:
-    tokens = request.context.tokens[-request.num_scored_tokens :]
-    told = [common_pb2.LogProbabilities(chosen=common_pb2.TokenLogProbability(token=token)) for token in tokens]
-    return target_pb2.VerifyBatchResult(next_token=8, scored_tokens=told)
-
-
-async def test_a_long_prompt_is_scored_in_parts_and_gone_on_from() -> None:
-    """Each part sends the last token of the one before again, and after the last one only that is evaluated."""
-    prompt = list(range(1, 2 * MAX_SCORED_TOKENS + 20))
-    script = Script([scored, scored, scored, verdict(0, 4)])
-    model = common_pb2.ModelInfo(context_length=1000, max_draft_tokens=16)
-    async with attached(script, model=model, num_log_probabilities=7) as session:
-        scores = [each async for part in session.score(TokenSequence(prompt), 5) for each in part.result.scored_tokens]
-        await session.verify(TokenSequence(prompt), [])
-    assert [each.chosen.token for each in scores] == prompt[1:]
-    parts, last = script.requests[:3], script.requests[3]
-    assert [request.num_scored_tokens for request in parts] == [MAX_SCORED_TOKENS, MAX_SCORED_TOKENS, 18]
-    assert [request.context.cached_length for request in parts] == [0, MAX_SCORED_TOKENS, 2 * MAX_SCORED_TOKENS]
-    assert [len(request.context.tokens) for request in parts] == [MAX_SCORED_TOKENS + 1, MAX_SCORED_TOKENS + 1, 19]
-    assert all(request.num_log_probabilities == 5 and not request.draft_tokens for request in parts)
-    assert (last.num_scored_tokens, last.num_log_probabilities) == (0, 7)
-    assert list(last.context.tokens) == prompt[-1:]
-
-
-async def test_a_part_that_was_lost_is_scored_again() -> None:
-    """By whoever is the target then, with the whole prompt up to there."""
-    prompt = list(range(1, MAX_SCORED_TOKENS + 20))
-    script = Script([scored, UNAVAILABLE, scored])
-    model = common_pb2.ModelInfo(context_length=1000, max_draft_tokens=16)
-    async with attached(script, [model], model=model) as session:
-        scores = [each async for part in session.score(TokenSequence(prompt), 0) for each in part.result.scored_tokens]
-    assert [each.chosen.token for each in scores] == prompt[1:]
-    assert list(script.requests[2].context.tokens) == prompt
-    assert script.requests[2].num_scored_tokens == 18
-
-
-async def test_a_target_that_scores_nothing_is_told_of() -> None:
-    """One of an earlier version answers as if nobody had asked."""
-    async with attached(Script([verdict(0, 4)])) as session:
-        with pytest.raises(ServiceError) as info:
-            async for _ in session.score(TokenSequence(PROMPT), 0):
-                pass
-    assert (info.value.code, info.value.reason) == (grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED")
-
-
-async def test_a_prompt_that_is_too_long_for_the_target_is_not_scored() -> None:
-    async with attached(Script([])) as session:
-        with pytest.raises(ContextFullError):
-            async for _ in session.score(TokenSequence([1] * (LIMITS["context_length"] + 1)), 0):
-                pass
