@@ -15,7 +15,12 @@ from services.frame.run import run_server
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the orchestrator until it is told to stop; return the exit code."""
     settings = parse_settings(OrchestratorSettings, argv)
-    return run_server(settings, OrchestratorApplication(settings), "outrider-orchestrator")
+    return run_server(
+        settings,
+        OrchestratorApplication(settings),
+        "outrider-orchestrator",
+        has_metrics_page=bool(settings.http) and settings.http_metrics != "off",
+    )
 
 
 if __name__ == "__main__":

@@ -33,6 +33,10 @@ _OTHERS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
         ),
     ),
     (
+        "The command line, where it calls an orchestrator that runs",
+        (("OUTRIDER_API_KEY", "", "the key that it shows, where no --peer-api-key-file names another"),),
+    ),
+    (
         "Models named hf:owner/repo/file.gguf, read by huggingface_hub with other variables that start with HF_",
         (
             ("HF_ENDPOINT", "https://huggingface.co", "where the hub is"),

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from orchestrator.cli.beside import run_beside
 from orchestrator.cli.interrupts import until_interrupted
-from orchestrator.cli.options import stack_tls
+from orchestrator.cli.options import stack_credentials
 from orchestrator.cli.progress import waiting, watched
 from orchestrator.cli.request import valid_text
 from orchestrator.cli.show import collect, show, show_answer
@@ -19,19 +19,19 @@ from orchestrator.stack.stack import Stack, StackOptions
 from outrider.v1 import generation_pb2, target_pb2
 from services.frame.program.output import say
 from services.frame.program.startup import StartupError
-from services.frame.rpc.channel import ClientTls
+from services.frame.rpc.channel import Credentials
 from services.frame.rpc.errors import ServiceError
 
 
-async def current_status(address: str, tls: ClientTls | None) -> generation_pb2.GetStatusResponse:
+async def current_status(address: str, credentials: Credentials) -> generation_pb2.GetStatusResponse:
     """Ask a running orchestrator how it is doing. Raises ServiceError."""
     async with waiting(f"the orchestrator at {address}"):
-        return await fetch_status(address, tls)
+        return await fetch_status(address, credentials)
 
 
 async def stream_text(
     address: str,
-    tls: ClientTls | None,
+    credentials: Credentials,
     options: StackOptions | None,
     request: generation_pb2.GenerateRequest,
     as_json: bool,
@@ -39,7 +39,7 @@ async def stream_text(
     """Print the text that goes on with a prompt. Raises ServiceError, StartupError, RefusedError and CrashedError."""
 
     async def use(address: str) -> None:
-        messages = generate(address, request, tls)
+        messages = generate(address, request, credentials)
         if as_json:
             async with waiting("the end of the text"):
                 answer = await collect(messages)
@@ -51,14 +51,14 @@ async def stream_text(
 
 
 async def hold_chat(
-    address: str, tls: ClientTls | None, options: StackOptions | None, template: generation_pb2.GenerateRequest
+    address: str, credentials: Credentials, options: StackOptions | None, template: generation_pb2.GenerateRequest
 ) -> None:
     """Answer what the user says until there is no more of it; `template` is what every request has. Raises the same."""
     messages = list(template.chat.messages)
     console, lines = Console(highlight=False), Lines()
 
     async def use(address: str) -> None:
-        model = (await current_status(address, tls)).target.model
+        model = (await current_status(address, credentials)).target.model
         # The target knows the named ones.
         if not (model.has_chat_template or template.chat.template_name):
             raise StartupError("the model has no chat template: use `outrider generate`")
@@ -70,7 +70,7 @@ async def hold_chat(
             request.chat.messages.extend(messages)
             reply = target_pb2.ChatMessage(role="assistant")
             await _show_answer(
-                watched(generate(address, request, tls), f"the orchestrator at {address}"), reply, console
+                watched(generate(address, request, credentials), f"the orchestrator at {address}"), reply, console
             )
             if reply.content or reply.reasoning:
                 messages.append(reply)
@@ -115,4 +115,4 @@ async def _run(address: str, options: StackOptions | None, use: Callable[[str], 
     if options is None:
         await use(address)
     else:
-        await run_beside(Stack(options, stack_tls()), use)
+        await run_beside(Stack(options, stack_credentials()), use)

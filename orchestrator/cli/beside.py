@@ -12,7 +12,7 @@ from orchestrator.peers.pair import Difference, ServedModel, differences, fetch_
 from orchestrator.stack.process import ServerProcess
 from orchestrator.stack.stack import Processes, Stack, while_kept
 from outrider.v1 import model_pb2_grpc
-from services.frame.rpc.channel import ClientTls, open_channel
+from services.frame.rpc.channel import Credentials, open_channel
 from services.frame.rpc.errors import error_from_rpc
 
 
@@ -28,13 +28,13 @@ async def run_beside(stack: Stack, use: Callable[[str], Coroutine[Any, Any, None
             await stack.stop()
 
 
-async def pair_differences(target: str, draft: str, tls: ClientTls | None) -> list[Difference]:
+async def pair_differences(target: str, draft: str, credentials: Credentials) -> list[Difference]:
     """Return in what the draft differs from the target. Both are served for a moment, to read their tokens.
 
-    Raises RefusedError and CrashedError, and ServiceError where they cannot be called, by `tls` if that is given.
+    Raises RefusedError and CrashedError, and ServiceError where they cannot be called with these `credentials`.
     """
     flags = ("--log-level", "warning", "--slots", "1", "--context", "256")
-    processes = Processes(tls)
+    processes = Processes(credentials)
     services = [
         processes.add(ServerProcess(module, ("--model", str(find_model(name)), *flags, *more)))
         for module, name, more in (("services.target", target, ("--exact", "off")), ("services.draft", draft, ()))
@@ -43,7 +43,7 @@ async def pair_differences(target: str, draft: str, tls: ClientTls | None) -> li
         async with waiting(processes.obstacles):
             addresses = [await service.start() for service in services]
             await while_kept(_until_serving(services), processes.keep())
-            served = [await _fetch(address, tls) for address in addresses]
+            served = [await _fetch(address, credentials) for address in addresses]
     finally:
         async with waiting(processes.survivor):
             await processes.stop()
@@ -54,8 +54,8 @@ async def _until_serving(services: list[ServerProcess]) -> None:
     await asyncio.gather(*(service.serving.wait() for service in services))
 
 
-async def _fetch(address: str, tls: ClientTls | None) -> ServedModel:
-    async with open_channel(address, tls=tls) as channel:
+async def _fetch(address: str, credentials: Credentials) -> ServedModel:
+    async with open_channel(address, credentials=credentials) as channel:
         try:
             return await fetch_model(model_pb2_grpc.ModelServiceStub(channel), wait_for_ready=False)
         except grpc.aio.AioRpcError as error:

@@ -24,16 +24,23 @@ from orchestrator.cli.option_groups import with_groups
 from orchestrator.cli.options import (
     MODEL,
     AddressOption,
+    CallerOptions,
     JsonOption,
     ModelOptions,
     PeerOptions,
     is_given,
     refuse_empty,
     refuse_unreachable,
-    stack_tls,
+    stack_credentials,
 )
 from orchestrator.stack.process import CrashedError, RefusedError
-from orchestrator.cli.request import AnswerOptions, RequestOptions, TemplateOptions, read_prompt
+from orchestrator.cli.request import (
+    AnswerOptions,
+    RequestOptions,
+    TemplateOptions,
+    read_prediction,
+    read_prompt,
+)
 from orchestrator.cli.show import pair_lines, status_table, to_json
 from orchestrator.stack.stack import Stack, StackOptions
 from services.frame.program.logging import configure_logging
@@ -72,6 +79,7 @@ def outrider(
 @with_groups
 def serve(
     models: ModelOptions,
+    callers: CallerOptions,
     host: Annotated[
         str,
         typer.Option(
@@ -122,7 +130,7 @@ def serve(
     given = {"--slots": slots, "--context": context, "--threads": threads, "--gpu-layers": gpu_layers}
     flags = [f"{flag}={value}" for flag, value in given.items() if value is not None]
     address = http_address(http)
-    options = models.stack(host=host, port=port, http=address, log_level=log_level, model_flags=flags)
+    options = models.stack(host=host, port=port, http=address, log_level=log_level, model_flags=flags, callers=callers)
     run(_serve(options, http_line(address, http) if address else ""))
 
 
@@ -138,6 +146,14 @@ def generate_command(
         str | None,
         typer.Option("--file", callback=refuse_empty, help="file with the text to go on with, less its last newline"),
     ] = None,
+    prediction: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            callback=refuse_empty,
+            help="file with the text that is expected: where it is right the answer comes quicker, and is the same",
+        ),
+    ] = None,
     address: AddressOption = "",
     as_json: JsonOption = False,
 ) -> None:
@@ -147,8 +163,9 @@ def generate_command(
     """
     request = asked.request(models.drafter)
     request.text = read_prompt(prompt, file)
+    request.prediction.MergeFrom(read_prediction(prediction))
     options = models.own_stack(context, address)
-    run(stream_text(address, peer.tls(address), options, request, as_json))
+    run(stream_text(address, peer.credentials(address), options, request, as_json))
 
 
 @app.command()
@@ -170,7 +187,7 @@ def chat(
     options = models.own_stack(context, address)
     if options is not None and not (is_given(context, "temperature") or is_given(context, "top_p")):
         models.advise(request.sampling)
-    run(hold_chat(address, peer.tls(address), options, request))
+    run(hold_chat(address, peer.credentials(address), options, request))
 
 
 @app.command()
@@ -181,7 +198,7 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Tell what an orchestrator is connected to and how it is doing."""
-    reply = run(current_status(address, peer.tls(address)))
+    reply = run(current_status(address, peer.credentials(address)))
     if as_json:
         print(json.dumps(to_json(reply)))
     else:
@@ -202,7 +219,7 @@ def pair(
     as_json: JsonOption = False,
 ) -> None:
     """Tell whether a draft fits a target, and all in which they differ. Exit code 1 when it does not."""
-    found = run(pair_differences(target, draft, stack_tls()))
+    found = run(pair_differences(target, draft, stack_credentials()))
     problem = next((difference.sentence for difference in found if difference.is_harmful), "")
     if as_json:
         print(json.dumps({"fits": not problem, "reason": problem, "differences": [asdict(each) for each in found]}))
@@ -254,4 +271,4 @@ async def _serve(options: StackOptions, http: str) -> None:
             announce(http)
         await asyncio.Event().wait()
 
-    await run_beside(Stack(options, stack_tls()), use)
+    await run_beside(Stack(options, stack_credentials()), use)

@@ -35,7 +35,8 @@ def http_address(given: str | None) -> str:
 
 def http_line(address: str, given: str | None) -> str:
     """Return what is said of an address once it is served."""
-    scheme = "http" if load_settings(OrchestratorSettings).tls_cert is None else "https"
+    settings = load_settings(OrchestratorSettings, {"host": _HOST, "http": ""})
+    scheme = "http" if settings.tls_cert is None else "https"
     is_other = given is None and address != f"{_HOST}:{_PORT}"
     return f"HTTP at {scheme}://{address}" + (f", as port {_PORT} is taken" if is_other else "")
 

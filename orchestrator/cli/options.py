@@ -2,8 +2,8 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
 
 import typer
 from pydantic import ValidationError
@@ -14,9 +14,10 @@ from orchestrator.stack.named import NAMED_MODELS
 from orchestrator.stack.stack import StackOptions
 from outrider.v1 import common_pb2
 from services.frame.program.address import check_address
+from services.frame.program.api_keys import ApiKeys, check_key
 from services.frame.program.settings import PeerSettings, load_settings
 from services.frame.program.startup import StartupError
-from services.frame.rpc.channel import ClientTls, client_tls
+from services.frame.rpc.channel import Credentials, client_credentials
 
 
 def is_given(context: typer.Context, name: str) -> bool:
@@ -41,6 +42,8 @@ def refuse_unreachable(context: typer.Context, parameter: typer.CallbackParam, v
 
 
 MODEL = f"PATH|hf:OWNER/REPO/FILE|{'|'.join(NAMED_MODELS)}"
+# Holds the key itself.
+_KEY_VARIABLE = "OUTRIDER_API_KEY"
 AddressOption = Annotated[
     str, typer.Option(callback=refuse_unreachable, help="a running orchestrator; a stack of our own if absent")
 ]
@@ -70,6 +73,32 @@ JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object"
 
 
 @dataclass(frozen=True)
+class CallerOptions:
+    """Who may call the orchestrator of a stack."""
+
+    api_key_file: Annotated[
+        str | None,
+        typer.Option(
+            callback=refuse_empty,
+            envvar="OUTRIDER_ORCHESTRATOR_API_KEY_FILE",
+            help="file with a `name: key` a line; clients must show one of the keys",
+        ),
+    ] = None
+    allow_anyone: Annotated[
+        bool, typer.Option("--allow-anyone", help="let other machines in without keys and certificates")
+    ] = False
+
+    def values(self) -> dict[str, Any]:
+        """Return what was given, by the orchestrator's settings."""
+        return {name: value for name, value in vars(self).items() if value}
+
+    def flags(self) -> list[str]:
+        """Return what was given, as flags of the orchestrator."""
+        file = [f"--api-key-file={self.api_key_file}"] if self.api_key_file else []
+        return [*file, "--allow-anyone"] if self.allow_anyone else file
+
+
+@dataclass(frozen=True)
 class ModelOptions:
     """What a stack of our own serves."""
 
@@ -79,8 +108,8 @@ class ModelOptions:
         DrafterName | None,
         typer.Option(
             "--drafter",
-            help="who drafts: the draft model (remote), lookup in the text itself (ngram), nobody, or auto, the first "
-            "that can; as OUTRIDER_ORCHESTRATOR_DRAFTER or ENABLE_SPECULATIVE says if absent, else auto",
+            help="who drafts: the draft model (remote), lookup in the text itself (ngram), a prediction alone, nobody, "
+            "or auto, all that can; as OUTRIDER_ORCHESTRATOR_DRAFTER or ENABLE_SPECULATIVE says if absent, else auto",
         ),
     ] = None
     exact: Annotated[
@@ -99,13 +128,18 @@ class ModelOptions:
         http: str = "",
         log_level: str | None = "warning",
         model_flags: Sequence[str] = (),
+        callers: CallerOptions = CallerOptions(),
     ) -> StackOptions:
         """Return what is served, and how. `http` is the address of HTTP, `model_flags` are for target and draft alike.
 
         Raises StartupError.
         """
-        # As the orchestrator's process will read it, so that a draft model that nobody asks is not loaded.
-        drafter = self.drafter or load_settings(OrchestratorSettings).drafter
+        # As the orchestrator's process will read it, so that what it would refuse is refused before a model is loaded,
+        # and no draft model is loaded that nobody asks.
+        settings = load_settings(OrchestratorSettings, {"host": host, "port": port, "http": http, **callers.values()})
+        if settings.api_key_file is not None:
+            ApiKeys(settings.api_key_file)
+        drafter = self.drafter or settings.drafter
         target_path, draft_path = find_pair(self.target, self.draft, wants_draft=drafter in ("auto", "remote"))
         return StackOptions(
             target_path,
@@ -115,7 +149,7 @@ class ModelOptions:
             log_level,
             target_flags=("--exact", self.exact, *model_flags),
             draft_flags=model_flags,
-            orchestrator_flags=("--drafter", drafter, f"--http={http}"),
+            orchestrator_flags=("--drafter", drafter, f"--http={http}", *callers.flags()),
         )
 
     def own_stack(self, context: typer.Context, address: str) -> StackOptions | None:
@@ -124,10 +158,9 @@ class ModelOptions:
         Raises StartupError, also for flags that such an orchestrator would know nothing of.
         """
         if not address:
-            if os.environ.get("OUTRIDER_ORCHESTRATOR_TLS_CERT"):
-                raise StartupError(
-                    "OUTRIDER_ORCHESTRATOR_TLS_CERT is set, which is for `outrider serve` only: unset it"
-                )
+            for name in ("OUTRIDER_ORCHESTRATOR_TLS_CERT", "OUTRIDER_ORCHESTRATOR_API_KEY_FILE"):
+                if os.environ.get(name):
+                    raise StartupError(f"{name} is set, which is for `outrider serve` only: unset it")
             return self.stack()
         for name in ("target", "draft", "exact"):
             if is_given(context, name):
@@ -159,21 +192,41 @@ class PeerOptions:
         str | None, typer.Option(callback=refuse_empty, help="PEM file with the private key of --peer-cert")
     ] = None
 
-    def tls(self, address: str) -> ClientTls | None:
-        """Return how the orchestrator at `address` is called; None is without TLS. Raises StartupError."""
-        if self.peer_tls and not address:
-            raise StartupError("--peer-tls is for a running orchestrator: name its --address")
+    peer_api_key_file: Annotated[
+        str | None,
+        typer.Option(
+            callback=refuse_empty,
+            help=f"file with the key that the orchestrator is shown; the one in {_KEY_VARIABLE} if absent",
+        ),
+    ] = None
+
+    def credentials(self, address: str) -> Credentials:
+        """Return how the orchestrator at `address` is called; anonymously where it is our own. Raises StartupError."""
+        if not address:
+            for is_given, flag in ((self.peer_tls, "--peer-tls"), (self.peer_api_key_file, "--peer-api-key-file")):
+                if is_given:
+                    raise StartupError(f"{flag} is for a running orchestrator: name its --address")
         try:
             settings = PeerSettings.model_validate(vars(self))
         except ValidationError as error:
             raise StartupError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
-        return client_tls(settings)
+        credentials = client_credentials(settings)
+        key = os.environ.get(_KEY_VARIABLE, "")
+        if not address or credentials.key is not None or not key:
+            return credentials
+        check_key(key, _KEY_VARIABLE)
+        return replace(credentials, key=lambda: key)
 
 
-def stack_tls() -> ClientTls | None:
+def stack_credentials() -> Credentials:
     """Return how the services of a stack are called, as its orchestrator does it. Raises StartupError."""
-    settings = load_settings(OrchestratorSettings)
-    for name in ("OUTRIDER_TARGET_TLS_CERT", "OUTRIDER_DRAFT_TLS_CERT"):
-        if os.environ.get(name) and not settings.peer_tls:
-            raise StartupError(f"{name} is set, so OUTRIDER_ORCHESTRATOR_PEER_TLS and _PEER_CA must be set too")
-    return client_tls(settings)
+    # Wherever that listens.
+    settings = load_settings(OrchestratorSettings, {"host": "127.0.0.1"})
+    for service in ("TARGET", "DRAFT"):
+        for name, is_met, needed in (
+            (f"OUTRIDER_{service}_TLS_CERT", settings.peer_tls, "_PEER_TLS and _PEER_CA"),
+            (f"OUTRIDER_{service}_API_KEY_FILE", settings.peer_api_key_file, "_PEER_API_KEY_FILE"),
+        ):
+            if os.environ.get(name) and not is_met:
+                raise StartupError(f"{name} is set, so OUTRIDER_ORCHESTRATOR{needed} must be set too")
+    return client_credentials(settings)

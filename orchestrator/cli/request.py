@@ -160,6 +160,19 @@ def read_prompt(prompt: str | None, path: str | None) -> str:
     return valid_text(text.removesuffix("\n").removesuffix("\r"), "the prompt")
 
 
+def read_prediction(path: str | None) -> generation_pb2.Prediction:
+    """Return the text of a file, which may be empty, as what is expected; nothing without one. Raises StartupError."""
+    if path is None:
+        return generation_pb2.Prediction()
+    try:
+        return generation_pb2.Prediction(text=Path(path).read_bytes().decode())
+    except UnicodeDecodeError as error:
+        raise StartupError("the prediction is not valid UTF-8") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StartupError(f"cannot read the prediction {path}: {reason}") from error
+
+
 def speculation_of(text: str, drafter: str | None) -> generation_pb2.Speculation:
     """Return what `--speculation` and `--drafter` ask for. Raises StartupError."""
     speculation = generation_pb2.Speculation()

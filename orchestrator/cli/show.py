@@ -26,6 +26,7 @@ STYLES = {
 _DRAFTERS_SHOWN = {
     generation_pb2.DRAFTER_REMOTE: "draft model",
     generation_pb2.DRAFTER_NGRAM: "lookup",
+    generation_pb2.DRAFTER_PREDICTION: "prediction",
     generation_pb2.DRAFTER_NONE: "none, plain decoding",
 }
 _NAMES = {
@@ -189,11 +190,14 @@ def summary_line(summary: generation_pb2.GenerateSummary, *, with_legend: bool =
     num_tokens = summary.usage.num_generated_tokens
     parts = [f"{num_tokens} tokens", f"{num_tokens / summary.timings.total_ms * 1e3:.1f} tokens/s"]
     if counts.num_draft_tokens:
-        lookups = [drafter for drafter in counts.drafters if drafter.drafter == generation_pb2.DRAFTER_NGRAM]
+        by_text = [drafter for drafter in counts.drafters if drafter.drafter != generation_pb2.DRAFTER_REMOTE]
         rate = counts.num_accepted_tokens / counts.num_draft_tokens
         parts += [
             f"{rate:.0%} of {counts.num_draft_tokens} draft tokens accepted",
-            *(f"{drafter.num_accepted_tokens} of {drafter.num_draft_tokens} by lookup" for drafter in lookups),
+            *(
+                f"{each.num_accepted_tokens} of {each.num_draft_tokens} by {_DRAFTERS_SHOWN.get(each.drafter, '?')}"
+                for each in by_text
+            ),
             f"mean accepted length {1 + counts.num_accepted_tokens / counts.num_cycles:.2f}",
             f"{num_tokens - counts.num_cycles} of {num_tokens} target passes saved",
         ]

@@ -19,17 +19,11 @@ class DraftPool(FirstDrafter):
         problems = [session.problem for session in self._drafters]
         return problems[0] if all(problems) else ""
 
-    def room(self, length: int) -> int:
-        """Return the most that any of them proposes."""
-        return max(session.room(length) for session in self._drafters)
-
     async def propose(self, sequence: TokenSequence, wanted: Wanted) -> Draft:
         """Return the draft of the service that is wanted. Another one takes its place where it does not try."""
         others = (service for service in range(len(self._drafters)) if service != wanted.service)
         for service in (wanted.service, *others):
-            session = self._drafters[service]
-            number = min(wanted.num_draft_tokens, session.room(len(sequence)))
-            draft = await session.propose(sequence, replace(wanted, num_draft_tokens=number))
+            draft = await self._drafters[service].propose(sequence, wanted)
             if draft.drafter != NOBODY:
                 return replace(draft, service=service)
         return Draft()

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
@@ -10,11 +10,12 @@ from outrider.v1 import draft_pb2, generation_pb2
 from services.session.sequence import TokenSequence
 
 # What settings, traces and metrics call those who draft; the last is the name of a draft that nobody made.
-REMOTE, NGRAM, NOBODY = "remote", "ngram", "none"
+REMOTE, NGRAM, PREDICTION, NOBODY = "remote", "ngram", "prediction", "none"
 DRAFTERS: dict[str, generation_pb2.Drafter.ValueType] = {
     "auto": generation_pb2.DRAFTER_AUTO,
     REMOTE: generation_pb2.DRAFTER_REMOTE,
     NGRAM: generation_pb2.DRAFTER_NGRAM,
+    PREDICTION: generation_pb2.DRAFTER_PREDICTION,
     NOBODY: generation_pb2.DRAFTER_NONE,
 }
 
@@ -26,8 +27,9 @@ class Draft:
     After a prompt that had to be read first, the times say nothing of those of other drafts.
 
     A model's draft has, for each token, the probability of it at temperature 1, and the margin of the best score over
-    the second best. A drafter that was asked in vain has its name on an empty draft: it is what the cycle waited for.
-    Of several draft services `service` is the one that drafted, by its place among them.
+    the second best. Margins of a draft that was read in a text are lengths of its match there. A drafter that was asked
+    in vain has its name on an empty draft: it is what the cycle waited for. Of several draft services `service` is the
+    one that drafted, by its place among them.
     """
 
     tokens: Sequence[int] = ()
@@ -56,18 +58,23 @@ class Draft:
 class Wanted:
     """How many draft tokens are wanted at most, and when to be content with fewer.
 
-    `num_looked_up` is the number for drafts that take no time; the same where it is absent. Those that follow a match
-    of `least_match` tokens in the text are better than what a model says. A draft that takes longer than `limit_s` is
-    not waited for. Of several draft services `service` is to draft. `choice` says why, to whoever looks at it.
+    `num_looked_up` is the number for drafts that take no time; the same where it is absent. `is_better` says of one of
+    these whether it is worth more than what a model would say. A draft that takes longer than `limit_s` is not waited
+    for. Of several draft services `service` is to draft. `choice` says why, to whoever looks at it.
     """
 
     num_draft_tokens: int
     early_end: draft_pb2.EarlyEnd | None = None
     num_looked_up: int | None = None
-    least_match: float = math.inf
+    is_better: Callable[[Draft], bool] = lambda draft: False
     limit_s: float = math.inf
     service: int = 0
     choice: generation_pb2.LengthChoice | None = None
+
+    @property
+    def most_looked_up(self) -> int:
+        """How many tokens a draft that takes no time may have."""
+        return self.num_draft_tokens if self.num_looked_up is None else self.num_looked_up
 
 
 class Drafter(Protocol):
@@ -91,7 +98,7 @@ class Drafter(Protocol):
     async def propose(self, sequence: TokenSequence, wanted: Wanted) -> Draft:
         """Return at most so many tokens that may follow the sequence. One that does not try answers `Draft()`.
 
-        It is asked for no more than `room` allows, or than that of a drafter before it.
+        It proposes no more than `room` allows, however many are wanted.
         """
 
     async def close(self) -> None:
@@ -141,8 +148,8 @@ class FirstDrafter:
         return next((drafter.problem for drafter in self._drafters if drafter.problem), "")
 
     def room(self, length: int) -> int:
-        """Return that of the first one that has any."""
-        return next((room for drafter in self._drafters if (room := drafter.room(length))), 0)
+        """Return the most that any of them proposes."""
+        return max((drafter.room(length) for drafter in self._drafters), default=0)
 
     async def propose(self, sequence: TokenSequence, wanted: Wanted) -> Draft:
         """Return the first draft that somebody made."""

@@ -12,14 +12,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from orchestrator.drafting.drafter import NGRAM, REMOTE, Draft
+from orchestrator.drafting.drafter import NGRAM, PREDICTION, REMOTE, Draft
 from orchestrator.drafting.remote import LEAST_S, DraftService
 from outrider.v1 import generation_pb2
 
 # Margins of a model between which tokens are told apart: differences of (perturbed) logits, so about log odds.
 _MARGINS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0)
-# Lengths of a match in the text.
-_MATCHES = (5.0, 6.0, 8.0, 12.0)
+# Lengths of a match in the text, and in a text that is expected.
+_MATCHES = (5.0, 6.0, 8.0, 12.0, 16.0, 24.0)
+_EXPECTED_MATCHES = (3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0)
 # Depths are told apart by powers of two, up to this one.
 _MOST_DEPTHS = 5
 # A chance counts as seen in so many tokens, before it was: at a margin, and beyond that at a depth.
@@ -185,7 +186,11 @@ class Experience:
         self.services = services
         self.service = 0
         self.remote = [_record_of_model() for _ in range(max(1, len(services)))]
-        self._lookup = Record(Chances(_MATCHES, lambda length: length / (length + 2)))
+        self._by_text = {
+            NGRAM: Record(Chances(_MATCHES, lambda length: length / (length + 2))),
+            # About what is seen where files are edited (`benchmarks/predicted_edits.py`).
+            PREDICTION: Record(Chances(_EXPECTED_MATCHES, lambda length: length**2 / (length**2 + 3))),
+        }
         # What a cycle without draft tokens takes.
         self.plain_s = Median()
         self._plain_s, self._spent_s = Mean(_NUM_CYCLES), Mean(_NUM_CYCLES)
@@ -194,7 +199,7 @@ class Experience:
 
     def of(self, drafter: str, service: int = 0) -> Record | None:
         """Return what is known of a drafter; None of nobody."""
-        return self.remote[service] if drafter == REMOTE else self._lookup if drafter == NGRAM else None
+        return self.remote[service] if drafter == REMOTE else self._by_text.get(drafter)
 
     def rooms(self, most: int) -> list[int]:
         """Return how many draft tokens each service proposes, up to `most`; 0 where it is lost or not there."""

@@ -157,7 +157,8 @@ class RemoteDrafter:
 
     async def propose(self, sequence: TokenSequence, wanted: Wanted) -> Draft:
         """Return the service's draft, or an empty one."""
-        if wanted.num_draft_tokens < 1 or not self.room(len(sequence)):
+        num_draft_tokens = min(wanted.num_draft_tokens, self.room(len(sequence)))
+        if num_draft_tokens < 1:
             return Draft()
         if not self._breaker.may_try():
             if self._is_attached:  # somebody else has found out
@@ -169,7 +170,7 @@ class RemoteDrafter:
             try:
                 seen = await self._view.sequence(sequence) if self._lacks_ids else sequence
                 reply = await self._session.request(
-                    seen, span, lambda context, request_id: self._send(context, request_id, wanted)
+                    seen, span, lambda context, request_id: self._send(context, request_id, num_draft_tokens, wanted)
                 )
                 if self._breaker.is_disabled:
                     raise ServiceError(grpc.StatusCode.UNAVAILABLE, "NOT_READY", self._breaker.reason)
@@ -198,9 +199,10 @@ class RemoteDrafter:
         await self._session.send(draft_pb2.ProposeStreamRequest(release=common_pb2.ReleaseMessage()))
         await self._session.close()
 
-    async def _send(self, context: common_pb2.Context, request_id: int, wanted: Wanted) -> draft_pb2.ProposeResponse:
+    async def _send(
+        self, context: common_pb2.Context, request_id: int, num_draft_tokens: int, wanted: Wanted
+    ) -> draft_pb2.ProposeResponse:
         """Ask, and learn how long it takes. Raises ServiceError, also where it takes too long."""
-        num_draft_tokens = wanted.num_draft_tokens
         num_read_tokens, is_try = len(context.tokens), self._breaker.is_open
         self._follows_prompt = num_read_tokens > MOST_READ_TOKENS
         self._limit_s = self._patience.limit_s(num_draft_tokens, num_read_tokens, wanted.limit_s, is_try=is_try)

@@ -10,6 +10,7 @@ from typing import Protocol
 from opentelemetry.util.types import AttributeValue
 
 from orchestrator.drafting.drafter import Draft, Drafter, Wanted
+from orchestrator.drafting.prediction import is_followed
 from orchestrator.peers.patient_session import ContextFullError
 from orchestrator.peers.target import Verification
 from outrider.v1 import generation_pb2
@@ -78,7 +79,7 @@ class FixedLength:
 
     def choose(self, most: int) -> Wanted:
         """Return that number, or `most`."""
-        return Wanted(min(self._num_draft_tokens, most))
+        return Wanted(min(self._num_draft_tokens, most), is_better=is_followed)
 
     def chances(self, draft: Draft) -> None:
         """Return None: the number is what was asked for."""

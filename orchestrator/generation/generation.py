@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import aclosing
 
 from orchestrator.drafting.drafter import Drafter
-from orchestrator.generation.answer import Answer
+from orchestrator.generation.answer import Answer, AnswerParts
 from orchestrator.generation.cycle import Cycle, LengthPolicy, Target, run_cycles
 from orchestrator.generation.prompt_report import PromptReporter
 from orchestrator.generation.statistics import Statistics
@@ -18,6 +18,7 @@ from services.session.sequence import TokenSequence
 
 # JavaScript's numbers hold whole numbers up to this many bits, and its gRPC libraries fail above it, or round.
 _DRAWN_BITS = 53
+_CALLS = generation_pb2.FINISH_REASON_TOOL_CALLS
 
 
 def draw_seed() -> int:
@@ -115,7 +116,7 @@ class Generation:
         last = generation_pb2.GenerateChunk(text=self._text.finish())
         if self._answer is not None:
             self._answer.feed(last.text)
-            last.content, last.reasoning = self._answer.finish()
+            _add_parts(last, self._answer.finish())
         if last.ByteSize():
             yield last
 
@@ -164,7 +165,7 @@ class Generation:
             if self._text.is_stopped or self._is_stopped:
                 break
         if self._answer is not None:
-            chunk.content, chunk.reasoning = self._answer.drain()
+            _add_parts(chunk, self._answer.drain())
         if self._report is not None:
             chunk.cycle.CopyFrom(self._report(cycle))
         return chunk
@@ -178,10 +179,16 @@ class Generation:
         if self._text.is_stopped or self._is_stopped:
             return generation_pb2.FINISH_REASON_STOP
         if self._ended:
-            return generation_pb2.FINISH_REASON_END_OF_GENERATION
+            calls_tools = self._answer is not None and self._answer.num_tool_calls
+            return _CALLS if calls_tools else generation_pb2.FINISH_REASON_END_OF_GENERATION
         if self.num_generated_tokens < self._max_tokens:
             return generation_pb2.FINISH_REASON_CONTEXT_FULL
         return generation_pb2.FINISH_REASON_MAX_TOKENS
+
+
+def _add_parts(chunk: generation_pb2.GenerateChunk, parts: AnswerParts) -> None:
+    chunk.content, chunk.reasoning = parts.content, parts.reasoning
+    chunk.tool_calls.extend(parts.tool_calls)
 
 
 def origins(cycle: Cycle) -> list[generation_pb2.TokenOrigin.ValueType]:

@@ -1,9 +1,10 @@
 """Metrics of the orchestrator. Counters follow vLLM's definitions; rates are derived from them."""
 
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from opentelemetry.metrics import Histogram
 
@@ -12,9 +13,11 @@ from outrider.v1 import generation_pb2
 from services.frame.rpc.errors import error_type
 from services.frame.telemetry import Telemetry, observed
 
+ChunkT = TypeVar("ChunkT")
 # https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics; the SDK's own bounds suit milliseconds.
 _FIRST_TOKEN_BOUNDS_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 _TOKEN_BOUNDS_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
+_INTERVAL_BOUNDS_S = (0.001, 0.0025, 0.005, *_TOKEN_BOUNDS_S)
 _DURATION_BOUNDS_S = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 
 
@@ -41,10 +44,11 @@ class GenerationInstruments:
         )
         self._cycles = meter.create_counter("outrider.cycles", "{cycle}", "verifications")
         self._generated = meter.create_counter("outrider.generated_tokens", "{token}", "tokens generated")
+        self._prompt = meter.create_counter("outrider.prompt_tokens", "{token}", "tokens of prompts")
         self._fallbacks = meter.create_counter("outrider.fallbacks", "{fallback}", "times a working draft was lost")
         self._resyncs = meter.create_counter("outrider.resyncs", "{resync}", "times a service was brought back")
         # To Prometheus a counter has not risen that is first seen with a value.
-        for counter in (self._skipped, self._cycles, self._generated, self._fallbacks, self._resyncs):
+        for counter in (self._skipped, self._cycles, self._generated, self._prompt, self._fallbacks, self._resyncs):
             counter.add(0)
         self._first_token = meter.create_histogram(
             "gen_ai.server.time_to_first_token",
@@ -64,6 +68,13 @@ class GenerationInstruments:
             "from the request to its end, whichever it is",
             explicit_bucket_boundaries_advisory=_DURATION_BOUNDS_S,
         )
+        self._interval = meter.create_histogram(
+            "outrider.chunk_interval",
+            "s",
+            "from one chunk of an answer to the next, each what one cycle commits",
+            explicit_bucket_boundaries_advisory=_INTERVAL_BOUNDS_S,
+        )
+        self._is_metering = telemetry.is_metering
         meter.create_observable_gauge(
             "outrider.active_generations", [observed(num_active)], "{generation}", "under way"
         )
@@ -73,13 +84,32 @@ class GenerationInstruments:
         meter.create_observable_gauge(
             "outrider.speedup",
             [observed(speedup)],
-            "1",
+            # Not "1", of which some make a suffix for Prometheus and others none.
+            "{time}",
             "time of plain decoding, as modelled, by the time that it took",
         )
 
     def request(self, attributes: dict[str, str]) -> "CountedRequest":
         """Return the measure of a request that begins now, with what the conventions say of a request."""
         return CountedRequest(self._first_token, self._token, self._duration, attributes)
+
+    def record_prompt(self, num_tokens: int) -> None:
+        """Count the tokens of a prompt that is to be gone on with."""
+        self._prompt.add(num_tokens)
+
+    def paced(self, chunks: AsyncGenerator[ChunkT, None]) -> AsyncGenerator[ChunkT, None]:
+        """Return the chunks of an answer, whose intervals are recorded as they come."""
+        return self._paced(chunks) if self._is_metering else chunks
+
+    async def _paced(self, chunks: AsyncGenerator[ChunkT, None]) -> AsyncGenerator[ChunkT, None]:
+        last_s: float | None = None
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                now_s = time.perf_counter()
+                if last_s is not None:
+                    self._interval.record(now_s - last_s)
+                last_s = now_s
+                yield chunk
 
     def record(self, statistics: Statistics, num_generated_tokens: int) -> None:
         """Count what a generation did, however it has ended."""

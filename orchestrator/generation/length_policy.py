@@ -15,10 +15,12 @@ D, t and S_j are those of the draft service that is used; `service_choice` says 
 
 import math
 from collections.abc import Sequence
+from functools import partial
+from itertools import accumulate
+from operator import mul
 
-from orchestrator.drafting.drafter import NGRAM, REMOTE, Draft, Wanted
+from orchestrator.drafting.drafter import REMOTE, Draft, Wanted
 from orchestrator.drafting.experience import Experience, Mean, Record
-from orchestrator.drafting.ngram import draft_length
 from orchestrator.drafting.remote import MOST_READ_TOKENS
 from orchestrator.generation.cycle import Cycle
 from orchestrator.generation.service_choice import VISIT_TOKENS, ServiceChoice
@@ -91,7 +93,7 @@ class PaidLength:
             number,
             early_end,
             num_looked_up=room,
-            least_match=self._least_match(quote, room, max(values)),
+            is_better=partial(self._is_worth_more, max(values), quote),
             limit_s=self._experience.limit_s,
             service=service,
             choice=self._experience.choice,
@@ -105,16 +107,14 @@ class PaidLength:
         is_alone = self._quote is None or self._quote.num_sessions < 2
         return is_alone or self._num_unread[service] <= MOST_READ_TOKENS or self._experience.may_read(self)
 
-    def _least_match(self, quote: target_pb2.Quote, most: int, worth: float) -> float:
-        """Return the length of a match from which on its draft is worth more than so many tokens."""
-        record = self._experience.of(NGRAM)
-        assert record is not None
-        for length, chance in zip(record.chances.edges, record.chances.by_margin()[1:], strict=True):
-            number = min(draft_length(int(length)), most)
-            tokens = sum(chance**depth for depth in range(1, number + 1))
-            if number and tokens - quote.tokens_per_ms * self._row_ms(quote, number) > worth:
-                return length
-        return math.inf
+    def _is_worth_more(self, worth: float, quote: target_pb2.Quote, draft: Draft) -> bool:
+        """Whether the best number of tokens of a draft that took no time is worth more than so many tokens."""
+        record = self._experience.of(draft.drafter)
+        if record is None:
+            return False
+        tokens = accumulate(accumulate(record.chances.of(draft), mul))
+        costs = (quote.tokens_per_ms * row_ms for row_ms in quote.row_ms)
+        return any(brought - cost > worth for brought, cost in zip(tokens, costs, strict=False))
 
     def _number(
         self, record: Record, quote: target_pb2.Quote, costs: Sequence[float], values: Sequence[float]
@@ -192,9 +192,6 @@ class PaidLength:
         """Return what each number of draft tokens costs, in tokens, up to the most that is quoted for."""
         rate, rows = quote.tokens_per_ms, enumerate(quote.row_ms[: self._most], start=1)
         return [0.0, *(rate * row_ms + self._draft_cost(quote, record.usual_s(number)) for number, row_ms in rows)]
-
-    def _row_ms(self, quote: target_pb2.Quote, number: int) -> float:
-        return quote.row_ms[min(number, len(quote.row_ms)) - 1] if quote.row_ms else math.inf
 
     def _draft_cost(self, quote: target_pb2.Quote, seconds: float) -> float:
         """Return what drafting for so long costs, in tokens: nothing beside a decode of others."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import grpc
 
+from orchestrator.generation.expected_text import check_prediction
 from orchestrator.generation.speculation import check_speculation
 from orchestrator.peers.patient_session import is_too_large, target_unavailable, too_large
 from outrider.v1 import common_pb2, generation_pb2, target_pb2, target_pb2_grpc
@@ -51,6 +52,7 @@ def check_request(request: generation_pb2.GenerateRequest, info: common_pb2.Mode
     if len(request.sampling.logit_bias) > info.vocabulary_size:
         raise invalid_argument("INVALID_SAMPLING", "sampling.logit_bias", "it has more tokens than the vocabulary")
     check_speculation(request.speculation, info)
+    check_prediction(request.prediction, info)
     if request.require_exact and info.exact_mode == common_pb2.EXACT_MODE_OFF:
         raise ServiceError(
             grpc.StatusCode.FAILED_PRECONDITION, "EXACT_UNAVAILABLE", "the target does not run in an exact mode"
@@ -64,10 +66,12 @@ def check_alone(request: generation_pb2.GenerateRequest) -> None:
             raise invalid_argument("INVALID_REQUEST", field, "the draft model has no log-probabilities")
     for field, impossible in (
         ("mode", (generation_pb2.SPECULATION_MODE_FIXED,)),
-        ("drafter", (generation_pb2.DRAFTER_REMOTE, generation_pb2.DRAFTER_NGRAM)),
+        ("drafter", (generation_pb2.DRAFTER_REMOTE, generation_pb2.DRAFTER_NGRAM, generation_pb2.DRAFTER_PREDICTION)),
     ):
         if getattr(request.speculation, field) in impossible:
             raise invalid_argument("INVALID_REQUEST", f"speculation.{field}", "nobody drafts for the draft model")
+    if request.HasField("prediction"):
+        raise invalid_argument("INVALID_REQUEST", "prediction", "nobody drafts for the draft model")
     if request.require_exact:
         raise ServiceError(grpc.StatusCode.FAILED_PRECONDITION, "EXACT_UNAVAILABLE", "the draft model is never exact")
 
@@ -104,7 +108,7 @@ def refusal_of_texts(error: grpc.aio.AioRpcError) -> ServiceError:
     refusal = error_from_rpc(error)
     # A message that is too long is refused by gRPC, anything else that is not the target's word by a proxy.
     is_final = is_from_server(error) or refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-    if refusal.code is grpc.StatusCode.UNAVAILABLE or not is_final:
+    if refusal.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAUTHENTICATED) or not is_final:
         return target_unavailable(f"the target is away: {refusal.message}")
     return too_large(refusal) if is_too_large(refusal) else refusal
 
@@ -126,7 +130,9 @@ async def _tokenize(
             rendered = await stub.ApplyChatTemplate(
                 target_pb2.ApplyChatTemplateRequest(
                     messages=request.chat.messages,
-                    add_generation_prompt=True,
+                    add_generation_prompt=not request.chat.continue_final_message,
+                    continue_final_message=request.chat.continue_final_message,
+                    tools=request.chat.tools,
                     template_variables=request.chat.template_variables,
                     template_name=request.chat.template_name,
                     max_tokens=most,

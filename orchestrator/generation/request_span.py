@@ -11,10 +11,12 @@ from google.protobuf.message import Message
 from opentelemetry.trace import Span
 
 from outrider.v1 import common_pb2, generation_pb2
+from services.frame.program.api_keys import caller_name
 
 _FINISH_REASONS = {
     generation_pb2.FINISH_REASON_END_OF_GENERATION: "stop",
     generation_pb2.FINISH_REASON_STOP: "stop",
+    generation_pb2.FINISH_REASON_TOOL_CALLS: "tool_calls",
 }
 _LARGEST_NUMBER = 2**63 - 1
 # By the name of the field; the others have no conventional name.
@@ -70,6 +72,8 @@ class RequestSpan:
                 "outrider.seed": str(seed),
             }
         )
+        if caller := caller_name.get():
+            span.set_attribute("outrider.caller", caller)
         if seed <= _LARGEST_NUMBER:
             span.set_attribute("gen_ai.request.seed", seed)
         span.set_attributes(

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias, TypeVar
 
@@ -14,6 +15,7 @@ from orchestrator.drafting.drafter import DRAFTERS, Drafter, FirstDrafter
 from orchestrator.generation.answer import Answer, marker_spellings
 from orchestrator.generation.cycle import Cycle, FixedLength, LengthPolicy
 from orchestrator.generation.cycle_report import cycle_report
+from orchestrator.generation.expected_text import read_prediction
 from orchestrator.generation.generation import Generation, draw_seed
 from orchestrator.generation.instruments import GenerationInstruments
 from orchestrator.generation.request import check_alone, check_request, model_unknown, read_prompt, sequence_of
@@ -36,8 +38,23 @@ from services.frame.telemetry import Telemetry, TraceHeaders, request_span
 ItemT = TypeVar("ItemT")
 # Hands a message to the client, and returns once there is room for the next.
 Send: TypeAlias = Callable[[generation_pb2.GenerateResponse], Awaitable[None]]
+# Somebody waits for a page of metrics.
+_LOAD_TIMEOUT_S = 1.0
 # Chunks that a slow client has not taken before the generation waits for it.
 _MAX_CHUNKS_AHEAD = 8
+
+
+@dataclass(frozen=True)
+class Load:
+    """Requests that are generated for and those that wait for a slot of the target, or for the target itself.
+
+    `cache_usage` is the share of the target's cache that sessions hold which are not over, None where it is not known.
+    """
+
+    model: str
+    num_running: int
+    num_waiting: int
+    cache_usage: float | None = None
 
 
 class GenerationService:
@@ -84,8 +101,9 @@ class GenerationService:
                 served = draft.alone()
             most = self._most_tokens(sampling, served.info)
             prompt, form = await read_prompt(self._backend.target.stub, request, most)
+            self._instruments.record_prompt(len(prompt))
             sequence = await sequence_of(prompt)
-            target, drafter, policy = self._open(request, sampling, draft, len(prompt))
+            target, drafter, policy = await self._open(request, sampling, draft, len(prompt), most)
             generation = Generation(
                 sequence,
                 target,
@@ -96,7 +114,9 @@ class GenerationService:
                 context_length=most,
                 telemetry=self._backend.telemetry,
                 stop_tokens=request.stop_tokens,
-                answer=None if form is None else Answer(form, marker_spellings(form, served.silent_spellings)),
+                answer=None
+                if form is None
+                else Answer(form, marker_spellings(form, served.silent_spellings), request.chat.tools),
                 report=self._reporter(served) if request.report_cycles else None,
                 started_s=started_s,
             )
@@ -109,7 +129,7 @@ class GenerationService:
                         async for report in reports:
                             await self._send(send, generation_pb2.GenerateResponse(prompt=report))
                 # The next cycle does not wait for a chunk to be written.
-                async with running_ahead(generation.chunks(), _MAX_CHUNKS_AHEAD) as chunks:
+                async with running_ahead(self._instruments.paced(generation.chunks()), _MAX_CHUNKS_AHEAD) as chunks:
                     async for chunk in chunks:
                         if traced.is_content_told:
                             sent.append(chunk)
@@ -123,6 +143,17 @@ class GenerationService:
                 self._instruments.record(generation.statistics, generation.num_generated_tokens)
                 await target.close()
                 await drafter.close()
+
+    async def load(self) -> Load:
+        """Return how busy the orchestrator is, which its target knows in part: where that is away, all wait for it."""
+        target = self._backend.target
+        found = await target.load(_LOAD_TIMEOUT_S)
+        info = target.served.info
+        if found is None:
+            return Load(info.name, num_running=0, num_waiting=self._num_active)
+        num_waiting = min(found.num_waiting, self._num_active)
+        most = info.num_slots * info.context_length
+        return Load(info.name, self._num_active - num_waiting, num_waiting, found.num_held_tokens / most)
 
     def status(self) -> generation_pb2.GetStatusResponse:
         """Return the state of the orchestrator and its services."""
@@ -158,12 +189,13 @@ class GenerationService:
         finally:
             self._num_active -= 1
 
-    def _open(
+    async def _open(
         self,
         request: generation_pb2.GenerateRequest,
         sampling: common_pb2.Sampling,
         draft: DraftPeer | None,
         num_prompt_tokens: int,
+        most: int,
     ) -> tuple[TargetSession | DraftModelSession, Drafter, LengthPolicy]:
         """Open sessions of who decides and who drafts; where `draft` answers by itself, nobody drafts."""
         backend = self._backend
@@ -171,13 +203,23 @@ class GenerationService:
             max_length = num_prompt_tokens + request.max_tokens
             return backend.open_draft_model(draft, sampling, max_length=max_length), FirstDrafter(), FixedLength(0)
         plan = plan_speculation(request.speculation, self._settings, backend.experience)
+        expected: list[int] = []
+        if plan.uses_prediction:
+            served = backend.target.served
+            expected = await read_prediction(backend.target.stub, request.prediction, served.token_bytes, most)
         target = backend.open_target(
             sampling,
             num_log_probabilities=request.num_log_probabilities if request.HasField("num_log_probabilities") else None,
             require_exact=request.require_exact,
             wants_quotes=request.report_cycles,
         )
-        drafter = backend.open_drafter(sampling, plan.drafter, min_joint_confidence=plan.min_joint_confidence)
+        drafter = backend.open_drafter(
+            sampling,
+            plan.drafter,
+            min_joint_confidence=plan.min_joint_confidence,
+            expected=expected,
+            num_prompt_tokens=num_prompt_tokens,
+        )
         return target, drafter, plan.policy
 
     def _reporter(self, served: ServedModel) -> Callable[[Cycle], generation_pb2.CycleReport]:

@@ -13,11 +13,15 @@ from services.frame.rpc.errors import invalid_argument
 
 @dataclass(frozen=True)
 class Plan:
-    """Who drafts, never unspecified, who says how many tokens, and when the draft service stops early."""
+    """Who drafts, never unspecified, who says how many tokens, and when the draft service stops early.
+
+    With `uses_prediction` what the request expects is drafted as well.
+    """
 
     drafter: generation_pb2.Drafter.ValueType
     policy: LengthPolicy
     min_joint_confidence: float
+    uses_prediction: bool = False
 
 
 def check_speculation(speculation: generation_pb2.Speculation, target: common_pb2.ModelInfo) -> None:
@@ -57,10 +61,14 @@ def plan_speculation(
     if not (most := most_draft_tokens(speculation, settings)):
         # Nobody is asked, so that nobody has a problem.
         return Plan(generation_pb2.DRAFTER_NONE, FixedLength(0), 0.0)
+    drafter = speculation.drafter or DRAFTERS[settings.drafter]
+    # One that the request names drafts alone, unless it is all of them.
+    is_open = not speculation.drafter and drafter != generation_pb2.DRAFTER_NONE
     return Plan(
-        speculation.drafter or DRAFTERS[settings.drafter],
+        drafter,
         FixedLength(most) if is_fixed else PaidLength(experience, most),
         speculation.min_joint_confidence
         if speculation.HasField("min_joint_confidence")
         else settings.min_joint_confidence,
+        is_open or drafter in (generation_pb2.DRAFTER_AUTO, generation_pb2.DRAFTER_PREDICTION),
     )

@@ -9,6 +9,7 @@ from starlette.responses import HTMLResponse
 _ERRORS = {
     "400": "the request cannot be served; `param` names the field",
     "401": "no key, or one that is not known",
+    "403": "the Host that was asked for is none of this server's",
     "404": "no such path, or no such model",
     "405": "no such method",
     "408": "the answer was not read",

@@ -26,6 +26,7 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "speculation.": "outrider.",
         "stop_tokens": "stop_token_ids",
         "chat.template_variables": "chat_template_kwargs",
+        "prediction.text": "prediction.content",
         "chat.": "",
     }
 )
@@ -34,7 +35,7 @@ NAMES: Mapping[str, str] = MappingProxyType(
 class SamplingFields(Fields):
     """What every request for text takes."""
 
-    model: str | None = Field(None, description="the target's name, `target`, or absent")
+    model: str | None = Field(None, description="a name of `/v1/models`; the target if absent")
     stream: bool | None = Field(None, description="whether the answer comes as events")
     temperature: float | None = Field(None, description="1 if absent; 0 takes the most probable token")
     top_p: float | None = None
@@ -51,6 +52,7 @@ class SamplingFields(Fields):
 
     def fill(self, request: generation_pb2.GenerateRequest) -> None:
         """Put into a request what these fields mean. Raises ServiceError."""
+        request.model = self.model or ""
         request.sampling.CopyFrom(self._sampling())
         if self.seed is not None:
             request.seed = self.seed

@@ -4,18 +4,16 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import grpc
 from starlette.requests import Request
 
 from orchestrator.drafting.drafter import DRAFTERS
+from orchestrator.generation.request import model_unknown
 from orchestrator.generation.service import GenerationService
 from orchestrator.generation.speculation import most_draft_tokens
-from orchestrator.http.exchange.errors import unsupported
 from orchestrator.http.exchange.running import Generations
 from orchestrator.peers.backend import Backend
 from orchestrator.settings import OrchestratorSettings
 from outrider.v1 import common_pb2, generation_pb2
-from services.frame.rpc.errors import ServiceError
 from services.frame.server import FrameServer
 from services.frame.telemetry import TraceHeaders
 
@@ -45,16 +43,12 @@ class Served:
         """The target's model, as it was last seen."""
         return self.backend.target.served.info
 
-    @property
-    def fingerprint(self) -> str:
-        """What OpenAI calls the system's fingerprint: equal ones compute the same logits."""
-        return f"fp_{self.target.numerics_fingerprint[:16]}"
-
-    def check_model(self, name: str | None) -> str:
-        """Return the name of the model that a request means. Raises ServiceError where there is none."""
-        if name not in (None, "", TARGET, self.target.name):
-            raise unsupported("model", "the draft is not served by itself") if name == DRAFT else unknown_model(name)
-        return self.target.name
+    def model(self, name: str | None) -> common_pb2.ModelInfo:
+        """Return the model that a request means, as it was last seen. Raises ServiceError where there is none."""
+        models = self.backend.models()
+        if (peer := models.get(name or TARGET)) is None:
+            raise model_unknown(name or "", models)
+        return peer.model
 
     def generations(
         self, asked: Request, requests: Sequence[generation_pb2.GenerateRequest], names: Mapping[str, str]
@@ -68,7 +62,8 @@ class Served:
     def most_draft_tokens(self, request: generation_pb2.GenerateRequest) -> int:
         """Return how many draft tokens a cycle of a request may have, 0 where nobody drafts."""
         drafter = request.speculation.drafter or DRAFTERS[self.settings.drafter]
-        if drafter == generation_pb2.DRAFTER_NONE:
+        is_target = self.backend.models().get(request.model or TARGET) is self.backend.target
+        if drafter == generation_pb2.DRAFTER_NONE or not is_target:
             return 0
         return min(most_draft_tokens(request.speculation, self.settings), self.target.max_draft_tokens)
 
@@ -90,7 +85,6 @@ class Served:
         return None
 
 
-def unknown_model(model: str) -> ServiceError:
-    """Return the refusal of a model that is not served."""
-    sentence = f"there is no model {model[:100]!r} here: /v1/models lists those that are"
-    return ServiceError(grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND", sentence)
+def fingerprint(model: common_pb2.ModelInfo) -> str:
+    """Return what OpenAI calls the system's fingerprint: equal ones compute the same logits."""
+    return f"fp_{model.numerics_fingerprint[:16]}"

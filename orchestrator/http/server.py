@@ -5,7 +5,7 @@ import contextlib
 import logging
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from orchestrator.settings import OrchestratorSettings
 from services.frame.program.address import split_host_and_port
+from services.frame.rpc.tls import ServerCertificates
 from services.frame.server import check_free
 
 # Between two requests of a connection; longer than proxies keep theirs by default, so that they end it and not we.
@@ -44,7 +45,6 @@ class HttpServer:
 
     def __init__(self, settings: OrchestratorSettings, app: ASGIApp) -> None:
         self._host, self._port = split_host_and_port(settings.http)
-        self._has_tls = settings.tls_cert is not None
         # It logs requests and defects of an application, both of which are told elsewhere or private.
         logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
         config = uvicorn.Config(
@@ -60,10 +60,7 @@ class HttpServer:
             backlog=_BACKLOG,
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=_GOODBYE_S,
-            ssl_certfile=settings.tls_cert,
-            ssl_keyfile=settings.tls_key,
-            ssl_ca_certs=str(settings.tls_client_ca) if settings.tls_client_ca is not None else None,
-            ssl_cert_reqs=ssl.CERT_NONE if settings.tls_client_ca is None else ssl.CERT_REQUIRED,
+            ssl_context_factory=_tls(settings),
         )
         self._server = _Server(config)
         self._serving: asyncio.Task[None] | None = None
@@ -72,10 +69,10 @@ class HttpServer:
     def url(self) -> str:
         """As in `http://127.0.0.1:8080`."""
         host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"{'https' if self._has_tls else 'http'}://{host}:{self._port}"
+        return f"{'https' if self._server.config.is_ssl else 'http'}://{host}:{self._port}"
 
     async def start(self) -> None:
-        """Listen. Raises StartupError for an address that cannot be bound."""
+        """Listen. Raises StartupError for an address that cannot be bound, and for unusable certificates."""
         check_free(self._host, self._port, "--http")
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
         # One that is taken in this very moment is a defect to nobody: the program starts again.
@@ -101,3 +98,10 @@ class HttpServer:
         await serving
         for connection in list(state.connections):
             connection.transport.abort()
+
+
+def _tls(settings: OrchestratorSettings) -> Callable[..., ssl.SSLContext] | None:
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    certificates = ServerCertificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+    return lambda _config, _default: certificates.context()

@@ -6,8 +6,9 @@ import grpc
 from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
+from orchestrator.generation.request import model_unknown
 from orchestrator.http.exchange.errors import error_response
-from orchestrator.http.served import DRAFT, Served, unknown_model
+from orchestrator.http.served import DRAFT, Served
 from services.frame.rpc.errors import REASON_NOT_READY, ServiceError
 
 
@@ -36,7 +37,7 @@ def status_routes(served: Served) -> APIRouter:
         for each in _models(served):
             if each["id"] == model:
                 return each
-        raise unknown_model(model)
+        raise model_unknown(model, [each["id"] for each in _models(served)])
 
     return routes
 
@@ -58,6 +59,7 @@ def _models(served: Served) -> list[dict[str, Any]]:
                 "n_vocab": model.vocabulary_size,
                 "n_params": model.num_parameters,
                 "size": model.model_bytes,
+                "has_chat_template": model.has_chat_template,
             },
         }
         for name, model in found

@@ -1,22 +1,19 @@
 """The target's tokenizer and template in llama-server's forms: `/tokenize`, `/detokenize`, `/apply-template`."""
 
-from collections.abc import Awaitable
-from typing import Any, TypeVar
+from typing import Any
 
-import grpc
 from fastapi import APIRouter
 from pydantic import Field
 
-from orchestrator.generation.request import refusal_of_texts
-from orchestrator.http.exchange.errors import renamed
 from orchestrator.http.exchange.reading import Fields, JsonRoute
 from orchestrator.http.openai.chat import ChatMessage
 from orchestrator.http.openai.log_probabilities import TokenTexts
+from orchestrator.http.openai.tools import FunctionTool
 from orchestrator.http.sampling import Uint32, template_variables
 from orchestrator.http.served import Served
+from orchestrator.http.target_texts import of_target
 from outrider.v1 import target_pb2
 
-ReplyT = TypeVar("ReplyT")
 _TOKENIZE = {"text": "content"}
 _TEMPLATE = {"template_variables": "chat_template_kwargs"}
 
@@ -40,8 +37,11 @@ class TemplateRequest(Fields):
     """A chat to be rendered."""
 
     messages: list[ChatMessage]
-    add_generation_prompt: bool = Field(True, description="whether it ends with the opening of the assistant's turn")
+    tools: list[FunctionTool] | None = Field(None, description="what the model may call")
+    add_generation_prompt: bool | None = Field(None, description="whether it ends with the opening of an answer; true")
+    continue_final_message: bool | None = Field(None, description="whether it ends in the last message, an assistant's")
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="variables of the template")
+    with_tokens: bool = Field(False, description="whether its token ids come too, those that the model is asked with")
 
 
 def text_routes(served: Served) -> APIRouter:
@@ -72,21 +72,17 @@ def text_routes(served: Served) -> APIRouter:
         await served.backend.target.ready()
         request = target_pb2.ApplyChatTemplateRequest(
             messages=[message.to_message() for message in asked.messages],
-            add_generation_prompt=asked.add_generation_prompt,
+            tools=[tool.to_tool() for tool in asked.tools or ()],
+            continue_final_message=bool(asked.continue_final_message),
+            add_generation_prompt=not asked.continue_final_message
+            if asked.add_generation_prompt is None
+            else asked.add_generation_prompt,
             template_variables=template_variables(asked.chat_template_kwargs or {}),
         )
         reply = await of_target(served.backend.target.stub.ApplyChatTemplate(request), _TEMPLATE)
-        return {"prompt": reply.text}
+        return {"prompt": reply.text} | ({"tokens": list(reply.tokens)} if asked.with_tokens else {})
 
     return routes
-
-
-async def of_target(call: Awaitable[ReplyT], names: dict[str, str]) -> ReplyT:
-    """Return the target's reply; `names` are the fields of the request by those of the call. Raises ServiceError."""
-    try:
-        return await call
-    except grpc.aio.AioRpcError as error:
-        raise renamed(refusal_of_texts(error), names) from error
 
 
 def _piece(told: bytes) -> str | list[int]:

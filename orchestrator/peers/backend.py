@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import grpc
 
@@ -10,15 +10,17 @@ from orchestrator.drafting.draft_pool import DraftPool
 from orchestrator.drafting.draft_view import DraftView
 from orchestrator.drafting.drafter import Drafter, FirstDrafter, NoDrafter
 from orchestrator.drafting.experience import Experience
-from orchestrator.drafting.ngram import LongMatchDrafter, NgramDrafter
+from orchestrator.drafting.ngram import NgramDrafter
+from orchestrator.drafting.prediction import PredictionDrafter
 from orchestrator.drafting.remote import RemoteDrafter
+from orchestrator.drafting.texts import BetterDrafter, LongestMatchDrafter
 from orchestrator.peers.draft_model import DraftModelSession
 from orchestrator.peers.draft_peer import DRAFT_SERVICE, DraftPeer
 from orchestrator.peers.target import TargetSession
 from orchestrator.peers.target_peer import TARGET_SERVICE, TargetPeer
 from orchestrator.settings import OrchestratorSettings
 from outrider.v1 import common_pb2, generation_pb2
-from services.frame.rpc.channel import client_tls, open_channel, service_config
+from services.frame.rpc.channel import Credentials, client_credentials, open_channel, service_config
 from services.frame.telemetry import Telemetry
 
 _REMOTE = (generation_pb2.DRAFTER_AUTO, generation_pb2.DRAFTER_REMOTE)
@@ -37,11 +39,12 @@ class Backend:
         """`announce` is told what `connect` waits for, whenever that is another thing."""
         self.telemetry = telemetry
         self._settings = settings
-        self._channels = [_open(settings, settings.target, TARGET_SERVICE)]
+        credentials = client_credentials(settings)
+        self._channels = [_open(settings, credentials, settings.target, TARGET_SERVICE)]
         self.target = TargetPeer(settings, self._channels[0], announce)
         self.drafts: list[DraftPeer] = []
         for address in settings.draft_addresses:
-            channel = _open(settings, address, DRAFT_SERVICE)
+            channel = _open(settings, credentials, address, DRAFT_SERVICE)
             self._channels.append(channel)
             self.drafts.append(DraftPeer(settings, address, channel, lambda: self.target.served))
         self.experience = Experience(self.drafts)
@@ -105,19 +108,24 @@ class Backend:
         drafter: generation_pb2.Drafter.ValueType,
         *,
         min_joint_confidence: float,
+        expected: Sequence[int] = (),
+        num_prompt_tokens: int = 0,
     ) -> Drafter:
-        """Return who drafts for a request. The target must have been connected."""
+        """Return who drafts for a request, whose prediction joins in. The target must have been connected.
+
+        `expected` are the tokens of the prediction, which follow those of the prompt.
+        """
         drafters: list[Drafter] = []
-        lookup = self._ngram_drafter(sampling)
+        texts = self._text_drafters(sampling, drafter, expected, num_prompt_tokens)
         if drafter in _REMOTE and self.drafts:
-            if drafter in _NGRAM:
-                drafters.append(LongMatchDrafter(lookup))
             sessions = [self._remote_drafter(draft, sampling, min_joint_confidence) for draft in self.drafts]
             drafters.append(DraftPool(*sessions) if len(sessions) > 1 else sessions[0])
+            if texts:
+                # It has the last word as well, where the model does not try.
+                drafters.insert(0, BetterDrafter(*texts))
         elif drafter == generation_pb2.DRAFTER_REMOTE:
             drafters.append(NoDrafter("the orchestrator has no draft service"))
-        if drafter in _NGRAM:
-            drafters.append(lookup)
+        drafters += texts
         if drafters and not self.target.served.info.max_draft_tokens:
             problem = "the target is set to take no draft tokens"
             drafters = [NoDrafter(problem)]
@@ -143,6 +151,8 @@ class Backend:
 
     def usual_drafter(self, drafter: generation_pb2.Drafter.ValueType) -> generation_pb2.Drafter.ValueType:
         """Return who drafts at the moment, where that is left to `drafter`."""
+        if drafter == generation_pb2.DRAFTER_PREDICTION:
+            return drafter
         if drafter in _REMOTE and not all(draft.breaker.is_open for draft in self.drafts):
             return generation_pb2.DRAFTER_REMOTE
         return generation_pb2.DRAFTER_NGRAM if drafter in _NGRAM else generation_pb2.DRAFTER_NONE
@@ -176,16 +186,28 @@ class Backend:
         target = self.target.served
         return DraftView(sampling, target.info.suppressed_tokens, target.stand_in)
 
-    def _ngram_drafter(self, sampling: common_pb2.Sampling) -> NgramDrafter:
-        info = self.target.served.info
-        never = {*info.end_of_generation_tokens, *info.suppressed_tokens, *sampling.suppressed_tokens}
-        return NgramDrafter(self._settings.ngram_min, self._settings.ngram_max, never)
+    def _text_drafters(
+        self,
+        sampling: common_pb2.Sampling,
+        drafter: generation_pb2.Drafter.ValueType,
+        expected: Sequence[int],
+        num_prompt_tokens: int,
+    ) -> list[Drafter]:
+        """Return at most one, which drafts out of all texts that there are."""
+        served = self.target.served
+        never = {*served.info.end_of_generation_tokens, *served.info.suppressed_tokens, *sampling.suppressed_tokens}
+        found: list[Drafter] = []
+        if expected:
+            found.append(PredictionDrafter(expected, num_prompt_tokens, never | served.control_tokens))
+        if drafter in _NGRAM:
+            found.append(NgramDrafter(self._settings.ngram_min, self._settings.ngram_max, never))
+        return [LongestMatchDrafter(*found)] if len(found) > 1 else found
 
 
-def _open(settings: OrchestratorSettings, address: str, service: str) -> grpc.aio.Channel:
+def _open(settings: OrchestratorSettings, credentials: Credentials, address: str, service: str) -> grpc.aio.Channel:
     return open_channel(
         address,
-        tls=client_tls(settings),
+        credentials=credentials,
         proxy=settings.peer_proxy,
         max_message_bytes=settings.max_message_bytes,
         config=service_config([(service, ""), ("outrider.v1.ModelService", "")]),

@@ -11,7 +11,7 @@ from orchestrator.drafting.drafter import Breaker
 from orchestrator.drafting.remote import DraftPatience
 from orchestrator.peers.pair import PairError, ServedModel, check_pair, fetch_loading_model
 from orchestrator.peers.patient_session import target_unavailable
-from orchestrator.peers.watch import describe_silence, until_away, words_of
+from orchestrator.peers.watch import describe_silence, describe_stranger, until_away
 from orchestrator.settings import OrchestratorSettings
 from outrider.v1 import common_pb2, draft_pb2_grpc, generation_pb2, model_pb2, model_pb2_grpc
 from services.frame.rpc.errors import REASON_NOT_READY
@@ -94,7 +94,7 @@ class DraftPeer:
                 self.served = await self._fetch()
                 self.model = self.served.info
             except grpc.aio.AioRpcError as error:
-                self._do_without(f"what answers at {self.address} is no draft service: {words_of(error)}")
+                self._do_without(describe_stranger(error, self.address, "draft"))
             else:
                 self._is_suspect.clear()
                 self.compare()

@@ -11,6 +11,7 @@ from outrider.v1 import common_pb2, model_pb2, model_pb2_grpc
 from services.frame.rpc.health import check_health
 
 _UNUSED = common_pb2.TOKEN_ATTRIBUTE_UNUSED
+_CONTROL = common_pb2.TOKEN_ATTRIBUTE_CONTROL
 # A server that ends cancels the calls that are under way.
 _AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
@@ -35,6 +36,11 @@ class ServedModel:
     def silent_spellings(self) -> dict[int, str]:
         """The spellings of the tokens that add nothing to the text, by id."""
         return {token: entry.text for token, entry in enumerate(self.entries) if not entry.output}
+
+    @cached_property
+    def control_tokens(self) -> frozenset[int]:
+        """The ids that steer a model and say nothing."""
+        return frozenset(token for token, entry in enumerate(self.entries) if entry.attribute == _CONTROL)
 
     @cached_property
     def stand_in(self) -> int:

@@ -15,7 +15,12 @@ from services.session.client import Limits, MessageT, ReplyT, ServiceSession
 
 _FIRST_RETRY_S = 0.05
 _LAST_RETRY_S = 1.0
-_RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
+# A key that is not taken is the orchestrator's fault, not the client's, and may be another in a moment.
+_RETRIED = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.UNAUTHENTICATED,
+)
 
 AnswerT = TypeVar("AnswerT")
 

@@ -8,7 +8,7 @@ import grpc
 
 from orchestrator.peers.pair import ServedModel, fetch_loading_model
 from orchestrator.peers.patient_session import target_unavailable
-from orchestrator.peers.watch import find_obstacle, until_away, words_of
+from orchestrator.peers.watch import describe_stranger, find_obstacle, until_away
 from orchestrator.settings import OrchestratorSettings
 from outrider.v1 import common_pb2, generation_pb2, model_pb2, model_pb2_grpc, target_pb2_grpc
 from services.frame.program.startup import StartupError
@@ -56,9 +56,8 @@ class TargetPeer:
         try:
             self._know(await self._fetch())
         except grpc.aio.AioRpcError as error:
-            raise StartupError(
-                f"what answers at {self._address} is no target service ({words_of(error)}): name another --target"
-            ) from error
+            stranger = describe_stranger(error, self._address, "target")
+            raise StartupError(f"{stranger}; --target names it") from error
 
     async def ready(self) -> ServedModel:
         """Return what it serves, once it is there. Raises ServiceError when patience ends before."""
@@ -74,6 +73,16 @@ class TargetPeer:
         """Ask it what it serves now."""
         stub = model_pb2_grpc.ModelServiceStub(self._channel)
         return (await stub.GetModel(model_pb2.GetModelRequest())).model
+
+    async def load(self, timeout_s: float) -> model_pb2.ModelLoad | None:
+        """Ask it how busy it is; None where it is away."""
+        if not self._is_known.is_set():
+            return None
+        stub = model_pb2_grpc.ModelServiceStub(self._channel)
+        try:
+            return (await stub.GetModel(model_pb2.GetModelRequest(), timeout=timeout_s)).load
+        except grpc.aio.AioRpcError:
+            return None
 
     def status(self) -> generation_pb2.ServiceStatus:
         """Return its state."""
@@ -110,7 +119,7 @@ class TargetPeer:
             try:
                 self._know(await self._fetch())
             except grpc.aio.AioRpcError as error:
-                problem = f"what answers at {self._address} is no target service: {words_of(error)}"
+                problem = describe_stranger(error, self._address, "target")
                 if problem != self._problem:
                     _log.error("%s", problem)
                 self._problem = problem

@@ -66,6 +66,13 @@ def words_of(error: grpc.aio.AioRpcError) -> str:
     return error.details() or error.code().name
 
 
+def describe_stranger(error: grpc.aio.AioRpcError, address: str, role: str) -> str:
+    """Return why whoever answers at `address` cannot be used as the `role`, draft or target, in one sentence."""
+    if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+        return f"the {role} at {address} does not take the orchestrator's key: see --peer-api-key-file"
+    return f"what answers at {address} is no {role} service: {words_of(error)}"
+
+
 async def _problem(channel: grpc.aio.Channel, model: common_pb2.ModelInfo) -> str:
     """Return why a service does not serve `model` now, empty where it does."""
     try:

@@ -135,6 +135,6 @@ def seen_lines(seen: Seen, again: Row) -> Iterator[str]:
     else:
         yield "No drafts were seen, so nothing is known of how many would be accepted and of what they take."
     if seen.num_looked_up:
-        yield f"{seen.num_looked_up} cycles had a draft from the request's own text, which is not simulated."
+        yield f"{seen.num_looked_up} cycles had a draft from a text of the request, which is not simulated."
     error = again.achieved / seen.tokens_per_s - 1
     yield f"Simulated again: {again.achieved:,.1f} tokens/s, {100 * error:+.1f} % of what was seen."

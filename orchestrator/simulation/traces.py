@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.bench.spans import Event, Span
 from orchestrator.costs import ModelCosts, Point
-from orchestrator.drafting.drafter import NGRAM, REMOTE
+from orchestrator.drafting.drafter import NGRAM, PREDICTION, REMOTE
 from orchestrator.simulation.scenario import Scenario
 
 # Cycles that say something: the first one of a request reads its prompt.
@@ -25,7 +25,7 @@ class Seen:
     """What was seen while most streams were under way, and the scenario that is made of it.
 
     `accepted_by_position` is, for each position in a draft, the share that was accepted of those that were drafted
-    there and followed accepted ones only. `num_looked_up` of the cycles had a draft from the request's own text, which
+    there and followed accepted ones only. `num_looked_up` of the cycles had a draft from a text of the request, which
     is not simulated.
     """
 
@@ -97,7 +97,7 @@ def look_at(spans: Iterable[Span]) -> Seen:
         1e9 * num_tokens / span_ns,
         _by_position(drafted),
         len(busiest),
-        sum(cycle.drafter == NGRAM for cycle in busiest),
+        sum(cycle.drafter in (NGRAM, PREDICTION) for cycle in busiest),
     )
 
 

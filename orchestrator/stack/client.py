@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import grpc
 
 from outrider.v1 import generation_pb2, generation_pb2_grpc
-from services.frame.rpc.channel import ClientTls, open_channel
+from services.frame.rpc.channel import ANONYMOUS, Credentials, open_channel
 from services.frame.rpc.errors import ServiceError, error_from_rpc, is_from_server
 
 # What gRPC makes of nobody, of another program, and of what proxies say and do.
@@ -19,10 +19,10 @@ _UNREACHABLE = (
 
 
 async def generate(
-    address: str, request: generation_pb2.GenerateRequest, tls: ClientTls | None = None
+    address: str, request: generation_pb2.GenerateRequest, credentials: Credentials = ANONYMOUS
 ) -> AsyncIterator[generation_pb2.GenerateResponse]:
-    """Stream the answer of a running orchestrator. Raises ServiceError, and StartupError for unusable TLS files."""
-    async with open_channel(address, tls=tls) as channel:
+    """Stream the answer of a running orchestrator. Raises ServiceError, and StartupError for unusable credentials."""
+    async with open_channel(address, credentials=credentials) as channel:
         has_begun = False
         try:
             async for message in generation_pb2_grpc.GenerationServiceStub(channel).Generate(request):
@@ -32,9 +32,9 @@ async def generate(
             raise _described(error, address, has_begun=has_begun) from error
 
 
-async def fetch_status(address: str, tls: ClientTls | None = None) -> generation_pb2.GetStatusResponse:
+async def fetch_status(address: str, credentials: Credentials = ANONYMOUS) -> generation_pb2.GetStatusResponse:
     """Ask a running orchestrator how it is doing. Raises as `generate` does."""
-    async with open_channel(address, tls=tls) as channel:
+    async with open_channel(address, credentials=credentials) as channel:
         try:
             return await generation_pb2_grpc.GenerationServiceStub(channel).GetStatus(generation_pb2.GetStatusRequest())
         except grpc.aio.AioRpcError as error:

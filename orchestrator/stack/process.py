@@ -19,7 +19,7 @@ from orchestrator.peers.watch import find_obstacle
 from services.frame.program.address import is_unix_address
 from services.frame.program.printable import printable
 from services.frame.program.startup import CODE_REFUSED, StartupError
-from services.frame.rpc.channel import ClientTls, open_channel
+from services.frame.rpc.channel import Credentials, open_channel
 from services.frame.telemetry import named_service
 
 _log = logging.getLogger(__name__)
@@ -201,13 +201,13 @@ class ServerProcess:
         told = f"; its last line: {last_line}" if last_line else ", without a word"
         return f"{self.name} ended twice with {_named(code)} before it served{told}"
 
-    async def doing(self, tls: ClientTls | None) -> str:
+    async def doing(self, credentials: Credentials) -> str:
         """Return what it is at before it serves, in a few words."""
         listening = self._run.listening if self._run is not None and self.pid is not None else None
         # Empty where it has ended before it listened.
         if listening is None or not listening.done() or not (address := listening.result()):
             return "starting"
-        async with open_channel(address, tls=tls) as channel:
+        async with open_channel(address, credentials=credentials) as channel:
             obstacle = await find_obstacle(channel, _ANSWER_S)
         return "starting" if obstacle is None else obstacle.text
 

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from orchestrator.stack.process import ServerProcess
-from services.frame.rpc.channel import ClientTls
+from services.frame.rpc.channel import ANONYMOUS, Credentials
 from services.frame.server import check_free
 
 ResultT = TypeVar("ResultT")
@@ -46,10 +46,10 @@ async def while_kept(waiting: Coroutine[Any, Any, ResultT], keeping: Coroutine[A
 class Processes:
     """Server processes that are kept together; they stop in the reverse of the order in which they were added."""
 
-    def __init__(self, tls: ClientTls | None = None) -> None:
-        """`tls` is how those with a model are called."""
+    def __init__(self, credentials: Credentials = ANONYMOUS) -> None:
+        """`credentials` are how those with a model are called."""
         self._processes: list[ServerProcess] = []
-        self._tls = tls
+        self._credentials = credentials
 
     def add(self, process: ServerProcess) -> ServerProcess:
         """Take a process in, started or not."""
@@ -70,7 +70,7 @@ class Processes:
         """Return which of them do not serve yet, and what those with a model are at."""
         waited_for = [process for process in self._processes if not process.serving.is_set()]
         loading = [process for process in waited_for if process.module != "orchestrator"]
-        doing = await asyncio.gather(*(process.doing(self._tls) for process in loading))
+        doing = await asyncio.gather(*(process.doing(self._credentials) for process in loading))
         told = [f"{process.name} ({each})" for process, each in zip(loading, doing, strict=True)]
         # It waits for the others.
         return " and ".join(told or [process.name for process in waited_for])
@@ -93,8 +93,8 @@ class Processes:
 class Stack(Processes):
     """Starts everything on entry, stops everything on exit."""
 
-    def __init__(self, options: StackOptions, tls: ClientTls | None = None) -> None:
-        super().__init__(tls)
+    def __init__(self, options: StackOptions, credentials: Credentials = ANONYMOUS) -> None:
+        super().__init__(credentials)
         self._options = options
         self.address = ""
 

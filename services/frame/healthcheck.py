@@ -12,7 +12,7 @@ from pydantic import Field
 from services.frame.program.output import guarded_output, say
 from services.frame.program.settings import Address, PeerSettings, ProgramSettings, parse_settings
 from services.frame.program.startup import StartupError, refuse
-from services.frame.rpc.channel import client_tls, open_channel
+from services.frame.rpc.channel import client_credentials, open_channel
 from services.frame.rpc.health import check_health
 
 CODE_UNHEALTHY = 1
@@ -43,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 async def _problem(settings: HealthcheckSettings) -> str:
     """Return why the server is not healthy, empty when it is."""
-    async with open_channel(settings.address, tls=client_tls(settings), proxy=settings.peer_proxy) as channel:
+    credentials = client_credentials(settings)
+    async with open_channel(settings.address, credentials=credentials, proxy=settings.peer_proxy) as channel:
         try:
             is_serving = await check_health(channel, settings.service, settings.timeout_s)
         except grpc.aio.AioRpcError as error:

@@ -22,8 +22,12 @@ from services.frame.telemetry import Telemetry, configure_telemetry
 _logger = logging.getLogger(__name__)
 
 
-def run_server(settings: ServerSettings, application: Application, service_name: str) -> int:
+def run_server(
+    settings: ServerSettings, application: Application, service_name: str, *, has_metrics_page: bool = False
+) -> int:
     """Serve until SIGTERM, SIGINT or SIGHUP and return the exit code of the process.
+
+    With `has_metrics_page` the application tells metrics to Prometheus, which are measured then without any exporter.
 
     Prints `listening on HOST:PORT` to stdout once bound, or `listening on unix:/path`, `serving on` the same once the
     application serves, as health tells too, and `stopping, at most N s for calls under way` when it stops.
@@ -33,7 +37,7 @@ def run_server(settings: ServerSettings, application: Application, service_name:
     """
     configure_logging(settings.log_level, settings.log_format, service_name)
     try:
-        telemetry = configure_telemetry(service_name)
+        telemetry = configure_telemetry(service_name, has_page=has_metrics_page)
         try:
             failure = uvloop.run(_serve(settings, application, telemetry))
         finally:

@@ -16,6 +16,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 
 from services.frame.program.address import is_unix_address
+from services.frame.program.api_keys import ApiKeys
 from services.frame.program.settings import ServerSettings
 from services.frame.program.startup import StartupError
 from services.frame.rpc.handlers import HandlerRegistry
@@ -23,7 +24,7 @@ from services.frame.rpc.health import HealthService
 from services.frame.rpc.reflection import add_reflection
 from services.frame.rpc.tls import ServerCertificates
 from services.frame.rpc.unix_socket import check_socket_free
-from services.frame.telemetry import Telemetry
+from services.frame.telemetry import Telemetry, observed
 
 # A client may ping every ten seconds, even between calls. One that has vanished is noticed within 25 seconds: see
 # `channel.KEEPALIVE_OPTIONS`, whose numbers must fit these.
@@ -78,6 +79,8 @@ class FrameServer:
         self.ended = asyncio.Event()
         self.failure: str | None = None
         self.port = 0
+        # Those that callers must show one of; read when it begins to listen.
+        self.keys: ApiKeys | None = None
         self._application = application
         self._registry = HandlerRegistry()
         # Health and reflection, which answer from the first moment to the last.
@@ -129,9 +132,15 @@ class FrameServer:
     async def listen(self) -> int:
         """Bind and answer health and reflection; methods of the application answer NOT_READY. Returns the port.
 
-        Raises StartupError for an address that cannot be bound and for unusable certificates.
+        Raises StartupError for an address that cannot be bound and for unusable certificates and keys.
         """
         settings = self.settings
+        if settings.api_key_file is not None:
+            # Health and reflection tell nothing of what is served, and are asked by who knows no key.
+            keys = self.keys = self._registry.keys = ApiKeys(settings.api_key_file)
+            self.telemetry.meter.create_observable_counter(
+                "outrider.refused_keys", [observed(lambda: keys.num_refused)], "{call}", "calls without a key"
+            )
         server = grpc.aio.server(
             handlers=[self._stock, self._registry],
             options=[

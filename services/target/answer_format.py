@@ -5,6 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from outrider.v1 import target_pb2
+from services.target.messages import Message
 
 _CONTENT = target_pb2.ANSWER_PART_CONTENT
 _REASONING = target_pb2.ANSWER_PART_REASONING
@@ -111,6 +112,12 @@ def answer_format(source: str, prompt: str, spellings: Collection[str] = ()) -> 
         first=_REASONING if begun == _REASONING else _CONTENT,
         markers=[target_pb2.AnswerMarker(text=text, begins=begins) for text, begins in markers.items()],
     )
+
+
+def continued_part(form: target_pb2.AnswerFormat, last: Message) -> target_pb2.AnswerPart.ValueType:
+    """Return what an answer begins with that goes on with the last message of a chat."""
+    is_thought = bool(last.reasoning) and not last.content
+    return _REASONING if is_thought and any(marker.begins == _REASONING for marker in form.markers) else _CONTENT
 
 
 def _thought_markers(source: str, prompt: str, spellings: Collection[str]) -> _Markers:

@@ -15,12 +15,13 @@ class ChatTemplates:
     """Finds the template for a chat. One that is not valid keeps nothing else from working."""
 
     def __init__(self, sources: Mapping[str, str], vocabulary: Vocabulary) -> None:
-        """Compile what can be compiled; `problems` says what cannot."""
+        """Compile what can be compiled, and find out what each template needs; `problems` says what cannot."""
         self._templates: dict[str, ChatTemplate] = {}
         self.problems: dict[str, str] = {}
         for name, source in sources.items():
             try:
                 self._templates[name] = ChatTemplate(source, vocabulary)
+                self._templates[name].needs.find()
             except ChatError as error:
                 self.problems[name] = str(error)
 

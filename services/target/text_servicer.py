@@ -10,9 +10,10 @@ from services.engine.wire import checked_tokens
 from services.frame.rpc.errors import ServiceError, invalid_argument
 from services.frame.rpc.handlers import RpcContext
 from services.frame.rpc.limits import most_tokens
-from services.target.answer_format import answer_format
-from services.target.chat import ChatError, Message, VariablesError
+from services.target.answer_format import answer_format, continued_part
+from services.target.chat import ChatError, ContinuationError, VariablesError
 from services.target.chat_templates import ChatTemplates
+from services.target.messages import read_messages, read_tools, texts_of
 from services.target.texts import TextThread, check_text
 
 # No slot holds more, and making a message of so many keeps others waiting for a tenth of a second.
@@ -83,16 +84,31 @@ class TextServicer(target_pb2_grpc.TargetServiceServicer):
         most = self._most(request.max_tokens)
         if len(request.messages) > most:
             raise self._too_long(len(request.messages), request.max_tokens)
+        if request.continue_final_message and request.add_generation_prompt:
+            sentence = "a prompt ends in the last message or after it: leave add_generation_prompt out"
+            raise invalid_argument("INVALID_REQUEST", "continue_final_message", sentence)
 
         def render() -> target_pb2.ApplyChatTemplateResponse:
             variables = _variables(request.template_variables)
-            template = self._chat_templates.choose(request.template_name, has_tools=bool(variables.get("tools")))
-            messages = [Message(message.role, message.content, message.reasoning) for message in request.messages]
-            check_text("".join(message.role + message.content + message.reasoning for message in messages), "messages")
+            tools = read_tools(request.tools)
+            has_tools = bool(tools or variables.get("tools"))
+            template = self._chat_templates.choose(request.template_name, has_tools=has_tools)
+            messages = read_messages(request.messages)
+            check_text("".join(map(texts_of, messages)), "messages")
+            check_text("".join(tool.name + tool.description + tool.parameters for tool in request.tools), "tools")
             text, tokens = template.render(
-                messages, add_generation_prompt=request.add_generation_prompt, variables=variables, most=most
+                messages,
+                add_generation_prompt=request.add_generation_prompt,
+                continue_final_message=request.continue_final_message,
+                tools=tools,
+                variables=variables,
+                most=most,
             )
             form = answer_format(template.source, text, self._vocabulary.steering_texts)
+            if request.continue_final_message:
+                form.first = continued_part(form, messages[-1])
+            if tools:
+                form.tool_calls.extend(template.tool_call_formats)
             reply = target_pb2.ApplyChatTemplateResponse(text=text, tokens=tokens, answer_format=form)
             if reply.ByteSize() > self._most_bytes:
                 raise TooLongError(len(tokens))
@@ -102,6 +118,8 @@ class TextServicer(target_pb2_grpc.TargetServiceServicer):
             return await self._texts.run(request.ByteSize(), render)
         except VariablesError as error:
             raise invalid_argument("INVALID_REQUEST", "template_variables", str(error)) from error
+        except ContinuationError as error:
+            raise invalid_argument("INVALID_REQUEST", "continue_final_message", str(error)) from error
         except ChatError as error:
             raise ServiceError(grpc.StatusCode.FAILED_PRECONDITION, "CHAT_TEMPLATE", str(error)) from error
         except TooLongError as error:

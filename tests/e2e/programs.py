@@ -161,9 +161,13 @@ class Serving:
 
 @contextmanager
 def serving(home: Path, *arguments: str, **variables: str) -> Iterator[Serving]:
-    """`outrider serve` on a free port, with exact text, from when it serves until the end of the block."""
+    """`outrider serve` on a free port, with exact text, from when it serves until the end of the block.
+
+    HTTP is for tests that ask for it: all others would look for the same port.
+    """
+    http = () if "--http" in arguments else ("--http", "")
     process = subprocess.Popen(
-        command("serve", "--port", "0", "--exact", "on", *arguments),
+        command("serve", "--port", "0", "--exact", "on", *http, *arguments),
         env=environment(home) | variables,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -75,6 +75,11 @@ def test_json(system: Serving, home: Path) -> None:
     assert [each["drafter"] for each in answer["speculation"]["drafters"]] == ["DRAFTER_REMOTE"]
     looked_up = _json(home, system, "--drafter", "ngram", *ASKED)
     assert looked_up["text"] == answer["text"]
+    expected = home / "expected.txt"
+    expected.write_text(answer["text"])
+    predicted = _json(home, system, "--prediction", str(expected), "--drafter", "prediction", *ASKED)
+    assert predicted["text"] == answer["text"]
+    assert [each["drafter"] for each in predicted["speculation"]["drafters"]] == ["DRAFTER_PREDICTION"]
 
 
 def test_a_pipe_gets_exactly_the_text(system: Serving, home: Path) -> None:

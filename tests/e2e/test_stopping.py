@@ -182,7 +182,9 @@ def test_an_orchestrator_that_is_lost_while_the_models_load(start: Start, tmp_pa
     ("accident", "said", "arguments"),
     [
         pytest.param(accidents.CRASH_AT_ONCE, "no such instruction", ("generate", "a"), id="at once"),
-        pytest.param(accidents.CRASH_WHILE_LOADING, "a bad tensor", ("serve", "--port", "0"), id="loading"),
+        pytest.param(
+            accidents.CRASH_WHILE_LOADING, "a bad tensor", ("serve", "--port", "0", "--http", ""), id="loading"
+        ),
     ],
 )
 def test_a_target_that_crashes_before_it_serves(
@@ -215,7 +217,7 @@ def test_as_process_1_of_a_container(
     start: Start, as_process_1: list[str], tmp_path: Path, number: signal.Signals
 ) -> None:
     variables = accidents.cause(tmp_path / "accident", accidents.LOAD_SLOWLY)
-    arguments = command("serve", "--port", "0", "--exact", "off", "--log-level", "warning")
+    arguments = command("serve", "--port", "0", "--http", "", "--exact", "off", "--log-level", "warning")
     process = start(tmp_path, *as_process_1, *arguments, **variables)
     until_said(process, "(loading target.gguf (")
     (first,) = psutil.Process(process.pid).children()

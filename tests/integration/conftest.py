@@ -23,6 +23,7 @@ from tests.integration.services import (
     target_server,
     until_idle,
 )
+from tests.integration.source_package import models_folder
 from tests.waiting import PATIENCE_S
 
 VOCABULARY = 4096
@@ -35,6 +36,12 @@ class Pair:
 
     target: Path
     draft: Path
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with vocabularies and templates of llama-cpp-python's source package."""
+    return models_folder(tmp_path_factory.mktemp("source"))
 
 
 @pytest.fixture(scope="session")

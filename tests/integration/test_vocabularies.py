@@ -1,10 +1,9 @@
 """Vocabularies of all kinds and sizes pair with themselves, and chat templates of known models render.
 
-The vocabularies and templates come with llama-cpp-python's source package, which LLAMA_CPP_PYTHON_SOURCE names.
+The vocabularies and templates come with llama-cpp-python's source package: see `source_package.py`.
 """
 
 import os
-import tarfile
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,9 +24,11 @@ from services.engine.model.gguf_file import GgufFile
 from services.engine.model.model import Model
 from services.engine.model.vocabulary import Attribute, Vocabulary
 from services.engine.startup.model_service import ModelServicer
-from services.target.chat import ChatError, ChatTemplate, Message
+from services.target.chat import ChatError, ChatTemplate
+from services.target.messages import Message
 from tests.foreign_models import llama, tiny_tokenizer
 from tests.integration.services import client_of, draft_server, fixed, orchestrator_server, target_server
+from tests.integration.source_package import needs_source
 
 pytestmark = pytest.mark.integration
 
@@ -88,31 +89,12 @@ def test_text_gets_no_last_token(tmp_path: Path) -> None:
     assert vocabulary.tokenize("a text", add_bos=True, parse_special=False) == [vocabulary.bos, *plain]
 
 
-SOURCE = os.environ.get("LLAMA_CPP_PYTHON_SOURCE", "")
-needs_source = pytest.mark.skipif(
-    not SOURCE,
-    reason="LLAMA_CPP_PYTHON_SOURCE does not name llama-cpp-python's source package, packed or unpacked: "
-    "`pip download --no-deps --no-binary llama-cpp-python llama-cpp-python` fetches it",
-)
 CHATS = {
     "user first": ["user", "assistant", "user"],
     "system first": ["system", "user", "assistant", "user"],
 }
 # Gemma 2 knows no system.
 REFUSED = {("google-gemma-2-2b-it.jinja", "system first")}
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with vocabularies and templates."""
-    folder = Path(SOURCE)
-    if folder.is_file():
-        unpacked = tmp_path_factory.mktemp("source")
-        with tarfile.open(folder) as archive:
-            wanted = [member for member in archive if "vendor/llama.cpp/models/" in member.name]
-            archive.extractall(unpacked, wanted, filter="data")
-        folder = unpacked
-    return next(folder.glob("**/vendor/llama.cpp/models"))
 
 
 @dataclass(frozen=True)
@@ -138,7 +120,7 @@ async def _served(vocabulary: Vocabulary) -> ServedModel:
         tokenizer_fingerprint=vocabulary.fingerprint,
         bos_token=vocabulary.bos if vocabulary.adds_bos else None,
     )
-    servicer = ModelServicer(cast(Any, SimpleNamespace(vocabulary=vocabulary)), info)
+    servicer = ModelServicer(cast(Any, SimpleNamespace(vocabulary=vocabulary)), cast(Any, None), info)
     parts = servicer.GetTokenTable(model_pb2.GetTokenTableRequest(), cast(Any, None))
     return ServedModel(info, [entry async for part in parts for entry in part.entries])
 

@@ -1,8 +1,10 @@
 """The dashboard of deploy/: every expression names metrics and labels that Prometheus gets from our instruments."""
 
+import asyncio
 import json
 import re
 from collections import Counter
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,6 +12,7 @@ from typing import Any, cast
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import Gauge, Histogram, InMemoryMetricReader, Metric, Sum
+from prometheus_client import Metric as Family
 
 from orchestrator.generation.instruments import GenerationInstruments
 from orchestrator.generation.request_span import request_attributes
@@ -20,10 +23,11 @@ from services.engine.scheduling.engine import Engine
 from services.engine.scheduling.scheduler import Decode
 from services.engine.startup.instruments import EngineInstruments
 from services.frame.telemetry import Telemetry
+from services.frame.telemetry.prometheus import PrometheusPage
 
 DASHBOARD = json.loads((Path(__file__).parents[2] / "deploy" / "grafana" / "dashboard.json").read_text())
 
-UNITS = {"1": "ratio", "s": "seconds", "By": "bytes", "%": "percent"}
+UNITS = {"s": "seconds", "By": "bytes", "%": "percent"}
 # The service's name, which the collector makes of service.name, and the bound of a histogram's bucket.
 OTHER_LABELS = {"job", "le"}
 GROUPING = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)")
@@ -50,11 +54,25 @@ def prometheus_names(metric: Metric) -> list[str]:
     return [name]
 
 
+PAGE = PrometheusPage()
+FETCHED: list[Family] = []
+
+
+async def paced(instruments: GenerationInstruments) -> None:
+    """Two chunks of an answer."""
+
+    async def chunks() -> AsyncGenerator[int, None]:
+        yield 1
+        yield 2
+
+    assert [chunk async for chunk in instruments.paced(chunks())] == [1, 2]
+
+
 @pytest.fixture(scope="module")
 def metrics() -> list[Metric]:
     """Every metric of ours, recorded once."""
     reader = InMemoryMetricReader()
-    provider = MeterProvider([reader], shutdown_on_exit=False)
+    provider = MeterProvider([reader, PAGE.reader], shutdown_on_exit=False)
     telemetry = Telemetry(meter_provider=provider)
     engine: Any = SimpleNamespace(num_waiting=0, num_active=0, num_evictions=0)
     EngineInstruments(telemetry, cast(Engine, engine), 1, 1).record_decode(Decode(0.0, 0.001, [("a", 1)], True))
@@ -62,6 +80,7 @@ def metrics() -> list[Metric]:
     statistics = Statistics(1, drafted, drafted, drafted, num_accepted_per_position=Counter([0]))
     instruments = GenerationInstruments(telemetry, lambda: 0, lambda: 0.0, lambda: 0.0)
     instruments.record(statistics, 1)
+    asyncio.run(paced(instruments))
     attributes = request_attributes(generation_pb2.GenerateRequest(), common_pb2.ModelInfo(name="m"))
     with instruments.request(attributes) as counted:
         counted.answer(generation_pb2.GenerateSummary(usage=generation_pb2.Usage(num_generated_tokens=2)))
@@ -70,6 +89,7 @@ def metrics() -> list[Metric]:
     with pytest.MonkeyPatch.context() as patches:
         patches.setattr("services.engine.startup.instruments.accelerators", lambda: [Accelerator("a GPU", 1, 2)])
         data = reader.get_metrics_data()
+        FETCHED.extend(PAGE.families())
     provider.shutdown()
     assert data is not None
     return list(data.resource_metrics[0].scope_metrics[0].metrics)
@@ -90,6 +110,15 @@ TARGETS = [
     for panel in DASHBOARD["panels"]
     for target in panel["targets"]
 ]
+
+
+def test_what_prometheus_fetches_has_the_names_that_a_collector_makes(series: dict[str, set[str]]) -> None:
+    fetched = {
+        sample.name: set(sample.labels) - {"le"} for family in FETCHED for sample in family.samples if sample.labels
+    }
+    fetched |= {sample.name: set() for family in FETCHED for sample in family.samples if not sample.labels}
+    del fetched["target_info"]
+    assert fetched == series
 
 
 @pytest.mark.parametrize(("expression", "legend"), TARGETS)
@@ -126,7 +155,7 @@ def test_panels_do_not_overlap() -> None:
 def test_percentiles_of_times_can_be_read_from_buckets(metrics: list[Metric]) -> None:
     """The SDK's own buckets begin with everything up to five seconds."""
     times = [metric.data for metric in metrics if metric.unit == "s"]
-    assert len(times) == 4
+    assert len(times) == 5
     for data in times:
         assert isinstance(data, Histogram)
         assert len([bound for bound in data.data_points[0].explicit_bounds if 0 < bound < 1]) >= 5

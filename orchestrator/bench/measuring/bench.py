@@ -24,6 +24,7 @@ from orchestrator.bench.load.streams import (
 from orchestrator.bench.measuring.machine import GoneError, Gpus, memory_bytes, until_quiet, used_s
 from orchestrator.bench.results.checks import agreements
 from orchestrator.bench.results.counting import count
+from orchestrator.bench.systems.services import Services
 from orchestrator.bench.systems.system import FAILURES, Setting, System
 from services.frame.program.atomic_file import replacing
 from services.frame.program.startup import StartupError
@@ -128,6 +129,8 @@ class Bench:
                     self._fail({"system": system.name, "setting": setting_name}, ConnectionError(problem))
                 for setting in sorted(system.settings, key=lambda each: each.num_draft_tokens, reverse=True):
                     await self._warm_up(system, setting, most_streams)
+                if isinstance(system, Services):
+                    await system.rehearse(for_streams(self._load.prompts, most_streams), self._load.num_tokens)
             except FAILURES as error:
                 if system.name == needed:
                     raise

@@ -22,6 +22,9 @@ _MIXED = {
     "unknown": "not known without more rounds",
 }
 
+# Settings that draft without a model.
+_TEXTS = {"ngram": "lookup in the text", "prediction": "a prediction"}
+
 
 def answer(verdicts: Sequence[Verdict]) -> str:
     """Return one sentence that answers whether a draft, or lookup, is worth it on this machine."""
@@ -42,7 +45,8 @@ def answer(verdicts: Sequence[Verdict]) -> str:
 
 def _what_drafts(verdicts: Sequence[Verdict]) -> str:
     settings = {each.case[1] for each in verdicts}
-    names = (["a draft"] if settings - {"ngram"} else []) + ([setting_in_words("ngram")] if "ngram" in settings else [])
+    texts = [name for name in _TEXTS if name in settings]
+    names = (["a draft"] if settings.difference(_TEXTS) else []) + [_TEXTS[name] for name in texts]
     return " or ".join(names)
 
 
@@ -56,7 +60,7 @@ def setting_in_words(name: str) -> str:
     """Return a setting as it is told in a sentence."""
     if name.isdecimal():
         return "1 draft token" if name == "1" else f"{name} draft tokens"
-    return {"ngram": "lookup in the text"}.get(name, name)
+    return _TEXTS.get(name, name)
 
 
 def _joined(parts: Sequence[str]) -> str:

@@ -12,9 +12,10 @@ from typing import Any
 import grpc
 from google.protobuf.json_format import MessageToDict
 
+from orchestrator.bench.load.predictions import with_edits
 from orchestrator.bench.load.prompts import Prompt
 from orchestrator.bench.load.streams import Ask, Stream
-from orchestrator.bench.systems.system import Models, Setting
+from orchestrator.bench.systems.system import PLAIN, PREDICTION, Models, Setting
 from orchestrator.stack.client import fetch_status, generate
 from orchestrator.stack.process import ServerProcess
 from orchestrator.stack.stack import Processes, while_kept
@@ -26,11 +27,19 @@ from services.frame.rpc.health import watch_health
 # A target that loads is waited for.
 _ORCHESTRATOR_FLAGS = ("--log-level", "error", "--target-patience-s", "300")
 _PAUSE_S = 0.01
+# Keys that the environment asks for are for others: all of these are called on loopback, without any.
+_KEYLESS = {f"OUTRIDER_{service}_API_KEY_FILE": "" for service in ("TARGET", "DRAFT", "ORCHESTRATOR")}
 _MODES = {
     "auto": generation_pb2.SPECULATION_MODE_AUTO,
     "fixed": generation_pb2.SPECULATION_MODE_FIXED,
-    # Lookup has its own lengths, within what the orchestrator is set to.
+    # Texts have their own lengths, within what the orchestrator is set to.
     "ngram": generation_pb2.SPECULATION_MODE_AUTO,
+    PREDICTION: generation_pb2.SPECULATION_MODE_AUTO,
+}
+_DRAFTERS = {
+    "auto": generation_pb2.DRAFTER_UNSPECIFIED,
+    "ngram": generation_pb2.DRAFTER_NGRAM,
+    PREDICTION: generation_pb2.DRAFTER_PREDICTION,
 }
 # What a checkout has whose services can be started and asked.
 _NEEDED = (
@@ -94,10 +103,14 @@ class Services:
         # With a draft and without one.
         self._addresses: dict[bool, str] = {}
         self._processes: dict[bool, dict[str, ServerProcess]] = {True: {}, False: {}}
+        # What is expected as answers to prompts that have no prediction of their own.
+        self._expected: dict[Prompt, str] = {}
 
     def again(self, variables: dict[str, str], settings: Sequence[Setting]) -> "Services":
         """Return the same, not started, with these variables in the environment of its processes."""
-        return Services(self.name, self.checkout, self._models, settings, exact=self._exact, variables=variables)
+        again = Services(self.name, self.checkout, self._models, settings, exact=self._exact, variables=variables)
+        again._expected = self._expected
+        return again
 
     async def start(self, running: AsyncExitStack) -> dict[str, str]:
         """Return when the orchestrators serve; see `System.start`. Raises RefusedError and CrashedError."""
@@ -110,9 +123,21 @@ class Services:
         self.settings = [each for each in self.settings if each not in too_many]
         return {each.name: f"the target takes 1 to {most} draft tokens" for each in too_many}
 
+    async def rehearse(self, prompts: Sequence[Prompt], num_tokens: int) -> None:
+        """Find out what to expect as answers of so many tokens, where that is asked for and no prompt says it."""
+        if not any(setting.kind == PREDICTION for setting in self.settings):
+            return
+        for prompt in prompts:
+            if not (prompt.prediction or prompt in self._expected):
+                messages = generate(self._addresses[True], _request(prompt, Setting(PLAIN), num_tokens))
+                text = "".join([message.chunk.text async for message in messages])
+                self._expected[prompt] = with_edits(text)
+
     def asking(self, prompt: Prompt, setting: Setting, num_tokens: int) -> Ask:
         """Return what asks for one stream; see `System.asking`."""
         address, request = self._addresses[setting.has_draft], _request(prompt, setting, num_tokens)
+        if setting.kind == PREDICTION:
+            request.prediction.text = prompt.prediction or self._expected.get(prompt, "")
 
         async def ask(stream: Stream) -> None:
             async for message in generate(address, request):
@@ -145,7 +170,7 @@ class Services:
 
         The working directory would come before everything else, but for the flag.
         """
-        variables = dict(self._variables)
+        variables = _KEYLESS | self._variables
         if found := (*paths, *self.checkout.paths):
             variables |= {"PYTHONPATH": os.pathsep.join(map(str, found)), "PYTHONSAFEPATH": "1"}
         return ServerProcess(module, flags, variables=variables)
@@ -192,11 +217,10 @@ async def _is_serving(channel: grpc.aio.Channel) -> bool:
 
 
 def _request(prompt: Prompt, setting: Setting, num_tokens: int) -> generation_pb2.GenerateRequest:
-    drafter = generation_pb2.DRAFTER_NGRAM if setting.kind == "ngram" else generation_pb2.DRAFTER_REMOTE
     speculation = generation_pb2.Speculation(
         mode=_MODES.get(setting.kind, generation_pb2.SPECULATION_MODE_OFF),
         num_draft_tokens=setting.num_draft_tokens,
-        drafter=generation_pb2.DRAFTER_UNSPECIFIED if setting.kind == "auto" else drafter,
+        drafter=_DRAFTERS.get(setting.kind, generation_pb2.DRAFTER_REMOTE),
     )
     request = generation_pb2.GenerateRequest(max_tokens=num_tokens, seed=1, speculation=speculation)
     if prompt.messages:

@@ -19,14 +19,17 @@ FAILURES = (OSError, ServiceError, RefusedError, CrashedError)
 PLAIN, ALONE, AGAIN = "plain", "alone", "plain again"
 # As many draft tokens as pay.
 AUTO = "auto"
+# No drafts but those of what is expected as the answer.
+PREDICTION = "prediction"
 
 
 @dataclass(frozen=True)
 class Setting:
     """How a system decodes: with so many draft tokens, as many as it thinks best, or plainly.
 
-    `kind` is `plain`, `alone`, `again`, `auto`, `fixed`, `ngram` or, of llama-server, one of its other types of
-    speculation; `num_draft_tokens` counts for `fixed` only. `least_probability` is llama-server's `--spec-draft-p-min`.
+    `kind` is `plain`, `alone`, `again`, `auto`, `fixed`, `ngram`, `prediction` or, of llama-server, one of its other
+    types of speculation; `num_draft_tokens` counts for `fixed` only. `least_probability` is llama-server's
+    `--spec-draft-p-min`.
     """
 
     kind: str
@@ -55,10 +58,12 @@ class Setting:
     @staticmethod
     def parse(name: str) -> "Setting":
         """Return the setting of this name, of ours. Raises ValueError where there is none."""
-        if name in (PLAIN, ALONE, AUTO, "ngram"):
+        if name in (PLAIN, ALONE, AUTO, "ngram", PREDICTION):
             return Setting(name)
         if not name.isdecimal() or not 1 <= int(name) <= _MOST_DRAFT_TOKENS:
-            raise ValueError(f"a setting is plain, alone, auto, ngram or 1 to {_MOST_DRAFT_TOKENS} draft tokens")
+            raise ValueError(
+                f"a setting is plain, alone, auto, ngram, prediction or 1 to {_MOST_DRAFT_TOKENS} draft tokens"
+            )
         return Setting("fixed", int(name))
 
 

@@ -45,7 +45,9 @@ _TYPES: Mapping[int, tuple[str, str]] = MappingProxyType(
     }
 )
 # Reasons for which clients look by another name.
-_CODES: Mapping[str, str] = MappingProxyType({"PROMPT_TOO_LONG": "context_length_exceeded"})
+_CODES: Mapping[str, str] = MappingProxyType(
+    {"PROMPT_TOO_LONG": "context_length_exceeded", "MODEL_UNKNOWN": "model_not_found"}
+)
 # When to come again, where the error does not say so.
 _RETRY_AFTER_S = 1.0
 _ANTHROPIC = "/v1/messages"

@@ -24,6 +24,8 @@ class Answer:
 
     chunks: list[generation_pb2.GenerateChunk] = field(default_factory=list)
     summary: generation_pb2.GenerateSummary = field(default_factory=generation_pb2.GenerateSummary)
+    # Where asked for.
+    prompt: list[generation_pb2.PromptToken] = field(default_factory=list)
 
     @property
     def text(self) -> str:
@@ -74,10 +76,13 @@ class Generations:
         answers = [Answer() for _ in self.requests]
 
         async def keep(index: int, message: generation_pb2.GenerateResponse) -> None:
-            if message.HasField("chunk"):
-                answers[index].chunks.append(message.chunk)
-            else:
-                answers[index].summary = message.summary
+            match message.WhichOneof("message"):
+                case "chunk":
+                    answers[index].chunks.append(message.chunk)
+                case "prompt":
+                    answers[index].prompt.extend(message.prompt.tokens)
+                case _:
+                    answers[index].summary = message.summary
 
         await self.run(keep)
         return answers

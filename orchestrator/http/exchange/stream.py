@@ -2,9 +2,10 @@
 
 import asyncio
 import json
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -27,24 +28,33 @@ _HEADERS = {
 }
 
 
-class Events(Protocol):
+class Events(ABC):
     """How one API writes an answer. Each method returns the bytes of any number of events, none too."""
 
     # What keeps proxies from cutting an answer that is silent.
-    ping: bytes
+    ping = _COMMENT
 
+    @abstractmethod
     def begin(self) -> bytes:
         """Return what comes before the first chunk."""
 
+    def prompt(self, index: int, report: generation_pb2.PromptReport) -> bytes:
+        """Return what tells of tokens of the prompt; only who asks for them gets any."""
+        raise NotImplementedError
+
+    @abstractmethod
     def chunk(self, index: int, chunk: generation_pb2.GenerateChunk) -> bytes:
         """Return what tells of a chunk of the generation at `index`."""
 
+    @abstractmethod
     def end(self, index: int, summary: generation_pb2.GenerateSummary) -> bytes:
         """Return what ends the generation at `index`."""
 
+    @abstractmethod
     def finish(self) -> bytes:
         """Return what comes after the last generation."""
 
+    @abstractmethod
     def fail(self, error: ServiceError) -> bytes:
         """Return what tells of an error after the answer has begun."""
 
@@ -94,10 +104,13 @@ class EventStream(Response):
 
     async def _tell(self, index: int, message: generation_pb2.GenerateResponse) -> None:
         self._begin()
-        if message.HasField("chunk"):
-            told = self._events.chunk(index, message.chunk)
-        else:
-            told = self._events.end(index, message.summary)
+        match message.WhichOneof("message"):
+            case "chunk":
+                told = self._events.chunk(index, message.chunk)
+            case "prompt":
+                told = self._events.prompt(index, message.prompt)
+            case _:
+                told = self._events.end(index, message.summary)
         if told:
             await self._write(told)
 

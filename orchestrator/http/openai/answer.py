@@ -2,27 +2,25 @@
 
 import time
 import uuid
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
 from orchestrator.http.exchange import told
 from orchestrator.http.exchange.errors import error_body
 from orchestrator.http.exchange.running import Answer
-from orchestrator.http.exchange.stream import event
+from orchestrator.http.exchange.stream import Events, event
 from orchestrator.http.openai.fields import ChoiceFields
 from orchestrator.http.sampling import Requests
-from orchestrator.http.served import Served
+from orchestrator.http.served import Served, fingerprint
 from outrider.v1 import generation_pb2
 from services.frame.rpc.errors import ServiceError
 
 _DONE = b"data: [DONE]\n\n"
 
 
-class OpenAIAnswer(ABC):
+class OpenAIAnswer(Events):
     """Writes an answer with one choice for each of `requests`."""
-
-    ping = b": ping\n\n"
 
     def __init__(
         self,
@@ -34,16 +32,18 @@ class OpenAIAnswer(ABC):
         kind: str,
     ) -> None:
         """Answers of a `kind`, as in "chat.completion", have ids with a `prefix`."""
+        model = served.model(requests[0].model)
         self._num_choices = asked.num_choices
         self._wants_usage = asked.wants_usage
         self._most_draft_tokens = served.most_draft_tokens(requests[0])
+        self._trace_url = served.settings.trace_url
         self._summaries = [generation_pb2.GenerateSummary() for _ in requests]
         self._head = {
             "id": f"{prefix}-{uuid.uuid4().hex}",
             "object": kind,
             "created": int(time.time()),
-            "model": served.target.name,
-            "system_fingerprint": served.fingerprint,
+            "model": model.name,
+            "system_fingerprint": fingerprint(model),
         }
 
     @abstractmethod
@@ -80,4 +80,4 @@ class OpenAIAnswer(ABC):
         return {"usage": told.usage(self._summaries, self._num_choices)} | self._measures()
 
     def _measures(self) -> dict[str, Any]:
-        return told.measures(self._summaries, self._most_draft_tokens)
+        return told.measures(self._summaries, self._most_draft_tokens, self._trace_url)

@@ -8,6 +8,7 @@ from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
 from orchestrator.generation.generation import draw_seed
+from orchestrator.http.exchange.cycles import reports
 from orchestrator.http.exchange.errors import unsupported
 from orchestrator.http.exchange.reading import JsonRoute, Unsupported
 from orchestrator.http.exchange.running import Answer, unless_gone
@@ -15,10 +16,11 @@ from orchestrator.http.exchange.stream import EventStream
 from orchestrator.http.exchange.told import finish_reason
 from orchestrator.http.openai.answer import OpenAIAnswer
 from orchestrator.http.openai.fields import ChoiceFields, choices_of
-from orchestrator.http.openai.log_probabilities import CompletionLogProbabilities, Tokens, TokenTexts
-from orchestrator.http.sampling import NAMES, NumTokens, Uint32, num_tokens
+from orchestrator.http.openai.log_probabilities import AnyTokens, CompletionLogProbabilities, TokenTexts
+from orchestrator.http.sampling import NAMES, NumTokens, Requests, Uint32, num_tokens
 from orchestrator.http.served import Served
-from outrider.v1 import generation_pb2
+from orchestrator.http.target_texts import of_target
+from outrider.v1 import generation_pb2, target_pb2
 from services.frame.rpc.errors import invalid_argument
 
 _PATH = "/v1/completions"
@@ -36,14 +38,12 @@ class CompletionRequest(ChoiceFields):
     )
     max_tokens: NumTokens | None = Field(None, description="most tokens of a choice; 16 if absent")
     logprobs: Uint32 | None = Field(None, description="log-probabilities, with so many of the most probable tokens")
-    echo: bool | None = None
+    echo: bool | None = Field(None, description="whether the prompt comes before each choice, with its logprobs")
     best_of: int | None = Field(None, description="as many as n")
     suffix: Unsupported = None
 
     def requests(self) -> list[generation_pb2.GenerateRequest]:
         """Return a request for each choice of each prompt. Raises ServiceError."""
-        if self.echo:
-            raise unsupported("echo")
         if self.best_of not in (None, self.num_choices):
             raise unsupported("best_of", "best_of is not supported, unless it is n")
         prompts = self._prompts()
@@ -60,6 +60,8 @@ class CompletionRequest(ChoiceFields):
             self.fill(request)
             if self.logprobs is not None:
                 request.num_log_probabilities = self.logprobs
+                if self.echo:
+                    request.num_prompt_log_probabilities = self.logprobs
             requests += choices_of(request, self.num_choices, draw)
         return requests
 
@@ -74,10 +76,10 @@ class CompletionRequest(ChoiceFields):
 class Completion(OpenAIAnswer):
     """An answer with texts."""
 
-    def __init__(
-        self, served: Served, asked: CompletionRequest, requests: list[generation_pb2.GenerateRequest]
-    ) -> None:
+    def __init__(self, served: Served, asked: CompletionRequest, requests: Requests, echoed: Sequence[str]) -> None:
+        """`echoed` are the texts before all choices; none where prompts come with log-probabilities, or not at all."""
         super().__init__(served, asked, requests, prefix="cmpl", kind="text_completion")
+        self._echoed = echoed
         self._log_probabilities: list[CompletionLogProbabilities] = []
         if asked.logprobs is not None:
             texts = TokenTexts(served.backend.target.served)
@@ -85,27 +87,33 @@ class Completion(OpenAIAnswer):
 
     def whole(self, answers: list[Answer]) -> dict[str, Any]:
         """Return a whole answer."""
-        choices = [
-            self._choice(index, answer.text, answer.tokens) | {"finish_reason": finish_reason(answer.summary)}
-            for index, answer in enumerate(answers)
-        ]
+        choices = []
+        for index, answer in enumerate(answers):
+            before = self._echoed[index] if self._echoed else "".join(token.text for token in answer.prompt)
+            choice = self._choice(index, before + answer.text, [*answer.prompt, *answer.tokens])
+            choices.append(choice | {"finish_reason": finish_reason(answer.summary)} | reports(answer.chunks))
         return self.complete(answers, choices)
 
     def begin(self) -> bytes:
-        """Return nothing: an answer begins with its text."""
-        return b""
+        """Return an event with each prompt that is echoed; else an answer begins with its text."""
+        return b"".join(self.event([self._choice(index, text, ())]) for index, text in enumerate(self._echoed))
+
+    def prompt(self, index: int, report: generation_pb2.PromptReport) -> bytes:
+        """Return an event with tokens of a prompt."""
+        return self.event([self._choice(index, "".join(token.text for token in report.tokens), report.tokens)])
 
     def chunk(self, index: int, chunk: generation_pb2.GenerateChunk) -> bytes:
         """Return an event with the text of a chunk, nothing where there is none."""
-        if not chunk.text and not (self._log_probabilities and chunk.tokens):
+        report = reports([chunk])
+        if not chunk.text and not report and not (self._log_probabilities and chunk.tokens):
             return b""
-        return self.event([self._choice(index, chunk.text, chunk.tokens)])
+        return self.event([self._choice(index, chunk.text, chunk.tokens) | report])
 
     def ended(self, index: int, finish_reason: str) -> dict[str, Any]:
         """Return a choice without text."""
         return self._choice(index, "", ()) | {"finish_reason": finish_reason}
 
-    def _choice(self, index: int, text: str, tokens: Tokens) -> dict[str, Any]:
+    def _choice(self, index: int, text: str, tokens: AnyTokens) -> dict[str, Any]:
         told = self._log_probabilities[index].tell(tokens) if self._log_probabilities and tokens else None
         return {"index": index, "text": text, "logprobs": told, "finish_reason": None}
 
@@ -116,12 +124,23 @@ def completion_routes(served: Served) -> APIRouter:
 
     @routes.post(_PATH, summary="Text that goes on from a prompt", tags=["openai"])
     async def complete(asked: CompletionRequest, request: Request) -> Response:
-        served.check_model(asked.model)
+        served.model(asked.model)
         requests = asked.requests()
+        echoed = [await _text_of(served, each) for each in requests] if asked.echo and asked.logprobs is None else []
         generations = served.generations(request, requests, _NAMES)
-        completion = Completion(served, asked, requests)
+        completion = Completion(served, asked, requests, echoed)
         if asked.stream:
             return EventStream(generations, completion)
         return JSONResponse(completion.whole(await unless_gone(request.receive, generations.collect())))
 
     return routes
+
+
+async def _text_of(served: Served, request: generation_pb2.GenerateRequest) -> str:
+    """Return a prompt as a text. Raises ServiceError."""
+    if request.WhichOneof("prompt") == "text":
+        return request.text
+    await served.backend.target.ready()
+    tokens = target_pb2.DetokenizeRequest(tokens=request.tokens.tokens)
+    reply = await of_target(served.backend.target.stub.Detokenize(tokens), {"tokens": "prompt"})
+    return reply.text.decode(errors="replace")

@@ -9,6 +9,7 @@ from outrider.v1 import common_pb2, generation_pb2
 # JSON has no infinity; vLLM writes this too.
 _LEAST = -9999.0
 Tokens = Sequence[generation_pb2.GeneratedToken]
+AnyTokens = Sequence[generation_pb2.GeneratedToken | generation_pb2.PromptToken]
 
 
 class TokenTexts:
@@ -53,24 +54,27 @@ def _one(told: common_pb2.TokenLogProbability, texts: TokenTexts) -> dict[str, A
 
 
 class CompletionLogProbabilities:
-    """Those of a completion's tokens, with the offset of each in its text, which goes on from chunk to chunk."""
+    """Those of a completion's tokens, with the offset of each in its text, which goes on from chunk to chunk.
+
+    The first token of a prompt has none.
+    """
 
     def __init__(self, texts: TokenTexts, num_top: int) -> None:
         self._texts = texts
         self._num_top = num_top
         self._offset = 0
 
-    def tell(self, tokens: Tokens) -> dict[str, Any]:
+    def tell(self, tokens: AnyTokens) -> dict[str, Any]:
         """Return those of the next tokens."""
         told: dict[str, Any] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
         for token in tokens:
             chosen, top = token.log_probabilities.chosen, token.log_probabilities.top
             told["tokens"].append(self._texts.name(token.token))
-            told["token_logprobs"].append(max(chosen.log_probability, _LEAST))
+            is_told = token.HasField("log_probabilities")
+            named = {self._texts.name(each.token): max(each.log_probability, _LEAST) for each in top}
+            told["token_logprobs"].append(max(chosen.log_probability, _LEAST) if is_told else None)
+            told["top_logprobs"].append(named if is_told else None)
             told["text_offset"].append(self._offset)
-            told["top_logprobs"].append(
-                {self._texts.name(each.token): max(each.log_probability, _LEAST) for each in top}
-            )
             self._offset += len(token.text)
         if not self._num_top:
             told["top_logprobs"] = None

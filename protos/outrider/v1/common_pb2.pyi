@@ -153,6 +153,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_UNREAD: _ErrorReason.ValueType  # 28
     """The client has left the text of a generation unread for too long, and it was ended (DEADLINE_EXCEEDED)."""
+    ERROR_REASON_INVALID_API_KEY: _ErrorReason.ValueType  # 29
+    """The call has no API key, or none that the server takes (UNAUTHENTICATED)."""
     ERROR_REASON_MODEL_UNKNOWN: _ErrorReason.ValueType  # 30
     """The request names a model that is not served; the message names those that are (NOT_FOUND)."""
 
@@ -223,6 +225,8 @@ ERROR_REASON_TOKENIZER_CHANGED: ErrorReason.ValueType  # 27
 """
 ERROR_REASON_UNREAD: ErrorReason.ValueType  # 28
 """The client has left the text of a generation unread for too long, and it was ended (DEADLINE_EXCEEDED)."""
+ERROR_REASON_INVALID_API_KEY: ErrorReason.ValueType  # 29
+"""The call has no API key, or none that the server takes (UNAUTHENTICATED)."""
 ERROR_REASON_MODEL_UNKNOWN: ErrorReason.ValueType  # 30
 """The request names a model that is not served; the message names those that are (NOT_FOUND)."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

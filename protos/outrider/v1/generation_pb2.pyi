@@ -59,13 +59,15 @@ class _DrafterEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Drafter.Value
     DRAFTER_UNSPECIFIED: _Drafter.ValueType  # 0
     """As the orchestrator is set."""
     DRAFTER_AUTO: _Drafter.ValueType  # 1
-    """The draft service while it can be used, else lookup."""
+    """The draft service while it can be used, else lookup; the request's prediction where it is worth more."""
     DRAFTER_REMOTE: _Drafter.ValueType  # 2
     """The draft service. While it cannot be used, decoding is plain."""
     DRAFTER_NGRAM: _Drafter.ValueType  # 3
     """Lookup: what followed the last tokens where they stood in the prompt or in the generated text before."""
     DRAFTER_NONE: _Drafter.ValueType  # 4
     """Nobody: plain decoding."""
+    DRAFTER_PREDICTION: _Drafter.ValueType  # 5
+    """The request's prediction, and nobody else. Decoding is plain where there is none, or where the text is another."""
 
 class Drafter(_Drafter, metaclass=_DrafterEnumTypeWrapper):
     """Who proposes draft tokens."""
@@ -73,13 +75,15 @@ class Drafter(_Drafter, metaclass=_DrafterEnumTypeWrapper):
 DRAFTER_UNSPECIFIED: Drafter.ValueType  # 0
 """As the orchestrator is set."""
 DRAFTER_AUTO: Drafter.ValueType  # 1
-"""The draft service while it can be used, else lookup."""
+"""The draft service while it can be used, else lookup; the request's prediction where it is worth more."""
 DRAFTER_REMOTE: Drafter.ValueType  # 2
 """The draft service. While it cannot be used, decoding is plain."""
 DRAFTER_NGRAM: Drafter.ValueType  # 3
 """Lookup: what followed the last tokens where they stood in the prompt or in the generated text before."""
 DRAFTER_NONE: Drafter.ValueType  # 4
 """Nobody: plain decoding."""
+DRAFTER_PREDICTION: Drafter.ValueType  # 5
+"""The request's prediction, and nobody else. Decoding is plain where there is none, or where the text is another."""
 Global___Drafter: _TypeAlias = Drafter  # noqa: Y015
 
 class _TokenOrigin:
@@ -126,6 +130,8 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     """A stop string or a stop token appeared."""
     FINISH_REASON_CONTEXT_FULL: _FinishReason.ValueType  # 4
     """The context is full: that of the target that answers now, which may take less than the one before it."""
+    FINISH_REASON_TOOL_CALLS: _FinishReason.ValueType  # 5
+    """The model ended it, and calls tools."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
     """Why a generation ended."""
@@ -140,6 +146,8 @@ FINISH_REASON_STOP: FinishReason.ValueType  # 3
 """A stop string or a stop token appeared."""
 FINISH_REASON_CONTEXT_FULL: FinishReason.ValueType  # 4
 """The context is full: that of the target that answers now, which may take less than the one before it."""
+FINISH_REASON_TOOL_CALLS: FinishReason.ValueType  # 5
+"""The model ended it, and calls tools."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 @_typing.final
@@ -151,8 +159,12 @@ class ChatPrompt(_message.Message):
     MESSAGES_FIELD_NUMBER: _builtins.int
     TEMPLATE_VARIABLES_FIELD_NUMBER: _builtins.int
     TEMPLATE_NAME_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
+    CONTINUE_FINAL_MESSAGE_FIELD_NUMBER: _builtins.int
     template_name: _builtins.str
     """As in ApplyChatTemplateRequest: one of the model's named templates."""
+    continue_final_message: _builtins.bool
+    """As in ApplyChatTemplateRequest: go on with the last message, which is an assistant's."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_target_pb2.ChatMessage]:
         """Oldest first, at least one."""
@@ -161,16 +173,22 @@ class ChatPrompt(_message.Message):
     def template_variables(self) -> _struct_pb2.Struct:
         """As in ApplyChatTemplateRequest: what the template may ask for, for example `enable_thinking` or `reasoning_effort`."""
 
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedCompositeFieldContainer[_target_pb2.Tool]:
+        """As in ApplyChatTemplateRequest: what the model may call. Calls are looked for in the answer only with these."""
+
     def __init__(
         self,
         *,
         messages: _abc.Iterable[_target_pb2.ChatMessage] | None = ...,
         template_variables: _struct_pb2.Struct | None = ...,
         template_name: _builtins.str = ...,
+        tools: _abc.Iterable[_target_pb2.Tool] | None = ...,
+        continue_final_message: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["template_variables", b"template_variables"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "template_name", b"template_name", "template_variables", b"template_variables"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continue_final_message", b"continue_final_message", "messages", b"messages", "template_name", b"template_name", "template_variables", b"template_variables", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -199,6 +217,36 @@ class TokenPrompt(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TokenPrompt: _TypeAlias = TokenPrompt  # noqa: Y015
+
+@_typing.final
+class Prediction(_message.Message):
+    """What the caller expects as the answer, for example a file in which some lines are to be changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """Text. Spellings of control tokens in it are text."""
+    @_builtins.property
+    def tokens(self) -> Global___TokenPrompt:
+        """Token ids."""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        tokens: Global___TokenPrompt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["text", "tokens"]  # noqa: Y015
+    _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
+
+Global___Prediction: _TypeAlias = Prediction  # noqa: Y015
 
 @_typing.final
 class Speculation(_message.Message):
@@ -259,6 +307,7 @@ class GenerateRequest(_message.Message):
     NUM_LOG_PROBABILITIES_FIELD_NUMBER: _builtins.int
     REQUIRE_EXACT_FIELD_NUMBER: _builtins.int
     STOP_TOKENS_FIELD_NUMBER: _builtins.int
+    PREDICTION_FIELD_NUMBER: _builtins.int
     REPORT_CYCLES_FIELD_NUMBER: _builtins.int
     NUM_PROMPT_LOG_PROBABILITIES_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
@@ -308,6 +357,13 @@ class GenerateRequest(_message.Message):
     def stop_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Generation ends with the first of these ids, which adds no text; at most 64. Those of the model need not be named."""
 
+    @_builtins.property
+    def prediction(self) -> Global___Prediction:
+        """The answer that is expected: what of it is right is drafted from it, so that it comes quicker. It never changes the
+        text. Used unless the orchestrator is set to draft nothing, or `speculation` names another drafter; at most as many
+        tokens as a slot holds.
+        """
+
     def __init__(
         self,
         *,
@@ -322,13 +378,14 @@ class GenerateRequest(_message.Message):
         num_log_probabilities: _builtins.int | None = ...,
         require_exact: _builtins.bool = ...,
         stop_tokens: _abc.Iterable[_builtins.int] | None = ...,
+        prediction: Global___Prediction | None = ...,
         report_cycles: _builtins.bool = ...,
         num_prompt_log_probabilities: _builtins.int | None = ...,
         model: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_num_log_probabilities", b"_num_log_probabilities", "_num_prompt_log_probabilities", b"_num_prompt_log_probabilities", "_seed", b"_seed", "chat", b"chat", "num_log_probabilities", b"num_log_probabilities", "num_prompt_log_probabilities", b"num_prompt_log_probabilities", "prompt", b"prompt", "sampling", b"sampling", "seed", b"seed", "speculation", b"speculation", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_num_log_probabilities", b"_num_log_probabilities", "_num_prompt_log_probabilities", b"_num_prompt_log_probabilities", "_seed", b"_seed", "chat", b"chat", "num_log_probabilities", b"num_log_probabilities", "num_prompt_log_probabilities", b"num_prompt_log_probabilities", "prediction", b"prediction", "prompt", b"prompt", "sampling", b"sampling", "seed", b"seed", "speculation", b"speculation", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_log_probabilities", b"_num_log_probabilities", "_num_prompt_log_probabilities", b"_num_prompt_log_probabilities", "_seed", b"_seed", "chat", b"chat", "max_tokens", b"max_tokens", "model", b"model", "num_log_probabilities", b"num_log_probabilities", "num_prompt_log_probabilities", b"num_prompt_log_probabilities", "prompt", b"prompt", "report_cycles", b"report_cycles", "require_exact", b"require_exact", "sampling", b"sampling", "seed", b"seed", "speculation", b"speculation", "stop", b"stop", "stop_tokens", b"stop_tokens", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_log_probabilities", b"_num_log_probabilities", "_num_prompt_log_probabilities", b"_num_prompt_log_probabilities", "_seed", b"_seed", "chat", b"chat", "max_tokens", b"max_tokens", "model", b"model", "num_log_probabilities", b"num_log_probabilities", "num_prompt_log_probabilities", b"num_prompt_log_probabilities", "prediction", b"prediction", "prompt", b"prompt", "report_cycles", b"report_cycles", "require_exact", b"require_exact", "sampling", b"sampling", "seed", b"seed", "speculation", b"speculation", "stop", b"stop", "stop_tokens", b"stop_tokens", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__num_log_probabilities: _TypeAlias = _typing.Literal["num_log_probabilities"]  # noqa: Y015
     _WhichOneofArgType__num_log_probabilities: _TypeAlias = _typing.Literal["_num_log_probabilities", b"_num_log_probabilities"]  # noqa: Y015
@@ -599,6 +656,46 @@ class CycleReport(_message.Message):
 Global___CycleReport: _TypeAlias = CycleReport  # noqa: Y015
 
 @_typing.final
+class ToolCallDelta(_message.Message):
+    """A piece of a call of a tool that the model writes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_FIELD_NUMBER: _builtins.int
+    IS_WITHDRAWN_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Which of the answer's calls. None is used twice; those of calls that were withdrawn are missing in the end."""
+    id: _builtins.str
+    """Drawn for the call: 9 letters and digits, which any template takes. In its first piece, as `name`."""
+    name: _builtins.str
+    """Which tool."""
+    arguments: _builtins.str
+    """More of the arguments. All of them joined are a JSON object, as the model wrote it where it wrote one."""
+    is_withdrawn: _builtins.bool
+    """The call came to nothing: it was cut off, or is no valid JSON. What is told of it by now does not count, and all that
+    the model wrote of it is `content`.
+    """
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        arguments: _builtins.str = ...,
+        is_withdrawn: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "id", b"id", "index", b"index", "is_withdrawn", b"is_withdrawn", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolCallDelta: _TypeAlias = ToolCallDelta  # noqa: Y015
+
+@_typing.final
 class GenerateChunk(_message.Message):
     """What one cycle committed."""
 
@@ -608,6 +705,7 @@ class GenerateChunk(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
     REASONING_FIELD_NUMBER: _builtins.int
+    TOOL_CALLS_FIELD_NUMBER: _builtins.int
     CYCLE_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The text of `tokens`, joined."""
@@ -620,6 +718,10 @@ class GenerateChunk(_message.Message):
         """In order."""
 
     @_builtins.property
+    def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCallDelta]:
+        """In a chat with tools: what is certain of the calls in what is said. They are no part of `content`."""
+
+    @_builtins.property
     def cycle(self) -> Global___CycleReport:
         """Where asked for: what the cycle did. Unset where no token came, as of text that was held back to the end."""
 
@@ -630,11 +732,12 @@ class GenerateChunk(_message.Message):
         tokens: _abc.Iterable[Global___GeneratedToken] | None = ...,
         content: _builtins.str = ...,
         reasoning: _builtins.str = ...,
+        tool_calls: _abc.Iterable[Global___ToolCallDelta] | None = ...,
         cycle: Global___CycleReport | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cycle", b"cycle"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "cycle", b"cycle", "reasoning", b"reasoning", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "cycle", b"cycle", "reasoning", b"reasoning", "text", b"text", "tokens", b"tokens", "tool_calls", b"tool_calls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -733,7 +836,7 @@ class DrafterStatistics(_message.Message):
     NUM_DRAFT_TOKENS_FIELD_NUMBER: _builtins.int
     NUM_ACCEPTED_TOKENS_FIELD_NUMBER: _builtins.int
     drafter: Global___Drafter.ValueType
-    """REMOTE or NGRAM."""
+    """REMOTE, NGRAM or PREDICTION."""
     num_drafts: _builtins.int
     """Cycles with at least one draft token of it."""
     num_draft_tokens: _builtins.int
@@ -1044,7 +1147,9 @@ class GetStatusResponse(_message.Message):
     version: _builtins.str
     """The orchestrator's version."""
     drafter: Global___Drafter.ValueType
-    """Who proposes at the moment where a request leaves it open: REMOTE, NGRAM or NONE."""
+    """Who proposes at the moment where a request leaves it open and has no prediction: REMOTE, NGRAM or NONE. PREDICTION
+    where the orchestrator is set to use nothing else.
+    """
     @_builtins.property
     def target(self) -> Global___ServiceStatus:
         """The target."""

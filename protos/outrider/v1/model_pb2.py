@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from outrider.v1 import common_pb2 as outrider_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17outrider/v1/model.proto\x12\x0boutrider.v1\x1a\x18outrider/v1/common.proto\"\x11\n\x0fGetModelRequest\"9\n\x10GetModelResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.outrider.v1.ModelInfo\"+\n\x14GetTokenTableRequest\x12\x13\n\x0bmax_entries\x18\x01 \x01(\r\"\x8e\x01\n\x15GetTokenTableResponse\x12\x1d\n\x15tokenizer_fingerprint\x18\x01 \x01(\t\x12\x17\n\x0fvocabulary_size\x18\x02 \x01(\r\x12\x13\n\x0b\x66irst_token\x18\x03 \x01(\r\x12(\n\x07\x65ntries\x18\x04 \x03(\x0b\x32\x17.outrider.v1.TokenEntry2\xb1\x01\n\x0cModelService\x12G\n\x08GetModel\x12\x1c.outrider.v1.GetModelRequest\x1a\x1d.outrider.v1.GetModelResponse\x12X\n\rGetTokenTable\x12!.outrider.v1.GetTokenTableRequest\x1a\".outrider.v1.GetTokenTableResponse0\x01\x42 P\x01Z\x16outrider/v1;outriderv1\xa2\x02\x03OTRb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17outrider/v1/model.proto\x12\x0boutrider.v1\x1a\x18outrider/v1/common.proto\"\x11\n\x0fGetModelRequest\"_\n\x10GetModelResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.outrider.v1.ModelInfo\x12$\n\x04load\x18\x02 \x01(\x0b\x32\x16.outrider.v1.ModelLoad\"M\n\tModelLoad\x12\x13\n\x0bnum_waiting\x18\x01 \x01(\r\x12\x12\n\nnum_active\x18\x02 \x01(\r\x12\x17\n\x0fnum_held_tokens\x18\x03 \x01(\x04\"+\n\x14GetTokenTableRequest\x12\x13\n\x0bmax_entries\x18\x01 \x01(\r\"\x8e\x01\n\x15GetTokenTableResponse\x12\x1d\n\x15tokenizer_fingerprint\x18\x01 \x01(\t\x12\x17\n\x0fvocabulary_size\x18\x02 \x01(\r\x12\x13\n\x0b\x66irst_token\x18\x03 \x01(\r\x12(\n\x07\x65ntries\x18\x04 \x03(\x0b\x32\x17.outrider.v1.TokenEntry2\xb1\x01\n\x0cModelService\x12G\n\x08GetModel\x12\x1c.outrider.v1.GetModelRequest\x1a\x1d.outrider.v1.GetModelResponse\x12X\n\rGetTokenTable\x12!.outrider.v1.GetTokenTableRequest\x1a\".outrider.v1.GetTokenTableResponse0\x01\x42 P\x01Z\x16outrider/v1;outriderv1\xa2\x02\x03OTRb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,11 +36,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETMODELREQUEST']._serialized_start=66
   _globals['_GETMODELREQUEST']._serialized_end=83
   _globals['_GETMODELRESPONSE']._serialized_start=85
-  _globals['_GETMODELRESPONSE']._serialized_end=142
-  _globals['_GETTOKENTABLEREQUEST']._serialized_start=144
-  _globals['_GETTOKENTABLEREQUEST']._serialized_end=187
-  _globals['_GETTOKENTABLERESPONSE']._serialized_start=190
-  _globals['_GETTOKENTABLERESPONSE']._serialized_end=332
-  _globals['_MODELSERVICE']._serialized_start=335
-  _globals['_MODELSERVICE']._serialized_end=512
+  _globals['_GETMODELRESPONSE']._serialized_end=180
+  _globals['_MODELLOAD']._serialized_start=182
+  _globals['_MODELLOAD']._serialized_end=259
+  _globals['_GETTOKENTABLEREQUEST']._serialized_start=261
+  _globals['_GETTOKENTABLEREQUEST']._serialized_end=304
+  _globals['_GETTOKENTABLERESPONSE']._serialized_start=307
+  _globals['_GETTOKENTABLERESPONSE']._serialized_end=449
+  _globals['_MODELSERVICE']._serialized_start=452
+  _globals['_MODELSERVICE']._serialized_end=629
 # @@protoc_insertion_point(module_scope)

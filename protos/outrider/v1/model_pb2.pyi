@@ -43,22 +43,58 @@ class GetModelResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: _builtins.int
+    LOAD_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def model(self) -> _common_pb2.ModelInfo:
         """What is served."""
+
+    @_builtins.property
+    def load(self) -> Global___ModelLoad:
+        """How busy it is at the moment."""
 
     def __init__(
         self,
         *,
         model: _common_pb2.ModelInfo | None = ...,
+        load: Global___ModelLoad | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["load", b"load", "model", b"model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetModelResponse: _TypeAlias = GetModelResponse  # noqa: Y015
+
+@_typing.final
+class ModelLoad(_message.Message):
+    """How busy a service is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUM_WAITING_FIELD_NUMBER: _builtins.int
+    NUM_ACTIVE_FIELD_NUMBER: _builtins.int
+    NUM_HELD_TOKENS_FIELD_NUMBER: _builtins.int
+    num_waiting: _builtins.int
+    """Requests that wait for a slot."""
+    num_active: _builtins.int
+    """Requests that have one."""
+    num_held_tokens: _builtins.int
+    """Tokens in the caches of sessions that are not over; what others have left there is free for the taking."""
+    def __init__(
+        self,
+        *,
+        num_waiting: _builtins.int = ...,
+        num_active: _builtins.int = ...,
+        num_held_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_active", b"num_active", "num_held_tokens", b"num_held_tokens", "num_waiting", b"num_waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelLoad: _TypeAlias = ModelLoad  # noqa: Y015
 
 @_typing.final
 class GetTokenTableRequest(_message.Message):

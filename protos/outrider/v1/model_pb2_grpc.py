@@ -52,7 +52,7 @@ class ModelServiceServicer:
     """
 
     def GetModel(self, request, context):
-        """Tells which model, how large, and how exact.
+        """Tells which model, how large, how exact, and how busy.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -17,7 +17,7 @@ class ModelServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetModel: _aio.UnaryUnaryMultiCallable[_model_pb2.GetModelRequest, _model_pb2.GetModelResponse]
-    """Tells which model, how large, and how exact."""
+    """Tells which model, how large, how exact, and how busy."""
     GetTokenTable: _aio.UnaryStreamMultiCallable[_model_pb2.GetTokenTableRequest, _model_pb2.GetTokenTableResponse]
     """Streams the vocabulary in parts, ids ascending."""
 
@@ -30,7 +30,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_pb2.GetModelRequest,
         context: _aio.ServicerContext[_model_pb2.GetModelRequest, _abc.Awaitable[_model_pb2.GetModelResponse]],
     ) -> _abc.Awaitable[_model_pb2.GetModelResponse]:
-        """Tells which model, how large, and how exact."""
+        """Tells which model, how large, how exact, and how busy."""
 
     @_abc_1.abstractmethod
     def GetTokenTable(

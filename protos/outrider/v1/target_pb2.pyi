@@ -473,6 +473,10 @@ class ChatMessage(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
     REASONING_FIELD_NUMBER: _builtins.int
+    TOOL_CALLS_FIELD_NUMBER: _builtins.int
+    TOOL_CALL_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    CONTENT_PARTS_FIELD_NUMBER: _builtins.int
     role: _builtins.str
     """Who speaks, for example "system", "user" or "assistant"; "developer" is "system" to a template that does not know
     it.
@@ -483,20 +487,100 @@ class ChatMessage(_message.Message):
     """What the model thought before it said that, `reasoning` of an answer. Given to the template by the name that it
     knows; one that knows none leaves it out.
     """
+    tool_call_id: _builtins.str
+    """In what a tool answers, whose role is "tool": the id of the call."""
+    name: _builtins.str
+    """Who it is: in what a tool answers the tool, where the call does not tell."""
+    @_builtins.property
+    def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCall]:
+        """What an assistant asks tools for, after it has said `content`."""
+
+    @_builtins.property
+    def content_parts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is said in several parts, in the place of `content`: given as a list of blocks to a template that knows those,
+        else joined by line feeds.
+        """
+
     def __init__(
         self,
         *,
         role: _builtins.str = ...,
         content: _builtins.str = ...,
         reasoning: _builtins.str = ...,
+        tool_calls: _abc.Iterable[Global___ToolCall] | None = ...,
+        tool_call_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        content_parts: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "reasoning", b"reasoning", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "content_parts", b"content_parts", "name", b"name", "reasoning", b"reasoning", "role", b"role", "tool_call_id", b"tool_call_id", "tool_calls", b"tool_calls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChatMessage: _TypeAlias = ChatMessage  # noqa: Y015
+
+@_typing.final
+class ToolCall(_message.Message):
+    """A call of a tool."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """What the tool's answer names it by. A template that wants ids of a form of its own is given such ones in its place."""
+    name: _builtins.str
+    """Which tool."""
+    arguments: _builtins.str
+    """A JSON object; empty is one without members."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        arguments: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "id", b"id", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolCall: _TypeAlias = ToolCall  # noqa: Y015
+
+@_typing.final
+class Tool(_message.Message):
+    """A tool that the model may call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """What it is called by."""
+    description: _builtins.str
+    """What it does."""
+    parameters: _builtins.str
+    """A JSON schema of the arguments, which the template is given with its keys in this order; empty is one of an object
+    without properties.
+    """
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        parameters: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "name", b"name", "parameters", b"parameters"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Tool: _TypeAlias = Tool  # noqa: Y015
 
 @_typing.final
 class AnswerMarker(_message.Message):
@@ -525,6 +609,74 @@ class AnswerMarker(_message.Message):
 Global___AnswerMarker: _TypeAlias = AnswerMarker  # noqa: Y015
 
 @_typing.final
+class ToolCallFormat(_message.Message):
+    """How the model writes calls of tools, as strings that stand around their parts. White space between these is no matter.
+
+    Where `name_closes` and `key_opens` are empty a call is a JSON object that has the name and the arguments, or a list of
+    such ones: `<tool_call>{"name": "f", "arguments": {"x": 1}}</tool_call>`. Else the name comes first. Where `key_opens`
+    is empty the arguments follow as a JSON object, as in `[TOOL_CALLS]f[ARGS]{"x": 1}`; else each of them has a place of
+    its own: `<function=f><parameter=x>1</parameter></function>`. Such an object or list counts in their place too.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPENS_FIELD_NUMBER: _builtins.int
+    CLOSES_FIELD_NUMBER: _builtins.int
+    CALL_OPENS_FIELD_NUMBER: _builtins.int
+    CALL_CLOSES_FIELD_NUMBER: _builtins.int
+    NAME_CLOSES_FIELD_NUMBER: _builtins.int
+    KEY_OPENS_FIELD_NUMBER: _builtins.int
+    KEY_CLOSES_FIELD_NUMBER: _builtins.int
+    VALUE_OPENS_FIELD_NUMBER: _builtins.int
+    VALUE_CLOSES_FIELD_NUMBER: _builtins.int
+    BESIDE_FIELD_NUMBER: _builtins.int
+    opens: _builtins.str
+    """What begins one or several calls. Where this and `call_opens` are empty they are the whole of what is said."""
+    closes: _builtins.str
+    """What ends them. It may be missing."""
+    call_opens: _builtins.str
+    """What begins each call after that. Where `opens` is empty only a call of a tool that was given is one."""
+    call_closes: _builtins.str
+    """What ends each call. It may be missing."""
+    name_closes: _builtins.str
+    """What follows the name, at some distance: what stands between the two is left out."""
+    key_opens: _builtins.str
+    """What begins the name of an argument."""
+    key_closes: _builtins.str
+    """What follows it, at some distance."""
+    value_opens: _builtins.str
+    """What begins its value, if anything."""
+    value_closes: _builtins.str
+    """What ends its value. One that the schema wants to be a text is one as it stands, without one line feed at its start
+    and at its end; else it is JSON where it can be.
+    """
+    @_builtins.property
+    def beside(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Spellings of tokens that may stand between these, of which nothing is needed."""
+
+    def __init__(
+        self,
+        *,
+        opens: _builtins.str = ...,
+        closes: _builtins.str = ...,
+        call_opens: _builtins.str = ...,
+        call_closes: _builtins.str = ...,
+        name_closes: _builtins.str = ...,
+        key_opens: _builtins.str = ...,
+        key_closes: _builtins.str = ...,
+        value_opens: _builtins.str = ...,
+        value_closes: _builtins.str = ...,
+        beside: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["beside", b"beside", "call_closes", b"call_closes", "call_opens", b"call_opens", "closes", b"closes", "key_closes", b"key_closes", "key_opens", b"key_opens", "name_closes", b"name_closes", "opens", b"opens", "value_closes", b"value_closes", "value_opens", b"value_opens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolCallFormat: _TypeAlias = ToolCallFormat  # noqa: Y015
+
+@_typing.final
 class AnswerFormat(_message.Message):
     """How the model parts its answer to a prompt."""
 
@@ -532,21 +684,27 @@ class AnswerFormat(_message.Message):
 
     FIRST_FIELD_NUMBER: _builtins.int
     MARKERS_FIELD_NUMBER: _builtins.int
+    TOOL_CALLS_FIELD_NUMBER: _builtins.int
     first: Global___AnswerPart.ValueType
     """What it begins with."""
     @_builtins.property
     def markers(self) -> _containers.RepeatedCompositeFieldContainer[Global___AnswerMarker]:
         """The longest that fits counts. None: all of it is content."""
 
+    @_builtins.property
+    def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCallFormat]:
+        """How calls are written within what is said; none where the prompt has no tools, or where that is not known."""
+
     def __init__(
         self,
         *,
         first: Global___AnswerPart.ValueType = ...,
         markers: _abc.Iterable[Global___AnswerMarker] | None = ...,
+        tool_calls: _abc.Iterable[Global___ToolCallFormat] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "markers", b"markers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "markers", b"markers", "tool_calls", b"tool_calls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -563,12 +721,18 @@ class ApplyChatTemplateRequest(_message.Message):
     TEMPLATE_VARIABLES_FIELD_NUMBER: _builtins.int
     TEMPLATE_NAME_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
+    CONTINUE_FINAL_MESSAGE_FIELD_NUMBER: _builtins.int
     add_generation_prompt: _builtins.bool
     """End with the opening of the assistant's turn."""
     template_name: _builtins.str
     """One of the model's named templates. Empty is the usual one; with `tools`, the one called "tool_use" where there is."""
     max_tokens: _builtins.int
     """As in TokenizeRequest."""
+    continue_final_message: _builtins.bool
+    """End in the last message, which is an assistant's, instead of after it: the answer goes on with its `content`, or with
+    its `reasoning` where it has no content. Not together with `add_generation_prompt`.
+    """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatMessage]:
         """The chat so far, oldest first."""
@@ -576,6 +740,10 @@ class ApplyChatTemplateRequest(_message.Message):
     @_builtins.property
     def template_variables(self) -> _struct_pb2.Struct:
         """What the template may ask for beside the messages, for example `enable_thinking`, `reasoning_effort` or `tools`."""
+
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tool]:
+        """What the model may call. A template that does not tell the model of tools refuses them (CHAT_TEMPLATE)."""
 
     def __init__(
         self,
@@ -585,10 +753,12 @@ class ApplyChatTemplateRequest(_message.Message):
         template_variables: _struct_pb2.Struct | None = ...,
         template_name: _builtins.str = ...,
         max_tokens: _builtins.int = ...,
+        tools: _abc.Iterable[Global___Tool] | None = ...,
+        continue_final_message: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["template_variables", b"template_variables"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_generation_prompt", b"add_generation_prompt", "max_tokens", b"max_tokens", "messages", b"messages", "template_name", b"template_name", "template_variables", b"template_variables"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_generation_prompt", b"add_generation_prompt", "continue_final_message", b"continue_final_message", "max_tokens", b"max_tokens", "messages", b"messages", "template_name", b"template_name", "template_variables", b"template_variables", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -54,8 +54,8 @@ class Engine:
 
     @property
     def num_waiting(self) -> int:
-        """Pieces of work that have no slot yet."""
-        return self._scheduler.num_waiting
+        """Pieces of work that have no slot yet. The thread sees those that come in a decode at its end only."""
+        return max(self._scheduler.num_waiting, self._num_unanswered - self._runtime.num_slots)
 
     @property
     def num_active(self) -> int:
@@ -66,6 +66,11 @@ class Engine:
     def num_evictions(self) -> int:
         """Sessions that lost their slot to another one."""
         return self._scheduler.slots.num_evictions
+
+    @property
+    def num_held_tokens(self) -> int:
+        """Tokens in the caches of sessions that are not over."""
+        return self._scheduler.slots.num_held_tokens
 
     def observe(self, on_decode: Callable[[Decode], object]) -> None:
         """Call `on_decode`, from the engine's thread, with every decode."""

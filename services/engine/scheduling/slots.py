@@ -9,6 +9,8 @@ from services.session.sequence import TokenSequence
 # What a gap between sessions at work costs, in rows of padding, where the usual company does not fill it. And the most
 # that what a slot holds of a prompt is worth, in rows: more can be copied from there.
 _GAP_ROWS, _MOST_SAVED_ROWS = 32, 256
+# Tokens at the end of a chat's prompt that may be others once the chat goes on: there an answer was to begin.
+_OPEN_TOKENS = 16
 # How much of the usual company is what it was before, whenever a new session comes.
 _USUAL_SHARE = 0.97
 
@@ -21,6 +23,8 @@ class Slot:
     held: TokenSequence = field(default_factory=TokenSequence)
     session_id: str | None = None
     is_busy: bool = False
+    # Of the session that has it: tokens that it began with.
+    num_first_tokens: int = 0
 
 
 class SlotTable:
@@ -47,6 +51,11 @@ class SlotTable:
         self._usual_company = 0.0
         self.num_evictions = 0
 
+    @property
+    def num_held_tokens(self) -> int:
+        """Tokens in the slots of sessions that are not over. Any thread may ask."""
+        return sum(len(slot.held) for slot in self.slots if not self._is_over(slot))
+
     def find(self, session_id: str) -> Slot | None:
         """Return the session's slot, whether it is busy or not."""
         return self._sessions.get(session_id)
@@ -62,6 +71,8 @@ class SlotTable:
             return None
         if slot.session_id is not None and slot.session_id != session_id:
             self._evict(slot.session_id)
+        if slot.session_id != session_id:
+            slot.num_first_tokens = len(tokens)
         self._released.discard(session_id)
         slot.session_id, slot.is_busy = session_id, True
         self._sessions[session_id] = slot
@@ -77,20 +88,20 @@ class SlotTable:
         """Return, of slots that nobody has, or else needs, the one that saves most of a prompt and makes no gaps.
 
         Gaps that the usual company fills are none. Of equal ones it is one that nobody has, and one between those at
-        work, or else the nearest to them.
+        work, or else the nearest to them; where nobody is at work the one that was used least recently.
         """
         working = [slot.index for slot in self.slots if slot.is_busy or self._is_held(slot)]
         first, last = min(working, default=0), max(working, default=0)
         company = len(working) + 1
         self._usual_company = max(company, _USUAL_SHARE * self._usual_company + (1 - _USUAL_SHARE) * company)
+        ages = {slot.index: age for age, slot in enumerate(self._sessions.values())}
 
         def cost(slot: Slot) -> tuple[float, bool, bool, int]:
             num_slots = max(last, slot.index) - min(first, slot.index) + 1 if working else 1
             num_gaps = max(0.0, num_slots - max(self._usual_company, last - first + 2))
-            num_saved = min(slot.held.common_length(0, tokens), _MOST_SAVED_ROWS)
             is_outside = not first < slot.index < last
-            nearest = min((abs(slot.index - index) for index in working), default=slot.index)
-            return _GAP_ROWS * num_gaps - num_saved, slot.session_id is not None, is_outside, nearest
+            nearest = min((abs(slot.index - index) for index in working), default=ages.get(slot.index, slot.index))
+            return _GAP_ROWS * num_gaps - _num_saved(slot, tokens), slot.session_id is not None, is_outside, nearest
 
         free = [slot for slot in self.slots if not slot.is_busy and self._is_over(slot)]
         return min(free, key=cost, default=None)
@@ -112,3 +123,15 @@ class SlotTable:
         self._released.discard(session_id)
         self.num_evictions += 1
         self._on_evicted(session_id)
+
+
+def _num_saved(slot: Slot, tokens: Sequence[int]) -> int:
+    """Return how many rows it saves a prompt of a new session to begin with what a slot holds.
+
+    Where it has no more than a beginning in common with the chat there, less the rows that this would have to evaluate
+    again if it went on: the beginning can be copied.
+    """
+    num_common = slot.held.common_length(0, tokens)
+    is_same_chat = num_common >= slot.num_first_tokens - _OPEN_TOKENS
+    num_lost = 0 if is_same_chat else len(slot.held) - num_common
+    return max(0, min(num_common, _MOST_SAVED_ROWS) - num_lost)

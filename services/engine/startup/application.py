@@ -79,7 +79,7 @@ class ModelApplication(ABC):
         if server.telemetry.is_metering:
             instruments = EngineInstruments(server.telemetry, self.engine, info.model_bytes, info.cache_bytes)
             self.engine.observe(instruments.record_decode)
-        servicer = ModelServicer(self.model, info, self.settings.max_message_bytes)
+        servicer = ModelServicer(self.model, self.engine, info, self.settings.max_message_bytes)
         server.register(model_pb2_grpc.add_ModelServiceServicer_to_server, servicer)
         self.register(server, self.model, self.engine, info)
 

@@ -16,6 +16,7 @@ from services.engine.runtime.memory import cache_bytes
 from services.engine.runtime.padding import ExactMode, Exactness
 from services.engine.runtime.runtime import RuntimeOptions
 from services.engine.sampling import SAMPLER_VERSION
+from services.engine.scheduling.engine import Engine
 from services.frame.program.settings import DEFAULT_MAX_MESSAGE_BYTES
 from services.frame.rpc.handlers import RpcContext
 
@@ -107,18 +108,28 @@ def digest_of_files(paths: Sequence[Path], given_up: threading.Event | None = No
 
 
 class ModelServicer(model_pb2_grpc.ModelServiceServicer):
-    """Answers from what was read at start-up."""
+    """Answers from what was read at start-up, and what the engine is at."""
 
     def __init__(
-        self, model: Model, info: common_pb2.ModelInfo, max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
+        self,
+        model: Model,
+        engine: Engine,
+        info: common_pb2.ModelInfo,
+        max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
     ) -> None:
+        self._engine = engine
         self._entries = model.vocabulary.entries
         self._info = info
         self._most_bytes = min(max_message_bytes // 2, _MOST_PART_BYTES)
 
     async def GetModel(self, request: model_pb2.GetModelRequest, context: RpcContext) -> model_pb2.GetModelResponse:
-        """Return the description."""
-        return model_pb2.GetModelResponse(model=self._info)
+        """Return the description and the load."""
+        load = model_pb2.ModelLoad(
+            num_waiting=self._engine.num_waiting,
+            num_active=self._engine.num_active,
+            num_held_tokens=self._engine.num_held_tokens,
+        )
+        return model_pb2.GetModelResponse(model=self._info, load=load)
 
     async def GetTokenTable(
         self, request: model_pb2.GetTokenTableRequest, context: RpcContext

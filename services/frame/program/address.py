@@ -25,6 +25,16 @@ def socket_path(address: str) -> str:
     return address.removeprefix(_UNIX).removeprefix("//")
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a host to listen on lets in this machine alone: a loopback address, localhost or a Unix socket."""
+    if is_unix_address(host) or host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def is_port(text: str) -> bool:
     """Whether a text is the number of a port at which a server can be called."""
     return re.fullmatch(r"[0-9]{1,5}", text) is not None and 0 < int(text) < 1 << 16

@@ -33,7 +33,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from services.frame.program.address import check_address, check_addresses, is_port
+from services.frame.program.address import check_address, check_addresses, is_loopback, is_port
 from services.frame.program.startup import Parser, StartupError, refuse
 from services.frame.program.version import VERSION
 
@@ -108,6 +108,10 @@ class ServerSettings(ProgramSettings):
     tls_cert: FileName | None = Field(None, description="PEM file with the server's certificate chain; turns TLS on")
     tls_key: FileName | None = Field(None, description="PEM file with the private key of --tls-cert")
     tls_client_ca: FileName | None = Field(None, description="PEM file; clients must show a certificate signed by it")
+    api_key_file: FileName | None = Field(
+        None, description="file with a `name: key` a line; callers must show one of the keys"
+    )
+    allow_anyone: bool = Field(False, description="let other machines in without keys and certificates")
     max_message_bytes: int = Field(
         DEFAULT_MAX_MESSAGE_BYTES, ge=64 * 1024, le=2**31 - 1, description="largest message taken or sent, in bytes"
     )
@@ -125,6 +129,20 @@ class ServerSettings(ProgramSettings):
             raise ValueError("--tls-client-ca needs --tls-cert and --tls-key")
         return self
 
+    @model_validator(mode="after")
+    def _check_callers(self) -> Self:
+        self.check_reach("--host", self.host)
+        return self
+
+    def check_reach(self, flag: str, host: str) -> None:
+        """Raise ValueError where a host to listen on, which `flag` names, lets in callers whom nothing lets know."""
+        knows_callers = self.api_key_file is not None or self.tls_client_ca is not None
+        if not (is_loopback(host) or knows_callers or self.allow_anyone):
+            raise ValueError(
+                f"{flag} {host} lets other machines in: name an --api-key-file or a --tls-client-ca, "
+                "or say --allow-anyone"
+            )
+
 
 class PeerSettings(BaseModel):
     """How a program calls servers, and proves itself to them and they to it. A mix-in for ProgramSettings."""
@@ -135,6 +153,9 @@ class PeerSettings(BaseModel):
         None, description="PEM file with the certificate shown to servers that ask for one"
     )
     peer_key: FileName | None = Field(None, description="PEM file with the private key of --peer-cert")
+    peer_api_key_file: FileName | None = Field(
+        None, description="file with the key that servers are shown, alone or as `name: key`"
+    )
     # Never shown: there may be a password in it.
     peer_proxy: str = Field(
         "",

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 
+from services.frame.program.api_keys import ClientKey
 from services.frame.program.settings import DEFAULT_MAX_MESSAGE_BYTES, PeerSettings
 from services.frame.program.startup import StartupError
+from services.frame.rpc.keyed_channel import keyed
 from services.frame.rpc.tls import read_authority, read_key_pair
 
 ChannelOption = tuple[str, str | int]
@@ -53,11 +55,22 @@ class ClientTls:
     key: Path | None = None
 
 
-def client_tls(settings: PeerSettings) -> ClientTls | None:
-    """Return the TLS files by which peers are called; None is without TLS."""
-    if not settings.peer_tls:
-        return None
-    return ClientTls(settings.peer_ca, settings.peer_cert, settings.peer_key)
+@dataclass(frozen=True)
+class Credentials:
+    """By what a client knows servers, and what it shows to them: TLS files, none without TLS, and a key."""
+
+    tls: ClientTls | None = None
+    # Returns the key, which may change while a channel is open.
+    key: Callable[[], str] | None = None
+
+
+ANONYMOUS = Credentials()
+
+
+def client_credentials(settings: PeerSettings) -> Credentials:
+    """Return how peers are called. Raises StartupError for a key that is of no use."""
+    tls = ClientTls(settings.peer_ca, settings.peer_cert, settings.peer_key) if settings.peer_tls else None
+    return Credentials(tls, ClientKey(settings.peer_api_key_file) if settings.peer_api_key_file else None)
 
 
 def service_config(retry_methods: Sequence[tuple[str, str]]) -> str:
@@ -90,7 +103,7 @@ def channel_options(max_message_bytes: int, config: str | None = None, proxy: st
 def open_channel(
     address: str,
     *,
-    tls: ClientTls | None = None,
+    credentials: Credentials = ANONYMOUS,
     proxy: str = "",
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
     config: str | None = None,
@@ -107,9 +120,11 @@ def open_channel(
     except UnicodeEncodeError as error:
         raise StartupError(f"the address {address} is not valid UTF-8") from error
     every_option = [*channel_options(max_message_bytes, config, proxy), *options]
-    if tls is None:
-        return grpc.aio.insecure_channel(address, options=every_option)
-    return grpc.aio.secure_channel(address, _channel_credentials(tls), options=every_option)
+    if credentials.tls is None:
+        channel = grpc.aio.insecure_channel(address, options=every_option)
+    else:
+        channel = grpc.aio.secure_channel(address, _channel_credentials(credentials.tls), options=every_option)
+    return channel if credentials.key is None else keyed(channel, credentials.key)
 
 
 def _channel_credentials(tls: ClientTls) -> grpc.ChannelCredentials:

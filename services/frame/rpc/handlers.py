@@ -11,6 +11,7 @@ from typing import Any, TypeAlias, cast
 import grpc
 from google.protobuf.message import DecodeError
 
+from services.frame.program.api_keys import ApiKeys, bearer_key, caller_name
 from services.frame.rpc.errors import METADATA_WAIT, REASON_NOT_READY, ServiceError, abort
 
 # The parameters that generated stubs give ServicerContext are those of iterators and awaitables, not of messages.
@@ -36,6 +37,8 @@ class HandlerRegistry(grpc.GenericRpcHandler):
     Until `is_open`, and again while draining, every method is answered UNAVAILABLE with reason NOT_READY. During the
     start its message and metadata name `wait`, what takes so long, as in "loading a.gguf (30 MiB)".
 
+    With `keys`, callers without one of them are answered UNAUTHENTICATED, whatever they call. A stream is asked once.
+
     Behaviours are coroutines or asynchronous generators; what they raise becomes the call's status, see `errors.abort`.
     Where requests and answers are streams, the headers go out before the first request is read: a client may wait for
     them before it sends one.
@@ -45,12 +48,13 @@ class HandlerRegistry(grpc.GenericRpcHandler):
         self.is_open = False
         self.is_draining = False
         self.wait = ""
+        self.keys: ApiKeys | None = None
         self._handlers: dict[str, Handler] = {}
         self._num_under_way = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        # A stream on both sides fits calls of every kind: nothing is read, and only a status is sent.
-        self._refusal: Handler = _KINDS[True, True][1](self._refuse)
+        self._not_ready_refusal = _refusal(self._not_ready)
+        self._keyless_refusal = _refusal(_no_key)
 
     @property
     def num_under_way(self) -> int:
@@ -74,8 +78,14 @@ class HandlerRegistry(grpc.GenericRpcHandler):
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
         """Return the handler of a call; None makes gRPC answer UNIMPLEMENTED."""
+        if self.keys is not None:
+            name = self.keys.name_of(_shown_key(handler_call_details))
+            if name is None:
+                return self._keyless_refusal
+            # The task is the call's own.
+            caller_name.set(name)
         if not self.is_open or self.is_draining:
-            return self._refusal
+            return self._not_ready_refusal
         return self._handlers.get(handler_call_details.method)
 
     def as_server(self) -> grpc.aio.Server:
@@ -90,9 +100,6 @@ class HandlerRegistry(grpc.GenericRpcHandler):
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """Ignore them: generated code hands over the same handlers once more, in the older way."""
-
-    async def _refuse(self, requests: AsyncIterator[bytes], context: RpcContext) -> None:
-        await abort(context, self._not_ready())
 
     def _not_ready(self) -> ServiceError:
         if self.is_draining:
@@ -178,6 +185,33 @@ class HandlerRegistry(grpc.GenericRpcHandler):
         self._num_under_way -= 1
         if self._num_under_way == 0:
             self._idle.set()
+
+
+def _refusal(describe: Callable[[], ServiceError]) -> Handler:
+    """Return the handler of calls that end with an error.
+
+    A stream on both sides fits calls of every kind: nothing is read, and only a status is sent.
+    """
+
+    async def refuse(requests: AsyncIterator[bytes], context: RpcContext) -> None:
+        await abort(context, describe())
+
+    handler: Handler = _KINDS[True, True][1](refuse)
+    return handler
+
+
+def _shown_key(details: grpc.HandlerCallDetails) -> str:
+    """Return the key that a call came with, empty where there is none."""
+    values = (value for key, value in details.invocation_metadata or () if key == "authorization")
+    return next((bearer_key(value) for value in values if isinstance(value, str)), "")
+
+
+def _no_key() -> ServiceError:
+    return ServiceError(
+        grpc.StatusCode.UNAUTHENTICATED,
+        "INVALID_API_KEY",
+        "the call has no key that this server takes: send one as metadata, authorization: Bearer KEY",
+    )
 
 
 def _deserializer(handler: Handler) -> Callable[[bytes], Any] | None:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import logging
 import ssl
-import stat
 from pathlib import Path
 
 import grpc
 
+from services.frame.program.files import Changes, read_file
 from services.frame.program.startup import StartupError
 
 _logger = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ class ServerCertificates:
         self._cert = cert
         self._key = key
         self._client_ca = client_ca
-        self._known = self._stamps()
+        self._changes = Changes(*(path for path in (cert, key, client_ca) if path is not None))
 
     def credentials(self) -> grpc.ServerCredentials:
         """Return credentials that follow the files. Raises StartupError where the files are unusable now."""
@@ -34,6 +34,29 @@ class ServerCertificates:
             require_client_authentication=self._client_ca is not None,
         )
 
+    def context(self) -> ssl.SSLContext:
+        """Return the same for servers that are not gRPC's. Raises StartupError where the files are unusable now."""
+        self._read()
+        first = newest = self._load()
+
+        def follow(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+            nonlocal newest
+            if self._read_changed() is not None:
+                newest = self._load()
+            connection.context = newest
+
+        # Called in every handshake, whether the client names a server or not.
+        first.sni_callback = follow
+        return first
+
+    def _load(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self._cert, self._key)
+        if self._client_ca is not None:
+            context.load_verify_locations(self._client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
     def _read(self) -> grpc.ServerCertificateConfiguration:
         pair = read_key_pair(self._cert, self._key, ("--tls-cert", "--tls-key"))
         client_ca = None if self._client_ca is None else read_authority(self._client_ca, "--tls-client-ca")
@@ -41,10 +64,8 @@ class ServerCertificates:
 
     def _read_changed(self) -> grpc.ServerCertificateConfiguration | None:
         """Return what changed files hold, None where nothing changed. gRPC calls this with every new connection."""
-        stamps = self._stamps()
-        if stamps == self._known:
+        if not self._changes.have_come():
             return None
-        self._known = stamps
         try:
             configuration = self._read()
         except StartupError as error:
@@ -52,10 +73,6 @@ class ServerCertificates:
             return None
         _logger.info("files of TLS have changed, connections from now on use them")
         return configuration
-
-    def _stamps(self) -> list[tuple[int, ...] | None]:
-        """Return something that differs once a file has changed."""
-        return [_stamp(path) for path in (self._cert, self._key, self._client_ca) if path is not None]
 
 
 def read_key_pair(cert: Path, key: Path, flags: tuple[str, str]) -> tuple[bytes, bytes]:
@@ -83,25 +100,6 @@ def read_authority(path: Path, flag: str) -> bytes:
     except ssl.SSLError as error:
         raise StartupError(f"{flag} {path} holds no certificate: {_reason(error)}") from error
     return content
-
-
-def read_file(path: Path, name: str) -> bytes:
-    """Return the contents of a file that the setting `name` names. Raises StartupError where it cannot be read."""
-    try:
-        # Whoever opens a pipe waits until somebody writes into it, and OpenSSL reads the file once more.
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise StartupError(f"{name} {path} cannot be read: it is not a file")
-        return path.read_bytes()
-    except OSError as error:
-        raise StartupError(f"{name} {path} cannot be read: {error.strerror or error}") from error
-
-
-def _stamp(path: Path) -> tuple[int, ...] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_ino, status.st_size
 
 
 def _no_pass_phrase() -> bytes:

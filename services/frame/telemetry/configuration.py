@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 
+    from services.frame.telemetry.prometheus import PrometheusPage
     from services.frame.telemetry.recording import Recorder
 
 # A cycle makes about five spans, and the SDK's own 2,048 overflow within a second of a busy orchestrator.
@@ -47,8 +48,10 @@ _CONTENT_VARIABLE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 _PROPAGATORS = ("tracecontext", "none")
 
 
-def configure_telemetry(service_name: str) -> Telemetry:
+def configure_telemetry(service_name: str, *, has_page: bool = False) -> Telemetry:
     """Return the telemetry that the environment asks for, under `service_name` where OTEL_SERVICE_NAME is not set.
+
+    With `has_page` metrics are measured for Prometheus too, whatever exporters there are, unless all is disabled.
 
     Raises StartupError for a value that we cannot honour.
     """
@@ -56,7 +59,7 @@ def configure_telemetry(service_name: str) -> Telemetry:
     if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return Telemetry.off()
     spans, readings = named_exporters("TRACES"), named_exporters("METRICS")
-    if not spans and not readings:
+    if not (spans or readings or has_page):
         return Telemetry.off()
     is_parent_taken = _is_parent_taken()
     # The SDK warns with every try; that an export was given up is said once, as an error.
@@ -66,7 +69,8 @@ def configure_telemetry(service_name: str) -> Telemetry:
     try:
         resource = _resource(service_name)
         recorder = _recorder(resource, spans, is_parent_taken=is_parent_taken) if spans else None
-        meter_provider = _meter_provider(resource, readings) if readings else None
+        page = _page() if has_page else None
+        meter_provider = _meter_provider(resource, readings, page) if readings or page is not None else None
     except (StartupError, ModuleNotFoundError):
         raise
     except Exception as error:  # the SDK has another kind for nearly every variable
@@ -74,7 +78,7 @@ def configure_telemetry(service_name: str) -> Telemetry:
         sentence = " ".join(str(error).split())
         raise StartupError(f"an OTEL_ variable has a value that OpenTelemetry refuses: {sentence}") from error
     is_content_told = os.environ.get(_CONTENT_VARIABLE, "").strip().lower() in ("true", "span_only", "span_and_event")
-    return Telemetry(recorder, meter_provider, is_content_told=is_content_told)
+    return Telemetry(recorder, meter_provider, is_content_told=is_content_told, page=page)
 
 
 def named_service() -> str:
@@ -142,11 +146,20 @@ def _span_exporter(exporter: Exporter) -> SpanExporter:
     return GrpcSpanExporter(exporter)
 
 
-def _meter_provider(resource: Resource, exporters: Sequence[Exporter]) -> MeterProvider:
-    from opentelemetry.sdk.metrics import MeterProvider
-    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+def _page() -> PrometheusPage:
+    from services.frame.telemetry.prometheus import PrometheusPage
 
-    readers = [PeriodicExportingMetricReader(_metric_exporter(exporter)) for exporter in exporters]
+    return PrometheusPage()
+
+
+def _meter_provider(
+    resource: Resource, exporters: Sequence[Exporter], page: PrometheusPage | None = None
+) -> MeterProvider:
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+
+    readers: list[MetricReader] = [] if page is None else [page.reader]
+    readers += [PeriodicExportingMetricReader(_metric_exporter(exporter)) for exporter in exporters]
     return MeterProvider(readers, resource=resource, shutdown_on_exit=False)
 
 

@@ -35,6 +35,8 @@ from opentelemetry.util import types
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics import MeterProvider
 
+    from services.frame.telemetry.prometheus import PrometheusPage
+
 # How long the end of a process may wait for a collector.
 SHUTDOWN_S = 5.0
 
@@ -90,15 +92,18 @@ class Telemetry:
         *,
         is_of_requests: bool = False,
         is_content_told: bool = False,
+        page: PrometheusPage | None = None,
     ) -> None:
         """With `is_of_requests` somebody else records the request, and its span gets the events of what is within it.
 
-        With `is_content_told` the spans of requests may hold what users write and what they are answered.
+        With `is_content_told` the spans of requests may hold what users write and what they are answered. `page` has
+        what the provider measures, for Prometheus.
         """
         self.recorder = recorder
         self._meter_provider = meter_provider
         self.is_of_requests = is_of_requests
         self.is_content_told = is_content_told
+        self.page = page
         self.is_metering = meter_provider is not None
         meters: metrics.MeterProvider = meter_provider or metrics.NoOpMeterProvider()
         self.meter: metrics.Meter = meters.get_meter("outrider")

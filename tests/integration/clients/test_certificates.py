@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from outrider.v1 import model_pb2, model_pb2_grpc
-from services.frame.rpc.channel import ClientTls, open_channel
+from services.frame.rpc.channel import ClientTls, Credentials, open_channel
 from tests.certificates import Files, write_files
 from tests.integration.conftest import Pair
 from tests.integration.services import client_of, draft_server, fixed, orchestrator_server, target_server
@@ -33,7 +33,7 @@ async def test_services_that_know_their_clients_by_certificate(pair: Pair, files
         assert len(generated.tokens) == 12
         assert generated.counts.num_accepted_tokens > 0
         for tls in (ClientTls(files.ca), None):
-            stranger = await stack.enter_async_context(open_channel(target.address, tls=tls))
+            stranger = await stack.enter_async_context(open_channel(target.address, credentials=Credentials(tls)))
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await model_pb2_grpc.ModelServiceStub(stranger).GetModel(model_pb2.GetModelRequest())
             assert refused.value.code() is grpc.StatusCode.UNAVAILABLE

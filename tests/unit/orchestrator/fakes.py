@@ -101,7 +101,7 @@ class FakeDrafter:
         return self.most
 
     async def propose(self, sequence: TokenSequence, wanted: Wanted) -> Draft:
-        num_draft_tokens = wanted.num_draft_tokens
+        num_draft_tokens = min(wanted.num_draft_tokens, self.most)
         self.asked.append(num_draft_tokens)
         tokens = self._strategy(list(sequence.tokens), num_draft_tokens)
         probabilities = [self._probability] * len(tokens)

@@ -11,7 +11,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from services.engine.model.model import Model
 from services.engine.model.vocabulary import Attribute, Vocabulary
-from services.target.chat import ChatError, ChatTemplate, Message, VariablesError
+from services.target.chat import ChatError, ChatTemplate, VariablesError
+from services.target.messages import Message
 from tests.foreign_models import llama
 from tests.unit.target.chats import ASSISTANT, AWKWARD, BEGIN, END, UNKNOWN, USER, tokenizer
 
@@ -112,7 +113,7 @@ REFUSED = {
     "division": ("{{ 1 / 0 }}", "division by zero"),
     "no end": ("{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}", "recursion"),
     "a look into Python": ("{{ ''.__class__.__mro__ }}", "unsafe"),
-    "a change of the chat": ("{{ messages.append(messages[0]) }}", "'append' of 'list' object is unsafe"),
+    "a change of the chat": ("{{ messages.append(messages[0]) }}", "'append' of 'Given' object is unsafe"),
     "too much": ("{% for i in range(10000000) %}{{ i }}{% endfor %}", "Range too big"),
 }
 

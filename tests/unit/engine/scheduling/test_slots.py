@@ -150,3 +150,61 @@ def test_a_company_that_comes_again_in_another_order_finds_its_prompts() -> None
         table.release(slot.session_id or "")
     new = [table.assign(f"new {name}", [ord(name)] * 30) for name in "dhagbfce"]
     assert [slot.index for slot in new if slot] == ["abcdefgh".index(name) for name in "dhagbfce"]
+
+
+def test_what_is_held_is_what_sessions_hold_that_are_not_over() -> None:
+    table = SlotTable(3)
+    assert table.num_held_tokens == 0
+    for session_id, tokens in (("a", [1, 2, 3]), ("b", [4, 5])):
+        slot = table.assign(session_id)
+        assert slot is not None
+        slot.held.extend(tokens)
+        slot.is_busy = False
+    assert table.num_held_tokens == 5
+    table.release("a")
+    assert table.num_held_tokens == 2
+    # It keeps its tokens, which are in use again.
+    assert table.assign("a") is not None
+    assert table.num_held_tokens == 5
+
+
+def _chat(table: SlotTable, session_id: str, tokens: list[int], num_answered: int = 10) -> int:
+    """Let a session hold a prompt and an answer to it, and end; return where."""
+    slot = table.assign(session_id, tokens)
+    assert slot is not None
+    slot.held.cut(slot.held.common_length(0, tokens))
+    slot.held.extend([*tokens[len(slot.held) :], *[1] * num_answered])
+    slot.is_busy = False
+    table.release(session_id)
+    return slot.index
+
+
+def test_where_nobody_is_at_work_the_chat_that_was_left_longest_goes_first() -> None:
+    """Not the one that was answered last, which is the likeliest to go on."""
+    table = SlotTable(3)
+    indices = [_chat(table, name, [ord(name)] * 40) for name in "abc"]
+    going_on = [ord("a")] * 40 + [1] * 10 + [2] * 20
+    assert _chat(table, "a again", going_on) == indices[0]
+    assert _chat(table, "d", [ord("d")] * 40) == indices[1]
+    assert _chat(table, "e", [ord("e")] * 40) == indices[2]
+    assert _chat(table, "a once more", [*going_on, *[1] * 10, 2]) == indices[0]
+
+
+def test_a_chat_that_begins_like_another_one_does_not_take_its_place() -> None:
+    """What it holds in common can be copied, the rest of the other one would have to be evaluated again."""
+    table = SlotTable(3)
+    system = [7] * 1000
+    long = _chat(table, "long", system + [2] * 400)
+    beside = _chat(table, "beside", [*system, 3])
+    assert beside != long
+    # A short one is worth less than the way to another slot.
+    assert _chat(table, "beside too", [*system, 4]) == beside
+    assert _chat(table, "long again", system + [2] * 400 + [1] * 10 + [5] * 300) == long
+
+
+def test_a_chat_goes_on_in_its_place_though_its_long_answer_was_another_one() -> None:
+    """Templates leave out what was thought, and an answer may be tokenized in another way than it was generated."""
+    table = SlotTable(3)
+    prompt = [7] * 100 + [3] * 300
+    first = _chat(table, "chat", [*prompt, 8, 9], num_answered=600)
+    assert _chat(table, "chat again", [*prompt, 8, *[4] * 50]) == first

@@ -162,6 +162,18 @@ def test_variables_of_other_services_are_left_alone(monkeypatch: pytest.MonkeyPa
     assert parse_settings(NeedySettings, []).model == Path("a.gguf")
 
 
+def test_only_this_machine_is_served_unless_callers_are_known(tmp_path: Path) -> None:
+    for host in ("127.0.0.1", "127.0.0.2", "::1", "localhost", "Localhost", f"unix:{tmp_path}/socket"):
+        assert ServerSettings(host=host).host == host
+    files = {name: tmp_path / "file.pem" for name in ("tls_cert", "tls_key")}
+    for host in ("0.0.0.0", "::", "10.0.0.1", "a-name", "127.1"):
+        with pytest.raises(ValueError, match=f"--host {host} lets other machines in: name an --api-key-file"):
+            ServerSettings(host=host, **files)
+        ServerSettings(host=host, api_key_file=tmp_path / "keys.txt")
+        ServerSettings(host=host, tls_client_ca=tmp_path / "ca.pem", **files)
+        ServerSettings(host=host, allow_anyone=True)
+
+
 def test_a_missing_setting_says_how_it_can_be_set() -> None:
     with pytest.raises(StartupError, match=r"^--model is missing \(or OUTRIDER_NEEDY_MODEL in the environment\)$"):
         load_settings(NeedySettings)

@@ -8,7 +8,7 @@ import pytest
 
 from services.frame.program.settings import PeerSettings, ServerSettings
 from services.frame.program.startup import StartupError
-from services.frame.rpc.channel import ClientTls, client_tls, open_channel
+from services.frame.rpc.channel import ClientTls, Credentials, client_credentials, open_channel
 from services.frame.server import FrameServer
 from tests.certificates import Files, write_files
 
@@ -24,7 +24,7 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 
 async def ask(server: FrameServer, tls: ClientTls | None) -> bytes:
-    async with open_channel(server.address, tls=tls) as channel:
+    async with open_channel(server.address, credentials=Credentials(tls)) as channel:
         reply: bytes = await channel.unary_unary("/test.Echo/Echo")(b"hello")
         return reply
 
@@ -76,7 +76,7 @@ async def test_new_connections_are_shown_the_certificate_that_the_files_hold_now
 ) -> None:
     server = await serve(tls_cert=changing.cert, tls_key=changing.key, tls_client_ca=changing.ca)
     before, after = (ClientTls(files.ca, files.cert, files.key) for files in (ours, theirs))
-    async with open_channel(server.address, tls=before) as channel:
+    async with open_channel(server.address, credentials=Credentials(before)) as channel:
         echo = channel.unary_unary("/test.Echo/Echo")
         assert await echo(b"hello") == b"hello"
         await refused(server, after)
@@ -108,10 +108,10 @@ async def test_files_that_are_of_no_use_leave_the_certificate_as_it_was(
 
 
 def test_settings_say_how_peers_are_called(ours: Files) -> None:
-    assert client_tls(PeerSettings()) is None
-    assert client_tls(PeerSettings(peer_tls=True)) == ClientTls()
+    assert client_credentials(PeerSettings()) == Credentials()
+    assert client_credentials(PeerSettings(peer_tls=True)) == Credentials(ClientTls())
     settings = PeerSettings(peer_tls=True, peer_ca=ours.ca, peer_cert=ours.cert, peer_key=ours.key)
-    assert client_tls(settings) == ClientTls(ours.ca, ours.cert, ours.key)
+    assert client_credentials(settings) == Credentials(ClientTls(ours.ca, ours.cert, ours.key))
 
 
 @pytest.mark.parametrize(
@@ -164,6 +164,6 @@ def locked_key(path: Path) -> bytes:
 
 async def test_unusable_client_files_are_one_sentence(ours: Files, theirs: Files, tmp_path: Path) -> None:
     with pytest.raises(StartupError, match=r"^--peer-ca \S+ cannot be read"):
-        open_channel("127.0.0.1:1", tls=ClientTls(ca=tmp_path / "none.pem"))
+        open_channel("127.0.0.1:1", credentials=Credentials(ClientTls(ca=tmp_path / "none.pem")))
     with pytest.raises(StartupError, match=r"^--peer-cert \S+ and --peer-key \S+ are no usable pair"):
-        open_channel("127.0.0.1:1", tls=ClientTls(ours.ca, ours.cert, theirs.key))
+        open_channel("127.0.0.1:1", credentials=Credentials(ClientTls(ours.ca, ours.cert, theirs.key)))

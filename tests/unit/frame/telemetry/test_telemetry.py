@@ -223,6 +223,39 @@ def test_the_environment_may_name_a_service(
     assert attributes.get("team") == ("a b" if "team" in str(variables) else None)
 
 
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"OTEL_METRICS_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"},
+        {"OTEL_METRICS_EXPORTER": "console"},
+        {"OTEL_TRACES_EXPORTER": "console"},
+    ],
+)
+def test_a_page_is_measured_for_whatever_is_exported(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    telemetry = configure_telemetry("outrider-orchestrator", has_page=True)
+    assert (telemetry.recorder is not None) == ("none" in variables.values() or "OTEL_TRACES_EXPORTER" in variables)
+    assert telemetry.is_metering
+    telemetry.meter.create_counter("outrider.drafts", "{draft}", "cycles with draft tokens").add(2)
+    assert telemetry.page is not None
+    for _ in range(2):
+        told = {sample.name: sample for family in telemetry.page.families() for sample in family.samples}
+        assert told["outrider_drafts_total"].value == 2
+        assert told["target_info"].labels["service_name"] == "outrider-orchestrator"
+    telemetry.shutdown()
+    assert ("outrider.drafts" in capfd.readouterr().err) == (variables.get("OTEL_METRICS_EXPORTER") == "console")
+
+
+def test_nothing_is_measured_for_a_page_where_all_is_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    telemetry = configure_telemetry("outrider-orchestrator", has_page=True)
+    assert (telemetry.page, telemetry.is_metering) == (None, False)
+
+
 def test_lines_of_metadata_are_one_header() -> None:
     metadata = [("tracestate", "a=1"), ("traceparent", "x"), ("tracestate", "b=2"), ("x-bin", b"\0")]
     assert TraceHeaders.of_metadata(metadata) == ("x", "a=1,b=2")

@@ -45,8 +45,32 @@ def test_a_file_of_json_has_texts_and_chats(tmp_path: Path) -> None:
     assert read_prompts([str(file)]) == [Prompt("mine", "go on"), Prompt("mine", messages=(("user", "hello"),))]
 
 
+def test_a_line_may_say_what_is_expected(tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    chat = '"messages": [{"role": "user", "content": "hello"}]'
+    file.write_text(f'{{"text": "go on", "prediction": "as before"}}\n{{{chat}, "prediction": "hi"}}\n')
+    assert [prompt.prediction for prompt in read_prompts([str(file)])] == ["as before", "hi"]
+
+
+def test_edits_are_expected_to_be_what_was_there_before() -> None:
+    for prompt in read_prompts(["edits"]):
+        before, _, after = prompt.text.partition("\n\n# After: ")
+        assert prompt.prediction and before.endswith(prompt.prediction)
+        assert prompt.prediction.splitlines()[0].strip() and after
+    assert not any(prompt.prediction for prompt in read_prompts(["functions", "prose", "chat"]))
+
+
 @pytest.mark.parametrize(
-    "line", ["{", "[]", '{"text": ""}', '{"messages": []}', '{"messages": [{"role": "user"}]}', '{"messages": ["a"]}']
+    "line",
+    [
+        "{",
+        "[]",
+        '{"text": ""}',
+        '{"text": "a", "prediction": 1}',
+        '{"messages": []}',
+        '{"messages": [{"role": "user"}]}',
+        '{"messages": ["a"]}',
+    ],
 )
 def test_what_is_no_prompt_is_refused_with_its_line(tmp_path: Path, line: str) -> None:
     file = tmp_path / "mine.jsonl"

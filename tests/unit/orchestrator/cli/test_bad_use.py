@@ -27,6 +27,16 @@ def model(tmp_path: Path) -> str:
         pytest.param(["generate", "--file", "."], "cannot read the prompt .: Is a directory", id="a folder as prompt"),
         pytest.param(["generate", "--file", sys.executable], "the prompt is not valid UTF-8", id="a program as prompt"),
         pytest.param(["generate", "--file", ""], "--file is empty: give it a value", id="empty file name"),
+        pytest.param(
+            ["generate", "a", "--prediction", "no/such"],
+            "cannot read the prediction no/such: No such file",
+            id="no prediction",
+        ),
+        pytest.param(
+            ["generate", "a", "--prediction", sys.executable],
+            "the prediction is not valid UTF-8",
+            id="a program as prediction",
+        ),
         pytest.param(["generate", "a", "--no-such-flag"], "No such option: --no-such-flag", id="unknown flag"),
         pytest.param(["generate", "a", "b"], "unexpected extra argument", id="two prompts"),
         pytest.param(["generate", "a", "--max-tokens", "many"], "'--max-tokens'", id="no number"),
@@ -111,6 +121,16 @@ def model(tmp_path: Path) -> str:
             ["status", "--peer-tls", "--peer-ca", "no/such"], "--peer-ca no/such cannot be", id="no such file"
         ),
         pytest.param(["chat", "--peer-tls", "--peer-ca", ""], "--peer-ca is empty", id="empty name"),
+        pytest.param(["chat", "--peer-api-key-file", "k"], "--peer-api-key-file is for a", id="a key to nobody"),
+        pytest.param(
+            ["status", "--peer-api-key-file", "no/such"], "--peer-api-key-file no/such cannot be", id="no key"
+        ),
+        pytest.param(["status", "--peer-api-key-file="], "--peer-api-key-file is empty", id="key in an empty name"),
+        pytest.param(["serve", "--host", "0.0.0.0"], "--host 0.0.0.0 lets other machines in", id="open to anyone"),
+        pytest.param(["serve", "--host", "::", "--port", "1"], "--host :: lets other machines in", id="to IPv6"),
+        pytest.param(["serve", "--http", "0.0.0.0:0"], "--http 0.0.0.0 lets other machines in", id="HTTP to anyone"),
+        pytest.param(["serve", "--api-key-file", "no/such"], "--api-key-file no/such cannot be read", id="no keys"),
+        pytest.param(["serve", "--api-key-file", ""], "--api-key-file is empty", id="keys in an empty name"),
         pytest.param(["generate", "\udcff"], "UTF-8", id="a prompt that is no text"),
         pytest.param(["generate", "a", "--address", "h:99999"], "--address is 'h:99999': ", id="no such port"),
         pytest.param(["chat", "--address", "http://h:1"], "a port from 1 to 65535", id="an address that is a URL"),
@@ -220,9 +240,12 @@ def test_bad_values_in_the_environment(
         (["generate", "a"], "OUTRIDER_TARGET_TLS_CERT", "OUTRIDER_ORCHESTRATOR_PEER_TLS and _PEER_CA must be set too"),
         (["serve"], "OUTRIDER_DRAFT_TLS_CERT", "OUTRIDER_ORCHESTRATOR_PEER_TLS and _PEER_CA must be set too"),
         (["pair", "a", "b"], "OUTRIDER_DRAFT_TLS_CERT", "OUTRIDER_ORCHESTRATOR_PEER_TLS and _PEER_CA must be set too"),
+        (["chat"], "OUTRIDER_ORCHESTRATOR_API_KEY_FILE", "which is for `outrider serve` only: unset it"),
+        (["serve"], "OUTRIDER_TARGET_API_KEY_FILE", "OUTRIDER_ORCHESTRATOR_PEER_API_KEY_FILE must be set too"),
+        (["pair", "a", "b"], "OUTRIDER_DRAFT_API_KEY_FILE", "OUTRIDER_ORCHESTRATOR_PEER_API_KEY_FILE must be set too"),
     ],
 )
-def test_tls_of_the_environment_with_which_processes_could_not_call_each_other(
+def test_tls_and_keys_of_the_environment_with_which_processes_could_not_call_each_other(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str], name: str, expected: str
 ) -> None:
     monkeypatch.setenv(name, "server.pem")

@@ -82,6 +82,16 @@ def test_where_to_stop(monkeypatch: pytest.MonkeyPatch, command: list[str]) -> N
     assert (list(request.stop), list(request.stop_tokens)) == (["\n\n", "b"], [0, 2**32 - 1])
 
 
+@pytest.mark.parametrize("expected", ["def f():\n    return 1\n", ""])
+def test_what_is_expected_is_the_text_of_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, expected: str) -> None:
+    path = tmp_path / "expected.py"
+    path.write_text(expected)
+    assert asked_for(monkeypatch, "generate", "a", "--prediction", str(path)).prediction.text == expected
+    request = asked_for(monkeypatch, "generate", "a", "--drafter", "prediction")
+    assert request.speculation.drafter == generation_pb2.DRAFTER_PREDICTION
+    assert not request.prediction.text
+
+
 def test_what_the_model_of_a_chat_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     (message,) = asked_for(monkeypatch, "chat", "--system", "be brief").chat.messages
     assert (message.role, message.content) == ("system", "be brief")

@@ -102,8 +102,8 @@ def test_parts(name: str, data: st.DataObject) -> None:
         text = text[length:]
         told.append(answer.drain())
     told.append(answer.finish())
-    assert "".join(said for said, _ in told) == content
-    assert "".join(thought for _, thought in told) == reasoning
+    assert "".join(parts.content for parts in told) == content
+    assert "".join(parts.reasoning for parts in told) == reasoning
 
 
 def test_markers_that_add_nothing_to_the_text() -> None:
@@ -119,18 +119,18 @@ def test_markers_that_add_nothing_to_the_text() -> None:
     answer = Answer(form, spellings)
     for token, text in [(0, ""), (2, "hm"), (1, ""), (2, "yes"), (3, "")]:
         answer.feed(text, token)
-    assert answer.finish() == ("yes", "hm")
+    assert answer.finish() == ("yes", "hm", [])
 
 
 def test_tokens_of_which_the_template_says_nothing() -> None:
     form = answer_format("{{ content }}", "", {"<s>", "<think>", "</think>"})
     answer = Answer(form)
     answer.feed("<think>hm</think>yes")
-    assert answer.finish() == ("yes", "hm")
+    assert answer.finish() == ("yes", "hm", [])
     assert not answer_format("{{ content }}", "", {"<s>"}).markers
 
 
 def test_an_answer_of_nothing_known() -> None:
     answer = Answer(target_pb2.AnswerFormat())
     answer.feed("all")
-    assert answer.finish() == ("all", "")
+    assert answer.finish() == ("all", "", [])

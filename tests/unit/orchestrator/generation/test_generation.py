@@ -1,7 +1,10 @@
 """One generation: chunks, origins, why it ended, and what the summary says."""
 
+from typing import Any
+
 import pytest
 
+from orchestrator.generation.answer import Answer, AnswerParts
 from orchestrator.generation.cycle import FixedLength
 from orchestrator.generation.generation import Generation, draw_seed
 from orchestrator.generation.text import TextStream
@@ -22,6 +25,7 @@ from tests.unit.orchestrator.fakes import (
     plain_text,
     wrong,
 )
+from tests.unit.orchestrator.generation.tool_answers import HERMES, MISTRAL, Whole, answer_of
 
 PROMPT = [3, 1, 2]
 # Every token is a letter, the end is silent.
@@ -43,6 +47,7 @@ async def generate(
     context_length: int = 1000,
     is_same_target: bool = True,
     stop_tokens: tuple[int, ...] = (),
+    answer: Answer | None = None,
 ) -> tuple[list[generation_pb2.GenerateChunk], generation_pb2.GenerateSummary]:
     generation = Generation(
         TokenSequence(PROMPT),
@@ -54,6 +59,7 @@ async def generate(
         context_length=context_length,
         telemetry=Telemetry.off(),
         stop_tokens=stop_tokens,
+        answer=answer,
     )
     chunks = [chunk async for chunk in generation.chunks()]
     return chunks, generation.summary(17, "a trace", is_same_target=is_same_target)
@@ -230,3 +236,36 @@ async def test_how_much_of_the_prompt_was_cached(strategy: Strategy) -> None:
     """By the first verification: later ones have all but what is new."""
     _, summary = await generate(strategy, target=FakeTarget(num_cached_tokens=2))
     assert summary.usage.num_cached_prompt_tokens == 2
+
+
+CALL = ['<tool_call>{"name', '": "now", "argu', 'ments": {"a', '": 1}}', "</tool_", "call>"]
+
+
+async def calling(*, num_tokens: int = len(CALL), **options: Any) -> tuple[Whole, generation_pb2.GenerateSummary]:
+    """What an answer comes to whose tokens are pieces of a call."""
+    target = FakeTarget(len(PROMPT) + num_tokens, next_token=lambda sequence: len(sequence) - len(PROMPT))
+    token_bytes = [*(piece.encode() for piece in CALL), *([b""] * NUM_TOKENS)]
+    chunks, summary = await generate(target=target, token_bytes=token_bytes, **options)
+    told = Whole()
+    for chunk in chunks:
+        told.add(AnswerParts(chunk.content, chunk.reasoning, chunk.tool_calls))
+    assert "".join(chunk.text for chunk in chunks) == "".join(CALL[: summary.usage.num_generated_tokens])
+    return told, summary
+
+
+async def test_a_generation_that_calls_a_tool() -> None:
+    told, summary = await calling(answer=answer_of(HERMES))
+    assert (told.content, told.meant) == ("", [("now", {"a": 1})])
+    assert summary.finish_reason == generation_pb2.FINISH_REASON_TOOL_CALLS
+
+
+async def test_a_generation_that_was_cut_off_calls_none() -> None:
+    told, summary = await calling(answer=answer_of(HERMES), max_tokens=3)
+    assert (told.content, told.calls) == ("".join(CALL[:3]), {})
+    assert summary.finish_reason == generation_pb2.FINISH_REASON_MAX_TOKENS
+
+
+async def test_a_generation_that_ended_by_itself_and_calls_none() -> None:
+    told, summary = await calling(answer=answer_of(MISTRAL))
+    assert (told.content, told.calls) == ("".join(CALL), {})
+    assert summary.finish_reason == generation_pb2.FINISH_REASON_END_OF_GENERATION

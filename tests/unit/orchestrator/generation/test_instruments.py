@@ -14,6 +14,6 @@ def test_counters_that_are_watched_begin_with_nothing() -> None:
     assert data is not None
     metrics = data.resource_metrics[0].scope_metrics[0].metrics
     sums = {metric.name: metric.data for metric in metrics if isinstance(metric.data, Sum)}
-    names = ("cycles", "generated_tokens", "skipped_tokens", "fallbacks", "resyncs")
+    names = ("cycles", "generated_tokens", "prompt_tokens", "skipped_tokens", "fallbacks", "resyncs")
     assert set(sums) == {f"outrider.{name}" for name in names}
     assert {point.value for each in sums.values() for point in each.data_points} == {0}

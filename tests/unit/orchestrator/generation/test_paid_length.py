@@ -131,10 +131,12 @@ def test_lookup_goes_on_where_a_model_is_not_worth_asking() -> None:
 def test_a_long_match_is_better_than_a_model_that_is_often_wrong() -> None:
     session = Session(draft_s=0.005)
     session.cycles(200, num_accepted=0, margin=UNSURE)
-    poor = session.policy.choose(MOST).least_match
     good = Session()
     good.cycles(200)
-    assert poor < good.policy.choose(MOST).least_match
+    match = Draft([7] * 6, margins=[8.0] * 6, drafter=NGRAM)
+    assert session.policy.choose(MOST).is_better(match)
+    assert not good.policy.choose(MOST).is_better(match)
+    assert not session.policy.choose(MOST).is_better(Draft([7], margins=[8.0], drafter=REMOTE).first(0))
 
 
 def test_drafts_of_lookup_say_nothing_of_the_model() -> None:

@@ -18,6 +18,7 @@ AUTO, OFF, FIXED = (
 )
 TARGET = common_pb2.ModelInfo(max_draft_tokens=8)
 NGRAM, REMOTE, NONE = generation_pb2.DRAFTER_NGRAM, generation_pb2.DRAFTER_REMOTE, generation_pb2.DRAFTER_NONE
+PREDICTION = generation_pb2.DRAFTER_PREDICTION
 
 
 def plan(settings: dict[str, Any] | None = None, **asked: Any) -> Plan:
@@ -58,10 +59,31 @@ def test_how_many(settings: dict[str, Any], asked: dict[str, Any], expected: int
         ("auto", {"drafter": NONE}, NONE),
         ("ngram", {"drafter": generation_pb2.DRAFTER_AUTO}, generation_pb2.DRAFTER_AUTO),
         ("auto", {"mode": OFF, "drafter": NGRAM}, NONE),
+        ("prediction", {}, PREDICTION),
+        ("auto", {"drafter": PREDICTION}, PREDICTION),
     ],
 )
 def test_who(setting: str, asked: dict[str, Any], expected: int) -> None:
     assert plan({"drafter": setting}, **asked).drafter == expected
+
+
+@pytest.mark.parametrize(
+    ("setting", "asked", "expected"),
+    [
+        ("auto", {}, True),
+        ("remote", {}, True),
+        ("prediction", {}, True),
+        ("none", {}, False),
+        ("none", {"drafter": PREDICTION}, True),
+        ("none", {"drafter": generation_pb2.DRAFTER_AUTO}, True),
+        ("prediction", {"drafter": NGRAM}, False),
+        ("auto", {"drafter": REMOTE}, False),
+        ("auto", {"mode": FIXED, "num_draft_tokens": 2}, True),
+        ("auto", {"mode": OFF}, False),
+    ],
+)
+def test_whether_a_prediction_is_used(setting: str, asked: dict[str, Any], expected: bool) -> None:
+    assert plan({"drafter": setting}, **asked).uses_prediction == expected
 
 
 def test_nobody_drafts_where_no_tokens_are_to_be_drafted() -> None:

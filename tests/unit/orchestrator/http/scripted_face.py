@@ -9,12 +9,15 @@ from typing import Any, cast
 
 import httpx2
 
+from orchestrator.generation.service import Load
 from orchestrator.http.app import create_app
 from orchestrator.http.served import Served
 from orchestrator.peers.pair import ServedModel
 from orchestrator.settings import OrchestratorSettings
 from outrider.v1 import common_pb2, generation_pb2, target_pb2
+from services.frame.program.api_keys import ApiKeys
 from services.frame.rpc.handlers import HandlerRegistry
+from services.frame.telemetry import Telemetry
 
 TEXTS = ("Hello", " world", "!", "\n", "€")
 
@@ -52,10 +55,13 @@ def chunk(*texts: str, content: str | None = None, reasoning: str = "") -> gener
 
 
 def summary(**fields: Any) -> generation_pb2.GenerateSummary:
-    """The summary of a generation of 4 tokens, 2 of them drafted and accepted, of 3 draft tokens in 2 cycles."""
+    """The summary of a generation of 4 tokens, 2 of them drafted and accepted, of 3 draft tokens in 2 cycles.
+
+    Of the prompt of 5 tokens, one was cached.
+    """
     values: dict[str, Any] = {
         "finish_reason": generation_pb2.FINISH_REASON_END_OF_GENERATION,
-        "usage": generation_pb2.Usage(num_prompt_tokens=5, num_generated_tokens=4),
+        "usage": generation_pb2.Usage(num_prompt_tokens=5, num_generated_tokens=4, num_cached_prompt_tokens=1),
         "timings": generation_pb2.GenerationTimings(first_token_ms=20, total_ms=50, target_queued_ms=2),
         "speculation": generation_pb2.SpeculationStatistics(
             num_cycles=2,
@@ -76,7 +82,18 @@ def summary(**fields: Any) -> generation_pb2.GenerateSummary:
     return generation_pb2.GenerateSummary(**{**values, **fields})
 
 
-Step = generation_pb2.GenerateChunk | generation_pb2.GenerateSummary | Exception | Awaitable[object]
+def told_of(request: generation_pb2.GenerateRequest) -> list[tuple[str, str, str]]:
+    """The messages of a chat: who says what after which thought; parts of a content with bars between."""
+    return [(each.role, "|".join(each.content_parts) or each.content, each.reasoning) for each in request.chat.messages]
+
+
+Step = (
+    generation_pb2.GenerateResponse
+    | generation_pb2.GenerateChunk
+    | generation_pb2.GenerateSummary
+    | Exception
+    | Awaitable[object]
+)
 Script = Callable[[generation_pb2.GenerateRequest], Sequence[Step | Callable[[], Awaitable[object]]]]
 
 
@@ -96,6 +113,7 @@ class ScriptedService:
     num_active: int = 0
     num_cancelled: int = 0
     is_available: bool = True
+    busy: Load = field(default_factory=lambda: Load("big", 0, 0))
 
     async def generate(self, request: generation_pb2.GenerateRequest, headers: Any, send: Any) -> None:
         self.requests.append(request)
@@ -105,7 +123,9 @@ class ScriptedService:
             for step in self.script(request):
                 if isinstance(step, Exception):
                     raise step
-                if isinstance(step, generation_pb2.GenerateChunk):
+                if isinstance(step, generation_pb2.GenerateResponse):
+                    await send(step)
+                elif isinstance(step, generation_pb2.GenerateChunk):
                     await send(generation_pb2.GenerateResponse(chunk=step))
                 elif isinstance(step, generation_pb2.GenerateSummary):
                     await send(generation_pb2.GenerateResponse(summary=step))
@@ -116,6 +136,9 @@ class ScriptedService:
             raise
         finally:
             self.num_active -= 1
+
+    async def load(self) -> Load:
+        return self.busy
 
     def status(self) -> generation_pb2.GetStatusResponse:
         target = generation_pb2.ServiceStatus(
@@ -144,7 +167,8 @@ class ScriptedTexts:
         self, request: target_pb2.ApplyChatTemplateRequest
     ) -> target_pb2.ApplyChatTemplateResponse:
         self.asked.append(request)
-        text = "".join(f"{each.role}: {each.content}\n" for each in request.messages)
+        contents = ("".join(each.content_parts) or each.content for each in request.messages)
+        text = "".join(f"{each.role}: {said}\n" for each, said in zip(request.messages, contents, strict=True))
         return target_pb2.ApplyChatTemplateResponse(text=text, tokens=[1] * len(text.split()))
 
 
@@ -163,18 +187,25 @@ class Face:
         return await self.client.post(path, json=body, headers=headers)
 
 
-def make_face(script: Script = usual_script, **settings: Any) -> Face:
-    """The face of a scripted service."""
+def make_face(
+    script: Script = usual_script,
+    keys: ApiKeys | None = None,
+    telemetry: Telemetry | None = None,
+    **settings: Any,
+) -> Face:
+    """The face of a scripted service, which asks for keys where some are given."""
     service, texts, registry = ScriptedService(script), ScriptedTexts(), HandlerRegistry()
     registry.is_open = True
-    server: Any = SimpleNamespace(counting=registry.counting, draining=asyncio.Event(), wait="")
+    server: Any = SimpleNamespace(counting=registry.counting, draining=asyncio.Event(), wait="", keys=keys)
+    server.telemetry = telemetry or Telemetry.off()
     model = ServedModel(MODEL, token_table())
 
     async def ready() -> ServedModel:
         return model
 
-    target = SimpleNamespace(served=model, stub=texts, ready=ready)
+    target = SimpleNamespace(served=model, stub=texts, ready=ready, model=MODEL)
     backend: Any = SimpleNamespace(target=target, drafts=[])
+    backend.models = lambda: {"target": target, "big": target} | dict(zip(["draft"], backend.drafts, strict=False))
     served = Served(OrchestratorSettings(**settings), server, backend, cast(Any, service))
     app = create_app(served)
     # An exception that gets out of the application is a test's failure.
@@ -183,8 +214,13 @@ def make_face(script: Script = usual_script, **settings: Any) -> Face:
 
 
 @asynccontextmanager
-async def face(script: Script = usual_script, **settings: Any) -> AsyncIterator[Face]:
+async def face(
+    script: Script = usual_script,
+    keys: ApiKeys | None = None,
+    telemetry: Telemetry | None = None,
+    **settings: Any,
+) -> AsyncIterator[Face]:
     """The face of a scripted service, with a client that is closed at the end."""
-    made = make_face(script, **settings)
+    made = make_face(script, keys, telemetry, **settings)
     async with made.client:
         yield made

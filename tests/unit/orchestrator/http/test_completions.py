@@ -1,10 +1,13 @@
 """Answers of `/v1/completions`, whole and as events."""
 
+from types import SimpleNamespace
 from typing import Any
+
+import pytest
 
 from outrider.v1 import common_pb2, generation_pb2
 from tests.unit.orchestrator.http.asgi import Exchange
-from tests.unit.orchestrator.http.scripted_face import chunk, face, summary
+from tests.unit.orchestrator.http.scripted_face import TEXTS, chunk, face, summary
 
 PATH = "/v1/completions"
 STREAM = {"prompt": "Hello", "stream": True}
@@ -29,6 +32,7 @@ async def test_a_whole_answer() -> None:
         "prompt_tokens": 5,
         "completion_tokens": 4,
         "total_tokens": 9,
+        "prompt_tokens_details": {"cached_tokens": 1},
         "completion_tokens_details": {"accepted_prediction_tokens": 2, "rejected_prediction_tokens": 1},
     }
     assert {"timings", "metrics", "outrider"} < told.keys()
@@ -101,3 +105,71 @@ async def test_offsets_go_on_from_event_to_event() -> None:
     first, second, *_ = await events_of(STREAM | {"logprobs": 1}, script)
     offsets = [each["choices"][0]["logprobs"]["text_offset"] for each in (first, second)]
     assert offsets == [[0, 5, 5], [6, 11, 11]]
+
+
+def reported(*tokens: int) -> generation_pb2.GenerateResponse:
+    """A report of the prompt's tokens, of which token 0 is the first and has no log-probabilities."""
+    report = generation_pb2.PromptReport()
+    for token in tokens:
+        added = report.tokens.add(token=token, text=TEXTS[token])
+        if token:
+            added.log_probabilities.chosen.CopyFrom(common_pb2.TokenLogProbability(token=token, log_probability=-token))
+            added.log_probabilities.top.add(token=4, log_probability=-0.5)
+    return generation_pb2.GenerateResponse(prompt=report)
+
+
+async def test_a_prompt_with_its_log_probabilities() -> None:
+    """As evaluation harnesses ask for it."""
+    end = with_log_probabilities()
+    async with face(lambda request: [reported(0, 1), reported(2), end, summary()]) as made:
+        asked = {"prompt": [0, 1, 2], "echo": True, "logprobs": 1, "max_tokens": 1}
+        (choice,) = (await made.post(PATH, asked)).json()["choices"]
+        (request,) = made.service.requests
+        exchange = Exchange(PATH, asked | {"stream": True})
+        await exchange.run(made.app)
+    assert (request.num_prompt_log_probabilities, request.num_log_probabilities, request.max_tokens) == (1, 1, 1)
+    assert choice["text"] == "Hello world!Helloé"
+    told = choice["logprobs"]
+    assert told["tokens"][:4] == ["Hello", " world", "!", "Hello"]
+    assert told["token_logprobs"][:4] == [None, -1.0, -2.0, -0.5]
+    assert told["top_logprobs"][:2] == [None, {"€": -0.5}]
+    assert told["text_offset"] == [0, 5, 11, 12, 17, 17]
+    # The same in the stream, part by part.
+    parts = [each["choices"][0] for each in exchange.events[:3]]
+    assert "".join(part["text"] for part in parts) == choice["text"]
+    assert [offset for part in parts for offset in part["logprobs"]["text_offset"]] == told["text_offset"]
+
+
+async def test_a_prompt_alone_is_scored() -> None:
+    cut = summary(finish_reason=LENGTH)
+    async with face(lambda request: [reported(0, 1), cut]) as made:
+        asked = {"prompt": "Hello world", "echo": True, "logprobs": 0, "max_tokens": 0}
+        (choice,) = (await made.post(PATH, asked)).json()["choices"]
+        (request,) = made.service.requests
+    assert request.max_tokens == 0
+    assert request.HasField("num_prompt_log_probabilities")
+    assert (choice["text"], choice["finish_reason"]) == ("Hello world", "length")
+
+
+@pytest.mark.parametrize("prompt", ["Hello world", [0, 1]])
+async def test_a_prompt_without_log_probabilities_is_not_evaluated_again(prompt: Any) -> None:
+    async with face(lambda request: [chunk("!"), summary()]) as made:
+        asked = {"prompt": [prompt] * 2, "echo": True}
+        told = (await made.post(PATH, asked)).json()["choices"]
+        assert not any(request.HasField("num_prompt_log_probabilities") for request in made.service.requests)
+        exchange = Exchange(PATH, asked | {"stream": True})
+        await exchange.run(made.app)
+    assert [choice["text"] for choice in told] == ["Hello world!"] * 2
+    first, second, *_ = (each["choices"][0] for each in exchange.events[:2])
+    assert [(each["index"], each["text"]) for each in (first, second)] == [(0, "Hello world"), (1, "Hello world")]
+
+
+async def test_the_draft_by_itself() -> None:
+    small = common_pb2.ModelInfo(name="small", context_length=64, numerics_fingerprint="f" * 32)
+    async with face() as made:
+        made.served.backend.drafts.append(SimpleNamespace(model=small))  # type: ignore[arg-type]
+        told = (await made.post(PATH, {"prompt": "a", "model": "draft"})).json()
+        assert made.service.requests[0].model == "draft"
+    assert (told["model"], told["system_fingerprint"]) == ("small", "fp_ffffffffffffffff")
+    # Nobody drafts for it.
+    assert told["metrics"]["speculative_decoding"] is None

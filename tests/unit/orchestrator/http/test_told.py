@@ -12,10 +12,11 @@ PLAIN = summary(speculation=generation_pb2.SpeculationStatistics(num_cycles=4), 
 
 def test_timings_are_llama_servers() -> None:
     assert told.timings([DRAFTED]) == {
-        "prompt_n": 5,
+        "cache_n": 1,
+        "prompt_n": 4,
         "prompt_ms": 20.0,
-        "prompt_per_token_ms": 4.0,
-        "prompt_per_second": 250.0,
+        "prompt_per_token_ms": 5.0,
+        "prompt_per_second": 200.0,
         "predicted_n": 4,
         "predicted_ms": 30.0,
         "predicted_per_token_ms": 7.5,
@@ -97,6 +98,7 @@ def test_our_own_is_what_the_summary_says() -> None:
         "seed": 7,
         "speedup": None,
         "trace_id": "ab",
+        "trace_url": None,
         "draft_problem": "it is away",
         "speculation": {
             "num_cycles": 2,

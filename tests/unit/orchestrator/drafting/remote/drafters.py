@@ -8,12 +8,11 @@ import grpc
 import pytest
 
 from orchestrator.drafting.draft_view import DraftView
-from orchestrator.drafting.drafter import Breaker, Draft, Wanted
+from orchestrator.drafting.drafter import Breaker
 from orchestrator.drafting.remote import DraftPatience, RemoteDrafter
 from outrider.v1 import common_pb2, draft_pb2, draft_pb2_grpc
 from services.frame.rpc.errors import ServiceError
 from services.frame.telemetry import Telemetry
-from services.session.sequence import TokenSequence
 from tests.unit.orchestrator.scripted import Script, ScriptedDraft, serving
 from tests.waiting import PATIENCE_S
 
@@ -103,8 +102,3 @@ async def attached(
 def own_messages(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What our own loggers said: gRPC's event of an earlier test's loop, which is closed, is told by asyncio."""
     return [record.getMessage() for record in caplog.records if record.name.startswith(("orchestrator", "services"))]
-
-
-async def as_cycles_do(drafter: RemoteDrafter, sequence: TokenSequence, num_draft_tokens: int) -> Draft:
-    """Ask for no more than there is room for."""
-    return await drafter.propose(sequence, Wanted(min(num_draft_tokens, drafter.room(len(sequence)))))

@@ -12,7 +12,6 @@ from tests.unit.orchestrator.drafting.remote.drafters import (
     SAMPLING,
     STAND_IN,
     VOCABULARY_SIZE,
-    as_cycles_do,
     attached,
     described,
     drafter_of,
@@ -52,12 +51,12 @@ async def test_it_asks_for_no_more_than_the_service_proposes() -> None:
     async with serviced(script) as service:
         drafter = drafter_of(service)
         service.model = described(max_draft_tokens=3)
-        assert list((await as_cycles_do(drafter, TokenSequence(PROMPT), 4)).tokens) == [7]
+        assert list((await drafter.propose(TokenSequence(PROMPT), Wanted(4))).tokens) == [7]
         service.model = described(max_draft_tokens=0)
-        assert await as_cycles_do(drafter, TokenSequence(PROMPT), 4) == Draft()
+        assert await drafter.propose(TokenSequence(PROMPT), Wanted(4)) == Draft()
         assert drafter.problem == "the draft service is set to propose no tokens"
         service.model = described(max_draft_tokens=5)
-        assert list((await as_cycles_do(drafter, TokenSequence(PROMPT), 4)).tokens) == [8]
+        assert list((await drafter.propose(TokenSequence(PROMPT), Wanted(4))).tokens) == [8]
         assert drafter.problem == ""
         await drafter.close()
     assert [request.num_draft_tokens for request in script.requests] == [3, 4]
@@ -82,7 +81,7 @@ async def test_a_service_that_takes_less_than_it_told_is_asked_again(most: str, 
     refusal = ServiceError(grpc.StatusCode.OUT_OF_RANGE, "DRAFT_TOO_LONG", "a message", metadata={"most": most})
     script = Script([proposal(7), refusal, proposal(8)])
     async with attached(script) as drafter:
-        drafts = [await as_cycles_do(drafter, TokenSequence(PROMPT), 8) for _ in range(3)]
+        drafts = [await drafter.propose(TokenSequence(PROMPT), Wanted(8)) for _ in range(3)]
         assert drafter.num_fallbacks == (not most)
     assert [list(draft.tokens) for draft in drafts] == [[7], [], [8]]
     assert [request.num_draft_tokens for request in script.requests] == [8, 8, num_asked]
@@ -119,7 +118,7 @@ async def test_a_draft_whose_context_is_full_was_not_lost() -> None:
         service.model = described(context_length=4)
         drafter = drafter_of(service)
         for expected in ([7], [8], []):
-            assert list((await as_cycles_do(drafter, sequence, 4)).tokens) == expected
+            assert list((await drafter.propose(sequence, Wanted(4))).tokens) == expected
             sequence.extend([4])
         assert drafter.problem == "the context of the draft is full: it holds 4 tokens"
         assert drafter.num_fallbacks == 0

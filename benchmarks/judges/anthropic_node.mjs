@@ -1,0 +1,55 @@
+// Anthropic's client for Node.js.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import Anthropic from "@anthropic-ai/sdk";
+
+const client = new Anthropic({ baseURL: process.env.OUTRIDER_URL, apiKey: "none", maxRetries: 0 });
+const model = "target";
+const messages = [{ role: "user", content: "def main(argv):\n" }];
+const asked = { model, messages, max_tokens: 32, temperature: 0.8, seed: 3 };
+
+const textOf = (message) => message.content.map((block) => block.text ?? "").join("");
+
+test("drafts change no text", async () => {
+  const plain = await client.messages.create({ ...asked, outrider: { mode: "off" } });
+  const drafted = await client.messages.create({ ...asked, outrider: { num_draft_tokens: 5, drafter: "remote" } });
+  assert.equal(textOf(drafted), textOf(plain));
+  assert.equal(plain.stop_reason, "max_tokens");
+  assert.equal(plain.usage.output_tokens, 32);
+  assert.ok(drafted.timings.draft_n_accepted > 0);
+});
+
+test("the client's own stream puts it together", async () => {
+  const stream = client.messages.stream(asked);
+  let text = "";
+  stream.on("text", (delta) => (text += delta));
+  const message = await stream.finalMessage();
+  const whole = await client.messages.create(asked);
+  assert.equal(text, textOf(whole));
+  assert.equal(textOf(message), text);
+  assert.equal(message.usage.input_tokens, whole.usage.input_tokens);
+  assert.equal(message.usage.output_tokens, 32);
+});
+
+test("a stop sequence is named", async () => {
+  const text = textOf(await client.messages.create(asked));
+  const stop = text.slice(10, 13);
+  const message = await client.messages.create({ ...asked, stop_sequences: [stop] });
+  assert.equal(message.stop_reason, "stop_sequence");
+  assert.equal(message.stop_sequence, stop);
+  assert.equal(textOf(message), text.slice(0, text.indexOf(stop)));
+});
+
+test("tokens are counted", async () => {
+  const counted = await client.messages.countTokens({ model, messages });
+  const message = await client.messages.create(asked);
+  assert.equal(counted.input_tokens, message.usage.input_tokens);
+});
+
+test("errors are of the client's classes", async () => {
+  const refused = client.messages.create({ ...asked, grammar: "x" });
+  await assert.rejects(refused, (error) => error instanceof Anthropic.BadRequestError && /grammar/.test(error.message));
+  const missing = client.messages.create({ ...asked, model: "claude-3" });
+  await assert.rejects(missing, Anthropic.NotFoundError);
+});

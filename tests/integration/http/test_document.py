@@ -1,0 +1,62 @@
+"""What docs/http.md says is so: its lines for a shell, and what it says of fields and paths."""
+
+import asyncio
+import json
+import re
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from tests.integration.http.faces import Faces, both_faces, chatting_model, url_of
+from tests.waiting import PATIENCE_S
+
+pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+
+DOCUMENT = (Path(__file__).parents[3] / "docs" / "http.md").read_text()
+LINES = re.findall(r"^    (curl (?:.*\\\n)*.*)$", DOCUMENT, re.MULTILINE)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def faces(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Faces]:
+    async with both_faces(chatting_model(tmp_path_factory.mktemp("chatting"))) as faces:
+        yield faces
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
+@pytest.mark.parametrize("line", LINES)
+async def test_its_lines_for_a_shell_work(faces: Faces, line: str) -> None:
+    called = line.replace("http://127.0.0.1:8080", url_of(faces.orchestrator))
+    assert called != line
+    process = await asyncio.create_subprocess_shell(called, stdout=asyncio.subprocess.PIPE)
+    answer, _ = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+    assert process.returncode == 0
+    *_, last = answer.decode().replace("data: [DONE]", "").strip().removeprefix("data: ").split("\ndata: ")
+    told = json.loads(last)
+    assert told["outrider"]["seed"] >= 0 if " -d " in line else told["data"], told
+
+
+async def test_it_names_all_paths(faces: Faces) -> None:
+    paths = (await faces.http.get("/openapi.json")).json()["paths"]
+    missing = [path for path in paths if f"`{path}" not in DOCUMENT and not path.startswith("/v1/models/")]
+    assert not missing
+
+
+async def test_what_changes_nothing_is_on_its_list(faces: Faces) -> None:
+    schemas = (await faces.http.get("/openapi.json")).json()["components"]["schemas"]
+    silent = {
+        name
+        for schema in schemas.values()
+        for name, field in schema.get("properties", {}).items()
+        if str(field.get("description", "")).startswith("changes nothing")
+    }
+    assert silent > {"user", "metadata"}
+    # Of items that are sent back, and within objects that are named.
+    within = {"id", "status", "phase", "signature", "logprobs", "display", "generate_summary", "include_obfuscation"}
+    within |= {"summary"}
+    listed = (
+        " ".join(DOCUMENT.split()).partition("Fields that clients send and that change nothing:")[2].partition("##")[0]
+    )
+    assert not [name for name in silent - within if f"`{name}`" not in listed]
