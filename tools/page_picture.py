@@ -15,7 +15,7 @@ from orchestrator.stack.stack import Stack, StackOptions
 from tools.browser import Page, browsing
 
 OUT = Path(__file__).parents[1] / "docs" / "page.png"
-WIDTH, HEIGHT = 1200, 800
+WIDTH, HEIGHT = 1200, 860
 _PATIENCE_S = 300.0
 _IS_FREE = "!document.querySelector('#go').disabled"
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.http.server import HttpServer
 from outrider.v1 import generation_pb2
+from services.frame.program.api_keys import ApiKeys
 from tests.unit.orchestrator.http.scripted_face import TEXTS, Face, make_face, summary
 
 # Drafter, draft tokens, and how many of them are accepted.
@@ -16,7 +17,7 @@ CYCLES = (
     (generation_pb2.DRAFTER_REMOTE, 3, 3),
     (generation_pb2.DRAFTER_REMOTE, 4, 1),
     (generation_pb2.DRAFTER_NGRAM, 2, 2),
-    (generation_pb2.DRAFTER_REMOTE, 5, 4),
+    (generation_pb2.DRAFTER_PREDICTION, 5, 4),
 )
 OFF = generation_pb2.SPECULATION_MODE_OFF
 # What a scripted tokenizer makes of a prompt.
@@ -117,10 +118,10 @@ class Served:
 
 
 @asynccontextmanager
-async def scripted(script: Script | None = None, **settings: Any) -> AsyncIterator[Served]:
+async def scripted(script: Script | None = None, keys: ApiKeys | None = None, **settings: Any) -> AsyncIterator[Served]:
     """A server whose answers are those of a script, on a free port."""
     script = script or Script()
-    face = make_face(script, http="127.0.0.1:0", **settings)
+    face = make_face(script, keys, http="127.0.0.1:0", **settings)
     server = HttpServer(face.served.settings, face.app)
     async with face.client:
         await server.start()

@@ -176,6 +176,7 @@ function settings() {
     mode: fields.mode.value,
     num_draft_tokens: number("num_draft_tokens"),
     drafter: fields.drafter.value,
+    prediction: fields.prediction.value,
     probabilities: fields.probabilities.checked,
   };
 }
@@ -255,10 +256,7 @@ async function connect() {
       const { data } = await get("v1/models");
       const [target, draft] = data;
       find("models").textContent = `target ${target.id}${draft ? ` · draft ${draft.meta.name}` : " · no draft model"}`;
-      const [plain, chat] = fields.kind;
-      chat.disabled = !target.meta.has_chat_template;
-      chat.parentElement.title = chat.disabled ? "this model has no chat template" : "";
-      if (chat.disabled) plain.checked = true;
+      offerChat(target.meta.has_chat_template);
       find("go").disabled = false;
       tell("ready");
       return;
@@ -272,6 +270,15 @@ async function connect() {
       await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
     }
   }
+}
+
+/** A model that has a template for chats was made for them. */
+function offerChat(hasTemplate) {
+  const [plain, chat] = fields.kind;
+  chat.disabled = !hasTemplate;
+  chat.parentElement.title = hasTemplate ? "" : "this model has no chat template";
+  (hasTemplate ? chat : plain).checked = true;
+  if (hasTemplate && fields.prompt.value === fields.prompt.defaultValue) fields.prompt.value = "";
 }
 
 form.addEventListener("submit", (event) => {

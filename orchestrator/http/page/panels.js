@@ -100,9 +100,11 @@ export function showToken(token, cycle) {
     about.append(head);
   }
   const list = element("dl");
-  for (const [name, value] of [...(token ? ofToken(token) : []), ...ofCycle(cycle)]) {
+  for (const [name, ...values] of [...(token ? ofToken(token) : []), ...ofCycle(cycle)]) {
     const row = element("div");
-    row.append(element("dt", {}, name), element("dd", {}, value));
+    const told = element("dd");
+    told.append(...values.map((value) => element("span", {}, value)));
+    row.append(element("dt", {}, name), told);
     list.append(row);
   }
   about.append(list);
@@ -112,7 +114,7 @@ function* ofToken(token) {
   const drafted = token.cycle.draft_tokens[token.place];
   if (token.probability !== undefined) yield ["probability", percent(token.probability)];
   if (token.top?.length) {
-    yield ["likeliest", token.top.map(({ text, probability }) => `${JSON.stringify(text)} ${percent(probability)}`).join("  ")];
+    yield ["likeliest", ...token.top.map(({ text, probability }) => `${JSON.stringify(text)} ${percent(probability)}`)];
   }
   if (drafted) {
     const known = [

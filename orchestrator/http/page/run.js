@@ -85,6 +85,7 @@ export class Run {
       temperature: settings.temperature,
       outrider: { report_cycles: true, ...this.#speculation() },
     };
+    if (this.isDrafting && settings.prediction) body.prediction = { type: "content", content: settings.prediction };
     const top = settings.probabilities;
     if (this.tokens.length) {
       body.prompt = [...(await this.#promptIds()), ...this.tokens.map((token) => token.id)];
