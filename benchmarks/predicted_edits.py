@@ -98,10 +98,14 @@ def edits(checkout: Path, vocabulary: Vocabulary, number: int) -> list[Edit]:
     return found
 
 
+def _git(checkout: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", checkout, *arguments], capture_output=True, check=True)
+    return done.stdout.decode(errors="replace")
+
+
 def _changes(checkout: Path) -> Iterator[tuple[str, str]]:
     def git(*arguments: str) -> str:
-        done = subprocess.run(["git", "-C", checkout, *arguments], capture_output=True, check=True)
-        return done.stdout.decode(errors="replace")
+        return _git(checkout, *arguments)
 
     commits = git("log", "--no-merges", "--reverse", "--format=%H", "--diff-filter=M", "--", "*.py").split()
     random.Random(1).shuffle(commits)
@@ -170,7 +174,8 @@ def main() -> None:
     arguments = parser.parse_args()
     target, _ = bundled_pair()
     given = edits(arguments.checkout, Model(target).vocabulary, arguments.edits)
-    print(json.dumps({"edits": len(given), "tokens": sum(len(edit.after) for edit in given)}))
+    commit = _git(arguments.checkout, "rev-parse", "--short", "HEAD").strip()
+    print(json.dumps({"commit": commit, "edits": len(given), "tokens": sum(len(edit.after) for edit in given)}))
     for machine, (name, most) in MACHINES.items():
         costs = load_costs(Path(str(files("orchestrator.costs").joinpath(name)))).target
         plain_rate = 0.0

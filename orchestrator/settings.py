@@ -28,6 +28,12 @@ def _listed(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
+def _check_trace_url(url: str) -> str:
+    if url and not (url.startswith(("http://", "https://")) and "{trace_id}" in url):
+        raise ValueError("it is to be an http or https address with {trace_id} in it")
+    return url
+
+
 def _read_switch(value: object) -> object:
     return _SWITCHES.get(value.lower(), value) if isinstance(value, str) else value
 
@@ -53,6 +59,9 @@ class OrchestratorSettings(ServerSettings, PeerSettings, env_prefix="OUTRIDER_OR
         "on", description="Prometheus' page at /metrics: on, with a key where others need one; open, without; off"
     )
     http_vllm_metrics: bool = Field(True, description="tell on that page by the names of vLLM too what it would tell")
+    trace_url: Annotated[str, AfterValidator(_check_trace_url)] = Field(
+        "", description="where a trace is seen, as in http://localhost:16686/trace/{trace_id}; HTTP answers tell it"
+    )
     port: int = Field(50050, ge=0, le=65535, description="port to listen on; 0 takes a free one, which is printed")
     target: Address = Field("127.0.0.1:50052", min_length=1, description="address of the target service")
     draft: Addresses = Field(

@@ -28,6 +28,7 @@ from orchestrator.cli.options import (
     JsonOption,
     ModelOptions,
     PeerOptions,
+    is_given,
     refuse_empty,
     refuse_unreachable,
     stack_credentials,
@@ -184,6 +185,8 @@ def chat(
     request = asked.request(models.drafter)
     request.chat.CopyFrom(template.chat())
     options = models.own_stack(context, address)
+    if options is not None and not (is_given(context, "temperature") or is_given(context, "top_p")):
+        models.advise(request.sampling)
     run(hold_chat(address, peer.credentials(address), options, request))
 
 

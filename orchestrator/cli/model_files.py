@@ -1,10 +1,11 @@
-"""The model files that a user names, by path or on the Hugging Face hub."""
+"""The model files that a user names, by path, on the Hugging Face hub, or in one word."""
 
 import stat
 from pathlib import Path
 
 from orchestrator.cli.hub import SCHEME, HubFile, fetch
 from orchestrator.stack.bundled import bundled_pair
+from orchestrator.stack.named import NAMED_MODELS
 from services.frame.program.output import say
 from services.frame.program.startup import StartupError
 
@@ -25,19 +26,30 @@ def find_pair(target: str | None, draft: str | None, *, wants_draft: bool) -> tu
         bundled_target, bundled_draft = bundled_pair()
         return bundled_target, bundled_draft if wants_draft else None
     target_path = find_model(target)
-    if draft is not None and not draft.startswith(SCHEME) and _mode(Path(draft)) is None:
+    if draft is not None and _is_path(draft) and _mode(Path(draft)) is None:
         say("outrider", f"there is no draft model {draft}: going on without one")
         draft = None
     return target_path, None if draft is None else find_model(draft)
 
 
 def find_model(name: str) -> Path:
-    """Return the file that a path or an `hf:` name stands for, fetched if need be. Raises StartupError."""
+    """Return the file of a model, fetched if need be: `name` is a path, an `hf:` name, or one of NAMED_MODELS.
+
+    Raises StartupError.
+    """
+    if name in NAMED_MODELS:
+        return NAMED_MODELS[name].find()
     path = fetch(HubFile.parse(name)) if name.startswith(SCHEME) else Path(name)
     mode = _mode(path)
     if mode is None or not stat.S_ISREG(mode):
-        raise StartupError(f"there is no model file {path}")
+        # What has neither folder nor ending was meant as a word, or could have been.
+        words = f", and the models that go by one word are {', '.join(NAMED_MODELS)}" if name.isidentifier() else ""
+        raise StartupError(f"there is no model file {path}{words}")
     return path
+
+
+def _is_path(name: str) -> bool:
+    return not name.startswith(SCHEME) and name not in NAMED_MODELS
 
 
 def _mode(path: Path) -> int | None:

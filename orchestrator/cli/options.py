@@ -10,7 +10,9 @@ from pydantic import ValidationError
 
 from orchestrator.cli.model_files import find_pair
 from orchestrator.settings import DrafterName, OrchestratorSettings
+from orchestrator.stack.named import NAMED_MODELS
 from orchestrator.stack.stack import StackOptions
+from outrider.v1 import common_pb2
 from services.frame.program.address import check_address
 from services.frame.program.api_keys import ApiKeys, check_key
 from services.frame.program.settings import PeerSettings, load_settings
@@ -18,10 +20,15 @@ from services.frame.program.startup import StartupError
 from services.frame.rpc.channel import Credentials, client_credentials
 
 
+def is_given(context: typer.Context, name: str) -> bool:
+    """Return whether the command line says what a parameter is."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def refuse_empty(context: typer.Context, parameter: typer.CallbackParam, value: str | None) -> str | None:
     """Return the value of a parameter. Raises StartupError for an empty one of the command line."""
-    source = context.get_parameter_source(parameter.name or "")
-    if value == "" and source is not None and source.name == "COMMANDLINE":
+    if value == "" and is_given(context, parameter.name or ""):
         raise StartupError(f"{parameter.opts[0]} is empty: give it a value")
     return value
 
@@ -34,7 +41,7 @@ def refuse_unreachable(context: typer.Context, parameter: typer.CallbackParam, v
         raise StartupError(f"{parameter.opts[0]} is {value!r}: {error}") from error
 
 
-MODEL = "PATH|hf:OWNER/REPO/FILE"
+MODEL = f"PATH|hf:OWNER/REPO/FILE|{'|'.join(NAMED_MODELS)}"
 # Holds the key itself.
 _KEY_VARIABLE = "OUTRIDER_API_KEY"
 AddressOption = Annotated[
@@ -45,6 +52,7 @@ TargetOption = Annotated[
     str | None,
     typer.Option(
         "--target",
+        "--model",
         metavar=MODEL,
         callback=refuse_empty,
         envvar=["OUTRIDER_TARGET_MODEL", "TARGET_MODEL_PATH"],
@@ -155,10 +163,14 @@ class ModelOptions:
                     raise StartupError(f"{name} is set, which is for `outrider serve` only: unset it")
             return self.stack()
         for name in ("target", "draft", "exact"):
-            source = context.get_parameter_source(name)
-            if source is not None and source.name == "COMMANDLINE":
+            if is_given(context, name):
                 raise StartupError(f"--{name} is for a stack of our own, and --address names one that runs")
         return None
+
+    def advise(self, sampling: common_pb2.Sampling) -> None:
+        """Sample as the makers of a model that goes by one word do; for any other one nothing is changed."""
+        if named := NAMED_MODELS.get(self.target or ""):
+            sampling.temperature, sampling.top_p = named.temperature, named.top_p
 
 
 @dataclass(frozen=True)

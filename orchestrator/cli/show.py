@@ -1,6 +1,8 @@
 """How generations and the state of an orchestrator look in a terminal, and as JSON."""
 
+import sys
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
@@ -11,6 +13,7 @@ from rich.style import Style
 from rich.table import Column, Table
 from rich.text import Text
 
+from orchestrator.cli.wrapping import WordWrap
 from orchestrator.peers.pair import Difference
 from outrider.v1 import generation_pb2, target_pb2
 from services.frame.program.printable import one_line, printable
@@ -54,26 +57,34 @@ async def show(messages: AsyncIterator[generation_pb2.GenerateResponse], prompt:
 async def show_answer(
     messages: AsyncIterator[generation_pb2.GenerateResponse], said: target_pb2.ChatMessage, out: Console
 ) -> target_pb2.ChatMessage:
-    """Print an answer of a chat as `show` does, what was thought dimmed and apart.
+    """Print an answer of a chat as `show` does, what was thought dimmed and apart, and no word of it on two lines.
 
     It is added to `said` as it comes, so that what has come is there whatever ends it; `said` is returned.
     """
-    async for message in messages:
-        if not message.HasField("chunk"):
-            _write_summary(out, message.summary)
-            continue
-        chunk = message.chunk
-        _write(out, chunk.reasoning, "dim")
-        if chunk.content and said.reasoning and not said.content:
-            _write(out, "\n\n")
-        if chunk.content == chunk.text:
-            for token in chunk.tokens:
-                _write(out, token.text, STYLES.get(token.origin, ""))
-        if chunk.content != chunk.text or not chunk.tokens:
-            _write(out, chunk.content)
-        said.reasoning += chunk.reasoning
-        said.content += chunk.content
+    prose = WordWrap(partial(_write, out), lambda: out.width if _is_terminal(out) else sys.maxsize)
+    try:
+        async for message in messages:
+            if message.HasField("chunk"):
+                _add_chunk(prose, message.chunk, said)
+            else:
+                prose.flush()
+                _write_summary(out, message.summary)
+    finally:
+        prose.flush()
     return said
+
+
+def _add_chunk(prose: WordWrap, chunk: generation_pb2.GenerateChunk, said: target_pb2.ChatMessage) -> None:
+    prose.add(chunk.reasoning, "dim")
+    if chunk.content and said.reasoning and not said.content:
+        prose.add("\n\n", "")
+    if chunk.content == chunk.text:
+        for token in chunk.tokens:
+            prose.add(token.text, STYLES.get(token.origin, ""))
+    if chunk.content != chunk.text or not chunk.tokens:
+        prose.add(chunk.content, "")
+    said.reasoning += chunk.reasoning
+    said.content += chunk.content
 
 
 def _write_summary(out: Console, summary: generation_pb2.GenerateSummary) -> None:
@@ -86,13 +97,17 @@ def _write_summary(out: Console, summary: generation_pb2.GenerateSummary) -> Non
 
 def _write(out: Console, text: str, style: str = "") -> None:
     """Write text as it is, but for a terminal: there it has a style, and nothing of it is obeyed."""
-    # The environment can tell rich that a terminal is none.
-    if out.is_terminal or out.file.isatty():
+    if _is_terminal(out):
         # Not a Text: rich would count its tabs from where it begins.
         out.print(Segments([Segment(printable(text), Style.parse(style))]), end="", soft_wrap=True)
     else:
         out.file.write(text)
         out.file.flush()
+
+
+def _is_terminal(out: Console) -> bool:
+    # The environment can tell rich that a terminal is none.
+    return out.is_terminal or out.file.isatty()
 
 
 def _has_colours(out: Console) -> bool:

@@ -19,7 +19,7 @@ from outrider.v1 import generation_pb2
 # Margins of a model between which tokens are told apart: differences of (perturbed) logits, so about log odds.
 _MARGINS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0)
 # Lengths of a match in the text, and in a text that is expected.
-_MATCHES = (5.0, 6.0, 8.0, 12.0)
+_MATCHES = (5.0, 6.0, 8.0, 12.0, 16.0, 24.0)
 _EXPECTED_MATCHES = (3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0)
 # Depths are told apart by powers of two, up to this one.
 _MOST_DEPTHS = 5

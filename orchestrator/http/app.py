@@ -17,6 +17,7 @@ from orchestrator.http.openai.chat import chat_routes
 from orchestrator.http.openai.completions import completion_routes
 from orchestrator.http.openai.responses import response_routes
 from orchestrator.http.openapi import describe
+from orchestrator.http.page.routes import page_routes
 from orchestrator.http.served import Served
 from orchestrator.http.status import status_routes
 from orchestrator.http.texts import text_routes
@@ -53,6 +54,7 @@ def create_app(served: Served, middleware: Sequence[Middleware] = ()) -> FastAPI
     )
     for routes in _ROUTES:
         app.include_router(routes(served))
+    app.include_router(page_routes())
     describe(app)
 
     @app.exception_handler(ServiceError)

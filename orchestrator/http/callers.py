@@ -17,13 +17,14 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from orchestrator.http.exchange.errors import error_response
+from orchestrator.http.page.routes import PAGE_PATHS
 from orchestrator.settings import OrchestratorSettings
 from services.frame.program.address import split_host_and_port
 from services.frame.program.api_keys import ApiKeys, bearer_key, caller_name
 from services.frame.rpc.errors import ServiceError
 
 # They tell nothing of what is served, and are asked by who knows no key: probes, and people with a browser.
-_OPEN = ("/", "/docs", "/openapi.json", "/health", "/health/live", "/health/ready")
+_OPEN = (*PAGE_PATHS, "/docs", "/openapi.json", "/health", "/health/live", "/health/ready")
 METRICS = "/metrics"
 
 

@@ -26,6 +26,7 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "speculation.": "outrider.",
         "stop_tokens": "stop_token_ids",
         "chat.template_variables": "chat_template_kwargs",
+        "prediction.text": "prediction.content",
         "chat.": "",
     }
 )

@@ -18,7 +18,7 @@ class SpeculationFields(Fields):
     )
     num_draft_tokens: _Uint32 | None = Field(None, description="draft tokens of each cycle; alone it means mode fixed")
     max_draft_tokens: _Uint32 | None = Field(None, description="most draft tokens of a cycle in mode auto")
-    drafter: Literal["auto", "remote", "ngram", "none"] | None = Field(None, description="who proposes")
+    drafter: Literal["auto", "remote", "ngram", "prediction", "none"] | None = Field(None, description="who proposes")
     min_joint_confidence: float | None = Field(None, description="below it the draft service stops")
     require_exact: bool | None = Field(None, description="refuse rather than answer what is not exact to the bit")
 
@@ -35,3 +35,14 @@ class SpeculationFields(Fields):
         if self.min_joint_confidence is not None:
             speculation.min_joint_confidence = self.min_joint_confidence
         request.require_exact = bool(self.require_exact)
+
+
+class ReportFields(SpeculationFields):
+    """Speculation of one request, of which each cycle can be told."""
+
+    report_cycles: bool | None = Field(None, description="tell what each cycle did, in the choices of the answer")
+
+    def fill(self, request: generation_pb2.GenerateRequest) -> None:
+        """Put into a request what these fields mean."""
+        super().fill(request)
+        request.report_cycles = bool(self.report_cycles)

@@ -59,6 +59,7 @@ def _models(served: Served) -> list[dict[str, Any]]:
                 "n_vocab": model.vocabulary_size,
                 "n_params": model.num_parameters,
                 "size": model.model_bytes,
+                "has_chat_template": model.has_chat_template,
             },
         }
         for name, model in found

@@ -8,6 +8,7 @@ from pydantic import Field
 from orchestrator.http.exchange.reading import Fields, JsonRoute
 from orchestrator.http.openai.chat import ChatMessage
 from orchestrator.http.openai.log_probabilities import TokenTexts
+from orchestrator.http.openai.tools import FunctionTool
 from orchestrator.http.sampling import Uint32, template_variables
 from orchestrator.http.served import Served
 from orchestrator.http.target_texts import of_target
@@ -36,8 +37,11 @@ class TemplateRequest(Fields):
     """A chat to be rendered."""
 
     messages: list[ChatMessage]
-    add_generation_prompt: bool = Field(True, description="whether it ends with the opening of the assistant's turn")
+    tools: list[FunctionTool] | None = Field(None, description="what the model may call")
+    add_generation_prompt: bool | None = Field(None, description="whether it ends with the opening of an answer; true")
+    continue_final_message: bool | None = Field(None, description="whether it ends in the last message, an assistant's")
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="variables of the template")
+    with_tokens: bool = Field(False, description="whether its token ids come too, those that the model is asked with")
 
 
 def text_routes(served: Served) -> APIRouter:
@@ -68,11 +72,15 @@ def text_routes(served: Served) -> APIRouter:
         await served.backend.target.ready()
         request = target_pb2.ApplyChatTemplateRequest(
             messages=[message.to_message() for message in asked.messages],
-            add_generation_prompt=asked.add_generation_prompt,
+            tools=[tool.to_tool() for tool in asked.tools or ()],
+            continue_final_message=bool(asked.continue_final_message),
+            add_generation_prompt=not asked.continue_final_message
+            if asked.add_generation_prompt is None
+            else asked.add_generation_prompt,
             template_variables=template_variables(asked.chat_template_kwargs or {}),
         )
         reply = await of_target(served.backend.target.stub.ApplyChatTemplate(request), _TEMPLATE)
-        return {"prompt": reply.text}
+        return {"prompt": reply.text} | ({"tokens": list(reply.tokens)} if asked.with_tokens else {})
 
     return routes
 

@@ -1,46 +1,14 @@
 """The fields of `/v1/messages`, and the chat that they are."""
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field
 
-from orchestrator.http.exchange.errors import unsupported
+from orchestrator.http.anthropic.blocks import CacheControl, Message, TextBlock, texts_of
 from orchestrator.http.exchange.reading import Fields, Unsupported
+from orchestrator.http.openai.tools import tool_of
 from orchestrator.http.sampling import NumTokens, SamplingFields, num_tokens, template_variables
-from outrider.v1 import generation_pb2, target_pb2
-
-
-class CacheControl(Fields):
-    """Changes nothing: prompts are kept by what they are."""
-
-    type: Literal["ephemeral"]
-    ttl: str | None = None
-
-
-class Block(Fields):
-    """A part of a message: a text, or what was thought before it."""
-
-    type: Literal["text", "thinking"]
-    text: str = ""
-    thinking: str = ""
-    signature: str | None = Field(None, description="changes nothing")
-    cache_control: CacheControl | None = Field(None, description="changes nothing")
-    citations: Unsupported = None
-
-
-class Message(Fields):
-    """One message of a chat."""
-
-    role: Literal["user", "assistant", "system"]
-    content: str | list[Block]
-
-    def to_message(self) -> target_pb2.ChatMessage:
-        """Return it as the protocol has it."""
-        if isinstance(self.content, str):
-            return target_pb2.ChatMessage(role=self.role, content=self.content)
-        thought = "\n".join(block.thinking for block in self.content if block.type == "thinking")
-        return target_pb2.ChatMessage(role=self.role, content=_text_of(self.content), reasoning=thought)
+from outrider.v1 import generation_pb2
 
 
 class Thinking(Fields):
@@ -67,6 +35,17 @@ class ToolChoice(Fields):
     disable_parallel_tool_use: bool | None = Field(None, description="changes nothing")
 
 
+class AnthropicTool(Fields):
+    """A tool that the model may call."""
+
+    name: str
+    description: str | None = None
+    input_schema: dict[str, Any] = Field(description="a JSON schema of the arguments")
+    type: Literal["custom"] | None = None
+    cache_control: CacheControl | None = Field(None, description="changes nothing")
+    strict: Literal[False] | None = Field(None, description="calls are as the model writes them")
+
+
 class Metadata(Fields):
     """Changes nothing."""
 
@@ -76,27 +55,29 @@ class Metadata(Fields):
 class ChatFields(Fields):
     """What a count and an answer take alike."""
 
-    messages: list[Message]
-    system: str | list[Block] | None = None
+    messages: list[Message] = Field(description="a last one of the assistant is gone on with")
+    system: str | list[TextBlock] | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="variables of the template")
     cache_control: CacheControl | None = Field(None, description="changes nothing")
-    tool_choice: ToolChoice | None = None
-    tools: Unsupported = None
+    tools: list[AnthropicTool] | None = Field(None, description="what the model may call")
+    tool_choice: ToolChoice | None = Field(None, description="with none the model is told of no tools")
     mcp_servers: Unsupported = None
     container: Unsupported = None
     context_management: Unsupported = None
 
     def chat(self) -> generation_pb2.ChatPrompt:
         """Return the chat. Raises ServiceError."""
-        if self.messages and self.messages[-1].role == "assistant":
-            last = f"messages[{len(self.messages) - 1}]"
-            raise unsupported(last, f"{last}: a last message of the assistant is not supported")
-        chat = generation_pb2.ChatPrompt(messages=[message.to_message() for message in self.messages])
+        chat = generation_pb2.ChatPrompt()
         if self.system:
-            content = self.system if isinstance(self.system, str) else _text_of(self.system)
-            chat.messages.insert(0, target_pb2.ChatMessage(role="system", content=content))
+            chat.messages.add(role="system", content_parts=texts_of(self.system))
+        for message in self.messages:
+            chat.messages.extend(message.to_messages())
+        if self.tool_choice is None or self.tool_choice.type != "none":
+            tools = self.tools or ()
+            chat.tools.extend(tool_of(tool.name, tool.description, tool.input_schema) for tool in tools)
+        chat.continue_final_message = bool(self.messages) and self.messages[-1].role == "assistant"
         chat.template_variables.CopyFrom(template_variables(self._variables()))
         return chat
 
@@ -130,7 +111,3 @@ class MessageRequest(ChatFields, SamplingFields):
         )
         self.fill(request)
         return request
-
-
-def _text_of(blocks: Sequence[Block]) -> str:
-    return "\n".join(block.text for block in blocks if block.type == "text")

@@ -1,5 +1,6 @@
 """`/v1/messages`, and `/v1/messages/count_tokens`."""
 
+import json
 import uuid
 from typing import Any
 
@@ -12,6 +13,7 @@ from orchestrator.http.exchange.errors import error_body
 from orchestrator.http.exchange.reading import JsonRoute
 from orchestrator.http.exchange.running import Answer, unless_gone
 from orchestrator.http.exchange.stream import Events, EventStream, event
+from orchestrator.http.openai.tools import whole_calls
 from orchestrator.http.sampling import NAMES
 from orchestrator.http.served import Served
 from orchestrator.http.target_texts import of_target
@@ -26,6 +28,7 @@ _STOP_REASONS = {
     generation_pb2.FINISH_REASON_STOP: "stop_sequence",
     generation_pb2.FINISH_REASON_MAX_TOKENS: "max_tokens",
     generation_pb2.FINISH_REASON_CONTEXT_FULL: "model_context_window_exceeded",
+    generation_pb2.FINISH_REASON_TOOL_CALLS: "tool_use",
 }
 
 
@@ -37,14 +40,15 @@ class AnthropicMessage(Events):
     def __init__(self, served: Served, asked: MessageRequest, request: generation_pb2.GenerateRequest) -> None:
         self._stop = asked.stop_sequences or []
         self._most_draft_tokens = served.most_draft_tokens(request)
+        self._trace_url = served.settings.trace_url
         self._head = {
             "id": f"msg_{uuid.uuid4().hex}",
             "type": "message",
             "role": "assistant",
             "model": served.model(request.model).name,
         }
-        # The block that is being written: whether it is a thought, None before the first.
-        self._is_thought: bool | None = None
+        # The block that is being written: its type and, of a call, which one. None before the first.
+        self._block: tuple[str, int] | None = None
         self._index = -1
         self._summary = generation_pb2.GenerateSummary()
 
@@ -56,6 +60,7 @@ class AnthropicMessage(Events):
             content.append({"type": "thinking", "thinking": answer.reasoning, "signature": ""})
         if answer.content:
             content.append({"type": "text", "text": answer.content})
+        content += [_tool_use(call) | {"input": _arguments(call.arguments)} for call in whole_calls(answer.chunks)]
         return self._head | {"content": content} | self._ended() | {"usage": self._usage()} | self._measures()
 
     def begin(self) -> bytes:
@@ -70,9 +75,19 @@ class AnthropicMessage(Events):
         return event({"type": "message_start", "message": message}, "message_start") + self.ping
 
     def chunk(self, index: int, chunk: generation_pb2.GenerateChunk) -> bytes:
-        """Return what a chunk thinks and says, with the end of one block and the beginning of the next between."""
-        events = self._write(chunk.reasoning, is_thought=True) if chunk.reasoning else b""
-        return events + (self._write(chunk.content, is_thought=False) if chunk.content else b"")
+        """Return what a chunk thinks, says and calls, with ends and beginnings of blocks between."""
+        events = b""
+        if text := chunk.reasoning:
+            events += self._begin_block(("thinking", 0), {"type": "thinking", "thinking": "", "signature": ""})
+            events += self._delta({"type": "thinking_delta", "thinking": text})
+        if text := chunk.content:
+            events += self._begin_block(("text", 0), {"type": "text", "text": ""})
+            events += self._delta({"type": "text_delta", "text": text})
+        for call in chunk.tool_calls:
+            if not call.is_withdrawn:
+                events += self._begin_block(("tool_use", call.index), _tool_use(call) | {"input": {}})
+                events += self._delta({"type": "input_json_delta", "partial_json": call.arguments})
+        return events
 
     def end(self, index: int, summary: generation_pb2.GenerateSummary) -> bytes:
         """Return the end of the last block, and why the answer ended."""
@@ -88,24 +103,24 @@ class AnthropicMessage(Events):
         """Return an error as an event."""
         return event(error_body(error, _PATH), "error")
 
-    def _write(self, text: str, *, is_thought: bool) -> bytes:
-        is_new = self._is_thought is not is_thought
-        events = self._end_block() + self._begin_block(is_thought=is_thought) if is_new else b""
-        delta = {"type": "thinking_delta", "thinking": text} if is_thought else {"type": "text_delta", "text": text}
-        return events + self._event("content_block_delta", delta=delta)
-
-    def _begin_block(self, *, is_thought: bool) -> bytes:
-        self._is_thought = is_thought
+    def _begin_block(self, block: tuple[str, int], begun: dict[str, Any]) -> bytes:
+        """Return the end of the last block and the beginning of this one, nothing where it is the same."""
+        if self._block == block:
+            return b""
+        events = self._end_block()
+        self._block = block
         self._index += 1
-        block = {"type": "thinking", "thinking": "", "signature": ""} if is_thought else {"type": "text", "text": ""}
-        return self._event("content_block_start", content_block=block)
+        return events + self._event("content_block_start", content_block=begun)
 
     def _end_block(self) -> bytes:
-        if self._is_thought is None:
+        if self._block is None:
             return b""
         signature = {"type": "signature_delta", "signature": ""}
-        events = self._event("content_block_delta", delta=signature) if self._is_thought else b""
+        events = self._delta(signature) if self._block[0] == "thinking" else b""
         return events + self._event("content_block_stop")
+
+    def _delta(self, delta: dict[str, Any]) -> bytes:
+        return self._event("content_block_delta", delta=delta)
 
     def _event(self, kind: str, **data: Any) -> bytes:
         return event({"type": kind, "index": self._index} | data, kind)
@@ -128,7 +143,16 @@ class AnthropicMessage(Events):
         }
 
     def _measures(self) -> dict[str, Any]:
-        return told.measures([self._summary], self._most_draft_tokens)
+        return told.measures([self._summary], self._most_draft_tokens, self._trace_url)
+
+
+def _tool_use(call: generation_pb2.ToolCallDelta) -> dict[str, Any]:
+    return {"type": "tool_use", "id": call.id, "name": call.name}
+
+
+def _arguments(arguments: str) -> Any:
+    """Return the arguments of a whole call, which are JSON."""
+    return json.loads(arguments) if arguments else {}
 
 
 def message_routes(served: Served) -> APIRouter:
@@ -152,7 +176,11 @@ def message_routes(served: Served) -> APIRouter:
         await served.backend.target.ready()
         chat = asked.chat()
         render = target_pb2.ApplyChatTemplateRequest(
-            messages=chat.messages, template_variables=chat.template_variables, add_generation_prompt=True
+            messages=chat.messages,
+            tools=chat.tools,
+            template_variables=chat.template_variables,
+            continue_final_message=chat.continue_final_message,
+            add_generation_prompt=not chat.continue_final_message,
         )
         reply = await of_target(served.backend.target.stub.ApplyChatTemplate(render), _COUNT_NAMES)
         return {"input_tokens": len(reply.tokens)}

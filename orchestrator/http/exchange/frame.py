@@ -10,8 +10,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from orchestrator.http.exchange.errors import ClientGoneError, error_response, stopping
 from services.frame.rpc.errors import as_service_error
 
-# Answered from the first moment to the last.
-ALWAYS_SERVED = ("/health", "/docs", "/openapi.json", "/metrics")
+# Answered from the first moment to the last: these paths, and that of the page itself.
+ALWAYS_SERVED = ("/health", "/docs", "/openapi.json", "/metrics", "/page/")
 
 
 class RequestFrame:
@@ -36,7 +36,8 @@ class RequestFrame:
 
         path: str = scope["path"]
         try:
-            with nullcontext() if path.startswith(ALWAYS_SERVED) else self._counting():
+            is_always_served = path == "/" or path.startswith(ALWAYS_SERVED)
+            with nullcontext() if is_always_served else self._counting():
                 await self._app(scope, self._limited(scope, receive), sending)
         except asyncio.CancelledError:
             # By the end of the server alone.

@@ -19,6 +19,7 @@ Summaries = Sequence[generation_pb2.GenerateSummary]
 _FINISH_REASONS = {
     generation_pb2.FINISH_REASON_END_OF_GENERATION: "stop",
     generation_pb2.FINISH_REASON_STOP: "stop",
+    generation_pb2.FINISH_REASON_TOOL_CALLS: "tool_calls",
 }
 
 
@@ -45,12 +46,15 @@ def usage(summaries: Summaries, num_choices: int = 1) -> dict[str, Any]:
     }
 
 
-def measures(summaries: Summaries, most_draft_tokens: int) -> dict[str, Any]:
-    """Return all that is told of drafts beside the usage; a cycle had at most so many draft tokens."""
+def measures(summaries: Summaries, most_draft_tokens: int, trace_url: str = "") -> dict[str, Any]:
+    """Return all that is told of drafts beside the usage; a cycle had at most so many draft tokens.
+
+    `trace_url` is where traces are seen, with {trace_id} in it, empty where that is not known.
+    """
     return {
         "timings": timings(summaries),
         "metrics": metrics(summaries, most_draft_tokens),
-        "outrider": outrider(summaries),
+        "outrider": outrider(summaries, trace_url),
     }
 
 
@@ -95,7 +99,7 @@ def metrics(summaries: Summaries, most_draft_tokens: int) -> dict[str, Any] | No
     }
 
 
-def outrider(summaries: Summaries) -> dict[str, Any]:
+def outrider(summaries: Summaries, trace_url: str = "") -> dict[str, Any]:
     """Return what is known of drafts and exactness, of all generations together and of each where there are several."""
     first = summaries[0]
     counts: dict[str, Any] = {}
@@ -103,24 +107,26 @@ def outrider(summaries: Summaries) -> dict[str, Any]:
     for summary in summaries:
         _add(counts, summary.speculation)
         for each in summary.speculation.drafters:
-            _add(drafters.setdefault(_drafter(each.drafter), {}), each)
-    told = _of_one(first) | {
+            _add(drafters.setdefault(drafter_name(each.drafter), {}), each)
+    told = _of_one(first, trace_url) | {
         "exact": all(each.exact for each in summaries),
         "draft_problem": next((each.draft_problem for each in summaries if each.draft_problem), None),
         "speculation": counts,
         "drafters": [{**each, "drafter": name} for name, each in drafters.items()],
     }
     if len(summaries) > 1:
-        told["choices"] = [{"index": index} | _of_one(each) for index, each in enumerate(summaries)]
+        told["choices"] = [{"index": index} | _of_one(each, trace_url) for index, each in enumerate(summaries)]
     return told
 
 
-def _of_one(summary: generation_pb2.GenerateSummary) -> dict[str, Any]:
+def _of_one(summary: generation_pb2.GenerateSummary, trace_url: str) -> dict[str, Any]:
+    has_url = trace_url and summary.trace_id
     return {
         "exact": summary.exact,
         "seed": summary.seed,
         "speedup": summary.speculation.speedup or None,
         "trace_id": summary.trace_id or None,
+        "trace_url": trace_url.replace("{trace_id}", summary.trace_id) if has_url else None,
     }
 
 
@@ -162,7 +168,8 @@ def _add(sums: dict[str, Any], counts: Message) -> None:
             sums[field.name] = [sum(pair) for pair in zip(*padded, strict=True)]
 
 
-def _drafter(drafter: generation_pb2.Drafter.ValueType) -> str:
+def drafter_name(drafter: generation_pb2.Drafter.ValueType) -> str:
+    """Return what JSON calls a drafter, as in `remote`."""
     return generation_pb2.Drafter.Name(drafter).removeprefix("DRAFTER_").lower()
 
 

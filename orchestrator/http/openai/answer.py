@@ -36,6 +36,7 @@ class OpenAIAnswer(Events):
         self._num_choices = asked.num_choices
         self._wants_usage = asked.wants_usage
         self._most_draft_tokens = served.most_draft_tokens(requests[0])
+        self._trace_url = served.settings.trace_url
         self._summaries = [generation_pb2.GenerateSummary() for _ in requests]
         self._head = {
             "id": f"{prefix}-{uuid.uuid4().hex}",
@@ -79,4 +80,4 @@ class OpenAIAnswer(Events):
         return {"usage": told.usage(self._summaries, self._num_choices)} | self._measures()
 
     def _measures(self) -> dict[str, Any]:
-        return told.measures(self._summaries, self._most_draft_tokens)
+        return told.measures(self._summaries, self._most_draft_tokens, self._trace_url)

@@ -7,6 +7,8 @@ from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
 from orchestrator.generation.generation import draw_seed
+from orchestrator.http.exchange.cycles import reports
+from orchestrator.http.exchange.errors import unsupported
 from orchestrator.http.exchange.reading import Fields, JsonRoute, Unsupported
 from orchestrator.http.exchange.running import Answer, unless_gone
 from orchestrator.http.exchange.stream import EventStream
@@ -14,6 +16,8 @@ from orchestrator.http.exchange.told import finish_reason
 from orchestrator.http.openai.answer import OpenAIAnswer
 from orchestrator.http.openai.fields import ChoiceFields, choices_of
 from orchestrator.http.openai.log_probabilities import Tokens, TokenTexts, chat_log_probabilities
+from orchestrator.http.openai.parts import TextPart
+from orchestrator.http.openai.tools import FunctionCall, FunctionTool, call_of, delta_of, whole_calls
 from orchestrator.http.sampling import NAMES, NumTokens, Requests, Uint32, num_tokens, template_variables
 from orchestrator.http.served import Served
 from outrider.v1 import generation_pb2, target_pb2
@@ -23,32 +27,34 @@ _PATH = "/v1/chat/completions"
 _NAMES = {"num_log_probabilities": "top_logprobs", "chat.messages": "messages", **NAMES}
 
 
-class TextPart(Fields):
-    """A part of a message's content."""
-
-    type: Literal["text"]
-    text: str
-
-
 class ChatMessage(Fields):
     """One message of a chat."""
 
     role: str = Field(description="system, developer, user, assistant, or another that the template knows")
-    content: str | list[TextPart] | None = Field(None, description="a text, or parts of text with line breaks between")
+    content: str | list[TextPart] | None = Field(None, description="a text, or parts of text")
     reasoning_content: str | None = Field(None, description="what the model thought before it said that")
-    name: Unsupported = None
+    name: str | None = Field(None, description="who it is, where the template tells")
+    tool_calls: list[FunctionCall] | None = Field(None, description="of an assistant: what it calls")
+    tool_call_id: str | None = Field(None, description="of a tool: the call that it answers")
     refusal: Unsupported = None
     audio: Unsupported = None
     annotations: Unsupported = None
     function_call: Unsupported = None
-    tool_calls: Unsupported = None
-    tool_call_id: Unsupported = None
 
     def to_message(self) -> target_pb2.ChatMessage:
         """Return it as the protocol has it."""
-        return target_pb2.ChatMessage(
-            role=self.role, content=text_of(self.content), reasoning=self.reasoning_content or ""
+        message = target_pb2.ChatMessage(
+            role=self.role,
+            reasoning=self.reasoning_content or "",
+            tool_calls=[call.to_call() for call in self.tool_calls or ()],
+            tool_call_id=self.tool_call_id or "",
+            name=self.name or "",
         )
+        if isinstance(self.content, list):
+            message.content_parts.extend(part.text for part in self.content)
+        else:
+            message.content = self.content or ""
+        return message
 
 
 class ResponseFormat(Fields):
@@ -71,10 +77,11 @@ class ChatRequest(ChoiceFields):
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="variables of the template")
     response_format: ResponseFormat | None = None
     modalities: list[Literal["text"]] | None = None
+    tools: list[FunctionTool] | None = Field(None, description="what the model may call")
+    tool_choice: Literal["none", "auto"] | None = Field(None, description="with none the model is told of no tools")
     parallel_tool_calls: bool | None = Field(None, description="changes nothing")
-    tool_choice: Literal["none", "auto"] | None = None
-    tools: Unsupported = None
-    prediction: Unsupported = None
+    continue_final_message: bool | None = Field(None, description="go on with the last message, an assistant's")
+    add_generation_prompt: bool | None = Field(None, description="false with continue_final_message, else true")
     functions: Unsupported = None
     function_call: Unsupported = None
     audio: Unsupported = None
@@ -86,6 +93,13 @@ class ChatRequest(ChoiceFields):
         most = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
         request = generation_pb2.GenerateRequest(max_tokens=num_tokens(most, context_length))
         request.chat.messages.extend(message.to_message() for message in self.messages)
+        if self.tool_choice != "none":
+            request.chat.tools.extend(tool.to_tool() for tool in self.tools or ())
+        if self.add_generation_prompt not in (None, not self.continue_final_message):
+            raise unsupported(
+                "add_generation_prompt", "add_generation_prompt is false with continue_final_message alone"
+            )
+        request.chat.continue_final_message = bool(self.continue_final_message)
         request.chat.template_variables.CopyFrom(template_variables(self._variables()))
         self.fill(request)
         if self.top_logprobs is not None and not self.logprobs:
@@ -97,11 +111,6 @@ class ChatRequest(ChoiceFields):
     def _variables(self) -> dict[str, Any]:
         effort = {} if self.reasoning_effort is None else {"reasoning_effort": self.reasoning_effort}
         return effort | (self.chat_template_kwargs or {})
-
-
-def text_of(content: str | list[TextPart] | None) -> str:
-    """Return a content as one text, the parts of it with line breaks between."""
-    return content if isinstance(content, str) else "\n".join(part.text for part in content or ())
 
 
 class ChatCompletion(OpenAIAnswer):
@@ -116,7 +125,10 @@ class ChatCompletion(OpenAIAnswer):
         """Return a whole answer."""
         choices = []
         for index, answer in enumerate(answers):
-            message = {"role": "assistant", "content": answer.content, "refusal": None}
+            calls = [call_of(call) for call in whole_calls(answer.chunks)]
+            message: dict[str, Any] = {"role": "assistant", "content": answer.content, "refusal": None}
+            if calls:
+                message |= {"content": answer.content or None, "tool_calls": calls}
             if answer.reasoning:
                 message["reasoning_content"] = answer.reasoning
             choices.append(
@@ -126,6 +138,7 @@ class ChatCompletion(OpenAIAnswer):
                     "logprobs": self._log_probabilities(answer.tokens),
                     "finish_reason": finish_reason(answer.summary),
                 }
+                | reports(answer.chunks)
             )
         return self.complete(answers, choices)
 
@@ -136,14 +149,17 @@ class ChatCompletion(OpenAIAnswer):
 
     def chunk(self, index: int, chunk: generation_pb2.GenerateChunk) -> bytes:
         """Return an event with what a chunk says and thinks, nothing where that is nothing."""
-        delta = {}
+        delta: dict[str, Any] = {}
         if chunk.reasoning:
             delta["reasoning_content"] = chunk.reasoning
         if chunk.content:
             delta["content"] = chunk.content
-        if not delta and not (self._texts and chunk.tokens):
+        if pieces := [delta_of(each) for each in chunk.tool_calls if not each.is_withdrawn]:
+            delta["tool_calls"] = pieces
+        report = reports([chunk])
+        if not delta and not report and not (self._texts and chunk.tokens):
             return b""
-        return self.event([self._choice(index, delta, chunk.tokens)])
+        return self.event([self._choice(index, delta, chunk.tokens) | report])
 
     def ended(self, index: int, finish_reason: str) -> dict[str, Any]:
         """Return a choice without text."""

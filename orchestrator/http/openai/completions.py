@@ -8,6 +8,7 @@ from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
 from orchestrator.generation.generation import draw_seed
+from orchestrator.http.exchange.cycles import reports
 from orchestrator.http.exchange.errors import unsupported
 from orchestrator.http.exchange.reading import JsonRoute, Unsupported
 from orchestrator.http.exchange.running import Answer, unless_gone
@@ -90,7 +91,7 @@ class Completion(OpenAIAnswer):
         for index, answer in enumerate(answers):
             before = self._echoed[index] if self._echoed else "".join(token.text for token in answer.prompt)
             choice = self._choice(index, before + answer.text, [*answer.prompt, *answer.tokens])
-            choices.append(choice | {"finish_reason": finish_reason(answer.summary)})
+            choices.append(choice | {"finish_reason": finish_reason(answer.summary)} | reports(answer.chunks))
         return self.complete(answers, choices)
 
     def begin(self) -> bytes:
@@ -103,9 +104,10 @@ class Completion(OpenAIAnswer):
 
     def chunk(self, index: int, chunk: generation_pb2.GenerateChunk) -> bytes:
         """Return an event with the text of a chunk, nothing where there is none."""
-        if not chunk.text and not (self._log_probabilities and chunk.tokens):
+        report = reports([chunk])
+        if not chunk.text and not report and not (self._log_probabilities and chunk.tokens):
             return b""
-        return self.event([self._choice(index, chunk.text, chunk.tokens)])
+        return self.event([self._choice(index, chunk.text, chunk.tokens) | report])
 
     def ended(self, index: int, finish_reason: str) -> dict[str, Any]:
         """Return a choice without text."""

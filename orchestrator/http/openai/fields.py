@@ -5,7 +5,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from orchestrator.http.exchange.reading import Fields
+from orchestrator.http.openai.parts import Prediction
 from orchestrator.http.sampling import SamplingFields
+from orchestrator.http.speculation import ReportFields
 from outrider.v1 import generation_pb2
 
 _MOST_CHOICES = 128
@@ -38,6 +40,8 @@ class ChoiceFields(CommonFields):
     )
     stop: str | list[str] | None = Field(None, description="texts before the first of which an answer ends, at most 64")
     stream_options: StreamOptions | None = None
+    prediction: Prediction | None = Field(None, description="the text that is expected: what of it is right is drafted")
+    outrider: ReportFields | None = Field(None, description="speculation of this request, exactness, and reports")
 
     @property
     def num_choices(self) -> int:
@@ -53,6 +57,8 @@ class ChoiceFields(CommonFields):
         """Put into a request what these fields mean. Raises ServiceError."""
         super().fill(request)
         request.stop.extend([self.stop] if isinstance(self.stop, str) else self.stop or ())
+        if self.prediction is not None:
+            request.prediction.text = self.prediction.text
 
 
 def choices_of(request: generation_pb2.GenerateRequest, num: int, draw: int) -> list[generation_pb2.GenerateRequest]:

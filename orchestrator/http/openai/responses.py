@@ -14,6 +14,8 @@ from orchestrator.http.exchange.running import Answer, unless_gone
 from orchestrator.http.exchange.stream import Events, EventStream, event
 from orchestrator.http.openai.log_probabilities import Tokens, TokenTexts, chat_log_probabilities
 from orchestrator.http.openai.response_fields import ResponseRequest
+from orchestrator.http.openai.response_items import CallItem, MessageItem, OpenItem, ThoughtItem
+from orchestrator.http.openai.tools import whole_calls
 from orchestrator.http.sampling import NAMES
 from orchestrator.http.served import Served, fingerprint
 from outrider.v1 import generation_pb2
@@ -28,37 +30,6 @@ _NAMES = {
 }
 
 
-class OpenItem:
-    """An item of the output that is being written: its text, and what the events of its kind are called."""
-
-    def __init__(self, index: int, *, is_thought: bool) -> None:
-        self.index = index
-        self.is_thought = is_thought
-        self.id = f"{'rs' if is_thought else 'msg'}_{uuid.uuid4().hex}"
-        self.events = "response.reasoning_text" if is_thought else "response.output_text"
-        self.texts: list[str] = []
-        self.log_probabilities: list[dict[str, Any]] = []
-
-    @property
-    def text(self) -> str:
-        """What was written so far."""
-        return "".join(self.texts)
-
-    def part(self) -> dict[str, Any]:
-        """Return its content."""
-        if self.is_thought:
-            return {"type": "reasoning_text", "text": self.text}
-        text = {"type": "output_text", "text": self.text, "annotations": []}
-        return text | {"logprobs": self.log_probabilities}
-
-    def to_json(self, status: str) -> dict[str, Any]:
-        """Return the item; it has no content where it has just begun."""
-        content = [] if status == "in_progress" else [self.part()]
-        if self.is_thought:
-            return {"type": "reasoning", "id": self.id, "summary": [], "content": content, "status": status}
-        return {"type": "message", "id": self.id, "role": "assistant", "content": content, "status": status}
-
-
 class ModelResponse(Events):
     """An answer as a response, whole or as events."""
 
@@ -66,6 +37,7 @@ class ModelResponse(Events):
         model = served.model(request.model)
         self._asked = asked
         self._most_draft_tokens = served.most_draft_tokens(request)
+        self._trace_url = served.settings.trace_url
         self._texts = TokenTexts(served.backend.target.served) if asked.wants_log_probabilities else None
         self._model = model.name
         self._fingerprint = fingerprint(model)
@@ -79,12 +51,15 @@ class ModelResponse(Events):
     def whole(self, answer: Answer) -> dict[str, Any]:
         """Return a whole answer."""
         self._summary = answer.summary
+        calls = whole_calls(answer.chunks)
         if answer.reasoning:
-            self._open(is_thought=True).texts.append(answer.reasoning)
-        if answer.content or not answer.reasoning:
-            item = self._open(is_thought=False)
-            item.texts.append(answer.content)
+            self._open(ThoughtItem(len(self._items))).texts.append(answer.reasoning)
+        if answer.content or not (answer.reasoning or calls):
+            item = MessageItem(len(self._items))
             item.log_probabilities = self._log_probabilities(answer.tokens)
+            self._open(item).texts.append(answer.content)
+        for call in calls:
+            self._open(CallItem(len(self._items), call)).texts.append(call.arguments)
         return self._to_json(self._status())
 
     def begin(self) -> bytes:
@@ -94,16 +69,20 @@ class ModelResponse(Events):
         return b"".join(self._event(kind, response=response) for kind in kinds)
 
     def chunk(self, index: int, chunk: generation_pb2.GenerateChunk) -> bytes:
-        """Return what a chunk thinks and says, with the end of one item and the beginning of the next between."""
+        """Return what a chunk thinks, says and calls, with ends and beginnings of items between."""
         # Text may come later than its tokens.
         self._held += self._log_probabilities(chunk.tokens)
-        events = self._write(chunk.reasoning, is_thought=True) if chunk.reasoning else b""
-        return events + (self._write(chunk.content, is_thought=False) if chunk.content else b"")
+        events = b""
+        if chunk.reasoning:
+            events += self._write(ThoughtItem, chunk.reasoning)
+        if chunk.content:
+            events += self._write(MessageItem, chunk.content)
+        return events + b"".join(self._call(delta) for delta in chunk.tool_calls)
 
     def end(self, index: int, summary: generation_pb2.GenerateSummary) -> bytes:
         """Return the end of the last item; an answer without any text has one too."""
         self._summary = summary
-        events = b"" if self._items else self._begin_item(is_thought=False)
+        events = b"" if self._items else self._begin_item(MessageItem(0))
         return events + self._end_item()
 
     def finish(self) -> bytes:
@@ -116,37 +95,54 @@ class ModelResponse(Events):
         said = error_body(error, _PATH)["error"]
         return self._event("error", code=said["code"], message=said["message"], param=said["param"])
 
-    def _write(self, text: str, *, is_thought: bool) -> bytes:
+    def _write(self, kind: type[ThoughtItem | MessageItem], text: str) -> bytes:
         events = b""
-        if not self._items or self._items[-1].is_thought != is_thought:
-            events = (self._end_item() if self._items else b"") + self._begin_item(is_thought=is_thought)
+        if not self._items or not isinstance(self._items[-1], kind):
+            events = self._end_item() + self._begin_item(kind(len(self._items)))
         item, more = self._items[-1], {}
         item.texts.append(text)
-        if not is_thought:
+        if isinstance(item, MessageItem):
             more["logprobs"], self._held = self._held, []
             item.log_probabilities += more["logprobs"]
         return events + self._event(f"{item.events}.delta", **self._place(item), delta=text, **more)
 
-    def _begin_item(self, *, is_thought: bool) -> bytes:
-        item = self._open(is_thought=is_thought)
+    def _call(self, delta: generation_pb2.ToolCallDelta) -> bytes:
+        last = self._items[-1] if self._items else None
+        events = b""
+        if not isinstance(last, CallItem) or last.call_index != delta.index:
+            last = CallItem(len(self._items), delta)
+            events = self._end_item() + self._begin_item(last)
+        if delta.is_withdrawn:
+            last.is_withdrawn = True
+            return events
+        last.texts.append(delta.arguments)
+        return events + self._event(f"{last.events}.delta", **self._place(last), delta=delta.arguments)
+
+    def _begin_item(self, item: OpenItem) -> bytes:
+        self._open(item)
         added = self._event("response.output_item.added", output_index=item.index, item=item.to_json("in_progress"))
-        return added + self._event("response.content_part.added", **self._place(item), part=item.part())
+        if (part := item.part()) is None:
+            return added
+        return added + self._event("response.content_part.added", **self._place(item), part=part)
 
     def _end_item(self) -> bytes:
+        """Return the end of the last item, where there is one."""
+        if not self._items:
+            return b""
         item = self._items[-1]
-        more = {} if item.is_thought else {"logprobs": item.log_probabilities}
-        return (
-            self._event(f"{item.events}.done", **self._place(item), text=item.text, **more)
-            + self._event("response.content_part.done", **self._place(item), part=item.part())
-            + self._event("response.output_item.done", output_index=item.index, item=item.to_json("completed"))
-        )
+        events = self._event(f"{item.events}.done", **self._place(item), **item.done())
+        if (part := item.part()) is not None:
+            events += self._event("response.content_part.done", **self._place(item), part=part)
+        done = item.to_json("completed")
+        return events + self._event("response.output_item.done", output_index=item.index, item=done)
 
-    def _open(self, *, is_thought: bool) -> OpenItem:
-        self._items.append(OpenItem(len(self._items), is_thought=is_thought))
-        return self._items[-1]
+    def _open(self, item: OpenItem) -> OpenItem:
+        self._items.append(item)
+        return item
 
     def _place(self, item: OpenItem) -> dict[str, Any]:
-        return {"item_id": item.id, "output_index": item.index, "content_index": 0}
+        place = {"item_id": item.id, "output_index": item.index}
+        return place if isinstance(item, CallItem) else place | {"content_index": 0}
 
     def _event(self, kind: str, **data: Any) -> bytes:
         self._num_events += 1
@@ -157,7 +153,7 @@ class ModelResponse(Events):
         return found
 
     def _status(self) -> str:
-        return "completed" if told.finish_reason(self._summary) == "stop" else "incomplete"
+        return "incomplete" if told.finish_reason(self._summary) == "length" else "completed"
 
     def _to_json(self, status: str) -> dict[str, Any]:
         asked, is_over = self._asked, status != "in_progress"
@@ -184,14 +180,17 @@ class ModelResponse(Events):
             "temperature": 1.0 if asked.temperature is None else asked.temperature,
             "text": {"format": {"type": "text"}},
             "tool_choice": asked.tool_choice or "auto",
-            "tools": [],
+            "tools": [tool.model_dump() for tool in asked.tools or ()],
             "top_logprobs": asked.top_logprobs or 0,
             "top_p": 1.0 if asked.top_p is None else asked.top_p,
             "truncation": "disabled",
             "usage": self._usage() if is_over else None,
             "user": asked.user,
         }
-        return response | (told.measures([self._summary], self._most_draft_tokens) if is_over else {})
+        return response | (self._measures() if is_over else {})
+
+    def _measures(self) -> dict[str, Any]:
+        return told.measures([self._summary], self._most_draft_tokens, self._trace_url)
 
     def _usage(self) -> dict[str, Any]:
         counts = told.usage([self._summary])

@@ -615,7 +615,7 @@ class ToolCallFormat(_message.Message):
     Where `name_closes` and `key_opens` are empty a call is a JSON object that has the name and the arguments, or a list of
     such ones: `<tool_call>{"name": "f", "arguments": {"x": 1}}</tool_call>`. Else the name comes first. Where `key_opens`
     is empty the arguments follow as a JSON object, as in `[TOOL_CALLS]f[ARGS]{"x": 1}`; else each of them has a place of
-    its own: `<function=f><parameter=x>1</parameter></function>`.
+    its own: `<function=f><parameter=x>1</parameter></function>`. Such an object or list counts in their place too.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

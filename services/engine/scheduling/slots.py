@@ -128,10 +128,10 @@ class SlotTable:
 def _num_saved(slot: Slot, tokens: Sequence[int]) -> int:
     """Return how many rows it saves a prompt of a new session to begin with what a slot holds.
 
-    None where much of that is of another chat that may go on, and has no more than its beginning in common with the
-    prompt: this can be copied, the rest would have to be evaluated again.
+    Where it has no more than a beginning in common with the chat there, less the rows that this would have to evaluate
+    again if it went on: the beginning can be copied.
     """
     num_common = slot.held.common_length(0, tokens)
     is_same_chat = num_common >= slot.num_first_tokens - _OPEN_TOKENS
-    is_short = len(slot.held) - num_common <= _MOST_SAVED_ROWS
-    return min(num_common, _MOST_SAVED_ROWS) if is_same_chat or is_short else 0
+    num_lost = 0 if is_same_chat else len(slot.held) - num_common
+    return max(0, min(num_common, _MOST_SAVED_ROWS) - num_lost)

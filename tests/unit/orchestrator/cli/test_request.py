@@ -22,7 +22,9 @@ def asked_for(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> generation_pb
         asked.append(request)
 
     monkeypatch.setattr(cli, {"generate": "stream_text", "chat": "hold_chat"}[arguments[0]], note)
-    assert run(monkeypatch, *arguments, "--address", "127.0.0.1:1") == 0
+    if "--model" not in arguments:
+        arguments = (*arguments, "--address", "127.0.0.1:1")
+    assert run(monkeypatch, *arguments) == 0
     return asked[0]
 
 
@@ -52,6 +54,25 @@ def test_what_is_not_said_is_left_open(monkeypatch: pytest.MonkeyPatch, command:
     assert {field.name for field, _ in request.sampling.ListFields()} <= {"temperature"}
     assert not request.HasField("seed")
     assert not request.stop
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], {"temperature": 0.2, "top_p": 0.9}),
+        (["--temperature", "1"], {"temperature": 1}),
+        (["--top-p", "0.5"], {"temperature": 0.8, "top_p": 0.5}),
+        (["--min-p", "0.5"], {"temperature": 0.2, "top_p": 0.9, "min_p": 0.5}),
+        (["--model", "./smollm2"], {"temperature": 0.8}),
+    ],
+)
+def test_a_model_in_one_word_is_sampled_as_its_makers_advise(
+    monkeypatch: pytest.MonkeyPatch, flags: list[str], expected: dict[str, float]
+) -> None:
+    """Unless the command line says otherwise."""
+    monkeypatch.setattr("orchestrator.cli.options.find_pair", lambda *_, **__: (Path("found.gguf"), None))
+    request = asked_for(monkeypatch, "chat", "--model", "smollm2", *flags)
+    assert request.sampling == common_pb2.Sampling(**expected)
 
 
 @pytest.mark.parametrize("command", [["generate", "a"], ["chat"]])

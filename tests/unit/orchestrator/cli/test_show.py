@@ -97,6 +97,25 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.mark.parametrize(("is_terminal", "expected"), [(True, "the queen\nlays"), (False, "the queen lays")])
+async def test_an_answer_that_is_cut_off_is_shown_up_to_there(is_terminal: bool, expected: str) -> None:
+    """In a terminal no word of it is on two lines; elsewhere it is exactly what was said."""
+
+    async def messages() -> AsyncIterator[generation_pb2.GenerateResponse]:
+        for text in ("the que", "en la", "ys"):
+            token = generation_pb2.GeneratedToken(text=text)
+            chunk = generation_pb2.GenerateChunk(text=text, tokens=[token], content=text)
+            yield generation_pb2.GenerateResponse(chunk=chunk)
+        raise ConnectionError
+
+    out = Terminal() if is_terminal else io.StringIO()
+    said = target_pb2.ChatMessage(role="assistant")
+    with pytest.raises(ConnectionError):
+        await show_answer(messages(), said, Console(file=out, highlight=False, width=12, color_system=None))
+    assert out.getvalue() == expected
+    assert said.content == "the queen lays"
+
+
 @pytest.mark.parametrize("name", ["FORCE_COLOR", "TTY_COMPATIBLE"])
 async def test_a_terminal_that_the_environment_denies_is_one(name: str) -> None:
     """rich takes an empty FORCE_COLOR, and TTY_COMPATIBLE=0, as word that nobody looks."""

@@ -104,6 +104,16 @@ async def test_never_more_than_asked_for(num_draft_tokens: int, expected: list[i
     assert await drafted([1, 2, 3, 4, 5, 6, 7, 9, 1, 2, 3, 4, 5], num_draft_tokens) == expected
 
 
+async def test_one_that_is_weighed_is_as_long_as_it_may_be() -> None:
+    sequence = TokenSequence([1, 2, 3, 4, 5, 6, 7, 9, 1, 2, 3])
+    drafter = NgramDrafter(3, 8, [])
+    draft = await drafter.propose(sequence, Wanted(0, num_looked_up=5))
+    assert (list(draft.tokens), list(draft.margins)) == ([4, 5, 6, 7, 9], [3.0, 4.0, 5.0, 6.0, 7.0])
+    assert list((await drafter.propose(sequence, Wanted(5))).tokens) == [4]
+    assert drafter.room(len(sequence)) == 11
+    assert await NgramDrafter(3, 8, []).propose(TokenSequence([1, 2, 3, 4]), Wanted(0, num_looked_up=5)) == Draft()
+
+
 async def test_a_draft_has_its_name_and_none_has_not() -> None:
     drafter = NgramDrafter(3, 8, [])
     sequence = TokenSequence([1, 2, 3])

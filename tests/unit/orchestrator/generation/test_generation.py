@@ -25,7 +25,7 @@ from tests.unit.orchestrator.fakes import (
     plain_text,
     wrong,
 )
-from tests.unit.orchestrator.generation.tool_answers import CODER, HERMES, Whole, answer_of
+from tests.unit.orchestrator.generation.tool_answers import HERMES, MISTRAL, Whole, answer_of
 
 PROMPT = [3, 1, 2]
 # Every token is a letter, the end is silent.
@@ -266,6 +266,6 @@ async def test_a_generation_that_was_cut_off_calls_none() -> None:
 
 
 async def test_a_generation_that_ended_by_itself_and_calls_none() -> None:
-    told, summary = await calling(answer=answer_of(CODER))
+    told, summary = await calling(answer=answer_of(MISTRAL))
     assert (told.content, told.calls) == ("".join(CALL), {})
     assert summary.finish_reason == generation_pb2.FINISH_REASON_END_OF_GENERATION

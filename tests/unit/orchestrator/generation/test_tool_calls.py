@@ -190,6 +190,20 @@ CASES: dict[str, Case] = {
         f"[TOOL_CALLS]weather {'x ' * 60}[ARGS]{{}}",
         [],
     ),
+    "a name that is as far from its end as may be": (
+        [MISTRAL_NAMED],
+        f"[TOOL_CALLS]now{' ' * 96}[ARGS]{{}}",
+        "",
+        [("now", {})],
+    ),
+    "arguments twice": (
+        [HERMES],
+        '<tool_call>{"name": "now", "arguments": {}, "parameters": {"a": 1}}</tool_call>',
+        "",
+        [("now", {})],
+    ),
+    "JSON where there should be tags": ([CODER], f"<tool_call>\n{CALL}\n</tool_call>", "", [MEANT]),
+    "a list where there should be names": ([MISTRAL_NAMED], f"[TOOL_CALLS][{CALL}]", "", [MEANT]),
     "no name at all": ([MISTRAL_NAMED], f"[TOOL_CALLS]{'a' * 200}[ARGS]{{}}", f"[TOOL_CALLS]{'a' * 200}[ARGS]{{}}", []),
 }
 

@@ -82,6 +82,11 @@ def summary(**fields: Any) -> generation_pb2.GenerateSummary:
     return generation_pb2.GenerateSummary(**{**values, **fields})
 
 
+def told_of(request: generation_pb2.GenerateRequest) -> list[tuple[str, str, str]]:
+    """The messages of a chat: who says what after which thought; parts of a content with bars between."""
+    return [(each.role, "|".join(each.content_parts) or each.content, each.reasoning) for each in request.chat.messages]
+
+
 Step = (
     generation_pb2.GenerateResponse
     | generation_pb2.GenerateChunk
@@ -162,7 +167,8 @@ class ScriptedTexts:
         self, request: target_pb2.ApplyChatTemplateRequest
     ) -> target_pb2.ApplyChatTemplateResponse:
         self.asked.append(request)
-        text = "".join(f"{each.role}: {each.content}\n" for each in request.messages)
+        contents = ("".join(each.content_parts) or each.content for each in request.messages)
+        text = "".join(f"{each.role}: {said}\n" for each, said in zip(request.messages, contents, strict=True))
         return target_pb2.ApplyChatTemplateResponse(text=text, tokens=[1] * len(text.split()))
 
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from pydantic import ValidationError
 
 from orchestrator.http.exchange.reading import Fields, JsonRoute
+from orchestrator.http.page.routes import PAGE_PATHS
 from orchestrator.settings import OrchestratorSettings
 from services.frame.program.api_keys import ApiKeys, caller_name
 from tests.unit.orchestrator.http.scripted_face import Face, face
@@ -90,7 +91,7 @@ async def test_strangers_do_not_learn_what_a_server_waits_for(keys: ApiKeys) -> 
         assert (await made.client.get("/v1/models", headers=SHOWN[0])).status_code == 503
 
 
-@pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready", "/docs", "/openapi.json"])
+@pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready", "/docs", "/openapi.json", *PAGE_PATHS])
 async def test_some_paths_ask_for_no_key(keys: ApiKeys, path: str) -> None:
     async with face(keys=keys) as made:
         assert (await made.client.get(path)).status_code == 200

@@ -7,7 +7,7 @@ import pytest
 
 from outrider.v1 import generation_pb2
 from services.frame.rpc.errors import invalid_argument
-from tests.unit.orchestrator.http.scripted_face import MODEL, face, summary
+from tests.unit.orchestrator.http.scripted_face import MODEL, face, summary, told_of
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 BODIES: dict[str, dict[str, Any]] = {
@@ -105,8 +105,8 @@ async def test_messages_variables_and_parts() -> None:
     async with face() as made:
         assert (await made.post(CHAT, body)).status_code == 200
         (request,) = made.service.requests
-    told = [(each.role, each.content, each.reasoning) for each in request.chat.messages]
-    assert told == [("developer", "Be brief.", ""), ("user", "a\nb", ""), ("assistant", "", "hm"), ("user", "c", "")]
+    told = told_of(request)
+    assert told == [("developer", "Be brief.", ""), ("user", "a|b", ""), ("assistant", "", "hm"), ("user", "c", "")]
     variables = request.chat.template_variables
     assert (variables["reasoning_effort"], variables["enable_thinking"]) == ("low", False)
     assert request.max_tokens == 3
@@ -174,7 +174,12 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"functions": [{"name": "f"}]}, "functions"),
     (CHAT, {"web_search_options": {}}, "web_search_options"),
     (CHAT, {"top_logprobs": 3}, "top_logprobs"),
-    (CHAT, {"messages": [{"role": "user", "content": "a", "name": "x"}]}, "messages[0].name"),
+    (CHAT, {"messages": [{"role": "user", "content": "a", "function_call": {}}]}, "messages[0].function_call"),
+    (CHAT, {"tools": [{"type": "function", "function": {"name": "f", "strict": True}}]}, "tools[0].function.strict"),
+    (CHAT, {"tools": [{"type": "web_search"}]}, "tools[0].type"),
+    (CHAT, {"tool_choice": "required"}, "tool_choice"),
+    (CHAT, {"add_generation_prompt": False}, "add_generation_prompt"),
+    (CHAT, {"prediction": {"type": "content", "content": 5}}, "prediction.content"),
     (CHAT, {"messages": [{"content": "a"}]}, "messages[0].role"),
     (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type"),
     (CHAT, {"chat_template_kwargs": {"a": nested(120)}}, "chat_template_kwargs"),

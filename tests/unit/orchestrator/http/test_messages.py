@@ -9,7 +9,7 @@ from orchestrator.http.exchange import stream
 from outrider.v1 import generation_pb2
 from services.frame.rpc.errors import ServiceError, invalid_argument
 from tests.unit.orchestrator.http.asgi import Exchange
-from tests.unit.orchestrator.http.scripted_face import chunk, face, summary
+from tests.unit.orchestrator.http.scripted_face import chunk, face, summary, told_of
 from tests.unit.orchestrator.http.test_chat_completions import thinking
 from tests.waiting import soon
 
@@ -48,8 +48,8 @@ async def test_what_the_fields_mean() -> None:
     async with face() as made:
         assert (await made.post(PATH, asked)).status_code == 200
         (request,) = made.service.requests
-    told = [(each.role, each.content, each.reasoning) for each in request.chat.messages]
-    assert told == [("system", "Be brief.", ""), ("user", "a\nb", ""), ("assistant", "Hi", "hm"), ("user", "c", "")]
+    told = told_of(request)
+    assert told == [("system", "Be brief.", ""), ("user", "a|b", ""), ("assistant", "Hi", "hm"), ("user", "c", "")]
     variables = request.chat.template_variables
     assert (variables["enable_thinking"], variables["reasoning_effort"]) == (True, "low")
     assert (request.max_tokens, list(request.stop), request.seed) == (8, ["\n"], 5)
@@ -61,9 +61,10 @@ async def test_what_the_fields_mean() -> None:
     ("fields", "named"),
     [
         ({"max_tokens": None}, "max_tokens"),
-        ({"tools": [{"name": "f"}]}, "tools"),
+        ({"tools": [{"name": "f"}]}, "tools[0].input_schema"),
+        ({"tools": [{"name": "f", "input_schema": {}, "type": "bash_20250124"}]}, "tools[0].type"),
+        ({"tool_choice": {"type": "any"}}, "tool_choice.type"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "messages[0].content[0].type"),
-        ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, "messages[1]"),
         ({"messages": [{"role": "tool", "content": "a"}]}, "messages[0].role"),
         ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format"),
         ({"context_management": {"edits": []}}, "context_management"),

@@ -8,7 +8,7 @@ import pytest
 from outrider.v1 import generation_pb2
 from services.frame.rpc.errors import ServiceError
 from tests.unit.orchestrator.http.asgi import Exchange
-from tests.unit.orchestrator.http.scripted_face import MODEL, chunk, face, summary
+from tests.unit.orchestrator.http.scripted_face import MODEL, chunk, face, summary, told_of
 from tests.unit.orchestrator.http.test_chat_completions import thinking
 from tests.unit.orchestrator.http.test_completions import with_log_probabilities
 
@@ -44,7 +44,7 @@ async def test_what_the_fields_mean() -> None:
     async with face() as made:
         assert (await made.post(PATH, asked)).status_code == 200
         (request,) = made.service.requests
-    told = [(each.role, each.content, each.reasoning) for each in request.chat.messages]
+    told = told_of(request)
     assert told == [("system", "Be brief.", ""), ("user", "a", ""), ("assistant", "Hi", "hm"), ("user", "b", "")]
     assert request.chat.template_variables["reasoning_effort"] == "low"
     assert (request.max_tokens, request.num_log_probabilities) == (8, 2)
@@ -71,7 +71,9 @@ async def test_a_text_alone_is_the_users() -> None:
         ({"input": [{"content": "a"}]}, "input[0].role"),
         ({"input": [{"type": "reasoning", "encrypted_content": "x"}]}, "input[0].encrypted_content"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0].type"),
-        ({"tools": [{"type": "web_search"}]}, "tools"),
+        ({"tools": [{"type": "web_search", "name": "f"}]}, "tools[0].type"),
+        ({"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, "input[0].call_id"),
+        ({"input": [{"type": "function_call_output", "call_id": "f"}]}, "input[0].output"),
         ({"n": 2}, "n"),
     ],
 )

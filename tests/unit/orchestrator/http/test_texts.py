@@ -41,7 +41,10 @@ async def test_a_rendered_chat() -> None:
     async with face() as made:
         assert (await made.post("/apply-template", asked)).json() == {"prompt": "user: a\n"}
         (request,) = made.texts.asked
+        with_tokens = await made.post("/apply-template", asked | {"with_tokens": True})
+        assert with_tokens.json() == {"prompt": "user: a\n", "tokens": [1, 1]}
     assert request.add_generation_prompt
+    assert not request.continue_final_message
     assert request.template_variables["enable_thinking"] is False
 
 
@@ -51,7 +54,7 @@ async def test_a_rendered_chat() -> None:
         ("/tokenize", {"content": 5}, "content"),
         ("/tokenize", {"text": "a", "content": "a"}, "text"),
         ("/detokenize", {"tokens": [-1]}, "tokens[0]"),
-        ("/apply-template", {"messages": [{"role": "user", "content": "a"}], "tools": []}, "tools"),
+        ("/apply-template", {"messages": [{"role": "user", "content": "a"}], "functions": []}, "functions"),
     ],
 )
 async def test_what_is_refused(path: str, body: dict[str, Any], param: str) -> None:

@@ -98,6 +98,7 @@ def test_our_own_is_what_the_summary_says() -> None:
         "seed": 7,
         "speedup": None,
         "trace_id": "ab",
+        "trace_url": None,
         "draft_problem": "it is away",
         "speculation": {
             "num_cycles": 2,
