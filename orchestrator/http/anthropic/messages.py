@@ -38,7 +38,6 @@ class AnthropicMessage(Events):
     ping = event({"type": "ping"}, "ping")
 
     def __init__(self, served: Served, asked: MessageRequest, request: generation_pb2.GenerateRequest) -> None:
-        self._stop = asked.stop_sequences or []
         self._most_draft_tokens = served.most_draft_tokens(request)
         self._trace_url = served.settings.trace_url
         self._head = {
@@ -127,9 +126,7 @@ class AnthropicMessage(Events):
 
     def _ended(self) -> dict[str, Any]:
         reason = _STOP_REASONS.get(self._summary.finish_reason, "end_turn")
-        # Which of several it was is not known.
-        stop = self._stop[0] if reason == "stop_sequence" and len(self._stop) == 1 else None
-        return {"stop_reason": reason, "stop_sequence": stop}
+        return {"stop_reason": reason, "stop_sequence": self._summary.stop or None}
 
     def _usage(self) -> dict[str, Any]:
         counts = told.usage([self._summary])
@@ -140,6 +137,7 @@ class AnthropicMessage(Events):
             "cache_creation_input_tokens": 0,
             "cache_read_input_tokens": num_cached,
             "output_tokens": counts["completion_tokens"],
+            "output_tokens_details": {"thinking_tokens": self._summary.usage.num_reasoning_tokens},
         }
 
     def _measures(self) -> dict[str, Any]:

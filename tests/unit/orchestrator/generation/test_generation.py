@@ -8,7 +8,7 @@ from orchestrator.generation.answer import Answer, AnswerParts
 from orchestrator.generation.cycle import FixedLength
 from orchestrator.generation.generation import Generation, draw_seed
 from orchestrator.generation.text import TextStream
-from outrider.v1 import generation_pb2
+from outrider.v1 import generation_pb2, target_pb2
 from services.frame.telemetry import Telemetry
 from services.session.client import Limits
 from services.session.sequence import TokenSequence
@@ -148,6 +148,7 @@ async def test_a_stop_string_ends_it_before_its_first_character(strategy: Strate
     assert tokens_of(chunks) == plain_text(PROMPT, text.index(stop) + len(stop))
     assert summary.finish_reason == generation_pb2.FINISH_REASON_STOP
     assert summary.usage.num_generated_tokens == text.index(stop) + len(stop)
+    assert summary.stop == stop
 
 
 async def test_text_that_was_held_back_comes_at_the_end() -> None:
@@ -269,3 +270,16 @@ async def test_a_generation_that_ended_by_itself_and_calls_none() -> None:
     told, summary = await calling(answer=answer_of(MISTRAL))
     assert (told.content, told.calls) == ("".join(CALL), {})
     assert summary.finish_reason == generation_pb2.FINISH_REASON_END_OF_GENERATION
+
+
+async def test_tokens_that_are_thought_are_counted() -> None:
+    """As all others, by what they leave the answer at: the one that ends a thought is none of it."""
+    text = text_of(plain_text(PROMPT, 8))
+    ends = target_pb2.AnswerMarker(text=text[4], begins=target_pb2.ANSWER_PART_CONTENT)
+    form = target_pb2.AnswerFormat(first=target_pb2.ANSWER_PART_REASONING, markers=[ends])
+    before = text.index(text[4])
+    chunks, summary = await generate(answer=Answer(form))
+    assert "".join(chunk.reasoning for chunk in chunks) == text[:before]
+    assert summary.usage.num_reasoning_tokens == before
+    _, summary = await generate()
+    assert summary.usage.num_reasoning_tokens == 0

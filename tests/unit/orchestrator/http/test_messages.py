@@ -116,17 +116,19 @@ async def test_a_whole_answer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "stops", "told"),
+    ("reason", "stop", "told"),
     [
-        (generation_pb2.FINISH_REASON_STOP, ["!"], ("stop_sequence", "!")),
-        (generation_pb2.FINISH_REASON_MAX_TOKENS, ["!"], ("max_tokens", None)),
-        (generation_pb2.FINISH_REASON_CONTEXT_FULL, [], ("model_context_window_exceeded", None)),
+        (generation_pb2.FINISH_REASON_STOP, "!", ("stop_sequence", "!")),
+        (generation_pb2.FINISH_REASON_STOP, "", ("stop_sequence", None)),
+        (generation_pb2.FINISH_REASON_MAX_TOKENS, "", ("max_tokens", None)),
+        (generation_pb2.FINISH_REASON_CONTEXT_FULL, "", ("model_context_window_exceeded", None)),
     ],
 )
-async def test_why_it_ended(reason: Any, stops: list[str], told: tuple[str, str | None]) -> None:
-    async with face(lambda request: [chunk("Hello"), summary(finish_reason=reason)]) as made:
-        answer = (await made.post(PATH, ASKED | {"stop_sequences": stops})).json()
+async def test_why_it_ended(reason: Any, stop: str, told: tuple[str, str | None]) -> None:
+    async with face(lambda request: [chunk("Hello"), summary(finish_reason=reason, stop=stop)]) as made:
+        answer = (await made.post(PATH, ASKED | {"stop_sequences": ["?", "!"]})).json()
     assert (answer["stop_reason"], answer["stop_sequence"]) == told
+    assert answer["usage"]["output_tokens_details"] == {"thinking_tokens": 3}
 
 
 async def test_events_in_their_order() -> None:
