@@ -33,6 +33,11 @@ def text_of(message: anthropic.types.Message) -> str:
     return "".join(block.text for block in message.content if block.type == "text")
 
 
+def num_prompt_tokens(usage: anthropic.types.Usage) -> int:
+    """Return how many tokens a prompt had; those that were cached count apart."""
+    return usage.input_tokens + usage.cache_creation_input_tokens + usage.cache_read_input_tokens
+
+
 def test_a_message(client: anthropic.Anthropic) -> None:
     message = client.messages.create(**asked())
     assert message.type == "message" and message.role == "assistant" and text_of(message)
@@ -64,13 +69,14 @@ def test_the_clients_own_stream_puts_it_together(client: anthropic.Anthropic) ->
     whole = client.messages.create(**asked())
     assert told == text_of(message) == text_of(whole)
     assert message.usage.output_tokens == 32
-    assert message.usage.input_tokens == whole.usage.input_tokens > 0
+    assert num_prompt_tokens(message.usage) == num_prompt_tokens(whole.usage) > 0
 
 
 def test_a_stream_begins_with_the_length_of_its_prompt(client: anthropic.Anthropic) -> None:
     # What coding agents show, and by which they know how full a context is.
     (start, *_) = client.messages.create(**asked(1), stream=True)
-    assert start.message.usage.input_tokens == client.messages.create(**asked(1)).usage.input_tokens
+    whole = client.messages.create(**asked(1))
+    assert num_prompt_tokens(start.message.usage) == num_prompt_tokens(whole.usage)
 
 
 def test_a_chat_with_a_system_and_blocks(client: anthropic.Anthropic) -> None:
@@ -82,7 +88,8 @@ def test_a_chat_with_a_system_and_blocks(client: anthropic.Anthropic) -> None:
     ]
     system = [{"type": "text", "text": "# Be brief.", "cache_control": {"type": "ephemeral"}}]
     message = client.messages.create(**asked(8) | {"messages": messages}, system=system, metadata={"user_id": "a"})
-    assert message.usage.input_tokens > client.messages.create(**asked(8)).usage.input_tokens
+    alone = client.messages.create(**asked(8))
+    assert num_prompt_tokens(message.usage) > num_prompt_tokens(alone.usage)
 
 
 def test_an_answer_goes_on_as_a_turn_of_the_next_request(client: anthropic.Anthropic) -> None:
@@ -108,7 +115,7 @@ def test_of_several_stop_sequences_the_one_that_was_met_is_named(client: anthrop
 def test_tokens_are_counted(client: anthropic.Anthropic) -> None:
     counted = client.messages.count_tokens(model="target", messages=CHAT, system="# Be brief.")
     message = client.messages.create(**asked(1), system="# Be brief.")
-    assert counted.input_tokens == message.usage.input_tokens > 0
+    assert counted.input_tokens == num_prompt_tokens(message.usage) > 0
 
 
 def test_thinking_is_a_variable_of_the_template(client: anthropic.Anthropic) -> None:

@@ -172,7 +172,14 @@ class Generation:
             _add_parts(chunk, self._answer.drain())
         if self._report is not None:
             chunk.cycle.CopyFrom(self._report(cycle))
+        if cycle.index == 0:
+            chunk.usage.CopyFrom(self._prompt_usage())
         return chunk
+
+    def _prompt_usage(self) -> generation_pb2.Usage:
+        return generation_pb2.Usage(
+            num_prompt_tokens=self._num_prompt_tokens, num_cached_prompt_tokens=self._num_cached_prompt_tokens or 0
+        )
 
     def _note_first(self, verification: Verification) -> None:
         """Take note of what the target had of the prompt when it was first asked."""

@@ -707,6 +707,7 @@ class GenerateChunk(_message.Message):
     REASONING_FIELD_NUMBER: _builtins.int
     TOOL_CALLS_FIELD_NUMBER: _builtins.int
     CYCLE_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The text of `tokens`, joined."""
     content: _builtins.str
@@ -725,6 +726,10 @@ class GenerateChunk(_message.Message):
     def cycle(self) -> Global___CycleReport:
         """Where asked for: what the cycle did. Unset where no token came, as of text that was held back to the end."""
 
+    @_builtins.property
+    def usage(self) -> Global___Usage:
+        """In the first chunk: the tokens of the prompt, and those of it that were cached. Unset in all others."""
+
     def __init__(
         self,
         *,
@@ -734,10 +739,11 @@ class GenerateChunk(_message.Message):
         reasoning: _builtins.str = ...,
         tool_calls: _abc.Iterable[Global___ToolCallDelta] | None = ...,
         cycle: Global___CycleReport | None = ...,
+        usage: Global___Usage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cycle", b"cycle"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cycle", b"cycle", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "cycle", b"cycle", "reasoning", b"reasoning", "text", b"text", "tokens", b"tokens", "tool_calls", b"tool_calls"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "cycle", b"cycle", "reasoning", b"reasoning", "text", b"text", "tokens", b"tokens", "tool_calls", b"tool_calls", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

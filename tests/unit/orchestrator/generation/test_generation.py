@@ -235,8 +235,12 @@ async def test_what_kept_the_draft_from_being_used_is_told() -> None:
 @pytest.mark.parametrize("strategy", [empty, perfect])
 async def test_how_much_of_the_prompt_was_cached(strategy: Strategy) -> None:
     """By the first verification: later ones have all but what is new."""
-    _, summary = await generate(strategy, target=FakeTarget(num_cached_tokens=2))
+    chunks, summary = await generate(strategy, target=FakeTarget(num_cached_tokens=2))
     assert summary.usage.num_cached_prompt_tokens == 2
+    # Known with the first chunk, and told with no other.
+    first, *others = chunks
+    known = generation_pb2.Usage(num_prompt_tokens=len(PROMPT), num_cached_prompt_tokens=2)
+    assert first.usage == known and not any(each.HasField("usage") for each in others)
 
 
 CALL = ['<tool_call>{"name', '": "now", "argu', 'ments": {"a', '": 1}}', "</tool_", "call>"]

@@ -155,9 +155,20 @@ async def test_events_in_their_order() -> None:
     ]
     end = events[-2]
     assert end["delta"] == {"stop_reason": "end_turn", "stop_sequence": None}
-    # How long the prompt is is known at the end.
     assert (end["usage"]["input_tokens"], end["usage"]["output_tokens"]) == (4, 4)
     assert end["timings"]["draft_n"] == 3
+
+
+async def test_the_first_event_tells_how_long_the_prompt_is() -> None:
+    first = chunk("Hello")
+    first.usage.CopyFrom(generation_pb2.Usage(num_prompt_tokens=5, num_cached_prompt_tokens=1))
+    start, *_ = await events_of(lambda request: [first, chunk("!"), summary()])
+    assert start["message"]["usage"] == {
+        "input_tokens": 4,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": 1,
+        "output_tokens": 0,
+    }
 
 
 async def test_an_answer_without_text_has_no_block() -> None:
