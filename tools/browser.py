@@ -37,7 +37,7 @@ os.execv(sys.argv[3], sys.argv[3:])
 """
 _MOST_BYTES = 64 << 20
 # Nothing takes so long unless something is broken, on a busy machine too.
-_PATIENCE_S = 60.0
+PATIENCE_S = 60.0
 
 
 def chromium() -> str | None:
@@ -60,15 +60,15 @@ class Page:
     requests: list[dict[str, Any]] = field(default_factory=list)
     _answers: dict[int, asyncio.Future[Any]] = field(default_factory=dict)
 
-    async def call(self, method: str, **parameters: Any) -> Any:
-        """Call a method of the protocol."""
+    async def call(self, method: str, *, patience_s: float = PATIENCE_S, **parameters: Any) -> Any:
+        """Call a method of the protocol. Raises TimeoutError."""
         number = len(self._answers)
         self._answers[number] = asyncio.get_running_loop().create_future()
         message = {"id": number, "method": method, "params": parameters}
         if self.session:
             message["sessionId"] = self.session
         self._writer.write(json.dumps(message).encode() + b"\0")
-        async with asyncio.timeout(_PATIENCE_S):
+        async with asyncio.timeout(patience_s):
             return await self._answers[number]
 
     async def open(self, url: str) -> None:
@@ -76,18 +76,19 @@ class Page:
         await self.call("Page.navigate", url=url)
         await self.until("document.readyState === 'complete'")
 
-    async def evaluate(self, expression: str) -> Any:
+    async def evaluate(self, expression: str, patience_s: float = PATIENCE_S) -> Any:
         """Return what an expression comes to, its promise's result where it is one. Raises PageError."""
-        told = await self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        asked = {"expression": expression, "awaitPromise": True, "returnByValue": True}
+        told = await self.call("Runtime.evaluate", patience_s=patience_s, **asked)
         if "exceptionDetails" in told:
             raise PageError(_sentence_of(told["exceptionDetails"]))
         return told["result"].get("value")
 
-    async def until(self, condition: str) -> None:
+    async def until(self, condition: str, patience_s: float = PATIENCE_S) -> None:
         """Return once an expression is true. Raises TimeoutError when it never is."""
         watching = f"new Promise(done => {{ const look = () => ({condition}) ? done() : setTimeout(look, 5); look() }})"
         try:
-            await self.evaluate(watching)
+            await self.evaluate(watching, patience_s)
         except TimeoutError:
             raise TimeoutError(f"it never came to {condition}; the page told {self.problems}") from None
 

@@ -1,11 +1,13 @@
 """Anthropic's Python client, strict: an answer that differs from its types is an error."""
 
 import asyncio
+import os
 from collections.abc import Iterator
 
 import anthropic
 import pytest
 
+URL = os.environ["OUTRIDER_URL"]
 PROMPT = "def main(argv):\n"
 CHAT = [{"role": "user", "content": PROMPT}]
 OFF = {"outrider": {"mode": "off"}}
@@ -13,9 +15,9 @@ FIXED = {"outrider": {"num_draft_tokens": 5, "drafter": "remote"}}
 
 
 @pytest.fixture(scope="module")
-def client(url: str) -> Iterator[anthropic.Anthropic]:
+def client() -> Iterator[anthropic.Anthropic]:
     """A strict client that gives up at the first error."""
-    options = {"base_url": url, "api_key": "none", "max_retries": 0, "timeout": 60}
+    options = {"base_url": URL, "api_key": "none", "max_retries": 0, "timeout": 60}
     with anthropic.Anthropic(**options, _strict_response_validation=True) as client:
         yield client
 
@@ -119,9 +121,9 @@ def test_models_are_listed_and_found(client: anthropic.Anthropic) -> None:
     assert len(ids) == 2 and client.models.retrieve(ids[0]).id == ids[0]
 
 
-def test_an_asynchronous_client_runs_many_at_once(url: str, client: anthropic.Anthropic) -> None:
+def test_an_asynchronous_client_runs_many_at_once(client: anthropic.Anthropic) -> None:
     async def together() -> set[str]:
-        async with anthropic.AsyncAnthropic(base_url=url, api_key="none", max_retries=0) as many:
+        async with anthropic.AsyncAnthropic(base_url=URL, api_key="none", max_retries=0) as many:
             return {
                 text_of(each) for each in await asyncio.gather(*(many.messages.create(**asked()) for _ in "12345678"))
             }

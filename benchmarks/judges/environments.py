@@ -45,8 +45,8 @@ class PythonEnvironment:
     def run(self, checks: Path, url: str, report: Path, limit_s: float) -> str:
         """Run checks."""
         options = (f"--config-file={checks.parent / 'pytest.ini'}", f"--junit-xml={report}", "--tb=short")
-        command = (self._python, "-m", "pytest", "-p", "no:cacheprovider", *options, checks, "--url", url)
-        return _said(command, limit_s, self.folder)
+        command = (self._python, "-m", "pytest", "-p", "no:cacheprovider", *options, checks)
+        return _said(command, limit_s, self.folder, OUTRIDER_URL=url)
 
     def version(self, package: str) -> str:
         """Return which version of a package is there."""
