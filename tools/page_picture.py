@@ -71,7 +71,8 @@ def main() -> None:
     arguments = parser.parse_args()
     pair = (arguments.target, arguments.draft) if arguments.target and arguments.draft else bundled_pair()
     address = http_address("127.0.0.1:0")
-    options = StackOptions(*pair, orchestrator_flags=("--http", address), target_flags=("--exact", "on"))
+    target, draft = pair
+    options = StackOptions(target, draft, orchestrator_flags=("--http", address), target_flags=("--exact", "on"))
     fields = {
         "prompt": arguments.prompt,
         "max_tokens": arguments.max_tokens,
