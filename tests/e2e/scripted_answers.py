@@ -27,25 +27,25 @@ PROMPT = "def read_lines(path):"
 
 @dataclass
 class Script:
-    """Writes answers whose token at a position is one of `texts`, whoever drafts, unless it is told to `err`.
+    """Writes answers whose token at a position is one of `texts`, whoever drafts.
 
-    It waits before the cycle `hold_at` until it may go `on`.
+    With drafts it waits before the cycle `hold_at` until it may go `on`.
     """
 
     texts: Sequence[str] = TEXTS
     max_tokens: int = 24
     hold_at: int | None = None
     on: asyncio.Event = field(default_factory=asyncio.Event)
-    err: Exception | None = None
+    # What a request ends with, at once, or where it would wait.
+    error: Exception | None = None
     # A position at which plain decoding has another token.
     differs_at: int | None = None
     summary: dict[str, Any] = field(default_factory=dict)
-    is_holding: bool = False
 
     def __call__(self, request: generation_pb2.GenerateRequest) -> Sequence[Any]:
         """Return what comes of a request."""
-        if self.err is not None:
-            return [self.err]
+        if self.error is not None and self.hold_at is None:
+            return [self.error]
         is_plain = request.speculation.mode == OFF
         place = max(0, len(request.tokens.tokens) - NUM_PROMPT_TOKENS)
         end = place + min(request.max_tokens, self.max_tokens - place)
@@ -74,7 +74,8 @@ class Script:
         return chunk
 
     async def _hold(self) -> None:
-        self.is_holding = True
+        if self.error is not None:
+            raise self.error
         await self.on.wait()
 
 

@@ -258,13 +258,41 @@ async def test_a_model_without_a_template_has_no_chat(page: Page) -> None:
 
 async def test_a_refusal_is_told_in_place(page: Page) -> None:
     refusal = ServiceError(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", "too many requests wait")
-    async with scripted(Script(err=refusal)) as served:
+    async with scripted(Script(error=refusal)) as served:
         await opened(page, served)
         await ask(page)
         await page.until(f"{TOLD} === 'too many requests wait'")
         assert await page.evaluate("document.querySelector('#told').classList.contains('bad')")
         assert await page.evaluate(IS_FREE)
         assert await page.evaluate("document.querySelector('#prompt').value") == PROMPT
+
+
+async def test_an_answer_that_breaks_off_is_told_in_place(page: Page) -> None:
+    """What came stays, and can be walked through."""
+    failure = ServiceError(grpc.StatusCode.UNAVAILABLE, "TARGET_UNAVAILABLE", "the target is away")
+    async with scripted(Script(hold_at=2, error=failure)) as served:
+        await opened(page, served)
+        await ask(page)
+        await page.until(f"{TOLD} === 'the target is away'")
+        assert await page.evaluate("document.querySelector('.note').textContent") == "the target is away"
+        assert await page.evaluate(TEXT) == text_of(5)
+        assert await page.evaluate(IS_FREE)
+
+
+async def test_figures_are_those_of_the_answer_one_walks_in(page: Page) -> None:
+    async with scripted() as served:
+        await opened(page, served)
+        await answered(page)
+        await click(page, "compare")
+        await page.until("document.querySelector('#verdict').textContent.startsWith('The same text')")
+        wide = "document.querySelectorAll('#acceptance li:not([hidden])').length"
+        assert await page.evaluate(wide) == 5
+        await ask(page, max_tokens=5)
+        await page.until(f"{IS_FREE} && document.querySelectorAll('.note').length === 2 && {wide} === 3")
+        assert await page.evaluate("document.querySelector('#verdict').textContent") == ""
+        await page.evaluate("document.querySelector('article .token').focus()")
+        assert await page.evaluate(wide) == 5
+        assert (await page.evaluate("document.querySelector('#verdict').textContent")).startswith("The same text")
 
 
 async def test_a_key_is_asked_for_and_sent(page: Page, tmp_path: Path) -> None:

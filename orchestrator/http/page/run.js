@@ -72,7 +72,7 @@ export class Run {
       for await (const event of events(path, body, this.#abort.signal)) this.#take(event, part);
       return true;
     } catch (error) {
-      if (error.name !== "AbortError") throw error;
+      if (!this.#abort.signal.aborted) throw error;
       return this.#isStopped || this.tokens.length >= this.settings.max_tokens;
     }
   }
