@@ -69,9 +69,8 @@ def main() -> None:
     parser.add_argument("--scheme", choices=("dark", "light"), default="dark")
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
-    pair = (arguments.target, arguments.draft) if arguments.target and arguments.draft else bundled_pair()
+    target, draft = (arguments.target, arguments.draft) if arguments.target and arguments.draft else bundled_pair()
     address = http_address("127.0.0.1:0")
-    target, draft = pair
     options = StackOptions(target, draft, orchestrator_flags=("--http", address), target_flags=("--exact", "on"))
     fields = {
         "prompt": arguments.prompt,

@@ -1,11 +1,13 @@
 """Anthropic's Python client, strict: an answer that differs from its types is an error."""
 
 import asyncio
+import os
 from collections.abc import Iterator
 
 import anthropic
 import pytest
 
+URL = os.environ["OUTRIDER_URL"]
 PROMPT = "def main(argv):\n"
 CHAT = [{"role": "user", "content": PROMPT}]
 OFF = {"outrider": {"mode": "off"}}
@@ -13,9 +15,9 @@ FIXED = {"outrider": {"num_draft_tokens": 5, "drafter": "remote"}}
 
 
 @pytest.fixture(scope="module")
-def client(url: str) -> Iterator[anthropic.Anthropic]:
+def client() -> Iterator[anthropic.Anthropic]:
     """A strict client that gives up at the first error."""
-    options = {"base_url": url, "api_key": "none", "max_retries": 0, "timeout": 60}
+    options = {"base_url": URL, "api_key": "none", "max_retries": 0, "timeout": 60}
     with anthropic.Anthropic(**options, _strict_response_validation=True) as client:
         yield client
 
@@ -29,6 +31,11 @@ def asked(num_tokens: int = 32, **more: object) -> dict[str, object]:
 def text_of(message: anthropic.types.Message) -> str:
     """Return what a message says."""
     return "".join(block.text for block in message.content if block.type == "text")
+
+
+def num_prompt_tokens(usage: anthropic.types.Usage) -> int:
+    """Return how many tokens a prompt had; those that were cached count apart."""
+    return usage.input_tokens + usage.cache_creation_input_tokens + usage.cache_read_input_tokens
 
 
 def test_a_message(client: anthropic.Anthropic) -> None:
@@ -62,13 +69,14 @@ def test_the_clients_own_stream_puts_it_together(client: anthropic.Anthropic) ->
     whole = client.messages.create(**asked())
     assert told == text_of(message) == text_of(whole)
     assert message.usage.output_tokens == 32
-    assert message.usage.input_tokens == whole.usage.input_tokens > 0
+    assert num_prompt_tokens(message.usage) == num_prompt_tokens(whole.usage) > 0
 
 
 def test_a_stream_begins_with_the_length_of_its_prompt(client: anthropic.Anthropic) -> None:
     # What coding agents show, and by which they know how full a context is.
     (start, *_) = client.messages.create(**asked(1), stream=True)
-    assert start.message.usage.input_tokens == client.messages.create(**asked(1)).usage.input_tokens
+    whole = client.messages.create(**asked(1))
+    assert num_prompt_tokens(start.message.usage) == num_prompt_tokens(whole.usage)
 
 
 def test_a_chat_with_a_system_and_blocks(client: anthropic.Anthropic) -> None:
@@ -80,7 +88,8 @@ def test_a_chat_with_a_system_and_blocks(client: anthropic.Anthropic) -> None:
     ]
     system = [{"type": "text", "text": "# Be brief.", "cache_control": {"type": "ephemeral"}}]
     message = client.messages.create(**asked(8) | {"messages": messages}, system=system, metadata={"user_id": "a"})
-    assert message.usage.input_tokens > client.messages.create(**asked(8)).usage.input_tokens
+    alone = client.messages.create(**asked(8))
+    assert num_prompt_tokens(message.usage) > num_prompt_tokens(alone.usage)
 
 
 def test_an_answer_goes_on_as_a_turn_of_the_next_request(client: anthropic.Anthropic) -> None:
@@ -106,7 +115,7 @@ def test_of_several_stop_sequences_the_one_that_was_met_is_named(client: anthrop
 def test_tokens_are_counted(client: anthropic.Anthropic) -> None:
     counted = client.messages.count_tokens(model="target", messages=CHAT, system="# Be brief.")
     message = client.messages.create(**asked(1), system="# Be brief.")
-    assert counted.input_tokens == message.usage.input_tokens > 0
+    assert counted.input_tokens == num_prompt_tokens(message.usage) > 0
 
 
 def test_thinking_is_a_variable_of_the_template(client: anthropic.Anthropic) -> None:
@@ -119,9 +128,9 @@ def test_models_are_listed_and_found(client: anthropic.Anthropic) -> None:
     assert len(ids) == 2 and client.models.retrieve(ids[0]).id == ids[0]
 
 
-def test_an_asynchronous_client_runs_many_at_once(url: str, client: anthropic.Anthropic) -> None:
+def test_an_asynchronous_client_runs_many_at_once(client: anthropic.Anthropic) -> None:
     async def together() -> set[str]:
-        async with anthropic.AsyncAnthropic(base_url=url, api_key="none", max_retries=0) as many:
+        async with anthropic.AsyncAnthropic(base_url=URL, api_key="none", max_retries=0) as many:
             return {
                 text_of(each) for each in await asyncio.gather(*(many.messages.create(**asked()) for _ in "12345678"))
             }

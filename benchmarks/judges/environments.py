@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import venv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -19,8 +19,8 @@ class Environment(Protocol):
 
     folder: Path
 
-    def run(self, checks: Path, url: str, report: Path, limit_s: float) -> str:
-        """Run checks against what is served at `url`; return all they said. Raises SubprocessError and OSError."""
+    def run(self, checks: Path, report: Path, variables: Mapping[str, str], limit_s: float) -> str:
+        """Run checks with variables in their environment; return all they said. Raises SubprocessError and OSError."""
 
     def version(self, package: str) -> str:
         """Return which version of a package is there."""
@@ -29,24 +29,23 @@ class Environment(Protocol):
 class PythonEnvironment:
     """Made by venv and pip. Its checks are run by pytest."""
 
-    def __init__(self, folder: Path, constraints: Path, packages: Sequence[Sequence[str]]) -> None:
-        """Each of `packages` is installed after the one before. Raises SubprocessError and OSError."""
+    def __init__(self, folder: Path, constraints: Path, packages: Sequence[str]) -> None:
+        """Raises SubprocessError and OSError."""
         self.folder = folder
         self._python = folder / "bin/python"
         done = folder / "installed"
         if not done.exists():
             venv.create(folder, with_pip=True)
             pip = (self._python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-            for each in packages:
-                command = (*pip, "--constraint", constraints, *each)
-                subprocess.run(command, check=True, timeout=_INSTALL_LIMIT_S, stdout=sys.stderr)
+            command = (*pip, "--constraint", constraints, *packages)
+            subprocess.run(command, check=True, timeout=_INSTALL_LIMIT_S, stdout=sys.stderr)
             done.touch()
 
-    def run(self, checks: Path, url: str, report: Path, limit_s: float) -> str:
+    def run(self, checks: Path, report: Path, variables: Mapping[str, str], limit_s: float) -> str:
         """Run checks."""
         options = (f"--config-file={checks.parent / 'pytest.ini'}", f"--junit-xml={report}", "--tb=short")
-        command = (self._python, "-m", "pytest", "-p", "no:cacheprovider", *options, checks, "--url", url)
-        return _said(command, limit_s, self.folder)
+        command = (self._python, "-m", "pytest", "-p", "no:cacheprovider", *options, checks)
+        return _said(command, limit_s, self.folder, variables)
 
     def version(self, package: str) -> str:
         """Return which version of a package is there."""
@@ -68,11 +67,11 @@ class NodeEnvironment:
             subprocess.run(command, cwd=folder, check=True, timeout=_INSTALL_LIMIT_S, stdout=sys.stderr)
             done.touch()
 
-    def run(self, checks: Path, url: str, report: Path, limit_s: float) -> str:
+    def run(self, checks: Path, report: Path, variables: Mapping[str, str], limit_s: float) -> str:
         """Run checks."""
         copied = shutil.copy(checks, self.folder)
         reporter = ("--test-reporter=junit", f"--test-reporter-destination={report}")
-        return _said(("node", "--test", *reporter, copied), limit_s, self.folder, OUTRIDER_URL=url)
+        return _said(("node", "--test", *reporter, copied), limit_s, self.folder, variables)
 
     def version(self, package: str) -> str:
         """Return which version of a package is there."""
@@ -80,13 +79,13 @@ class NodeEnvironment:
         return str(told["version"])
 
 
-def _said(command: Sequence[str | Path], limit_s: float, folder: Path, **variables: str) -> str:
+def _said(command: Sequence[str | Path], limit_s: float, folder: Path, variables: Mapping[str, str]) -> str:
     # What our own code is found by must not come into it.
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "OUTRIDER_"))}
     done = subprocess.run(
         command,
         cwd=folder,
-        env=kept | variables,
+        env=kept | dict(variables),
         timeout=limit_s,
         check=False,
         stdin=subprocess.DEVNULL,

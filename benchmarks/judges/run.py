@@ -22,6 +22,8 @@ from environments import Environment, NodeEnvironment, PythonEnvironment
 from serving import served_pair
 from verdicts import Verdict, read_checks, table, to_json
 
+from orchestrator.stack.bundled import bundled_pair
+
 FOLDER = Path(__file__).parent
 # A judge that hangs is a judge that fails.
 _LIMIT_S = 1500.0
@@ -29,15 +31,11 @@ _LIMIT_S = 1500.0
 
 @dataclass(frozen=True)
 class Judge:
-    """One of them: the package whose version counts, its checks, and what they need beside it.
-
-    `first` is installed before, so that its own choice of further packages wins.
-    """
+    """One of them: the package whose version counts, its checks, and the packages that they need beside it."""
 
     package: str
     checks: str
-    extra: str = ""
-    first: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
     @property
     def is_node(self) -> bool:
@@ -48,8 +46,7 @@ class Judge:
         """Return where it runs, made in a folder if it is not there yet."""
         if self.is_node:
             return NodeEnvironment(folder, FOLDER / "package.json")
-        needed = [(each,) for each in self.first]
-        return PythonEnvironment(folder, FOLDER / "constraints.txt", (*needed, (self.package + self.extra, "pytest")))
+        return PythonEnvironment(folder, FOLDER / "constraints.txt", (self.package, "pytest", *self.beside))
 
 
 JUDGES = {
@@ -59,7 +56,7 @@ JUDGES = {
     "anthropic-npm": Judge("@anthropic-ai/sdk", "anthropic_node.mjs"),
     "schemathesis": Judge("schemathesis", "schemathesis_page.py"),
     "aiperf": Judge("aiperf", "aiperf_chat.py"),
-    "lm-eval": Judge("lm_eval", "lm_eval_task.py", extra="[api]", first=("torch",)),
+    "lm-eval": Judge("lm_eval", "lm_eval_task.py", ("lm_eval[api]", "gguf", "transformers")),
 }
 
 
@@ -71,7 +68,8 @@ def judge(name: str, url: str, folder: Path) -> Verdict:
         environment = chosen.environment(folder / ("node" if chosen.is_node else name))
         report = environment.folder / f"{name}.xml"
         report.unlink(missing_ok=True)
-        said = environment.run(FOLDER / chosen.checks, url, report, _LIMIT_S)
+        variables = {"OUTRIDER_URL": url, "OUTRIDER_TARGET": str(bundled_pair()[0])}
+        said = environment.run(FOLDER / chosen.checks, report, variables, _LIMIT_S)
     except (OSError, subprocess.SubprocessError) as error:
         return Verdict(name, chosen.package, "", {"the environment": str(error)})
     checks = read_checks(report) if report.exists() else {}

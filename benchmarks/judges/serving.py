@@ -13,7 +13,7 @@ from orchestrator.stack.bundled import bundled_pair
 TEMPLATE = "{{ messages | map(attribute='content') | join('\\n') }}"
 _URL = re.compile(r"HTTP at (\S+)")
 # Slots are short: what is asked for without a limit is written until its slot is full.
-_FLAGS = ("--exact", "on", "--port", "0", "--http", "127.0.0.1:0", "--slots", "4", "--context", "1024")
+_FLAGS = ("--exact", "on", "--port", "0", "--http", "127.0.0.1:0", "--slots", "4", "--context", "512")
 
 
 @contextmanager

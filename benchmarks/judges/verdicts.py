@@ -37,7 +37,10 @@ def read_checks(report: Path) -> dict[str, str]:
     for case in ET.parse(report).iter("testcase"):
         problems = [each for kind in ("failure", "error", "skipped") for each in case.iter(kind)]
         told = "\n".join(f"{each.get('message') or ''}\n{each.text or ''}".strip() or each.tag for each in problems)
-        checks[case.get("name") or ""] = told[:_LONGEST_PROBLEM]
+        name = case.get("name") or ""
+        # One for each path of a page has the same name.
+        again = sum(each.partition(" #")[0] == name for each in checks)
+        checks[f"{name} #{again + 1}" if again else name] = told[:_LONGEST_PROBLEM]
     return checks
 
 

@@ -73,6 +73,11 @@ class Answer:
         self._held += text + ("" if token is None else self._spellings.get(token, ""))
         self._part_held(is_last=False)
 
+    @property
+    def is_thinking(self) -> bool:
+        """Whether what follows is thought, as far as is certain."""
+        return self._part == _REASONING
+
     def drain(self) -> AnswerParts:
         """Return what is certain since the last time."""
         content, reasoning = ["".join(self._ready[part]) for part in (_CONTENT, _REASONING)]

@@ -59,6 +59,7 @@ class Generation:
         self._drafter = drafter
         self._text = text
         self.num_generated_tokens = 0
+        self._num_reasoning_tokens = 0
         self._policy = policy
         self._telemetry = telemetry
         self._max_tokens = max_tokens
@@ -129,6 +130,7 @@ class Generation:
                 num_prompt_tokens=self._num_prompt_tokens,
                 num_generated_tokens=self.num_generated_tokens,
                 num_cached_prompt_tokens=self._num_cached_prompt_tokens or 0,
+                num_reasoning_tokens=self._num_reasoning_tokens,
             ),
             timings=generation_pb2.GenerationTimings(
                 first_token_ms=((self._first_token_s or self._started_s) - self._started_s) * 1e3,
@@ -145,6 +147,7 @@ class Generation:
             seed=seed,
             trace_id=trace_id,
             draft_problem=self._drafter.problem,
+            stop=self._text.stop,
         )
 
     def _chunk(self, cycle: Cycle) -> generation_pb2.GenerateChunk:
@@ -161,6 +164,7 @@ class Generation:
             chunk.text += added.text
             if self._answer is not None:
                 self._answer.feed(added.text, token)
+                self._num_reasoning_tokens += self._answer.is_thinking
             self.num_generated_tokens += 1
             if self._text.is_stopped or self._is_stopped:
                 break
@@ -168,7 +172,14 @@ class Generation:
             _add_parts(chunk, self._answer.drain())
         if self._report is not None:
             chunk.cycle.CopyFrom(self._report(cycle))
+        if cycle.index == 0:
+            chunk.usage.CopyFrom(self._prompt_usage())
         return chunk
+
+    def _prompt_usage(self) -> generation_pb2.Usage:
+        return generation_pb2.Usage(
+            num_prompt_tokens=self._num_prompt_tokens, num_cached_prompt_tokens=self._num_cached_prompt_tokens or 0
+        )
 
     def _note_first(self, verification: Verification) -> None:
         """Take note of what the target had of the prompt when it was first asked."""

@@ -28,7 +28,13 @@ class StopStrings:
         """Watch for any of `stop`, none of them empty."""
         self._stop = stop
         self._held = ""
-        self.is_found = False
+        # The one that has appeared, empty before that.
+        self.found = ""
+
+    @property
+    def is_found(self) -> bool:
+        """Whether one has appeared."""
+        return bool(self.found)
 
     def feed(self, text: str) -> str:
         """Return the text that can be told now. After a stop string was found that is nothing.
@@ -41,8 +47,9 @@ class StopStrings:
         self._held += text
         found = [(start + len(stop), start) for stop in self._stop if (start := self._held.find(stop)) >= 0]
         if found:
-            self.is_found = True
-            return self._take(min(found)[1])
+            end, start = min(found)
+            self.found = self._held[start:end]
+            return self._take(start)
         return self._take(len(self._held) - self._num_undecided())
 
     def finish(self) -> str:
@@ -68,6 +75,11 @@ class TextStream:
     def __init__(self, token_bytes: Sequence[bytes], stop: Sequence[str]) -> None:
         self._detokenizer = Detokenizer(token_bytes)
         self._stop = StopStrings(stop)
+
+    @property
+    def stop(self) -> str:
+        """The stop string that has appeared, empty where none has."""
+        return self._stop.found
 
     @property
     def is_stopped(self) -> bool:

@@ -1,5 +1,6 @@
 """Whether the orchestrator lives, whether it can answer, and which models it has."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import grpc
@@ -30,7 +31,10 @@ def status_routes(served: Served) -> APIRouter:
 
     @routes.get("/v1/models", summary="The models: the target, and the draft as `draft`", tags=["models"])
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": _models(served)}
+        found = _models(served)
+        # Anthropic's clients ask here too, for pages: this is the only one.
+        page = {"has_more": False, "first_id": found[0]["id"], "last_id": found[-1]["id"]}
+        return {"object": "list", "data": found} | page
 
     @routes.get("/v1/models/{model:path}", summary="One of the models", tags=["models"])
     async def model(model: str) -> dict[str, Any]:
@@ -47,12 +51,18 @@ def _models(served: Served) -> list[dict[str, Any]]:
     found = [(target.name, target)]
     if (draft := served.draft()) is not None:
         found.append((DRAFT, draft.model))
+    started = datetime.fromtimestamp(served.started_s, UTC).isoformat().replace("+00:00", "Z")
     return [
         {
             "id": name,
             "object": "model",
             "created": served.started_s,
             "owned_by": "outrider",
+            # The same, as Anthropic's API has it.
+            "type": "model",
+            "display_name": model.name,
+            "created_at": started,
+            "lifecycle": "active",
             "max_model_len": model.context_length,
             "meta": {
                 "name": model.name,

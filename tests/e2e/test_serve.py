@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import grpc
+import httpx2
 import pytest
 import trustme
 
@@ -14,7 +15,7 @@ from outrider.v1 import generation_pb2
 from tests.e2e.conftest import Pair
 from tests.e2e.programs import MODULES, Serving, run, serving
 from tests.integration.services import OFF, Client, Generated, fixed, generate_request
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, eventually
 
 pytestmark = pytest.mark.e2e
 
@@ -109,6 +110,30 @@ async def test_tls_on_the_public_port(pair: Pair, home: Path, tmp_path: Path) ->
         # Which has not been told whom to trust.
         strange = await asyncio.to_thread(run, home, "status", *told[:3])
         assert (strange.returncode, strange.stdout) == (1, "")
+
+
+def test_http_beside_grpc(pair: Pair, home: Path) -> None:
+    asked = {"prompt": "def main(", "max_tokens": 16, "seed": 5, "temperature": 0.8}
+    with serving(home, *pair.flags, "--http", "127.0.0.1:0") as system:
+        assert system.process.stdout is not None
+        line = system.process.stdout.readline().strip()
+        assert line.startswith("HTTP at http://127.0.0.1:")
+        flags = ("--max-tokens", "16", "--seed", "5", "--temperature", "0.8", "--address", system.address)
+        expected = run(home, "generate", "def main(", *flags)
+        with httpx2.Client(base_url=line.removeprefix("HTTP at "), timeout=PATIENCE_S) as client:
+            told = client.post("/v1/completions", json=asked).json()
+            assert expected.stdout == f"def main({told['choices'][0]['text']}\n"
+            # An orchestrator that is started again has the address that was told.
+            system.restarted("orchestrator", system.kill("orchestrator"))
+
+            def answers() -> bool:
+                try:
+                    return client.get("/health/ready").status_code == 200
+                except httpx2.TransportError:
+                    return False
+
+            eventually(answers)
+            assert client.post("/v1/completions", json=asked).json()["choices"] == told["choices"]
 
 
 def test_keys_on_the_public_port(pair: Pair, home: Path, tmp_path: Path) -> None:

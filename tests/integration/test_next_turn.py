@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import httpx2
 import pytest
 import pytest_asyncio
 
@@ -14,6 +15,7 @@ from outrider.v1 import generation_pb2, target_pb2
 from services.engine.scheduling.engine import Engine
 from services.engine.scheduling.scheduler import Decode
 from services.frame.server import FrameServer
+from tests.integration.http.faces import http_client
 from tests.integration.services import (
     OFF,
     Client,
@@ -58,6 +60,7 @@ class System:
     """A client, and what target and draft evaluate."""
 
     client: Client
+    http: httpx2.AsyncClient
     servers: Sequence[FrameServer]
     target: Evaluated
     draft: Evaluated
@@ -95,10 +98,13 @@ async def system(tmp_path: Path) -> AsyncIterator[System]:
     async with AsyncExitStack() as stack:
         target = await stack.enter_async_context(target_server(tmp_path / "target.gguf", context=1024, slots=2))
         draft = await stack.enter_async_context(draft_server(tmp_path / "draft.gguf", context=1024, slots=2))
-        orchestrator = await stack.enter_async_context(orchestrator_server(target.address, draft.address))
+        orchestrator = await stack.enter_async_context(
+            orchestrator_server(target.address, draft.address, http="127.0.0.1:0")
+        )
         client = await stack.enter_async_context(client_of(orchestrator))
+        http = await stack.enter_async_context(http_client(orchestrator))
         await client.until_draft(is_available=True)
-        yield System(client, [target, draft], evaluated(target), evaluated(draft))
+        yield System(client, http, [target, draft], evaluated(target), evaluated(draft))
 
 
 def said(role: str, content: str) -> target_pb2.ChatMessage:
@@ -124,6 +130,24 @@ async def test_a_next_turn_evaluates_what_is_new(system: System) -> None:
         chat += [answered(generated), said("user", "Go on.\n")]
         generated, num_rows, _ = await system.generate(chat, OFF)
         assert num_rows == generated.summary.usage.num_prompt_tokens - before < 40
+
+
+async def test_so_it_does_over_http(system: System) -> None:
+    """A request has nothing that names a session."""
+    chat: list[dict[str, str]] = []
+    num_held = 0
+    for content in (FIRST, "Go on.\n", "And now?\n"):
+        chat.append({"role": "user", "content": content})
+        asked = {"messages": chat, "max_tokens": NUM_TOKENS, "temperature": 0, "outrider": {"mode": "off"}}
+        system.target.take()
+        told = (await system.http.post("/v1/chat/completions", json=asked)).json()
+        await until_idle(system.servers[0])
+        usage = told["usage"]
+        assert usage["prompt_tokens_details"]["cached_tokens"] == num_held
+        num_rows = system.target.take() - (usage["completion_tokens"] - 1)
+        assert num_rows == usage["prompt_tokens"] - num_held
+        num_held = usage["total_tokens"] - 1
+        chat.append({"role": "assistant", "content": told["choices"][0]["message"]["content"]})
 
 
 async def test_so_does_the_draft(system: System) -> None:

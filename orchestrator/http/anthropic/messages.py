@@ -38,7 +38,6 @@ class AnthropicMessage(Events):
     ping = event({"type": "ping"}, "ping")
 
     def __init__(self, served: Served, asked: MessageRequest, request: generation_pb2.GenerateRequest) -> None:
-        self._stop = asked.stop_sequences or []
         self._most_draft_tokens = served.most_draft_tokens(request)
         self._trace_url = served.settings.trace_url
         self._head = {
@@ -50,6 +49,7 @@ class AnthropicMessage(Events):
         # The block that is being written: its type and, of a call, which one. None before the first.
         self._block: tuple[str, int] | None = None
         self._index = -1
+        self._has_begun = False
         self._summary = generation_pb2.GenerateSummary()
 
     def whole(self, answer: Answer) -> dict[str, Any]:
@@ -64,19 +64,12 @@ class AnthropicMessage(Events):
         return self._head | {"content": content} | self._ended() | {"usage": self._usage()} | self._measures()
 
     def begin(self) -> bytes:
-        """Return two events that say that there will be an answer. How long the prompt is its end tells."""
-        usage = {"input_tokens": 0, "output_tokens": 0}
-        message: dict[str, Any] = self._head | {
-            "content": [],
-            "stop_reason": None,
-            "stop_sequence": None,
-            "usage": usage,
-        }
-        return event({"type": "message_start", "message": message}, "message_start") + self.ping
+        """Return nothing: the first event tells how long the prompt is, as the first chunk does."""
+        return b""
 
     def chunk(self, index: int, chunk: generation_pb2.GenerateChunk) -> bytes:
         """Return what a chunk thinks, says and calls, with ends and beginnings of blocks between."""
-        events = b""
+        events = self._begin_message(chunk.usage)
         if text := chunk.reasoning:
             events += self._begin_block(("thinking", 0), {"type": "thinking", "thinking": "", "signature": ""})
             events += self._delta({"type": "thinking_delta", "thinking": text})
@@ -93,7 +86,7 @@ class AnthropicMessage(Events):
         """Return the end of the last block, and why the answer ended."""
         self._summary = summary
         delta = {"type": "message_delta", "delta": self._ended(), "usage": self._usage()} | self._measures()
-        return self._end_block() + event(delta, "message_delta")
+        return self._begin_message(summary.usage) + self._end_block() + event(delta, "message_delta")
 
     def finish(self) -> bytes:
         """Return the last event."""
@@ -102,6 +95,15 @@ class AnthropicMessage(Events):
     def fail(self, error: ServiceError) -> bytes:
         """Return an error as an event."""
         return event(error_body(error, _PATH), "error")
+
+    def _begin_message(self, usage: generation_pb2.Usage) -> bytes:
+        """Return two events that say that there will be an answer, nothing where there were."""
+        if self._has_begun:
+            return b""
+        self._has_begun = True
+        counts = _prompt_counts(usage) | {"output_tokens": 0}
+        begun: dict[str, Any] = {"content": [], "stop_reason": None, "stop_sequence": None, "usage": counts}
+        return event({"type": "message_start", "message": self._head | begun}, "message_start") + self.ping
 
     def _begin_block(self, block: tuple[str, int], begun: dict[str, Any]) -> bytes:
         """Return the end of the last block and the beginning of this one, nothing where it is the same."""
@@ -127,23 +129,26 @@ class AnthropicMessage(Events):
 
     def _ended(self) -> dict[str, Any]:
         reason = _STOP_REASONS.get(self._summary.finish_reason, "end_turn")
-        # Which of several it was is not known.
-        stop = self._stop[0] if reason == "stop_sequence" and len(self._stop) == 1 else None
-        return {"stop_reason": reason, "stop_sequence": stop}
+        return {"stop_reason": reason, "stop_sequence": self._summary.stop or None}
 
     def _usage(self) -> dict[str, Any]:
-        counts = told.usage([self._summary])
-        num_cached = counts["prompt_tokens_details"]["cached_tokens"]
-        # Those that were read from the cache are counted apart.
-        return {
-            "input_tokens": counts["prompt_tokens"] - num_cached,
-            "cache_creation_input_tokens": 0,
-            "cache_read_input_tokens": num_cached,
-            "output_tokens": counts["completion_tokens"],
+        usage = self._summary.usage
+        return _prompt_counts(usage) | {
+            "output_tokens": usage.num_generated_tokens,
+            "output_tokens_details": {"thinking_tokens": usage.num_reasoning_tokens},
         }
 
     def _measures(self) -> dict[str, Any]:
         return told.measures([self._summary], self._most_draft_tokens, self._trace_url)
+
+
+def _prompt_counts(usage: generation_pb2.Usage) -> dict[str, int]:
+    """Return the counts of a prompt's tokens; those that were read from the cache are counted apart."""
+    return {
+        "input_tokens": usage.num_prompt_tokens - usage.num_cached_prompt_tokens,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": usage.num_cached_prompt_tokens,
+    }
 
 
 def _tool_use(call: generation_pb2.ToolCallDelta) -> dict[str, Any]:

@@ -40,6 +40,7 @@ def usage(summaries: Summaries, num_choices: int = 1) -> dict[str, Any]:
         "total_tokens": num_prompt + num_generated,
         "prompt_tokens_details": {"cached_tokens": num_cached},
         "completion_tokens_details": {
+            "reasoning_tokens": sum(each.usage.num_reasoning_tokens for each in summaries),
             "accepted_prediction_tokens": num_accepted,
             "rejected_prediction_tokens": num_drafted - num_accepted,
         },

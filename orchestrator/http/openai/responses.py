@@ -198,7 +198,7 @@ class ModelResponse(Events):
             "input_tokens": counts["prompt_tokens"],
             "input_tokens_details": {"cache_write_tokens": 0} | counts["prompt_tokens_details"],
             "output_tokens": counts["completion_tokens"],
-            "output_tokens_details": {"reasoning_tokens": 0} | counts["completion_tokens_details"],
+            "output_tokens_details": counts["completion_tokens_details"],
             "total_tokens": counts["total_tokens"],
         }
 

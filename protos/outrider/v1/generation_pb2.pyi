@@ -707,6 +707,7 @@ class GenerateChunk(_message.Message):
     REASONING_FIELD_NUMBER: _builtins.int
     TOOL_CALLS_FIELD_NUMBER: _builtins.int
     CYCLE_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The text of `tokens`, joined."""
     content: _builtins.str
@@ -725,6 +726,10 @@ class GenerateChunk(_message.Message):
     def cycle(self) -> Global___CycleReport:
         """Where asked for: what the cycle did. Unset where no token came, as of text that was held back to the end."""
 
+    @_builtins.property
+    def usage(self) -> Global___Usage:
+        """In the first chunk: the tokens of the prompt, and those of it that were cached. Unset in all others."""
+
     def __init__(
         self,
         *,
@@ -734,10 +739,11 @@ class GenerateChunk(_message.Message):
         reasoning: _builtins.str = ...,
         tool_calls: _abc.Iterable[Global___ToolCallDelta] | None = ...,
         cycle: Global___CycleReport | None = ...,
+        usage: Global___Usage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cycle", b"cycle"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cycle", b"cycle", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "cycle", b"cycle", "reasoning", b"reasoning", "text", b"text", "tokens", b"tokens", "tool_calls", b"tool_calls"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "cycle", b"cycle", "reasoning", b"reasoning", "text", b"text", "tokens", b"tokens", "tool_calls", b"tool_calls", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -752,22 +758,26 @@ class Usage(_message.Message):
     NUM_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     NUM_GENERATED_TOKENS_FIELD_NUMBER: _builtins.int
     NUM_CACHED_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    NUM_REASONING_TOKENS_FIELD_NUMBER: _builtins.int
     num_prompt_tokens: _builtins.int
     """Tokens of the prompt, first token included."""
     num_generated_tokens: _builtins.int
     """Tokens generated."""
     num_cached_prompt_tokens: _builtins.int
     """Tokens of the prompt that the model had in its cache, from other requests, and did not evaluate."""
+    num_reasoning_tokens: _builtins.int
+    """Of a chat's generated tokens those that are thought, with what opens the thought."""
     def __init__(
         self,
         *,
         num_prompt_tokens: _builtins.int = ...,
         num_generated_tokens: _builtins.int = ...,
         num_cached_prompt_tokens: _builtins.int = ...,
+        num_reasoning_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_cached_prompt_tokens", b"num_cached_prompt_tokens", "num_generated_tokens", b"num_generated_tokens", "num_prompt_tokens", b"num_prompt_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_cached_prompt_tokens", b"num_cached_prompt_tokens", "num_generated_tokens", b"num_generated_tokens", "num_prompt_tokens", b"num_prompt_tokens", "num_reasoning_tokens", b"num_reasoning_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -987,6 +997,7 @@ class GenerateSummary(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     TRACE_ID_FIELD_NUMBER: _builtins.int
     DRAFT_PROBLEM_FIELD_NUMBER: _builtins.int
+    STOP_FIELD_NUMBER: _builtins.int
     finish_reason: Global___FinishReason.ValueType
     """Why it ended."""
     exact: _builtins.bool
@@ -997,6 +1008,8 @@ class GenerateSummary(_message.Message):
     """Trace id in hexadecimal; empty when tracing is off."""
     draft_problem: _builtins.str
     """What kept the draft service from being used, at the end of the generation, in one sentence; empty where nothing did."""
+    stop: _builtins.str
+    """The stop string that ended it; empty where none did."""
     @_builtins.property
     def usage(self) -> Global___Usage:
         """Token counts."""
@@ -1020,10 +1033,11 @@ class GenerateSummary(_message.Message):
         seed: _builtins.int = ...,
         trace_id: _builtins.str = ...,
         draft_problem: _builtins.str = ...,
+        stop: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["speculation", b"speculation", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft_problem", b"draft_problem", "exact", b"exact", "finish_reason", b"finish_reason", "seed", b"seed", "speculation", b"speculation", "timings", b"timings", "trace_id", b"trace_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft_problem", b"draft_problem", "exact", b"exact", "finish_reason", b"finish_reason", "seed", b"seed", "speculation", b"speculation", "stop", b"stop", "timings", b"timings", "trace_id", b"trace_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

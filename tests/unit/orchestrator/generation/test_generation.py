@@ -8,7 +8,7 @@ from orchestrator.generation.answer import Answer, AnswerParts
 from orchestrator.generation.cycle import FixedLength
 from orchestrator.generation.generation import Generation, draw_seed
 from orchestrator.generation.text import TextStream
-from outrider.v1 import generation_pb2
+from outrider.v1 import generation_pb2, target_pb2
 from services.frame.telemetry import Telemetry
 from services.session.client import Limits
 from services.session.sequence import TokenSequence
@@ -148,6 +148,7 @@ async def test_a_stop_string_ends_it_before_its_first_character(strategy: Strate
     assert tokens_of(chunks) == plain_text(PROMPT, text.index(stop) + len(stop))
     assert summary.finish_reason == generation_pb2.FINISH_REASON_STOP
     assert summary.usage.num_generated_tokens == text.index(stop) + len(stop)
+    assert summary.stop == stop
 
 
 async def test_text_that_was_held_back_comes_at_the_end() -> None:
@@ -234,8 +235,12 @@ async def test_what_kept_the_draft_from_being_used_is_told() -> None:
 @pytest.mark.parametrize("strategy", [empty, perfect])
 async def test_how_much_of_the_prompt_was_cached(strategy: Strategy) -> None:
     """By the first verification: later ones have all but what is new."""
-    _, summary = await generate(strategy, target=FakeTarget(num_cached_tokens=2))
+    chunks, summary = await generate(strategy, target=FakeTarget(num_cached_tokens=2))
     assert summary.usage.num_cached_prompt_tokens == 2
+    # Known with the first chunk, and told with no other.
+    first, *others = chunks
+    known = generation_pb2.Usage(num_prompt_tokens=len(PROMPT), num_cached_prompt_tokens=2)
+    assert first.usage == known and not any(each.HasField("usage") for each in others)
 
 
 CALL = ['<tool_call>{"name', '": "now", "argu', 'ments": {"a', '": 1}}', "</tool_", "call>"]
@@ -269,3 +274,16 @@ async def test_a_generation_that_ended_by_itself_and_calls_none() -> None:
     told, summary = await calling(answer=answer_of(MISTRAL))
     assert (told.content, told.calls) == ("".join(CALL), {})
     assert summary.finish_reason == generation_pb2.FINISH_REASON_END_OF_GENERATION
+
+
+async def test_tokens_that_are_thought_are_counted() -> None:
+    """As all others, by what they leave the answer at: the one that ends a thought is none of it."""
+    text = text_of(plain_text(PROMPT, 8))
+    ends = target_pb2.AnswerMarker(text=text[4], begins=target_pb2.ANSWER_PART_CONTENT)
+    form = target_pb2.AnswerFormat(first=target_pb2.ANSWER_PART_REASONING, markers=[ends])
+    before = text.index(text[4])
+    chunks, summary = await generate(answer=Answer(form))
+    assert "".join(chunk.reasoning for chunk in chunks) == text[:before]
+    assert summary.usage.num_reasoning_tokens == before
+    _, summary = await generate()
+    assert summary.usage.num_reasoning_tokens == 0

@@ -37,7 +37,7 @@ def test_text_that_cannot_begin_a_stop_string_is_told_at_once() -> None:
     assert watch.feed("x") == "Ex"
     assert watch.feed("EN") == ""
     assert watch.feed("D and more") == ""
-    assert watch.is_found
+    assert (watch.is_found, watch.found) == (True, "END")
 
 
 @given(st.lists(st.text("ab", min_size=1, max_size=4), max_size=3), st.text("ab", max_size=20), st.data())

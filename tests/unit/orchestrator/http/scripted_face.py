@@ -61,7 +61,9 @@ def summary(**fields: Any) -> generation_pb2.GenerateSummary:
     """
     values: dict[str, Any] = {
         "finish_reason": generation_pb2.FINISH_REASON_END_OF_GENERATION,
-        "usage": generation_pb2.Usage(num_prompt_tokens=5, num_generated_tokens=4, num_cached_prompt_tokens=1),
+        "usage": generation_pb2.Usage(
+            num_prompt_tokens=5, num_generated_tokens=4, num_cached_prompt_tokens=1, num_reasoning_tokens=3
+        ),
         "timings": generation_pb2.GenerationTimings(first_token_ms=20, total_ms=50, target_queued_ms=2),
         "speculation": generation_pb2.SpeculationStatistics(
             num_cycles=2,

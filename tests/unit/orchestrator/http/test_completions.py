@@ -33,7 +33,11 @@ async def test_a_whole_answer() -> None:
         "completion_tokens": 4,
         "total_tokens": 9,
         "prompt_tokens_details": {"cached_tokens": 1},
-        "completion_tokens_details": {"accepted_prediction_tokens": 2, "rejected_prediction_tokens": 1},
+        "completion_tokens_details": {
+            "reasoning_tokens": 3,
+            "accepted_prediction_tokens": 2,
+            "rejected_prediction_tokens": 1,
+        },
     }
     assert {"timings", "metrics", "outrider"} < told.keys()
 

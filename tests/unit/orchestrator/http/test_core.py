@@ -52,6 +52,16 @@ async def test_models_are_the_target_and_the_draft() -> None:
         assert (await made.client.get("/v1/models/draft")).json() == listed[1]
 
 
+async def test_models_are_told_as_anthropics_clients_read_them_too() -> None:
+    async with face() as made:
+        made.served.started_s = 0
+        page = (await made.client.get("/v1/models")).json()
+    assert (page["has_more"], page["first_id"], page["last_id"]) == (False, "big", "big")
+    (model,) = page["data"]
+    assert (model["type"], model["display_name"], model["lifecycle"]) == ("model", "big", "active")
+    assert model["created_at"] == "1970-01-01T00:00:00Z"
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [

@@ -116,17 +116,19 @@ async def test_a_whole_answer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "stops", "told"),
+    ("reason", "stop", "told"),
     [
-        (generation_pb2.FINISH_REASON_STOP, ["!"], ("stop_sequence", "!")),
-        (generation_pb2.FINISH_REASON_MAX_TOKENS, ["!"], ("max_tokens", None)),
-        (generation_pb2.FINISH_REASON_CONTEXT_FULL, [], ("model_context_window_exceeded", None)),
+        (generation_pb2.FINISH_REASON_STOP, "!", ("stop_sequence", "!")),
+        (generation_pb2.FINISH_REASON_STOP, "", ("stop_sequence", None)),
+        (generation_pb2.FINISH_REASON_MAX_TOKENS, "", ("max_tokens", None)),
+        (generation_pb2.FINISH_REASON_CONTEXT_FULL, "", ("model_context_window_exceeded", None)),
     ],
 )
-async def test_why_it_ended(reason: Any, stops: list[str], told: tuple[str, str | None]) -> None:
-    async with face(lambda request: [chunk("Hello"), summary(finish_reason=reason)]) as made:
-        answer = (await made.post(PATH, ASKED | {"stop_sequences": stops})).json()
+async def test_why_it_ended(reason: Any, stop: str, told: tuple[str, str | None]) -> None:
+    async with face(lambda request: [chunk("Hello"), summary(finish_reason=reason, stop=stop)]) as made:
+        answer = (await made.post(PATH, ASKED | {"stop_sequences": ["?", "!"]})).json()
     assert (answer["stop_reason"], answer["stop_sequence"]) == told
+    assert answer["usage"]["output_tokens_details"] == {"thinking_tokens": 3}
 
 
 async def test_events_in_their_order() -> None:
@@ -153,9 +155,20 @@ async def test_events_in_their_order() -> None:
     ]
     end = events[-2]
     assert end["delta"] == {"stop_reason": "end_turn", "stop_sequence": None}
-    # How long the prompt is is known at the end.
     assert (end["usage"]["input_tokens"], end["usage"]["output_tokens"]) == (4, 4)
     assert end["timings"]["draft_n"] == 3
+
+
+async def test_the_first_event_tells_how_long_the_prompt_is() -> None:
+    first = chunk("Hello")
+    first.usage.CopyFrom(generation_pb2.Usage(num_prompt_tokens=5, num_cached_prompt_tokens=1))
+    start, *_ = await events_of(lambda request: [first, chunk("!"), summary()])
+    assert start["message"]["usage"] == {
+        "input_tokens": 4,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": 1,
+        "output_tokens": 0,
+    }
 
 
 async def test_an_answer_without_text_has_no_block() -> None:

@@ -95,7 +95,8 @@ async def test_a_whole_answer() -> None:
     thought, said = told["output"]
     assert (thought["type"], thought["content"]) == ("reasoning", [{"type": "reasoning_text", "text": "hm"}])
     assert (said["type"], said["role"], said["content"][0]["text"]) == ("message", "assistant", "Hello!")
-    assert told["usage"]["output_tokens_details"]["accepted_prediction_tokens"] == 2
+    details = {"reasoning_tokens": 3, "accepted_prediction_tokens": 2, "rejected_prediction_tokens": 1}
+    assert told["usage"]["output_tokens_details"] == details
     assert (told["usage"]["input_tokens"], told["usage"]["total_tokens"]) == (5, 9)
     assert told["usage"]["input_tokens_details"]["cached_tokens"] == 1
     assert {"timings", "metrics", "outrider"} < told.keys()
