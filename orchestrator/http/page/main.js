@@ -128,8 +128,8 @@ async function generate() {
   const before = shown;
   const answer = new Answer(run, element, point);
   if (!isChat) answer.view.begin(said);
-  // Figures are those of the answer in which one walks.
-  element.addEventListener("focusin", () => show(answer));
+  // Figures are those of the answer in which one walks, before anything is pointed at in them.
+  element.addEventListener("focusin", () => show(answer), { capture: true });
   shown = answer;
   answers.scrollTop = answers.scrollHeight;
   if (isChat) fields.prompt.value = "";

@@ -77,12 +77,13 @@ export function showLength(run) {
 }
 
 function whyLength(run, cycle, choice) {
-  if (!cycle.isDrafting) return "draft tokens: speculation is off";
-  if (run.settings.mode === "fixed") return "draft tokens in this cycle: their number was asked for";
-  if (!choice) return "draft tokens in this cycle: it is being found out what they bring and cost";
+  const tokens = `draft ${(choice ?? cycle).num_draft_tokens === 1 ? "token" : "tokens"}`;
+  if (!cycle.isDrafting) return `${tokens}: speculation is off`;
+  if (run.settings.mode === "fixed") return `${tokens} in this cycle: the number was asked for`;
+  if (!choice) return `${tokens} in this cycle: it is being found out what a draft brings and costs`;
   return choice.num_draft_tokens
-    ? `draft tokens wanted: they bring ${choice.worth.toFixed(2)} tokens a cycle more than their time`
-    : "draft tokens wanted: their time brings more than they do";
+    ? `${tokens} wanted, which brings ${choice.worth.toFixed(2)} tokens a cycle more than its time`
+    : `${tokens} wanted: their time brings more than they do`;
 }
 
 /** What is known of a token, or of a cycle alone; of neither how to point at one. */
