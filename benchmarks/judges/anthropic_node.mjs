@@ -50,6 +50,19 @@ test("tokens are counted", async () => {
   assert.equal(counted.input_tokens, numPromptTokens(message));
 });
 
+test("a tool is called, whole and as a stream", async () => {
+  const caller = new Anthropic({ baseURL: process.env.OUTRIDER_CALLER_URL, apiKey: "none", maxRetries: 0 });
+  const input_schema = { type: "object", properties: { city: { type: "string" }, days: { type: "integer" } } };
+  const tools = [{ name: "get_weather", input_schema }];
+  const question = { model, max_tokens: 100, tools, messages: [{ role: "user", content: "Will it rain in Zürich?" }] };
+  const whole = await caller.messages.create(question);
+  const streamed = await caller.messages.stream(question).finalMessage();
+  for (const message of [whole, streamed]) {
+    assert.equal(message.stop_reason, "tool_use");
+    assert.deepEqual(message.content[1].input, { city: "Zürich", days: 3 });
+  }
+});
+
 test("errors are of the client's classes", async () => {
   const refused = client.messages.create({ ...asked, grammar: "x" });
   await assert.rejects(refused, (error) => error instanceof Anthropic.BadRequestError && /grammar/.test(error.message));

@@ -1,4 +1,7 @@
-"""Anthropic's Python client, strict: an answer that differs from its types is an error."""
+"""Anthropic's Python client, strict: an answer that differs from its types is an error.
+
+Tools are called by the model of `caller.py`.
+"""
 
 import asyncio
 import os
@@ -8,17 +11,38 @@ import anthropic
 import pytest
 
 URL = os.environ["OUTRIDER_URL"]
+CALLER_URL = os.environ["OUTRIDER_CALLER_URL"]
 PROMPT = "def main(argv):\n"
 CHAT = [{"role": "user", "content": PROMPT}]
 OFF = {"outrider": {"mode": "off"}}
 FIXED = {"outrider": {"num_draft_tokens": 5, "drafter": "remote"}}
+PLACE = {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}
+WEATHER = {
+    "model": "target",
+    "max_tokens": 100,
+    "messages": [{"role": "user", "content": "Will it rain in Zürich?"}],
+    "tools": [{"name": "get_weather", "description": "Tell the weather.", "input_schema": PLACE}],
+}
+ARGUMENTS = {"city": "Zürich", "days": 3}
+
+
+def make_client(url: str) -> anthropic.Anthropic:
+    """Return a strict client that gives up at the first error."""
+    options = {"base_url": url, "api_key": "none", "max_retries": 0, "timeout": 60}
+    return anthropic.Anthropic(**options, _strict_response_validation=True)
 
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[anthropic.Anthropic]:
-    """A strict client that gives up at the first error."""
-    options = {"base_url": URL, "api_key": "none", "max_retries": 0, "timeout": 60}
-    with anthropic.Anthropic(**options, _strict_response_validation=True) as client:
+    """One of the pair."""
+    with make_client(URL) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def caller() -> Iterator[anthropic.Anthropic]:
+    """One of the model that calls a tool."""
+    with make_client(CALLER_URL) as client:
         yield client
 
 
@@ -143,6 +167,36 @@ def test_a_stream_that_is_left_frees_what_it_holds(client: anthropic.Anthropic) 
         with client.messages.stream(**asked(400)) as stream:
             next(iter(stream.text_stream))
     assert client.messages.create(**asked(1)).usage.output_tokens == 1
+
+
+def test_a_tool_is_called(caller: anthropic.Anthropic) -> None:
+    message = caller.messages.create(**WEATHER)
+    text, call = message.content
+    assert message.stop_reason == "tool_use" and text.text == "Let me look."
+    assert call.type == "tool_use" and call.name == "get_weather" and call.input == ARGUMENTS
+
+
+def test_a_call_streams(caller: anthropic.Anthropic) -> None:
+    with caller.messages.stream(**WEATHER) as stream:
+        kinds = [event.type for event in stream]
+        message = stream.get_final_message()
+    assert "input_json" in kinds and message.stop_reason == "tool_use"
+    assert [block.type for block in message.content] == ["text", "tool_use"]
+    assert message.content[1].input == ARGUMENTS
+
+
+def test_the_result_of_a_call_goes_back(caller: anthropic.Anthropic) -> None:
+    first = caller.messages.create(**WEATHER)
+    result = {"type": "tool_result", "tool_use_id": first.content[1].id, "content": "rain"}
+    turns = [{"role": "assistant", "content": first.content}, {"role": "user", "content": [result]}]
+    again = caller.messages.create(**WEATHER | {"messages": [*WEATHER["messages"], *turns]})
+    assert text_of(again) == "Let me look."
+
+
+def test_tools_are_counted_with_the_rest(caller: anthropic.Anthropic) -> None:
+    asked = {name: value for name, value in WEATHER.items() if name != "max_tokens"}
+    counted = caller.messages.count_tokens(**asked)
+    assert counted.input_tokens == num_prompt_tokens(caller.messages.create(**WEATHER).usage)
 
 
 REFUSED = {

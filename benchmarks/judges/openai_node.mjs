@@ -88,6 +88,21 @@ test("a response, whole and as events", async () => {
   assert.equal(events.at(-1).response.usage.output_tokens, 32);
 });
 
+test("a tool is called, whole and as a stream", async () => {
+  const caller = new OpenAI({ baseURL: `${process.env.OUTRIDER_CALLER_URL}/v1`, apiKey: "none", maxRetries: 0 });
+  const parameters = { type: "object", properties: { city: { type: "string" }, days: { type: "integer" } } };
+  const tools = [{ type: "function", function: { name: "get_weather", parameters } }];
+  const question = { model, tools, messages: [{ role: "user", content: "Will it rain in Zürich?" }] };
+  const whole = await caller.chat.completions.create(question);
+  const streamed = await caller.chat.completions.stream(question).finalChatCompletion();
+  for (const { choices } of [whole, streamed]) {
+    assert.equal(choices[0].finish_reason, "tool_calls");
+    const [call] = choices[0].message.tool_calls;
+    assert.equal(call.function.name, "get_weather");
+    assert.deepEqual(JSON.parse(call.function.arguments), { city: "Zürich", days: 3 });
+  }
+});
+
 test("errors are of the client's classes", async () => {
   const refused = client.chat.completions.create({ ...warm, messages, grammar: "x" });
   await assert.rejects(refused, (error) => error instanceof OpenAI.BadRequestError && error.param === "grammar");

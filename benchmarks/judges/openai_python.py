@@ -1,9 +1,11 @@
 """OpenAI's Python client, strict: an answer that differs from its types is an error.
 
-Streams of completions are read by a client that is not: its types have no chunk that has not ended yet.
+Streams of completions are read by a client that is not: its types have no chunk that has not ended yet. A tool is
+called by the model of `caller.py`.
 """
 
 import asyncio
+import json
 import os
 from collections.abc import Iterator
 
@@ -11,32 +13,46 @@ import openai
 import pytest
 
 URL = os.environ["OUTRIDER_URL"]
+CALLER_URL = os.environ["OUTRIDER_CALLER_URL"]
 PROMPT = "def main(argv):\n"
 CHAT = [{"role": "user", "content": PROMPT}]
 GREEDY = {"temperature": 0, "seed": 3}
 WARM = {"temperature": 0.8, "seed": 3}
 OFF = {"outrider": {"mode": "off"}}
 FIXED = {"outrider": {"num_draft_tokens": 5, "drafter": "remote"}}
+PREDICTION = {"outrider": {"drafter": "prediction"}}
+WEATHER = [{"role": "user", "content": "Will it rain in Zürich?"}]
+PLACE = {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}
+TOOL = {"name": "get_weather", "description": "Tell the weather.", "parameters": PLACE}
+TOOLS = [{"type": "function", "function": TOOL}]
+ARGUMENTS = {"city": "Zürich", "days": 3}
 
 
-def make_client(*, is_strict: bool = True) -> openai.OpenAI:
+def make_client(url: str, *, is_strict: bool = True) -> openai.OpenAI:
     """Return a client that gives up at the first error."""
     return openai.OpenAI(
-        base_url=f"{URL}/v1", api_key="none", max_retries=0, timeout=60, _strict_response_validation=is_strict
+        base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60, _strict_response_validation=is_strict
     )
 
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[openai.OpenAI]:
     """A strict client."""
-    with make_client() as client:
+    with make_client(URL) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def lenient() -> Iterator[openai.OpenAI]:
     """One that takes what it is given."""
-    with make_client(is_strict=False) as client:
+    with make_client(URL, is_strict=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def caller() -> Iterator[openai.OpenAI]:
+    """A strict client of the model that calls a tool."""
+    with make_client(CALLER_URL) as client:
         yield client
 
 
@@ -273,6 +289,74 @@ def test_a_stream_that_is_left_frees_what_it_holds(client: openai.OpenAI, model:
         with client.chat.completions.create(model=model, messages=CHAT, max_tokens=400, stream=True) as stream:
             next(iter(stream))
     assert client.chat.completions.create(model=model, messages=CHAT, max_tokens=1).usage.completion_tokens == 1
+
+
+def test_a_prediction_is_drafted(client: openai.OpenAI, model: str) -> None:
+    asked = {"model": model, "messages": CHAT, "max_tokens": 48, **WARM}
+    text = client.chat.completions.create(**asked).choices[0].message.content
+    expected = {"type": "content", "content": text}
+    answer = client.chat.completions.create(**asked, prediction=expected, extra_body=PREDICTION)
+    assert answer.choices[0].message.content == text
+    assert answer.usage.completion_tokens_details.accepted_prediction_tokens > 24
+
+
+# Tools
+
+
+def test_a_tool_is_called(caller: openai.OpenAI) -> None:
+    (choice,) = caller.chat.completions.create(model="target", messages=WEATHER, tools=TOOLS).choices
+    assert choice.finish_reason == "tool_calls" and choice.message.content == "Let me look."
+    (call,) = choice.message.tool_calls
+    assert call.type == "function" and call.id and call.function.name == "get_weather"
+    assert json.loads(call.function.arguments) == ARGUMENTS
+
+
+def test_a_call_streams(caller: openai.OpenAI) -> None:
+    content, arguments, names, ends = "", "", [], []
+    for chunk in caller.chat.completions.create(model="target", messages=WEATHER, tools=TOOLS, stream=True):
+        for choice in chunk.choices:
+            content += choice.delta.content or ""
+            ends.append(choice.finish_reason)
+            for call in choice.delta.tool_calls or ():
+                names += [call.function.name] if call.function.name else []
+                arguments += call.function.arguments or ""
+    assert (content, names, ends[-1]) == ("Let me look.", ["get_weather"], "tool_calls")
+    assert json.loads(arguments) == ARGUMENTS
+
+
+def test_the_result_of_a_call_goes_back(caller: openai.OpenAI) -> None:
+    asked = {"model": "target", "tools": TOOLS}
+    message = caller.chat.completions.create(messages=WEATHER, **asked).choices[0].message
+    result = {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "rain"}
+    answer = caller.chat.completions.create(messages=[*WEATHER, message, result], **asked)
+    assert answer.choices[0].message.content == "Let me look."
+
+
+def test_tools_are_not_told_of_where_none_is_to_be_called(caller: openai.OpenAI) -> None:
+    asked = {"model": "target", "messages": WEATHER, "tools": TOOLS, "tool_choice": "none"}
+    message = caller.chat.completions.create(**asked).choices[0].message
+    assert not message.tool_calls and "<tool_call>" in message.content
+
+
+def test_a_response_calls_a_tool(caller: openai.OpenAI) -> None:
+    asked = {"model": "target", "tools": [{"type": "function", "strict": False, **TOOL}]}
+    question = [{"role": "user", "content": WEATHER[0]["content"]}]
+    answer = caller.responses.create(input=question, **asked)
+    message, call = answer.output
+    assert answer.output_text == "Let me look." and answer.status == "completed" and message.type == "message"
+    assert call.type == "function_call" and call.name == "get_weather" and json.loads(call.arguments) == ARGUMENTS
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "rain"}
+    again = caller.responses.create(input=[*question, *answer.output, result], **asked)
+    assert again.output_text == "Let me look."
+
+
+def test_a_call_of_a_response_streams(caller: openai.OpenAI) -> None:
+    asked = {"model": "target", "tools": [{"type": "function", "strict": False, **TOOL}]}
+    events = list(caller.responses.create(input=WEATHER[0]["content"], **asked, stream=True))
+    deltas = [event.delta for event in events if event.type == "response.function_call_arguments.delta"]
+    (done,) = [event for event in events if event.type == "response.function_call_arguments.done"]
+    assert "".join(deltas) == done.arguments and json.loads(done.arguments) == ARGUMENTS
+    assert [item.type for item in events[-1].response.output] == ["message", "function_call"]
 
 
 # Responses
