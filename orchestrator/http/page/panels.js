@@ -63,7 +63,8 @@ export function showAcceptance(run) {
 
 /** How many draft tokens were wanted last, and why. */
 export function showLength(run) {
-  const cycle = run.cycles.at(-1);
+  // Before the last token there is no room for a draft, whatever it is worth.
+  const cycle = run.cycles.findLast(({ firstToken }) => run.settings.max_tokens - firstToken > 1) ?? run.cycles.at(-1);
   if (!cycle) return;
   const { choice } = cycle;
   find("wanted").value = choice?.num_draft_tokens ?? cycle.num_draft_tokens;
