@@ -105,13 +105,13 @@ class Page:
         )
         await self.call("Input.dispatchMouseEvent", type="mouseMoved", x=place[0], y=place[1])
 
-    async def resize(self, width: int, height: int, *, is_phone: bool = False, scale: float = 1) -> None:
+    async def resize(self, width: int, height: int, *, is_phone: bool = False) -> None:
         """Give the window another size, in CSS pixels."""
         await self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
             height=height,
-            deviceScaleFactor=scale,
+            deviceScaleFactor=1,
             mobile=is_phone,
         )
 

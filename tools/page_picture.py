@@ -15,7 +15,7 @@ from orchestrator.stack.stack import Stack, StackOptions
 from tools.browser import Page, browsing
 
 OUT = Path(__file__).parents[1] / "docs" / "page.png"
-WIDTH, HEIGHT = 1200, 800
+WIDTH, HEIGHT = 1200, 860
 _PATIENCE_S = 300.0
 _IS_FREE = "!document.querySelector('#go').disabled"
 
@@ -69,9 +69,9 @@ def main() -> None:
     parser.add_argument("--scheme", choices=("dark", "light"), default="dark")
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
-    pair = (arguments.target, arguments.draft) if arguments.target and arguments.draft else bundled_pair()
+    target, draft = (arguments.target, arguments.draft) if arguments.target and arguments.draft else bundled_pair()
     address = http_address("127.0.0.1:0")
-    options = StackOptions(*pair, orchestrator_flags=("--http", address), target_flags=("--exact", "on"))
+    options = StackOptions(target, draft, orchestrator_flags=("--http", address), target_flags=("--exact", "on"))
     fields = {
         "prompt": arguments.prompt,
         "max_tokens": arguments.max_tokens,

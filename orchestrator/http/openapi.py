@@ -120,8 +120,8 @@ def _fields(schema: dict[str, Any], operation: dict[str, Any]) -> list[dict[str,
 
 def _kind(field: dict[str, Any]) -> str:
     """Return the type of a field in a few words."""
-    if "anyOf" in field:
-        return " or ".join(kind for each in field["anyOf"] if (kind := _kind(each)) != "null")
+    if choices := field.get("anyOf", field.get("oneOf")):
+        return " or ".join(kind for each in choices if (kind := _kind(each)) != "null")
     if "enum" in field:
         return ", ".join(map(str, field["enum"]))
     if "const" in field:

@@ -8,12 +8,11 @@ from typing import Annotated, Any, TypeAlias
 from google.protobuf import json_format, struct_pb2
 from pydantic import Field
 
-from orchestrator.http.exchange.reading import Fields
+from orchestrator.http.exchange.reading import Fields, Many, Uint32, at_most
 from orchestrator.http.speculation import SpeculationFields
 from outrider.v1 import common_pb2, generation_pb2
 from services.frame.rpc.errors import invalid_argument
 
-Uint32: TypeAlias = Annotated[int, Field(ge=0, le=2**32 - 1)]
 NumTokens: TypeAlias = Annotated[int, Field(ge=0)]
 Requests: TypeAlias = Sequence[generation_pb2.GenerateRequest]
 _MOST_INT32 = 2**31 - 1
@@ -45,9 +44,11 @@ class SamplingFields(Fields):
     presence_penalty: float | None = None
     repetition_penalty: float | None = None
     repeat_last_n: Uint32 | None = Field(None, description="tokens that penalties look back, the prompt's too; 64")
-    logit_bias: dict[str, float] | None = Field(None, description="added to logits, by token id")
+    logit_bias: Annotated[dict[str, float] | None, at_most(4096)] = Field(
+        None, description="added to logits, by token id"
+    )
     seed: Annotated[int, Field(ge=0, le=2**64 - 1)] | None = Field(None, description="drawn, and told, if absent")
-    stop_token_ids: list[Uint32] | None = Field(None, description="ids with the first of which an answer ends")
+    stop_token_ids: Many[Uint32] | None = Field(None, description="ids with the first of which an answer ends")
     outrider: SpeculationFields | None = Field(None, description="speculation of this request, and exactness")
 
     def fill(self, request: generation_pb2.GenerateRequest) -> None:

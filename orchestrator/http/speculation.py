@@ -1,13 +1,11 @@
 """How a request is to be speculated for: the fields that every API takes as `outrider`."""
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Literal
 
 from pydantic import Field
 
-from orchestrator.http.exchange.reading import Fields
+from orchestrator.http.exchange.reading import Fields, Uint32
 from outrider.v1 import generation_pb2
-
-_Uint32: TypeAlias = Annotated[int, Field(ge=0, le=2**32 - 1)]
 
 
 class SpeculationFields(Fields):
@@ -16,8 +14,8 @@ class SpeculationFields(Fields):
     mode: Literal["auto", "off", "fixed"] | None = Field(
         None, description="as many draft tokens as pay, none, or so many"
     )
-    num_draft_tokens: _Uint32 | None = Field(None, description="draft tokens of each cycle; alone it means mode fixed")
-    max_draft_tokens: _Uint32 | None = Field(None, description="most draft tokens of a cycle in mode auto")
+    num_draft_tokens: Uint32 | None = Field(None, description="draft tokens of each cycle; alone it means mode fixed")
+    max_draft_tokens: Uint32 | None = Field(None, description="most draft tokens of a cycle in mode auto")
     drafter: Literal["auto", "remote", "ngram", "prediction", "none"] | None = Field(None, description="who proposes")
     min_joint_confidence: float | None = Field(None, description="below it the draft service stops")
     require_exact: bool | None = Field(None, description="refuse rather than answer what is not exact to the bit")

@@ -5,11 +5,11 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import Field
 
-from orchestrator.http.exchange.reading import Fields, JsonRoute
+from orchestrator.http.exchange.reading import Fields, JsonRoute, Many, TokenIds
 from orchestrator.http.openai.chat import ChatMessage
 from orchestrator.http.openai.log_probabilities import TokenTexts
 from orchestrator.http.openai.tools import FunctionTool
-from orchestrator.http.sampling import Uint32, template_variables
+from orchestrator.http.sampling import template_variables
 from orchestrator.http.served import Served
 from orchestrator.http.target_texts import of_target
 from outrider.v1 import target_pb2
@@ -30,14 +30,14 @@ class TokenizeRequest(Fields):
 class DetokenizeRequest(Fields):
     """Token ids to be turned into a text."""
 
-    tokens: list[Uint32]
+    tokens: TokenIds
 
 
 class TemplateRequest(Fields):
     """A chat to be rendered."""
 
-    messages: list[ChatMessage]
-    tools: list[FunctionTool] | None = Field(None, description="what the model may call")
+    messages: Many[ChatMessage]
+    tools: Many[FunctionTool] | None = Field(None, description="what the model may call")
     add_generation_prompt: bool | None = Field(None, description="whether it ends with the opening of an answer; true")
     continue_final_message: bool | None = Field(None, description="whether it ends in the last message, an assistant's")
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="variables of the template")

@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.http.server import HttpServer
 from outrider.v1 import generation_pb2
+from services.frame.program.api_keys import ApiKeys
 from tests.unit.orchestrator.http.scripted_face import TEXTS, Face, make_face, summary
 
 # Drafter, draft tokens, and how many of them are accepted.
@@ -16,7 +17,7 @@ CYCLES = (
     (generation_pb2.DRAFTER_REMOTE, 3, 3),
     (generation_pb2.DRAFTER_REMOTE, 4, 1),
     (generation_pb2.DRAFTER_NGRAM, 2, 2),
-    (generation_pb2.DRAFTER_REMOTE, 5, 4),
+    (generation_pb2.DRAFTER_PREDICTION, 5, 4),
 )
 OFF = generation_pb2.SPECULATION_MODE_OFF
 # What a scripted tokenizer makes of a prompt.
@@ -26,25 +27,25 @@ PROMPT = "def read_lines(path):"
 
 @dataclass
 class Script:
-    """Writes answers whose token at a position is one of `texts`, whoever drafts, unless it is told to `err`.
+    """Writes answers whose token at a position is one of `texts`, whoever drafts.
 
-    It waits before the cycle `hold_at` until it may go `on`.
+    With drafts it waits before the cycle `hold_at` until it may go `on`.
     """
 
     texts: Sequence[str] = TEXTS
     max_tokens: int = 24
     hold_at: int | None = None
     on: asyncio.Event = field(default_factory=asyncio.Event)
-    err: Exception | None = None
+    # What a request ends with, at once, or where it would wait.
+    error: Exception | None = None
     # A position at which plain decoding has another token.
     differs_at: int | None = None
     summary: dict[str, Any] = field(default_factory=dict)
-    is_holding: bool = False
 
     def __call__(self, request: generation_pb2.GenerateRequest) -> Sequence[Any]:
         """Return what comes of a request."""
-        if self.err is not None:
-            return [self.err]
+        if self.error is not None and self.hold_at is None:
+            return [self.error]
         is_plain = request.speculation.mode == OFF
         place = max(0, len(request.tokens.tokens) - NUM_PROMPT_TOKENS)
         end = place + min(request.max_tokens, self.max_tokens - place)
@@ -73,7 +74,8 @@ class Script:
         return chunk
 
     async def _hold(self) -> None:
-        self.is_holding = True
+        if self.error is not None:
+            raise self.error
         await self.on.wait()
 
 
@@ -117,10 +119,10 @@ class Served:
 
 
 @asynccontextmanager
-async def scripted(script: Script | None = None, **settings: Any) -> AsyncIterator[Served]:
+async def scripted(script: Script | None = None, keys: ApiKeys | None = None, **settings: Any) -> AsyncIterator[Served]:
     """A server whose answers are those of a script, on a free port."""
     script = script or Script()
-    face = make_face(script, http="127.0.0.1:0", **settings)
+    face = make_face(script, keys, http="127.0.0.1:0", **settings)
     server = HttpServer(face.served.settings, face.app)
     async with face.client:
         await server.start()

@@ -9,6 +9,7 @@ import grpc
 import pytest
 import pytest_asyncio
 
+from services.frame.program.api_keys import ApiKeys
 from services.frame.rpc.errors import ServiceError
 from tests.e2e.scripted_answers import CYCLES, OFF, PROMPT, Script, Served, scripted
 from tests.unit.orchestrator.http.scripted_face import TEXTS
@@ -94,7 +95,7 @@ async def test_each_token_is_marked_by_where_it_came_from(page: Page) -> None:
         await opened(page, served)
         await answered(page)
         expected = ["plain", *["remote"] * 3, "bonus", "remote", "recovered", *["ngram"] * 2, "bonus"]
-        expected += [*["remote"] * 4, "recovered"]
+        expected += [*["prediction"] * 4, "recovered"]
         kinds = await page.evaluate(KINDS)
         assert kinds[: len(expected)] == expected
         assert await page.evaluate(TEXT) == text_of(24)
@@ -125,9 +126,7 @@ async def test_figures_are_those_of_the_cycles(page: Page) -> None:
             "document.querySelector('#accepted').textContent"
         )
         assert await page.evaluate("document.querySelector('#wanted').value") == "2"
-        assert "they bring 1.25 tokens a cycle more" in await page.evaluate(
-            "document.querySelector('#why').textContent"
-        )
+        assert "brings 1.25 tokens a cycle more" in await page.evaluate("document.querySelector('#why').textContent")
         # A cycle without a draft takes 20 ms.
         assert await page.evaluate("document.querySelector('#estimate').value") == "50.0"
         assert float(await page.evaluate("document.querySelector('#rate').value")) > 0
@@ -237,7 +236,9 @@ async def test_a_chat_goes_on(page: Page) -> None:
         served.face.served.target.has_chat_template = True
         try:
             await opened(page, served)
-            await page.evaluate("document.querySelector('[value=chat]').click()")
+            # What it was made for comes first, without the code to go on with.
+            assert await page.evaluate("document.querySelector('#ask').elements.kind.value") == "chat"
+            assert await page.evaluate("document.querySelector('#prompt').value") == ""
             await answered(page, "Who is there?")
             await answered(page, "And then?")
             await page.until("document.querySelectorAll('.note').length === 2")
@@ -255,7 +256,7 @@ async def test_a_model_without_a_template_has_no_chat(page: Page) -> None:
 
 async def test_a_refusal_is_told_in_place(page: Page) -> None:
     refusal = ServiceError(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", "too many requests wait")
-    async with scripted(Script(err=refusal)) as served:
+    async with scripted(Script(error=refusal)) as served:
         await opened(page, served)
         await ask(page)
         await page.until(f"{TOLD} === 'too many requests wait'")
@@ -264,20 +265,52 @@ async def test_a_refusal_is_told_in_place(page: Page) -> None:
         assert await page.evaluate("document.querySelector('#prompt').value") == PROMPT
 
 
-async def test_a_key_is_asked_for_and_sent(page: Page) -> None:
-    refusal = ServiceError(grpc.StatusCode.UNAUTHENTICATED, "INVALID_API_KEY", "the request has no key")
-    async with scripted(Script(err=refusal)) as served:
+async def test_an_answer_that_breaks_off_is_told_in_place(page: Page) -> None:
+    """What came stays, and can be walked through."""
+    failure = ServiceError(grpc.StatusCode.UNAVAILABLE, "TARGET_UNAVAILABLE", "the target is away")
+    async with scripted(Script(hold_at=2, error=failure)) as served:
         await opened(page, served)
         await ask(page)
+        await page.until(f"{TOLD} === 'the target is away'")
+        assert await page.evaluate("document.querySelector('.note').textContent") == "the target is away"
+        assert await page.evaluate(TEXT) == text_of(5)
+        assert await page.evaluate(IS_FREE)
+
+
+async def test_figures_are_those_of_the_answer_one_walks_in(page: Page) -> None:
+    async with scripted() as served:
+        await opened(page, served)
+        await answered(page)
+        await click(page, "compare")
+        await page.until("document.querySelector('#verdict').textContent.startsWith('The same text')")
+        wide = "document.querySelectorAll('#acceptance li:not([hidden])').length"
+        assert await page.evaluate(wide) == 5
+        await ask(page, max_tokens=5)
+        await page.until(f"{IS_FREE} && document.querySelectorAll('.note').length === 2 && {wide} === 3")
+        assert await page.evaluate("document.querySelector('#verdict').textContent") == ""
+        await page.evaluate("document.querySelectorAll('article .token')[1].focus()")
+        assert await page.evaluate(wide) == 5
+        assert await page.evaluate("document.querySelector('#strip').ariaValueNow") == "1"
+        assert (await page.evaluate("document.querySelector('#verdict').textContent")).startswith("The same text")
+
+
+async def test_a_key_is_asked_for_and_sent(page: Page, tmp_path: Path) -> None:
+    file = tmp_path / "keys.txt"
+    file.touch(0o600)
+    file.write_text("somebody: a-key-that-is-long-enough\n")
+    async with scripted(keys=ApiKeys(file)) as served:
+        await page.open(served.url)
         await page.until("document.activeElement.name === 'key'")
-        served.script.err = None
+        assert "has no key" in await page.evaluate(TOLD)
         page.requests.clear()
         await page.evaluate(
-            "(key => { key.value = 'abc'; key.dispatchEvent(new Event('change')) })(document.activeElement)"
+            "(key => { key.value = 'a-key-that-is-long-enough'; key.dispatchEvent(new Event('change')) })"
+            "(document.activeElement)"
         )
         await page.until(f"{TOLD} === 'ready'")
         await answered(page)
-        assert {each["headers"].get("authorization") for each in page.requests} == {"Bearer abc"}
+        sent = {each["headers"].get("authorization") for each in page.requests}
+        assert sent == {"Bearer a-key-that-is-long-enough"}
         # It is gone with the tab's storage, and nowhere else.
         assert await page.evaluate("Object.values(localStorage).length + document.cookie.length") == 0
         await page.evaluate("sessionStorage.clear()")
@@ -291,6 +324,16 @@ async def test_a_text_is_no_markup(page: Page) -> None:
         assert await page.evaluate(TEXT) == "".join(texts)
         assert await page.evaluate("document.querySelector('.asked').textContent") == "<b>bold</b>"
         assert await page.evaluate("document.querySelectorAll('#answers img, #answers b').length") == 0
+
+
+async def test_what_is_expected_is_sent_with_a_draft_alone(page: Page) -> None:
+    async with scripted() as served:
+        await opened(page, served)
+        await answered(page, prediction="Hello world")
+        await click(page, "compare")
+        await page.until("document.querySelector('#verdict').textContent.startsWith('The same text')")
+        drafted, plain = served.requests
+        assert (drafted.prediction.text, plain.HasField("prediction")) == ("Hello world", False)
 
 
 async def test_where_an_answer_is_traced(page: Page) -> None:

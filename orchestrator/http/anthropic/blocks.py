@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from orchestrator.http.exchange.reading import Fields, Unsupported
+from orchestrator.http.exchange.reading import Fields, Many, Unsupported
 from outrider.v1 import target_pb2
 
 
@@ -37,7 +37,7 @@ class Block(Fields):
     name: str = Field("", description="of a call: which tool")
     input: dict[str, Any] | None = Field(None, description="of a call: the arguments")
     tool_use_id: str = Field("", description="of what came of a call: its id")
-    content: str | list[TextBlock] | None = Field(None, description="what came of a call")
+    content: str | Many[TextBlock] | None = Field(None, description="what came of a call")
     is_error: bool | None = Field(None, description="changes nothing: the content tells")
     cache_control: CacheControl | None = Field(None, description="changes nothing")
     citations: Unsupported = None
@@ -47,7 +47,7 @@ class Message(Fields):
     """One message of a chat."""
 
     role: Literal["user", "assistant", "system"]
-    content: str | list[Block]
+    content: str | Many[Block]
 
     def to_messages(self) -> list[target_pb2.ChatMessage]:
         """Return it as the protocol has it: what came of calls are messages of their own, before what is said."""

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from orchestrator.http.anthropic.blocks import CacheControl, Message, TextBlock, texts_of
-from orchestrator.http.exchange.reading import Fields, Unsupported
+from orchestrator.http.exchange.reading import Fields, Many, Unsupported
 from orchestrator.http.openai.tools import tool_of
 from orchestrator.http.sampling import NumTokens, SamplingFields, num_tokens, template_variables
 from outrider.v1 import generation_pb2
@@ -55,13 +55,13 @@ class Metadata(Fields):
 class ChatFields(Fields):
     """What a count and an answer take alike."""
 
-    messages: list[Message] = Field(description="a last one of the assistant is gone on with")
-    system: str | list[TextBlock] | None = None
+    messages: Many[Message] = Field(description="a last one of the assistant is gone on with")
+    system: str | Many[TextBlock] | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="variables of the template")
     cache_control: CacheControl | None = Field(None, description="changes nothing")
-    tools: list[AnthropicTool] | None = Field(None, description="what the model may call")
+    tools: Many[AnthropicTool] | None = Field(None, description="what the model may call")
     tool_choice: ToolChoice | None = Field(None, description="with none the model is told of no tools")
     mcp_servers: Unsupported = None
     container: Unsupported = None
@@ -100,7 +100,7 @@ class MessageRequest(ChatFields, SamplingFields):
     """A request for the next message of a chat."""
 
     max_tokens: NumTokens = Field(description="most tokens of the answer, thoughts included")
-    stop_sequences: list[str] | None = Field(None, description="texts before the first of which it ends, at most 64")
+    stop_sequences: Many[str] | None = Field(None, description="texts before the first of which it ends, at most 64")
     metadata: Metadata | None = Field(None, description="changes nothing")
     service_tier: Literal["auto", "standard_only"] | None = Field(None, description="changes nothing")
 

@@ -1,19 +1,41 @@
 """The bodies of requests: JSON without its loopholes, and fields of which none is ignored in silence."""
 
 from collections.abc import Callable, Coroutine
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError, from_json
 from starlette.exceptions import HTTPException
+
+ItemT = TypeVar("ItemT")
+# No object that is served has more fields, no list is longer, but for those of token ids.
+_MOST_FIELDS = 100
+_MOST_ITEMS = 1 << 14
+_MOST_TOKENS = 1 << 20
+
+
+def _refuse_large(value: Any) -> Any:
+    """Refuse an object with so many fields that telling of each would take seconds."""
+    if isinstance(value, dict) and len(value) > _MOST_FIELDS:
+        raise PydanticCustomError("too_many_fields", "there are more fields than any object here has")
+    return value
 
 
 class Fields(BaseModel):
     """Fields of a request: a name that is not known is refused, and so is a number in the place of a text."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+    _ = model_validator(mode="before")(_refuse_large)
+
+
+Many: TypeAlias = Annotated[list[ItemT], Field(max_length=_MOST_ITEMS, fail_fast=True)]
+"""A list of which the first item that is wrong is told."""
+
+Uint32: TypeAlias = Annotated[int, Field(ge=0, le=2**32 - 1)]
+TokenIds: TypeAlias = Annotated[list[Uint32], Field(max_length=_MOST_TOKENS, fail_fast=True)]
 
 
 def _refuse_unless_null(value: object) -> None:
@@ -47,3 +69,14 @@ class JsonRoute(APIRoute):
             return await answer(JsonRequest(request.scope, request.receive))
 
         return read_and_answer
+
+
+def at_most(num: int) -> BeforeValidator:
+    """Return a check that an object has at most so many members, before each of them is looked at."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > num:
+            raise PydanticCustomError("too_long", f"it has more than {num} members")
+        return value
+
+    return BeforeValidator(check)

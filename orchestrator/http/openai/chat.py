@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 from orchestrator.generation.generation import draw_seed
 from orchestrator.http.exchange.cycles import reports
 from orchestrator.http.exchange.errors import unsupported
-from orchestrator.http.exchange.reading import Fields, JsonRoute, Unsupported
+from orchestrator.http.exchange.reading import Fields, JsonRoute, Many, Uint32, Unsupported
 from orchestrator.http.exchange.running import Answer, unless_gone
 from orchestrator.http.exchange.stream import EventStream
 from orchestrator.http.exchange.told import finish_reason
@@ -18,7 +18,7 @@ from orchestrator.http.openai.fields import ChoiceFields, choices_of
 from orchestrator.http.openai.log_probabilities import Tokens, TokenTexts, chat_log_probabilities
 from orchestrator.http.openai.parts import TextPart
 from orchestrator.http.openai.tools import FunctionCall, FunctionTool, call_of, delta_of, whole_calls
-from orchestrator.http.sampling import NAMES, NumTokens, Requests, Uint32, num_tokens, template_variables
+from orchestrator.http.sampling import NAMES, NumTokens, Requests, num_tokens, template_variables
 from orchestrator.http.served import Served
 from outrider.v1 import generation_pb2, target_pb2
 from services.frame.rpc.errors import invalid_argument
@@ -31,10 +31,10 @@ class ChatMessage(Fields):
     """One message of a chat."""
 
     role: str = Field(description="system, developer, user, assistant, or another that the template knows")
-    content: str | list[TextPart] | None = Field(None, description="a text, or parts of text")
+    content: str | Many[TextPart] | None = Field(None, description="a text, or parts of text")
     reasoning_content: str | None = Field(None, description="what the model thought before it said that")
     name: str | None = Field(None, description="who it is, where the template tells")
-    tool_calls: list[FunctionCall] | None = Field(None, description="of an assistant: what it calls")
+    tool_calls: Many[FunctionCall] | None = Field(None, description="of an assistant: what it calls")
     tool_call_id: str | None = Field(None, description="of a tool: the call that it answers")
     refusal: Unsupported = None
     audio: Unsupported = None
@@ -66,7 +66,7 @@ class ResponseFormat(Fields):
 class ChatRequest(ChoiceFields):
     """A request for the next message of a chat."""
 
-    messages: list[ChatMessage]
+    messages: Many[ChatMessage]
     max_completion_tokens: NumTokens | None = Field(None, description="most tokens of an answer; what fits if absent")
     max_tokens: NumTokens | None = Field(None, description="the older name of max_completion_tokens")
     logprobs: bool | None = None
@@ -76,8 +76,8 @@ class ChatRequest(ChoiceFields):
     )
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="variables of the template")
     response_format: ResponseFormat | None = None
-    modalities: list[Literal["text"]] | None = None
-    tools: list[FunctionTool] | None = Field(None, description="what the model may call")
+    modalities: Many[Literal["text"]] | None = None
+    tools: Many[FunctionTool] | None = Field(None, description="what the model may call")
     tool_choice: Literal["none", "auto"] | None = Field(None, description="with none the model is told of no tools")
     parallel_tool_calls: bool | None = Field(None, description="changes nothing")
     continue_final_message: bool | None = Field(None, description="go on with the last message, an assistant's")

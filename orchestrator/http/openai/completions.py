@@ -1,23 +1,23 @@
 """`/v1/completions`: text that goes on from a prompt, or from several."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 from fastapi import APIRouter, Request
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 from starlette.responses import JSONResponse, Response
 
 from orchestrator.generation.generation import draw_seed
 from orchestrator.http.exchange.cycles import reports
 from orchestrator.http.exchange.errors import unsupported
-from orchestrator.http.exchange.reading import JsonRoute, Unsupported
+from orchestrator.http.exchange.reading import JsonRoute, Many, TokenIds, Uint32, Unsupported
 from orchestrator.http.exchange.running import Answer, unless_gone
 from orchestrator.http.exchange.stream import EventStream
 from orchestrator.http.exchange.told import finish_reason
 from orchestrator.http.openai.answer import OpenAIAnswer
 from orchestrator.http.openai.fields import ChoiceFields, choices_of
 from orchestrator.http.openai.log_probabilities import AnyTokens, CompletionLogProbabilities, TokenTexts
-from orchestrator.http.sampling import NAMES, NumTokens, Requests, Uint32, num_tokens
+from orchestrator.http.sampling import NAMES, NumTokens, Requests, num_tokens
 from orchestrator.http.served import Served
 from orchestrator.http.target_texts import of_target
 from outrider.v1 import generation_pb2, target_pb2
@@ -30,10 +30,27 @@ _MAX_TOKENS = 16
 _MOST_PROMPTS = 128
 
 
+def _kind(prompt: object) -> str:
+    """Return what a prompt is by its first item, so that it is not read as all that it is not."""
+    if not isinstance(prompt, list):
+        return "text"
+    first = prompt[0] if prompt else ""
+    return "texts" if isinstance(first, str) else "token lists" if isinstance(first, list) else "tokens"
+
+
+Prompts: TypeAlias = Annotated[
+    Annotated[str, Tag("text")]
+    | Annotated[Many[str], Tag("texts")]
+    | Annotated[Many[TokenIds], Tag("token lists")]
+    | Annotated[TokenIds, Tag("tokens")],
+    Discriminator(_kind),
+]
+
+
 class CompletionRequest(ChoiceFields):
     """A request for completions."""
 
-    prompt: str | list[str] | list[list[Uint32]] | list[Uint32] = Field(
+    prompt: Prompts = Field(
         description="a text, token ids, or a list of either; several prompts have their choices one after the other"
     )
     max_tokens: NumTokens | None = Field(None, description="most tokens of a choice; 16 if absent")

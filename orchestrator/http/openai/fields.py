@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from orchestrator.http.exchange.reading import Fields
+from orchestrator.http.exchange.reading import Fields, Many, at_most
 from orchestrator.http.openai.parts import Prediction
 from orchestrator.http.sampling import SamplingFields
 from orchestrator.http.speculation import ReportFields
@@ -17,7 +17,7 @@ class CommonFields(SamplingFields):
     """What every path of OpenAI's API takes."""
 
     user: str | None = Field(None, description="changes nothing")
-    metadata: dict[str, str] | None = Field(None, description="changes nothing")
+    metadata: Annotated[dict[str, str] | None, at_most(16)] = Field(None, description="changes nothing")
     safety_identifier: str | None = Field(None, description="changes nothing")
     prompt_cache_key: str | None = Field(None, description="changes nothing: prompts are kept by what they are")
     prompt_cache_retention: str | None = Field(None, description="changes nothing")
@@ -38,7 +38,7 @@ class ChoiceFields(CommonFields):
     n: Annotated[int, Field(ge=1, le=_MOST_CHOICES)] | None = Field(
         None, description="choices of each prompt; choice i has the seed + i"
     )
-    stop: str | list[str] | None = Field(None, description="texts before the first of which an answer ends, at most 64")
+    stop: str | Many[str] | None = Field(None, description="texts before the first of which an answer ends, at most 64")
     stream_options: StreamOptions | None = None
     prediction: Prediction | None = Field(None, description="the text that is expected: what of it is right is drafted")
     outrider: ReportFields | None = Field(None, description="speculation of this request, exactness, and reports")

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from orchestrator.http.exchange.reading import Fields
+from orchestrator.http.exchange.reading import Fields, Many
 
 
 class TextPart(Fields):
@@ -16,7 +16,7 @@ class Prediction(Fields):
     """The text that is expected as the answer: what of it is right comes quicker."""
 
     type: Literal["content"]
-    content: str | list[TextPart]
+    content: str | Many[TextPart]
 
     @property
     def text(self) -> str:

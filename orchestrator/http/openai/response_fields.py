@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from orchestrator.http.exchange.reading import Fields, Unsupported
+from orchestrator.http.exchange.reading import Fields, Many, Uint32, Unsupported
 from orchestrator.http.openai.chat import ResponseFormat
 from orchestrator.http.openai.fields import CommonFields, StreamOptions
 from orchestrator.http.openai.tools import tool_of
-from orchestrator.http.sampling import NumTokens, Uint32, num_tokens, template_variables
+from orchestrator.http.sampling import NumTokens, num_tokens, template_variables
 from outrider.v1 import generation_pb2, target_pb2
 from services.frame.rpc.errors import invalid_argument
 
@@ -21,7 +21,7 @@ class Part(Fields):
     type: Literal["input_text", "output_text", "text", "reasoning_text", "summary_text"]
     text: str
     annotations: Unsupported = None
-    logprobs: list[Any] | None = Field(None, description="changes nothing")
+    logprobs: Many[Any] | None = Field(None, description="changes nothing")
 
 
 class InputItem(Fields):
@@ -31,12 +31,12 @@ class InputItem(Fields):
         None, description="message if absent"
     )
     role: str | None = Field(None, description="of a message: user, assistant, system, developer")
-    content: str | list[Part] | None = None
+    content: str | Many[Part] | None = None
     name: str | None = Field(None, description="of a call: which tool")
     arguments: str | None = Field(None, description="of a call: a JSON object")
     call_id: str | None = Field(None, description="of a call, and of what came of it")
-    output: str | list[Part] | None = Field(None, description="what came of a call")
-    summary: list[Part] | None = Field(None, description="of what was thought; used where there is no content")
+    output: str | Many[Part] | None = Field(None, description="what came of a call")
+    summary: Many[Part] | None = Field(None, description="of what was thought; used where there is no content")
     encrypted_content: Unsupported = None
     id: str | None = Field(None, description="changes nothing")
     status: str | None = Field(None, description="changes nothing")
@@ -73,11 +73,11 @@ class Reasoning(Fields):
 class ResponseRequest(CommonFields):
     """A request for a response."""
 
-    input: str | list[InputItem]
+    input: str | Many[InputItem]
     instructions: str | None = Field(None, description="a message of the system before all others")
     max_output_tokens: NumTokens | None = Field(None, description="most tokens; what fits if absent")
     top_logprobs: Uint32 | None = Field(None, description="log-probabilities with so many most probable tokens")
-    include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = None
+    include: Many[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = None
     text: TextSettings | None = None
     reasoning: Reasoning | None = None
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="variables of the template")
@@ -86,7 +86,7 @@ class ResponseRequest(CommonFields):
     background: Literal[False] | None = None
     parallel_tool_calls: bool | None = Field(None, description="changes nothing")
     tool_choice: Literal["none", "auto"] | None = Field(None, description="with none the model is told of no tools")
-    tools: list[ResponseTool] | None = Field(None, description="what the model may call")
+    tools: Many[ResponseTool] | None = Field(None, description="what the model may call")
     max_tool_calls: Unsupported = None
     previous_response_id: Unsupported = None
     conversation: Unsupported = None

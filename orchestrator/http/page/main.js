@@ -1,13 +1,12 @@
 /** Holds the parts of the page together: what is asked for, who answers, and what is shown of it. */
 
+import { Answer, made } from "./answer.js";
 import { showAcceptance, showLength, showSpeed, showToken } from "./panels.js";
 import { Run } from "./run.js";
 import { Refusal, get, getKey, setKey } from "./server.js";
 import { Strip } from "./strip.js";
-import { TextView } from "./text.js";
 
 const RETRY_MS = 2000;
-const ENDS = { stop: "the model ended it", length: "as long as it may be" };
 const find = (id) => document.getElementById(id);
 const [form, answers, told] = [find("ask"), find("answers"), find("told")];
 const fields = form.elements;
@@ -15,6 +14,7 @@ const fields = form.elements;
 /** What is shown: the answer that figures are of, and its run without a draft. */
 let shown = null;
 let messages = [];
+let isConnected = false;
 /** The text in which a cycle is marked. */
 let marked = null;
 const strip = new Strip(find("strip"), (cycle) => {
@@ -22,81 +22,7 @@ const strip = new Strip(find("strip"), (cycle) => {
   shown.view.reveal();
 });
 
-/** One answer in the page, `run` as it comes. */
-class Answer {
-  constructor(run, element) {
-    this.run = run;
-    this.element = element;
-    this.text = element.appendChild(made("div", "text"));
-    this.text.setAttribute("role", "group");
-    this.text.setAttribute("aria-label", "tokens of the answer; arrow keys walk through them");
-    this.view = new TextView(this.text, (token) => point(this.view, token, token.cycle));
-    // Figures are those of the answer in which one walks.
-    element.addEventListener("focusin", () => {
-      if (isBusy() || shown === this) return;
-      shown = this;
-      update();
-    });
-    this.note = element.appendChild(made("p", "note"));
-    this.plain = null;
-    this.numShown = 0;
-  }
-
-  /** Shows what came since the last time. */
-  update() {
-    const isAtEnd = answers.scrollTop + answers.clientHeight >= answers.scrollHeight - 40;
-    this.view.add(this.run.tokens.slice(this.numShown));
-    this.numShown = this.run.tokens.length;
-    this.plain?.update();
-    if (isAtEnd) answers.scrollTop = answers.scrollHeight;
-  }
-}
-
-/** The same request once more, without a draft. */
-class Plain {
-  constructor(answer) {
-    const settings = { ...answer.run.settings, mode: "off", max_tokens: answer.run.tokens.length };
-    this.first = answer.run;
-    this.run = new Run(answer.run.asked, settings, later);
-    const block = answer.element.appendChild(made("details", "again"));
-    block.open = true;
-    this.line = block.appendChild(made("summary"));
-    this.text = block.appendChild(made("div", "text tokens"));
-    this.numEqual = this.numShown = 0;
-  }
-
-  update() {
-    for (const token of this.run.tokens.slice(this.numShown)) {
-      const isEqual = token.number === this.numEqual && this.first.tokens[token.number]?.id === token.id;
-      this.numEqual += isEqual;
-      const span = this.text.appendChild(made("span", isEqual ? "equal" : "unequal"));
-      span.textContent = token.text;
-    }
-    this.numShown = this.run.tokens.length;
-    this.line.textContent = `Without a draft: ${this.numEqual} of ${this.first.tokens.length} tokens equal`;
-  }
-
-  /** What the comparison came to, in a sentence. */
-  get verdict() {
-    const { first, run, numEqual } = this;
-    if (numEqual < run.tokens.length) {
-      const why = first.summary?.exact
-        ? ""
-        : " This answer was not exact: batches of other shapes are rounded otherwise, which can flip a choice.";
-      return `The texts differ from token ${numEqual + 1} on.${why}`;
-    }
-    const isWhole = numEqual === first.tokens.length;
-    return `${isWhole ? "The same text" : "The same as far as it came"}: ${numEqual} of ${first.tokens.length} tokens equal.`;
-  }
-}
-
-function made(name, className = "") {
-  const element = document.createElement(name);
-  element.className = className;
-  return element;
-}
-
-const isBusy = () => Boolean(shown?.run.isRunning || shown?.plain?.run.isRunning);
+const isBusy = () => Boolean(shown?.isRunning);
 let isDue = false;
 
 /** Shows all that has changed, once for each picture that the browser draws. */
@@ -110,19 +36,27 @@ function later() {
 }
 
 function update() {
+  showButtons();
   if (!shown) return;
-  const { run, plain } = shown;
+  const { run, plain, text, verdict } = shown;
   shown.update();
+  find("verdict").textContent = verdict;
   strip.show(run.cycles);
   showSpeed(run, plain?.run);
   showAcceptance(run);
   showLength(run);
-  find("go").disabled = find("clear").disabled = isBusy();
+  text.setAttribute("aria-busy", run.isRunning);
+}
+
+/** Lets be pressed what has a meaning now. */
+function showButtons() {
+  const run = shown?.run;
+  find("go").disabled = isBusy() || !isConnected;
   find("stop").disabled = !isBusy();
-  find("switch").disabled = !run.isRunning || run.settings.mode === "off";
-  find("switch").textContent = run.isDrafting || !run.isRunning ? "Go on without draft" : "Go on with draft";
-  find("compare").disabled = isBusy() || !run.tokens.length;
-  shown.text.setAttribute("aria-busy", run.isRunning);
+  find("clear").disabled = isBusy();
+  find("switch").disabled = !run?.isRunning || run.settings.mode === "off";
+  find("switch").textContent = run?.isRunning && !run.isDrafting ? "Go on with draft" : "Go on without draft";
+  find("compare").disabled = isBusy() || !run?.tokens.length;
 }
 
 /** Points at a token or a cycle, everywhere where it is shown. */
@@ -176,6 +110,7 @@ function settings() {
     mode: fields.mode.value,
     num_draft_tokens: number("num_draft_tokens"),
     drafter: fields.drafter.value,
+    prediction: fields.prediction.value,
     probabilities: fields.probabilities.checked,
   };
 }
@@ -190,19 +125,23 @@ async function generate() {
   const said = made(isChat ? "p" : "span", "asked");
   said.textContent = prompt;
   if (isChat) element.append(said);
-  shown = new Answer(run, element);
-  if (!isChat) shown.view.begin(said);
+  const before = shown;
+  const answer = new Answer(run, element, point);
+  if (!isChat) answer.view.begin(said);
+  // Figures are those of the answer in which one walks, before anything is pointed at in them.
+  element.addEventListener("focusin", () => show(answer), { capture: true });
+  shown = answer;
   answers.scrollTop = answers.scrollHeight;
   if (isChat) fields.prompt.value = "";
   tell("generating …");
-  find("verdict").textContent = "";
   pointNowhere();
-  const answer = shown;
   try {
     await run.go();
   } catch (error) {
+    answer.note.textContent = error.message;
     if (!run.tokens.length) {
       element.remove();
+      shown = before;
       if (isChat) fields.prompt.value = prompt;
     }
     throw error;
@@ -210,41 +149,23 @@ async function generate() {
     answer.update();
     if (isChat && run.tokens.length) messages = [...asked.messages, answerOf(run)];
   }
-  showEnd(answer);
+  answer.showEnd();
+  tell(run.summary ? "done" : "stopped");
+}
+
+function show(answer) {
+  if (isBusy() || shown === answer) return;
+  shown = answer;
+  update();
 }
 
 function answerOf({ content, reasoning }) {
   return { role: "assistant", content, ...(reasoning ? { reasoning_content: reasoning } : {}) };
 }
 
-/** Says of an answer what its end tells. */
-function showEnd({ run, note }) {
-  const { summary } = run;
-  tell(summary ? "done" : "stopped");
-  const parts = [`${run.tokens.length} tokens`, ENDS[summary?.finish_reason] ?? "stopped", `seed ${run.settings.seed}`];
-  if (summary?.exact) parts.push("exact to the bit");
-  if (summary?.draft_problem && run.isDrafting) parts.push(summary.draft_problem);
-  note.textContent = parts.join(" · ");
-  if (summary?.trace_url) {
-    const link = made("a");
-    Object.assign(link, { href: summary.trace_url, textContent: "trace", target: "_blank", rel: "noreferrer" });
-    note.append(" · ", link);
-  } else if (summary?.trace_id) {
-    note.append(` · trace ${summary.trace_id}`);
-  }
-}
-
 async function compare() {
-  const answer = shown;
-  answer.element.querySelector(".again")?.remove();
-  answer.plain = new Plain(answer);
   tell("the same without a draft …");
-  try {
-    await answer.plain.run.go();
-  } finally {
-    answer.update();
-  }
-  find("verdict").textContent = answer.plain.verdict;
+  await shown.compare(later);
   tell("done");
 }
 
@@ -255,11 +176,9 @@ async function connect() {
       const { data } = await get("v1/models");
       const [target, draft] = data;
       find("models").textContent = `target ${target.id}${draft ? ` · draft ${draft.meta.name}` : " · no draft model"}`;
-      const [plain, chat] = fields.kind;
-      chat.disabled = !target.meta.has_chat_template;
-      chat.parentElement.title = chat.disabled ? "this model has no chat template" : "";
-      if (chat.disabled) plain.checked = true;
-      find("go").disabled = false;
+      offerChat(target.meta.has_chat_template);
+      isConnected = true;
+      showButtons();
       tell("ready");
       return;
     } catch (error) {
@@ -272,6 +191,15 @@ async function connect() {
       await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
     }
   }
+}
+
+/** A model that has a template for chats was made for them. */
+function offerChat(hasTemplate) {
+  const [plain, chat] = fields.kind;
+  chat.disabled = !hasTemplate;
+  chat.parentElement.title = hasTemplate ? "" : "this model has no chat template";
+  (hasTemplate ? chat : plain).checked = true;
+  if (hasTemplate && fields.prompt.value === fields.prompt.defaultValue) fields.prompt.value = "";
 }
 
 form.addEventListener("submit", (event) => {
@@ -309,6 +237,6 @@ find("clear").addEventListener("click", () => {
   shown = null;
   strip.show([]);
   pointNowhere();
-  find("compare").disabled = true;
+  showButtons();
 });
 connect();

@@ -77,12 +77,13 @@ export function showLength(run) {
 }
 
 function whyLength(run, cycle, choice) {
-  if (!cycle.isDrafting) return "draft tokens: speculation is off";
-  if (run.settings.mode === "fixed") return "draft tokens in this cycle: their number was asked for";
-  if (!choice) return "draft tokens in this cycle: it is being found out what they bring and cost";
+  const tokens = `draft ${(choice ?? cycle).num_draft_tokens === 1 ? "token" : "tokens"}`;
+  if (!cycle.isDrafting) return `${tokens}: speculation is off`;
+  if (run.settings.mode === "fixed") return `${tokens} in this cycle: the number was asked for`;
+  if (!choice) return `${tokens} in this cycle: it is being found out what a draft brings and costs`;
   return choice.num_draft_tokens
-    ? `draft tokens wanted: they bring ${choice.worth.toFixed(2)} tokens a cycle more than their time`
-    : "draft tokens wanted: their time brings more than they do";
+    ? `${tokens} wanted, which brings ${choice.worth.toFixed(2)} tokens a cycle more than its time`
+    : `${tokens} wanted: their time brings more than they do`;
 }
 
 /** What is known of a token, or of a cycle alone; of neither how to point at one. */
@@ -100,9 +101,11 @@ export function showToken(token, cycle) {
     about.append(head);
   }
   const list = element("dl");
-  for (const [name, value] of [...(token ? ofToken(token) : []), ...ofCycle(cycle)]) {
+  for (const [name, ...values] of [...(token ? ofToken(token) : []), ...ofCycle(cycle)]) {
     const row = element("div");
-    row.append(element("dt", {}, name), element("dd", {}, value));
+    const told = element("dd");
+    told.append(...values.map((value) => element("span", {}, value)));
+    row.append(element("dt", {}, name), told);
     list.append(row);
   }
   about.append(list);
@@ -112,7 +115,7 @@ function* ofToken(token) {
   const drafted = token.cycle.draft_tokens[token.place];
   if (token.probability !== undefined) yield ["probability", percent(token.probability)];
   if (token.top?.length) {
-    yield ["likeliest", token.top.map(({ text, probability }) => `${JSON.stringify(text)} ${percent(probability)}`).join("  ")];
+    yield ["likeliest", ...token.top.map(({ text, probability }) => `${JSON.stringify(text)} ${percent(probability)}`)];
   }
   if (drafted) {
     const known = [

@@ -72,7 +72,7 @@ export class Run {
       for await (const event of events(path, body, this.#abort.signal)) this.#take(event, part);
       return true;
     } catch (error) {
-      if (error.name !== "AbortError") throw error;
+      if (!this.#abort.signal.aborted) throw error;
       return this.#isStopped || this.tokens.length >= this.settings.max_tokens;
     }
   }
@@ -85,6 +85,7 @@ export class Run {
       temperature: settings.temperature,
       outrider: { report_cycles: true, ...this.#speculation() },
     };
+    if (this.isDrafting && settings.prediction) body.prediction = { type: "content", content: settings.prediction };
     const top = settings.probabilities;
     if (this.tokens.length) {
       body.prompt = [...(await this.#promptIds()), ...this.tokens.map((token) => token.id)];

@@ -38,7 +38,7 @@ export async function post(path, body, signal) {
   return (await ask(path, withBody(body, signal))).json();
 }
 
-/** Yields the events of a stream as objects. Throws Refusal, and AbortError where `signal` says so. */
+/** Yields the events of a stream as objects. Throws Refusal, and something else once `signal` is aborted. */
 export async function* events(path, body, signal) {
   const answer = await ask(path, withBody(body, signal));
   let rest = "";

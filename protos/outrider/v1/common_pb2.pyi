@@ -157,6 +157,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The call has no API key, or none that the server takes (UNAUTHENTICATED)."""
     ERROR_REASON_MODEL_UNKNOWN: _ErrorReason.ValueType  # 30
     """The request names a model that is not served; the message names those that are (NOT_FOUND)."""
+    ERROR_REASON_UNSUPPORTED_FIELD: _ErrorReason.ValueType  # 31
+    """Over HTTP: a field, or a value of it, that is not served (INVALID_ARGUMENT)."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Stable reasons, carried without the prefix in `google.rpc.ErrorInfo.reason` with domain "outrider".
@@ -229,6 +231,8 @@ ERROR_REASON_INVALID_API_KEY: ErrorReason.ValueType  # 29
 """The call has no API key, or none that the server takes (UNAUTHENTICATED)."""
 ERROR_REASON_MODEL_UNKNOWN: ErrorReason.ValueType  # 30
 """The request names a model that is not served; the message names those that are (NOT_FOUND)."""
+ERROR_REASON_UNSUPPORTED_FIELD: ErrorReason.ValueType  # 31
+"""Over HTTP: a field, or a value of it, that is not served (INVALID_ARGUMENT)."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

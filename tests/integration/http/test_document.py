@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import shutil
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -15,8 +16,11 @@ from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
-DOCUMENT = (Path(__file__).parents[3] / "docs" / "http.md").read_text()
-LINES = re.findall(r"^    (curl (?:.*\\\n)*.*)$", DOCUMENT, re.MULTILINE)
+ROOT = Path(__file__).parents[3]
+DOCUMENT, README = ((ROOT / name).read_text() for name in ("docs/http.md", "README.md"))
+LINES = [line for text in (DOCUMENT, README) for line in re.findall(r"^    (curl (?:.*\\\n)*.*)$", text, re.MULTILINE)]
+# Another one in each language would need a name here.
+SNIPPETS = dict(re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -36,6 +40,15 @@ async def test_its_lines_for_a_shell_work(faces: Faces, line: str) -> None:
     *_, last = answer.decode().replace("data: [DONE]", "").strip().removeprefix("data: ").split("\ndata: ")
     told = json.loads(last)
     assert told["outrider"]["seed"] >= 0 if " -d " in line else told["data"], told
+
+
+async def test_the_snippet_in_python_works(faces: Faces, tmp_path: Path) -> None:
+    script = tmp_path / "snippet.py"
+    script.write_text(SNIPPETS["python"].replace("http://127.0.0.1:8080", url_of(faces.orchestrator)))
+    process = await asyncio.create_subprocess_exec(sys.executable, "-P", script, stdout=asyncio.subprocess.PIPE)
+    said, _ = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+    assert process.returncode == 0
+    assert b"completion_tokens=32" in said
 
 
 async def test_it_names_all_paths(faces: Faces) -> None:

@@ -126,6 +126,7 @@ def test_a_model_in_one_word(
     Path("smollm2").touch()
     installed = tmp_path / SMOLLM2.package / SMOLLM2.file
     installed.parent.mkdir()
+    (installed.parent / "__init__.py").touch()
     installed.write_bytes(b"GGUF")
     serve(option, "smollm2")
     serve(option, "smollm2", "--draft", files["draft"])

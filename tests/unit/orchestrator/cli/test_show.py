@@ -143,6 +143,7 @@ async def test_the_legend_is_for_colours(
 async def test_json_has_the_text_and_every_field_of_the_summary() -> None:
     collected = await collect(answer("a", "b", rest="c"))
     assert collected["text"] == "abc"
-    assert collected["usage"] == {"num_prompt_tokens": 3, "num_generated_tokens": 10, "num_cached_prompt_tokens": 0}
+    counts = ("num_prompt_tokens", "num_generated_tokens", "num_cached_prompt_tokens", "num_reasoning_tokens")
+    assert collected["usage"] == dict(zip(counts, (3, 10, 0, 0), strict=True))
     assert collected["seed"] == str(2**64 - 1), "as protobuf's JSON writes 64-bit numbers"
     assert collected["speculation"]["num_fallbacks"] == 0

@@ -87,6 +87,14 @@ async def test_what_may_not_be_said_is_not_proposed_nor_what_follows() -> None:
     assert await drafted([1, 2, 3, 4], 4, [1, 2, END, 3, 4, 5]) == [5]
 
 
+async def test_a_long_prediction_is_as_good() -> None:
+    expected = list(range(prediction._LONG + 10))
+    drafter, sequence = PredictionDrafter(expected, 0, []), TokenSequence()
+    for length in (prediction._LONG, 3):
+        draft = await drafter.propose(sequence.extend(range(len(sequence), length)), Wanted(3))
+        assert list(draft.tokens) == expected[len(sequence) : len(sequence) + 3]
+
+
 async def test_nothing_is_expected() -> None:
     drafter = PredictionDrafter([], len(PROMPT), [])
     assert await drafter.propose(TokenSequence(PROMPT), Wanted(4)) == Draft()

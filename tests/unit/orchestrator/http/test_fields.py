@@ -162,7 +162,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     )
 ] + [
     (COMPLETIONS, {"prompt": None}, "prompt"),
-    (COMPLETIONS, {"prompt": [1, "a"]}, "prompt[0]"),
+    (COMPLETIONS, {"prompt": [1, "a"]}, "prompt[1]"),
     (COMPLETIONS, {"prompt": []}, "prompt"),
     (COMPLETIONS, {"prompt": ["a"] * 129}, "prompt"),
     (COMPLETIONS, {"suffix": "b"}, "suffix"),
@@ -274,3 +274,30 @@ async def test_what_the_service_refuses_has_the_name_of_the_api(path: str, field
     async with face(lambda request: [invalid_argument("INVALID_REQUEST", field, "no")]) as made:
         answer = await made.post(path, BODIES[path])
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+
+
+def members(num: int, value: object) -> dict[str, object]:
+    return {str(index): value for index in range(num)}
+
+
+LARGE: list[tuple[str, dict[str, Any], str | None]] = [
+    (COMPLETIONS, {"prompt": [1] * 1_050_000}, "prompt"),
+    (COMPLETIONS, {"prompt": [1] * 1000 + ["a"] + [{}] * 1000}, "prompt[1000]"),
+    (COMPLETIONS, {"prompt": "a", "stop": [1] * 1000}, "stop[0]"),
+    (COMPLETIONS, {"prompt": "a"} | members(1000, 1), None),
+    (COMPLETIONS, {"prompt": "a", "outrider": members(1000, 1)}, "outrider"),
+    (COMPLETIONS, {"prompt": "a", "logit_bias": members(5000, "x")}, "logit_bias"),
+    (CHAT, {"messages": [{}] * 1000}, "messages[0].role"),
+    (CHAT, {"messages": [{"role": "user"}] * 20_000}, "messages"),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "param"), LARGE, ids=range(len(LARGE)))
+async def test_large_bodies_are_refused_by_their_first_problem(
+    path: str, body: dict[str, Any], param: str | None
+) -> None:
+    """Telling of a million problems would take seconds, in which nobody else is answered."""
+    async with face() as made:
+        answer = await made.post(path, body)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+        assert len(answer.content) < 1000
