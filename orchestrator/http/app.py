@@ -37,6 +37,7 @@ def create_app(served: Served, middleware: Sequence[Middleware] = ()) -> FastAPI
         title="Outrider",
         version=VERSION,
         description="Speculative decoding, by the APIs that clients speak.",
+        openapi_url=None,  # `describe` has it
         # Their pages load scripts from elsewhere.
         docs_url=None,
         redoc_url=None,

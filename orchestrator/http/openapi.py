@@ -1,10 +1,11 @@
 """What the API is, for programs at /openapi.json and for people at /docs, without a request to anybody else."""
 
+import asyncio
 from typing import Any
 
 from fastapi import FastAPI
 from jinja2 import Environment
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, JSONResponse
 
 _ERRORS = {
     "400": "the request cannot be served; `param` names the field",
@@ -66,9 +67,14 @@ def describe(app: FastAPI) -> None:
 
     app.openapi = openapi  # type: ignore[method-assign]  # as its documentation says
 
+    # It is made when somebody first asks for it, which takes as long as many cycles: not on the loop that serves them.
+    @app.get("/openapi.json", include_in_schema=False)
+    async def for_programs() -> JSONResponse:
+        return JSONResponse(await asyncio.to_thread(app.openapi))
+
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        return HTMLResponse(_render(app.openapi()))
+        return HTMLResponse(_render(await asyncio.to_thread(app.openapi)))
 
 
 def _with_errors(schema: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Health, models, the API's description, and requests that are refused before an API sees them."""
 
 import re
+import threading
 
 import pytest
 
@@ -74,6 +75,15 @@ async def test_what_is_not_there(method: str, path: str, status: int, code: str)
     async with face() as made:
         answer = await made.client.request(method, path)
         assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+
+
+@pytest.mark.parametrize("path", ["/openapi.json", "/docs"])
+async def test_the_description_is_not_made_on_the_loop_that_serves(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with face() as made:
+        threads, describe = [], made.app.openapi
+        monkeypatch.setattr(made.app, "openapi", lambda: threads.append(threading.get_ident()) or describe())
+        assert (await made.client.get(path)).status_code == 200
+        assert threads and threading.get_ident() not in threads
 
 
 async def test_the_description_asks_nobody_else() -> None:
