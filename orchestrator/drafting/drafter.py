@@ -169,15 +169,15 @@ class Breaker:
     """A circuit breaker, open after a failure: nobody asks the service, but for one try each `retry_s` seconds.
 
     Shared by all sessions of a service, so that one of them finds out for all. A service whose answers are only late is
-    not asked either, but it is lost no sooner than a try has shown that nothing comes.
+    not asked either, but that does not make it lost.
     """
 
     def __init__(self, retry_s: float) -> None:
         self._retry_s = retry_s
         self._next_try_s = 0.0
         self._is_disabled = False
-        # A late answer has come since it opened; one has closed it since the last that was in time.
-        self._is_heard = self._is_excused = False
+        # An answer that was late has closed it since the last that was in time.
+        self._is_excused = False
         self.reason = ""
         self.is_lost = False
 
@@ -201,17 +201,21 @@ class Breaker:
         self._next_try_s = now_s + self._retry_s
         return True
 
-    def fail(self, reason: str, *, is_late: bool = False) -> None:
-        """Note a failure; `is_late` where there was no answer in less time than a service may take."""
-        if not self._is_disabled:
-            self.is_lost = not is_late or (self.is_open and not self._is_heard)
-            self._is_heard = False
-            self.reason = reason
-            self._next_try_s = time.monotonic() + self._retry_s
+    def fail(self, reason: str, *, is_late: bool = False) -> bool:
+        """Note a failure; `is_late` where there was no answer in less time than a service may take.
+
+        Return whether the service is lost since.
+        """
+        if self._is_disabled:
+            return False
+        was_lost = self.is_lost
+        self.is_lost = was_lost or not is_late
+        self.reason = reason
+        self._next_try_s = time.monotonic() + self._retry_s
+        return self.is_lost and not was_lost
 
     def hear(self) -> None:
         """Note an answer that nobody waited for any more: close, but once only until one comes in time."""
-        self._is_heard = True
         if self.is_open and not self._is_disabled and not self._is_excused:
             self._is_excused = True
             self._close()

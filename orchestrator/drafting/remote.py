@@ -95,6 +95,9 @@ class DraftService(Protocol):
     def suspect(self, model: common_pb2.ModelInfo, reason: str) -> None:
         """Whoever answers does not serve `model`: use it for no session until its tokens have been compared."""
 
+    def doubt(self) -> None:
+        """Too many drafts in a row were late: find out whether it is there at all."""
+
     def note_problem(self, problem: str) -> None:
         """A session is over; `problem` kept it from using the service, if anything did."""
 
@@ -274,10 +277,11 @@ class RemoteDrafter:
         if error.reason == _REASON_CHANGED:
             self._service.suspect(self._model, error.message)
         elif not self._is_refused:
-            was_lost = self._breaker.is_lost
-            self._breaker.fail(error.message, is_late=self._is_late(error))
-            if self._breaker.is_lost and not was_lost:
+            is_late = self._is_late(error)
+            if self._breaker.fail(error.message, is_late=is_late):
                 _log.warning("the draft service is lost, decoding goes on without it: %s", error.message)
+            if is_late:
+                self._service.doubt()
         self._detach(span, error.message)
 
     def _detach(self, span: Span, reason: str) -> None:

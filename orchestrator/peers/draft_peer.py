@@ -52,6 +52,8 @@ class DraftPeer:
         self._last_problem = ""
         # Set once another draft has answered than the one that is served.
         self._is_suspect = asyncio.Event()
+        # Set while its drafts come too late, and nobody knows yet whether it answers at all.
+        self._is_doubted = asyncio.Event()
 
     def status(self) -> generation_pb2.ServiceStatus:
         """Return its state."""
@@ -82,6 +84,10 @@ class DraftPeer:
         if model is self.model:
             self._do_without(f"the draft at {self.address} is another one now: {reason}")
             self._is_suspect.set()
+
+    def doubt(self) -> None:
+        """Find out whether it answers at all, since its drafts do not come in time."""
+        self._is_doubted.set()
 
     def note_problem(self, problem: str) -> None:
         """Take note of what kept a request that ends from using it, if anything did."""
@@ -131,12 +137,22 @@ class DraftPeer:
         """Return why the draft is away, once it is; nothing where another one is suspected in its place."""
         suspicion = asyncio.create_task(self._is_suspect.wait())
         watch = asyncio.create_task(until_away(self._channel, DRAFT_SERVICE, served.info))
+        doubts = asyncio.create_task(self._settle_doubts())
         try:
             await asyncio.wait((suspicion, watch), return_when=asyncio.FIRST_COMPLETED)
             return watch.result() if watch.done() else ""
         finally:
-            suspicion.cancel()
-            watch.cancel()
+            for task in (suspicion, watch, doubts):
+                task.cancel()
+
+    async def _settle_doubts(self) -> None:
+        """Tell a draft that is late from one that is lost, whenever there is doubt."""
+        while True:
+            await self._is_doubted.wait()
+            self._is_doubted.clear()
+            error = await describe_silence(self._channel, _SILENCE_S)
+            if error and self.breaker.is_open and self.breaker.fail(error.message):
+                _log.warning("the draft service is lost, decoding goes on without it: %s", error.message)
 
     def _do_without(self, reason: str) -> None:
         """Ask the draft nothing until it is found again."""

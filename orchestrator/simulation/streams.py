@@ -59,6 +59,9 @@ class DraftService:
     def suspect(self, model: common_pb2.ModelInfo, reason: str) -> None:
         """Nobody takes its place."""
 
+    def doubt(self) -> None:
+        """It is there."""
+
     def note_problem(self, problem: str) -> None:
         """Nobody looks at it."""
 

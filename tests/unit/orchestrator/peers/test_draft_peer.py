@@ -1,10 +1,11 @@
 """The draft service as all requests share it: no draft is used before it was compared with the target."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import grpc
 import pytest
 
 from orchestrator.peers import draft_peer
@@ -12,6 +13,7 @@ from orchestrator.peers.draft_peer import DraftPeer
 from orchestrator.peers.pair import ServedModel
 from orchestrator.settings import OrchestratorSettings
 from outrider.v1 import common_pb2
+from services.frame.rpc.errors import ServiceError
 from tests.waiting import soon
 
 
@@ -23,8 +25,17 @@ def served(*texts: str, name: str = "") -> ServedModel:
 TARGET = served("a", "b", "c")
 
 
+Silence = Callable[..., Awaitable[ServiceError | None]]
+
+
+async def answers(*_: object) -> None:
+    return None
+
+
 @asynccontextmanager
-async def followed(monkeypatch: pytest.MonkeyPatch, found: Sequence[ServedModel]) -> AsyncIterator[DraftPeer]:
+async def followed(
+    monkeypatch: pytest.MonkeyPatch, found: Sequence[ServedModel], silence: Silence = answers
+) -> AsyncIterator[DraftPeer]:
     """A draft that is followed; it is another one of `found` each time that it is asked, and never away."""
     models = iter(found)
 
@@ -35,12 +46,9 @@ async def followed(monkeypatch: pytest.MonkeyPatch, found: Sequence[ServedModel]
         await asyncio.Event().wait()
         return ""
 
-    async def answers(*_: object) -> None:
-        return None
-
     monkeypatch.setattr(draft_peer, "fetch_loading_model", fetch)
     monkeypatch.setattr(draft_peer, "until_away", until_away)
-    monkeypatch.setattr(draft_peer, "describe_silence", answers)
+    monkeypatch.setattr(draft_peer, "describe_silence", silence)
     settings = OrchestratorSettings(draft="somewhere:1", draft_retry_s=0.001)
     channel: Any = None
     monkeypatch.setattr(draft_peer.draft_pb2_grpc, "DraftServiceStub", lambda channel: None)
@@ -98,3 +106,39 @@ async def test_what_does_no_harm_is_noted(monkeypatch: pytest.MonkeyPatch) -> No
         ]
         peer.note_problem("")
         assert len(peer.status().notes) == 4
+
+
+async def test_a_draft_that_is_late_is_lost_where_it_answers_nothing_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    silences: asyncio.Queue[ServiceError | None] = asyncio.Queue()
+
+    async def silence(*_: object) -> ServiceError | None:
+        return await silences.get()
+
+    async with followed(monkeypatch, [TARGET], silence) as peer:
+        await soon(lambda: not peer.breaker.is_open)
+        for problem, is_available in ((None, True), (ServiceError(grpc.StatusCode.UNAVAILABLE, "", "gone"), False)):
+            peer.breaker.fail("no draft within 0.02 s", is_late=True)
+            peer.doubt()
+            assert peer.status().is_available
+            assert peer.status().reason == "no draft within 0.02 s"
+            await silences.put(problem)
+            await soon(silences.empty)
+            await soon(lambda expected=is_available: peer.status().is_available == expected)
+        assert peer.status().reason == "gone"
+
+
+async def test_a_draft_that_is_in_time_again_is_not_doubted(monkeypatch: pytest.MonkeyPatch) -> None:
+    silences: asyncio.Queue[ServiceError | None] = asyncio.Queue()
+
+    async def silence(*_: object) -> ServiceError | None:
+        return await silences.get()
+
+    async with followed(monkeypatch, [TARGET], silence) as peer:
+        await soon(lambda: not peer.breaker.is_open)
+        peer.breaker.fail("no draft within 0.02 s", is_late=True)
+        peer.doubt()
+        peer.breaker.hear()
+        await silences.put(ServiceError(grpc.StatusCode.UNAVAILABLE, "", "gone"))
+        await soon(silences.empty)
+        await asyncio.sleep(0)
+        assert peer.status().is_available

@@ -46,10 +46,14 @@ class Service:
         self.patience = patience
         self.model = described()
         self.suspicions: list[tuple[common_pb2.ModelInfo, str]] = []
+        self.num_doubts = 0
         self.problems: list[str] = []
 
     def suspect(self, model: common_pb2.ModelInfo, reason: str) -> None:
         self.suspicions.append((model, reason))
+
+    def doubt(self) -> None:
+        self.num_doubts += 1
 
     def note_problem(self, problem: str) -> None:
         self.problems.append(problem)

@@ -15,7 +15,15 @@ from orchestrator.drafting.remote import DraftPatience
 from outrider.v1 import draft_pb2
 from services.session.client import ServiceSession
 from services.session.sequence import TokenSequence
-from tests.unit.orchestrator.drafting.remote.drafters import PROMPT, attached, error, own_messages, proposal
+from tests.unit.orchestrator.drafting.remote.drafters import (
+    PROMPT,
+    attached,
+    drafter_of,
+    error,
+    own_messages,
+    proposal,
+    serviced,
+)
 from tests.unit.orchestrator.scripted import Answer, Script
 from tests.waiting import PATIENCE_S, soon
 
@@ -164,3 +172,21 @@ async def test_drafts_that_come_late_are_asked_for_again_at_once(
         await soon(lambda: not breaker.is_open)
         assert list((await drafter.propose(sequence.extend([4]), Wanted(1))).tokens) == [8]
         assert own_messages(caplog) == []
+
+
+async def test_a_service_is_not_lost_for_sessions_that_end_before_their_drafts_come(
+    late: Callable[[Any], Awaitable[None]],
+) -> None:
+    """Nobody hears what comes after that."""
+    script, patience = Script([late] * 5), Impatient()
+    patience.noted.append(False)
+    async with serviced(script, breaker=Breaker(retry_s=0.0), patience=patience) as service:
+        for _ in range(3):
+            drafter = drafter_of(service)
+            for _ in range(3):
+                await drafter.propose(TokenSequence(PROMPT), Wanted(1))
+                if service.breaker.is_open:
+                    break
+            await drafter.close()
+            assert (service.breaker.is_open, service.breaker.is_lost) == (True, False)
+        assert service.num_doubts == 3
