@@ -31,6 +31,8 @@ _MEMORY = 512
 _NUM_CYCLES = 256
 # Drafts of which times are a mean.
 _NUM_DRAFTS = 16
+# Drafts beside prompts of others, one after the other, until it is usual that there are such prompts.
+_MOST_DELAYED = 64
 # The share of the time that may go into drafts that are not known to be worth it.
 _EXPLORED = 0.01
 # A draft that hangs costs at most so many plain cycles.
@@ -124,11 +126,18 @@ class Record:
     number: int = 0
     # When it last drafted, in seconds of `Exploration.elapsed_s`.
     tried_s: float = -math.inf
+    _num_delayed: int = 0
 
-    def note_times(self, draft: Draft) -> None:
-        """Learn how long a draft took, or was waited for in vain."""
+    def note_times(self, draft: Draft, *, is_delayed: bool = False) -> None:
+        """Learn how long a draft took, or was waited for in vain; `is_delayed` if the service read a prompt of others.
+
+        All sessions of a company begin that way, and would take drafts for dearer than they are from then on.
+        """
+        self._num_delayed = self._num_delayed + 1 if is_delayed else 0
         if draft.follows_prompt:
             self.prompt_s.add(draft.waited_s)
+        elif 0 < self._num_delayed <= _MOST_DELAYED:
+            return
         # One that never came says something even so: else a service that hangs is tried at full cost for ever.
         if draft.follows_prompt and draft.tokens:
             return
@@ -194,8 +203,9 @@ class Experience:
         # What a cycle without draft tokens takes.
         self.plain_s = Median()
         self._plain_s, self._spent_s = Mean(_NUM_CYCLES), Mean(_NUM_CYCLES)
-        # Whose prompt is being read by a draft service; nobody's, once that request is gone.
+        # Whose prompt is being read by a draft service; nobody's, once that request is gone. And how many were read.
         self._reader: weakref.ref[object] | None = None
+        self._num_readings = 0
 
     def of(self, drafter: str, service: int = 0) -> Record | None:
         """Return what is known of a drafter; None of nobody."""
@@ -213,10 +223,16 @@ class Experience:
             self._reader = weakref.ref(request)
         return reader is None or reader is request
 
+    def num_readings(self, request: object) -> int | None:
+        """Return how many prompts were read by now; None while one of another request than this is being read."""
+        reader = self._reader() if self._reader is not None else None
+        return self._num_readings if reader is None or reader is request else None
+
     def end_reading(self, request: object) -> None:
         """A draft of `request` has come, or nothing has."""
         if self._reader is not None and self._reader() is request:
             self._reader = None
+            self._num_readings += 1
 
     @property
     def limit_s(self) -> float:

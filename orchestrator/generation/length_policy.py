@@ -57,12 +57,15 @@ class PaidLength:
         self._drafts = self._is_first = True
         # Tokens that each has not read; the prompt counts as many.
         self._num_unread = [math.inf for _ in experience.remote]
+        # As the draft under way was asked for.
+        self._num_readings: int | None = None
         # What was set aside for the draft under way, to find out what it is worth.
         self._reserved_s = 0.0
 
     def choose(self, most: int) -> Wanted:
         """Return the number that is worth most, with when a draft should end earlier."""
         room, quote = min(most, self._most), self._quote
+        self._num_readings = self._experience.num_readings(self)
         if self._is_first:
             # The first token comes as soon as it can: before its prompt is read the draft would have to read it too.
             return Wanted(0, num_looked_up=room)
@@ -145,12 +148,13 @@ class PaidLength:
     def chances(self, draft: Draft) -> Sequence[float]:
         """Return the chance of each token."""
         self._draft = draft
+        num_readings = self._experience.num_readings(self)
         self._experience.end_reading(self)
         self._service.note(draft)
         record = self._experience.of(draft.drafter, draft.service)
         if record is None:
             return ()
-        record.note_times(draft)
+        record.note_times(draft, is_delayed=num_readings is None or num_readings != self._num_readings)
         record.tried_s = self._experience.exploration.elapsed_s
         chances = record.chances.of(draft)
         if draft.drafter == REMOTE:

@@ -108,6 +108,16 @@ def test_what_follows_a_prompt_says_nothing_of_other_drafts() -> None:
     assert record.comes.count == record.token_s.value == 0
 
 
+def test_where_prompts_of_others_are_always_read_that_is_usual() -> None:
+    record = Record(chances())
+    delayed = Draft([1], waited_s=0.5, computed_s=0.01, drafter=REMOTE)
+    for _ in range(64):
+        record.note_times(delayed, is_delayed=True)
+    assert record.comes.count == 0
+    record.note_times(delayed, is_delayed=True)
+    assert (record.comes.count, record.fixed_s.value) == (1, pytest.approx(0.49))
+
+
 def test_an_accident_is_none_of_the_usual() -> None:
     record = Record(chances())
     for computed_s in (0.01, 0.01, 3.0, 0.01):

@@ -185,3 +185,22 @@ def test_in_company_one_prompt_after_the_other_is_read() -> None:
     # It ended before its draft had come.
     del other.policy
     assert Session(quote(num_sessions=2), experience).cycles(2) == [0, 4]
+
+
+def test_drafts_beside_the_prompts_of_others_say_nothing_of_how_long_they_take() -> None:
+    experience = Experience()
+    record = experience.remote[0]
+    reader, other = (Session(quote(num_sessions=2), experience) for _ in range(2))
+    other.cycles(2)
+    reader.cycle()
+    assert record.comes.count == 1, "its own prompt was short"
+    other.policy.choose(MOST)
+    reader.policy.choose(MOST)
+    other.policy.chances(Draft([7], margins=[SURE], waited_s=2.0, computed_s=0.01, drafter=REMOTE))
+    assert record.comes.count == 1, "a prompt was being read when it came"
+    other.policy.choose(MOST)
+    reader.policy.chances(Draft([7], margins=[SURE], drafter=REMOTE, follows_prompt=True))
+    other.policy.chances(Draft([7], margins=[SURE], waited_s=2.0, computed_s=0.01, drafter=REMOTE))
+    assert record.comes.count == 1, "one was being read when it was asked for"
+    other.cycle()
+    assert record.comes.count == 2
