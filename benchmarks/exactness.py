@@ -23,7 +23,7 @@ from services.engine.model.quantize import quantize_file
 from services.engine.runtime.devices import accelerators
 from services.engine.runtime.padding import Exactness, PaddedRuntime, reserve
 from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions
-from services.engine.startup.exactness import candidates, padded_runtime
+from services.engine.startup.exactness import candidates, runtime_of
 from services.engine.startup.probe import compare, fixed_sequences, is_exact, references
 
 MAX_DRAFT_TOKENS = 7
@@ -88,7 +88,7 @@ def measure(
 
 def _first_exact(model: Model, options: RuntimeOptions) -> Exactness:
     for exactness in candidates(MAX_DRAFT_TOKENS):
-        runtime = padded_runtime(
+        runtime = runtime_of(
             model,
             replace(options, count_passes=False, digest_attention=model.num_gpu_layers == 0),
             exactness,

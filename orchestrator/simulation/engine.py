@@ -54,6 +54,10 @@ class ClockRuntime:
         self.costs.observe(num_rows, duration_s, len(segments))
         return [np.empty((segment.num_outputs, 0), np.float32) for segment in segments]
 
+    def reachable(self, slot: int, length: int) -> int:
+        """Return `length`: any can be cut to."""
+        return length
+
     def cut(self, slot: int, length: int) -> None:
         """Do nothing: nothing is held."""
 

@@ -69,6 +69,11 @@ class VerificationWork(Work[target_pb2.VerifyBatchResult]):
         self._is_exact = is_exact
         self._num_log_probabilities = num_log_probabilities
 
+    @property
+    def num_tentative(self) -> int:
+        """Draft tokens that are verified."""
+        return self.num_outputs - 1
+
     def next_step(self, logits: Logits, held: Sequence[int]) -> Sequence[int]:
         """Sample row after row and compare; keep the context and the accepted draft tokens."""
         length = self.prefix.length
@@ -101,6 +106,7 @@ class ScoringWork(VerificationWork):
     """
 
     is_prompt = True
+    num_tentative = 0
 
     def __init__(
         self,

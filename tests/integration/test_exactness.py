@@ -13,7 +13,7 @@ from services.engine.runtime.interface import Segment
 from services.engine.runtime.padding import ExactMode, Exactness, PaddedRuntime
 from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions
 from services.engine.startup import exactness
-from services.engine.startup.exactness import choose_auto, choose_on, padded_runtime
+from services.engine.startup.exactness import choose_auto, choose_on, runtime_of
 from services.engine.startup.measuring import Budget, Measuring, findings
 from services.engine.startup.model_service import LoadedModel
 from services.engine.startup.probe import Comparison, compare, fixed_sequences, is_exact, references
@@ -63,7 +63,7 @@ def schedules(runtime: PaddedRuntime, count: int) -> Comparison:
     ids=lambda way: way.mode.value,
 )
 def test_random_schedules_are_exact_in_one_pass_a_decode(model: Model, way: Exactness) -> None:
-    runtime = padded_runtime(model, OPTIONS, way, MAX_DRAFT_TOKENS)
+    runtime = runtime_of(model, OPTIONS, way, MAX_DRAFT_TOKENS)
     result = schedules(runtime, count=5)
     assert result.num_rows > 200
     assert result.num_different == 0
@@ -75,7 +75,7 @@ def test_random_schedules_are_exact_in_one_pass_a_decode(model: Model, way: Exac
 
 @pytest.mark.integration
 def test_a_copied_prefix_gives_the_same_logits_to_the_bit(model: Model) -> None:
-    runtime = padded_runtime(model, OPTIONS, Exactness(ExactMode.ROW_MULTIPLE, 8), MAX_DRAFT_TOKENS)
+    runtime = runtime_of(model, OPTIONS, Exactness(ExactMode.ROW_MULTIPLE, 8), MAX_DRAFT_TOKENS)
     first, second = fixed_sequences(runtime.vocabulary_size, (60, 60), seed=3)
     shared = first[:40]
     runtime.decode([Segment(0, 0, [*shared, *second[40:50]], 1)])
@@ -94,7 +94,7 @@ def test_a_copied_prefix_gives_the_same_logits_to_the_bit(model: Model) -> None:
 @pytest.mark.parametrize("file_type", ["BF16", "Q8_0"])
 def test_without_padding_rows_differ_and_the_probe_finds_out(tmp_path: Path, file_type: str) -> None:
     model = Model(write_tiny_model(tmp_path / "model.gguf", dim=256, file_type=file_type))
-    runtime = padded_runtime(model, OPTIONS, Exactness(ExactMode.ROW_MULTIPLE, 1), MAX_DRAFT_TOKENS)
+    runtime = runtime_of(model, OPTIONS, Exactness(ExactMode.ROW_MULTIPLE, 1), MAX_DRAFT_TOKENS)
     assert schedules(runtime, count=5).num_different > 0
     assert not is_exact(runtime, MAX_DRAFT_TOKENS)
     runtime.close()
@@ -106,7 +106,7 @@ def test_digests_of_attention_show_what_quantized_activations_hide(tmp_path: Pat
     num_different = []
     for digest_attention in (False, True):
         options = replace(OPTIONS, digest_attention=digest_attention)
-        runtime = padded_runtime(model, options, Exactness(ExactMode.ROW_MULTIPLE, 1), MAX_DRAFT_TOKENS)
+        runtime = runtime_of(model, options, Exactness(ExactMode.ROW_MULTIPLE, 1), MAX_DRAFT_TOKENS)
         num_different.append(schedules(runtime, count=5).num_different)
         runtime.close()
     assert 2 * num_different[0] < num_different[1]
@@ -126,7 +126,7 @@ def test_what_is_chosen_is_exact_and_remembered(
     caplog.clear()
     assert choose_on(loaded, MAX_DRAFT_TOKENS, Measuring(Budget(0.0), findings())) == chosen
     assert not caplog.records
-    runtime = padded_runtime(model, OPTIONS, chosen, MAX_DRAFT_TOKENS)
+    runtime = runtime_of(model, OPTIONS, chosen, MAX_DRAFT_TOKENS)
     assert schedules(runtime, count=2).num_different == 0
     runtime.close()
 

@@ -108,13 +108,13 @@ async def test_a_target_that_is_stopped_while_it_probes_its_model(pair: Pair, mo
     """The probe would never end."""
     monkeypatch.setattr("services.engine.startup.probe._MIN_ROWS", math.inf)
     probed: list[bool] = []
-    runtime = exactness.padded_runtime
+    runtime = exactness.runtime_of
 
     def make(*arguments: Any) -> Runtime:
         probed.append(True)
         return runtime(*arguments)
 
-    monkeypatch.setattr(exactness, "padded_runtime", make)
+    monkeypatch.setattr(exactness, "runtime_of", make)
     server = target_server(pair.target, exact="on")
     starting = asyncio.create_task(server.start())
     await soon(lambda: probed)

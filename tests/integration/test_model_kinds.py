@@ -12,7 +12,7 @@ from services.engine.model.model import Model
 from services.engine.runtime.interface import Logits, Segment
 from services.engine.runtime.padding import ExactMode, Exactness
 from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions
-from services.engine.startup.exactness import padded_runtime
+from services.engine.startup.exactness import runtime_of
 from services.engine.startup.probe import compare, fixed_sequences, references
 from tests import foreign_models
 from tests.foreign_models import VOCABULARY_SIZE, WINDOW
@@ -134,7 +134,7 @@ def test_a_shared_prefix_survives_what_its_owner_does(model: Model) -> None:
 
 
 def test_one_decode_is_one_pass_for_every_kind(model: Model) -> None:
-    runtime = padded_runtime(model, replace(OPTIONS, count_passes=True), None, max_draft_tokens=7)
+    runtime = runtime_of(model, replace(OPTIONS, count_passes=True), None, max_draft_tokens=7)
     # As on a device where rows cost next to nothing.
     runtime.costs = LinearCosts(1000.0)
     inner = runtime._inner
@@ -152,7 +152,7 @@ def test_one_decode_is_one_pass_for_every_kind(model: Model) -> None:
 
 def test_every_kind_can_be_exact(model: Model) -> None:
     digesting = replace(OPTIONS, digest_attention=True)
-    runtime = padded_runtime(model, digesting, Exactness(ExactMode.ROW_MULTIPLE, 8), 7)
+    runtime = runtime_of(model, digesting, Exactness(ExactMode.ROW_MULTIPLE, 8), 7)
     first_positions = [4 * WINDOW, 2 * WINDOW, 5, 0]
     sequences = fixed_sequences(VOCABULARY_SIZE, [LENGTH, 4 * WINDOW, 2 * WINDOW, WINDOW], seed=4)
     expected = references(runtime, sequences, first_positions)

@@ -64,6 +64,10 @@ class Model:
             # Where something was learned of each position, there are no others.
             self.most_positions = positions.num_rows if positions is not None else None
         self.architecture = self.metadata("general.architecture")
+        # Of some or all layers, which cannot be cut back to a prefix.
+        self.keeps_state: bool = llama_cpp.llama_model_is_recurrent(self.handle) or llama_cpp.llama_model_is_hybrid(
+            self.handle
+        )
         if problem := self._problem():
             self.close()
             raise ModelLoadError(f"cannot serve {path}: {self.architecture} {problem}")
@@ -122,8 +126,6 @@ class Model:
 
     def _problem(self) -> str:
         """Return why the model cannot be served, empty when it can."""
-        if llama_cpp.llama_model_is_recurrent(self.handle) or llama_cpp.llama_model_is_hybrid(self.handle):
-            return "keeps recurrent state, which cannot be cut back to a prefix"
         if llama_cpp.llama_model_has_encoder(self.handle) or llama_cpp.llama_model_is_diffusion(self.handle):
             return NO_GENERATION
         if self.metadata(f"{self.architecture}.attention.causal") == "false":

@@ -34,7 +34,7 @@ class Segment:
     """Consecutive rows of one slot in a decode: `tokens` from `first_position` on, logits wanted for the last ones.
 
     `num_padding` throw-away rows follow them, the first `num_padding_outputs` with logits; the caller cuts their cache
-    entries.
+    entries. The last `num_tentative` tokens may be taken back later, as those of a draft are.
     """
 
     slot: int
@@ -43,6 +43,7 @@ class Segment:
     num_outputs: int
     num_padding: int = 0
     num_padding_outputs: int = 0
+    num_tentative: int = 0
 
     @property
     def num_rows(self) -> int:
@@ -219,8 +220,11 @@ class Runtime(Protocol):
         """Evaluate one group; return logits [rows with output, vocabulary] of each segment, valid until the next call.
 
         Raises:
-            DecodeError: the model failed; the slots are cut back to the first positions of their segments.
+            DecodeError: the model failed; the slots hold at most what they held before, see `reachable`.
         """
+
+    def reachable(self, slot: int, length: int) -> int:
+        """Return the largest length, at most `length`, which the slot holds at least, that the slot can be cut to."""
 
     def cut(self, slot: int, length: int) -> None:
         """Drop the cache of `slot` from position `length` on. Raises DecodeError when that is impossible."""
@@ -229,7 +233,7 @@ class Runtime(Protocol):
         """Return a digest of what attention gave in all layers for a row of the last decode; empty if none is taken."""
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Give slot `target`, which is empty, the first `length` positions of slot `source`."""
+        """Give slot `target`, which is empty, the first `length` positions of slot `source`, where that is reachable."""
 
     def close(self) -> None:
         """Free everything."""

@@ -95,6 +95,10 @@ class PaddedRuntime:
         """Return the inner runtime's digest for a row."""
         return self._inner.attention_digest(slot, position)
 
+    def reachable(self, slot: int, length: int) -> int:
+        """Return `length`: a cache can be cut anywhere."""
+        return self._inner.reachable(slot, length)
+
     def cut(self, slot: int, length: int) -> None:
         """Drop the cache of `slot` from position `length` on."""
         self._inner.cut(slot, length)

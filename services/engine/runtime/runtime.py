@@ -19,13 +19,17 @@ from services.engine.runtime.interface import DecodeCosts, Logits, Segment
 from services.engine.runtime.watching import Watcher
 
 _THROW_AWAY_TOKEN = 0
+_STATE_ONLY = llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
 # Positions of a stream come in multiples of this.
 _CACHE_UNIT = 256
 
 
 @dataclass(frozen=True)
 class RuntimeOptions:
-    """How a context is made. Each slot has `context_length` positions, in tokens, and `reserve` more for padding."""
+    """How a context is made. Each slot has `context_length` positions, in tokens, and `reserve` more for padding.
+
+    Of a model that keeps a state, so many `checkpoint_bytes` of older states are kept.
+    """
 
     num_slots: int = 8
     context_length: int = 2048
@@ -37,6 +41,7 @@ class RuntimeOptions:
     count_passes: bool = False
     digest_attention: bool = False
     can_fill: bool = False
+    checkpoint_bytes: int = 0
 
     def threads(self) -> int:
         """Return the number of threads: as set, else the cores this process may use."""
@@ -65,6 +70,7 @@ class LlamaRuntime:
         self.context_length = options.context_length + options.reserve
         self.vocabulary_size = model.vocabulary.size
         self._given_up = model.given_up
+        self._keeps_state = model.keeps_state
         self.num_decodes = 0
         is_watched = options.count_passes or options.digest_attention or options.can_fill
         self._watcher = Watcher(digests_attention=options.digest_attention) if is_watched else None
@@ -123,7 +129,7 @@ class LlamaRuntime:
         if code != 0:
             complaint = pop_complaint()
             for segment in segments:
-                self.cut(segment.slot, segment.first_position)
+                self.cut(segment.slot, 0 if self._keeps_state else segment.first_position)
             raise DecodeError(f"llama_decode returned {code}: {complaint}")
         self.costs.observe(self._batch.struct.n_tokens, duration_s, len(segments), after_copy=self._has_copied)
         self._has_copied = False
@@ -138,6 +144,10 @@ class LlamaRuntime:
         """See `Runtime.attention_digest`; it is taken where `digest_attention` asks for it."""
         return self._watcher.attention_digest(slot, position) if self._watcher is not None else b""
 
+    def reachable(self, slot: int, length: int) -> int:
+        """Return `length`, unless the model keeps a state: that can only be emptied."""
+        return 0 if self._keeps_state else length
+
     def cut(self, slot: int, length: int) -> None:
         """Drop the cache of `slot` from position `length` on. Raises DecodeError when the cache cannot be cut there."""
         if not llama_cpp.llama_memory_seq_rm(self._memory, slot, length, -1):
@@ -146,9 +156,34 @@ class LlamaRuntime:
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy between two slots, which takes as long for few positions as for many; the next decode does it."""
         # Between streams llama.cpp copies whole buffers, and ends the process when it is asked for a part of one.
+        self.share(source, target)
+        self.cut(target, length)
+
+    def save(self, slot: int) -> NDArray[np.uint8]:
+        """Return the recurrent state of `slot`; what attention keeps is not in it. Raises DecodeError."""
+        size = llama_cpp.llama_state_seq_get_size_ext(self._context, slot, _STATE_ONLY)
+        state = np.empty(size, np.uint8)
+        if llama_cpp.llama_state_seq_get_data_ext(self._context, _bytes_of(state), size, slot, _STATE_ONLY) != size:
+            raise DecodeError(f"the state of slot {slot} cannot be read")
+        return state
+
+    def put_back(self, slot: int, state: NDArray[np.uint8] | None, length: int) -> None:
+        """Give `slot` a state that was saved at `length`, and cut what attention keeps to that. Raises DecodeError.
+
+        Without a state the slot is emptied.
+        """
+        if state is None:
+            self.cut(slot, 0)
+            return
+        size = len(state)
+        if llama_cpp.llama_state_seq_set_data_ext(self._context, _bytes_of(state), size, slot, _STATE_ONLY) != size:
+            raise DecodeError(f"the state of slot {slot} cannot be written: {pop_complaint()}")
+        self.cut(slot, length)
+
+    def share(self, source: int, target: int) -> None:
+        """Let `target` hold all that `source` holds; the next decode does it."""
         llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, -1)
         self._has_copied = True
-        self.cut(target, length)
 
     def fill(self, slot: int, first_position: int, length: int) -> None:
         """Give `slot` its positions from the first on up to `length`, without evaluating them; `can_fill` asks for it.
@@ -251,6 +286,10 @@ def _split(logits: Logits, counts: Sequence[int]) -> list[Logits]:
 
 def _pointer(array: NDArray[np.generic], kind: type) -> object:
     return ctypes.cast(array.ctypes.data, ctypes.POINTER(kind))
+
+
+def _bytes_of(state: NDArray[np.uint8]) -> object:
+    return _pointer(state, ctypes.c_uint8)
 
 
 def _places(segments: Sequence[Segment]) -> list[tuple[int, int]]:

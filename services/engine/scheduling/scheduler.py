@@ -15,7 +15,7 @@ from services.engine.scheduling.gathering import Gathering
 from services.engine.scheduling.prices import Prices
 from services.engine.scheduling.slots import Slot, SlotTable
 from services.engine.scheduling.turns import Turns
-from services.engine.scheduling.work import Miss, Phase, Phases, Work, plan_rows
+from services.engine.scheduling.work import Miss, Phase, Phases, Prefix, Work, plan_rows
 
 _log = logging.getLogger(__name__)
 # Decodes that may fail one after the other before the engine gives up and its supervisor starts it again.
@@ -124,7 +124,9 @@ class Scheduler:
                 slot = work.slot
                 by_slot[slot.index] = work
                 num_outputs = work.outputs_among(num_rows)
-                segments.append(Segment(slot.index, len(slot.held), work.pending[:num_rows], num_outputs))
+                num_tentative = work.num_tentative if num_outputs else 0
+                tokens = work.pending[:num_rows]
+                segments.append(Segment(slot.index, len(slot.held), tokens, num_outputs, num_tentative=num_tentative))
         try:
             for group in self._runtime.group(segments) if segments else ():
                 # Work that failed in an earlier group has no business in a later one.
@@ -169,10 +171,8 @@ class Scheduler:
         slot = self.slots.find(prefix.session_id)
         if slot is not None and slot.is_busy:
             return False
-        if prefix.cached_length and not (slot and slot.held.has_prefix(prefix.cached_length, prefix.cached_digest)):
-            held_length = len(slot.held) if slot else 0
-            digest = slot.held.digests[-1] if slot else b""
-            self._deliver(work, Miss(held_length, digest))
+        if prefix.cached_length and (miss := self._miss(slot, prefix)):
+            self._deliver(work, miss)
             return True
         slot = self.slots.assign(prefix.session_id, prefix.tokens) if slot or may_take_slot else None
         if slot is None:
@@ -190,6 +190,17 @@ class Scheduler:
         work.pending = work.pending[work.num_cached - prefix.cached_length :]
         self._active.append(work)
         return True
+
+    def _miss(self, slot: Slot | None, prefix: Prefix) -> Miss | None:
+        """Return what is held where that is not the cached part of the prefix, or cannot be cut to it."""
+        if slot is None:
+            return Miss(0, b"")
+        if slot.held.has_prefix(prefix.cached_length, prefix.cached_digest):
+            length = self._runtime.reachable(slot.index, prefix.cached_length)
+            if length == prefix.cached_length:
+                return None
+            self._cut(slot, length)
+        return Miss(len(slot.held), slot.held.digests[-1])
 
     def _refuse(self, work: Work[Any]) -> bool:
         self._deliver(work, SlotsTakenError("every slot is needed by another session"))
@@ -313,12 +324,12 @@ class Scheduler:
 
     def _reuse(self, slot: Slot, cached_length: int, tokens: Sequence[int]) -> None:
         """Cut the slot to what it has in common with the prefix, or take that from a slot that has more of it."""
-        length = slot.held.common_length(cached_length, tokens)
+        length = self._runtime.reachable(slot.index, slot.held.common_length(cached_length, tokens))
         self._cut(slot, length)
         if cached_length:
             return
         donor = max(self.slots.slots, key=lambda other: other.held.common_length(0, tokens))
-        shared = donor.held.common_length(0, tokens)
+        shared = self._runtime.reachable(donor.index, donor.held.common_length(0, tokens))
         if shared > length + self._runtime.costs.copy_in_rows:
             self._cut(slot, 0)
             self._runtime.copy(donor.index, slot.index, shared)

@@ -171,6 +171,11 @@ class Work(ABC, Generic[ResultT]):
         """Return how many of the first so many pending rows have logits."""
         return max(0, num_rows - (len(self.pending) - self.num_outputs))
 
+    @property
+    def num_tentative(self) -> int:
+        """How many of the last pending rows may be taken back: those of a draft."""
+        return int(self.goes_on)
+
     def advance(self, logits: Logits, held: Sequence[int]) -> None:
         """Take logits, as `next_step` does, and have evaluated next what it wants."""
         self.pending = self.next_step(logits, held)

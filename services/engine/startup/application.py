@@ -21,7 +21,7 @@ from services.engine.runtime.padding import Exactness
 from services.engine.runtime.runtime import RuntimeOptions
 from services.engine.scheduling.engine import Engine
 from services.engine.scheduling.turns import turns_of
-from services.engine.startup.exactness import most_reserve, padded_runtime
+from services.engine.startup.exactness import most_reserve, runtime_of
 from services.engine.startup.flash_attention import choose_flash_attention
 from services.engine.startup.instruments import EngineInstruments
 from services.engine.startup.measuring import Measuring, budget_after, findings
@@ -106,7 +106,7 @@ class ModelApplication(ABC):
 
     def make_runtime(self, loaded: LoadedModel) -> Runtime:
         """Make the runtime that the engine will own. Tests put one of their own in its place."""
-        return padded_runtime(loaded.model, loaded.options, self.exactness, self.settings.max_draft_tokens)
+        return runtime_of(loaded.model, loaded.options, self.exactness, self.settings.max_draft_tokens)
 
     def _load_or_end(self, server: FrameServer, loop: asyncio.AbstractEventLoop) -> tuple[common_pb2.ModelInfo, str]:
         """Load; where llama.cpp gives up on the process, that ends like any other that refuses to start."""

@@ -7,7 +7,8 @@ from functools import cache
 
 from services.engine.errors import ModelLoadError
 from services.engine.model.model import Model
-from services.engine.runtime.interface import Segment
+from services.engine.runtime.checkpoints import CheckpointRuntime, state_reserve
+from services.engine.runtime.interface import Runtime, Segment
 from services.engine.runtime.padding import ExactMode, Exactness, PaddedRuntime, reserve
 from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions
 from services.engine.startup.measuring import Budget, Finding, Measuring, OutOfTimeError, least_times, rows_after
@@ -26,26 +27,40 @@ _ENOUGH_S = 0.4
 _PROBE_VERSION, _COST_VERSION = 2, 2
 
 
-def padded_runtime(
-    model: Model, options: RuntimeOptions, exactness: Exactness | None, max_draft_tokens: int
-) -> PaddedRuntime:
+def runtime_of(model: Model, options: RuntimeOptions, exactness: Exactness | None, max_draft_tokens: int) -> Runtime:
     """Make a runtime with the context that the options ask for: exact, if the probe was right, or plain."""
     flash_attention = options.flash_attention and exactness is None
-    options = replace(options, reserve=reserve(exactness, max_draft_tokens), flash_attention=flash_attention)
-    return PaddedRuntime(LlamaRuntime(model, options), exactness, max_draft_tokens)
+    reserved = _reserve(exactness, max_draft_tokens, keeps_state=model.keeps_state)
+    inner = LlamaRuntime(model, replace(options, reserve=reserved, flash_attention=flash_attention))
+    if not model.keeps_state:
+        return PaddedRuntime(inner, exactness, max_draft_tokens)
+    return CheckpointRuntime(inner, exactness.width if exactness else 1, max_draft_tokens, options.checkpoint_bytes)
 
 
 def most_reserve(max_draft_tokens: int) -> int:
     """Return how many positions of a slot padding takes at most, whatever is found exact."""
-    return max(reserve(exactness, max_draft_tokens) for exactness in (None, *candidates(max_draft_tokens)))
+    return max(
+        _reserve(exactness, max_draft_tokens, keeps_state=keeps_state)
+        for keeps_state in (False, True)
+        for exactness in (None, *candidates(max_draft_tokens, keeps_state=keeps_state))
+    )
 
 
-def candidates(max_draft_tokens: int) -> list[Exactness]:
-    """Return what is worth trying, the cheapest first. Constant rows must leave room for a whole draft."""
-    constant = [width for width in _WIDTHS if width > max_draft_tokens]
+def candidates(max_draft_tokens: int, *, keeps_state: bool = False) -> list[Exactness]:
+    """Return what is worth trying, the cheapest first. Constant rows must leave room for a whole draft.
+
+    They take rows of slots that have nothing to do, which a model that `keeps_state` would have to be brought back from.
+    """
+    constant = [width for width in _WIDTHS if width > max_draft_tokens and not keeps_state]
     return [Exactness(ExactMode.ROW_MULTIPLE, width) for width in _WIDTHS] + [
         Exactness(ExactMode.CONSTANT_ROWS, width) for width in constant
     ]
+
+
+def _reserve(exactness: Exactness | None, max_draft_tokens: int, *, keeps_state: bool) -> int:
+    if keeps_state:
+        return state_reserve(exactness.width if exactness else 1, max_draft_tokens)
+    return reserve(exactness, max_draft_tokens)
 
 
 def choose_on(loaded: LoadedModel, max_draft_tokens: int, measuring: Measuring) -> Exactness:
@@ -55,7 +70,7 @@ def choose_on(loaded: LoadedModel, max_draft_tokens: int, measuring: Measuring) 
         ModelLoadError: no candidate is exact.
     """
     choosing = _Choosing(loaded, max_draft_tokens, measuring)
-    for exactness in candidates(max_draft_tokens):
+    for exactness in candidates(max_draft_tokens, keeps_state=loaded.model.keeps_state):
         if choosing.is_exact_in_full(exactness):
             return exactness
     raise ModelLoadError(
@@ -69,7 +84,7 @@ def choose_auto(loaded: LoadedModel, max_draft_tokens: int, measuring: Measuring
     What is not found out within the budget counts as not exact, in this start and in later ones.
     """
     choosing = _Choosing(loaded, max_draft_tokens, measuring)
-    for exactness in candidates(max_draft_tokens):
+    for exactness in candidates(max_draft_tokens, keeps_state=loaded.model.keeps_state):
         is_cheap = choosing.is_cheap(exactness)
         is_taken = is_cheap and choosing.is_exact(exactness)
         if is_taken:
@@ -121,7 +136,7 @@ class _Choosing:
 
     def _is_cheap_in_all_slots(self, exactness: Exactness) -> bool:
         plain = LlamaRuntime(self._model, replace(self._options, num_slots=1))
-        padded = padded_runtime(self._model, self._options, exactness, self._max_draft_tokens)
+        padded = runtime_of(self._model, self._options, exactness, self._max_draft_tokens)
         try:
             plain.decode([Segment(0, 0, [0], 1)])
             padded.decode([Segment(0, 0, [0], 1)])
@@ -136,9 +151,10 @@ class _Choosing:
         return f"exactness {_PROBE_VERSION} {_name(exactness)} {self._key}"
 
     def _probe(self, exactness: Exactness, on_share: Callable[[float], None]) -> bool:
-        digesting = replace(self._options, digest_attention=self._model.num_gpu_layers == 0)
+        is_digested = self._model.num_gpu_layers == 0 and not self._model.keeps_state
+        digesting = replace(self._options, digest_attention=is_digested)
         on_share(0.0)
-        runtime = padded_runtime(self._model, digesting, exactness, self._max_draft_tokens)
+        runtime = runtime_of(self._model, digesting, exactness, self._max_draft_tokens)
         try:
             return is_exact(runtime, self._max_draft_tokens, on_share)
         finally:
@@ -149,7 +165,7 @@ def _cheap_widths(model: Model, options: RuntimeOptions, budget: Budget) -> list
     """Return the numbers of rows, of one session, that cost under 5 % more than one row."""
     if budget.left_s <= 0:
         raise OutOfTimeError
-    runtime = LlamaRuntime(model, replace(options, num_slots=1, context_length=64, max_batch_rows=64))
+    runtime = runtime_of(model, replace(options, num_slots=1, context_length=64, max_batch_rows=64), None, max(_WIDTHS))
     try:
         # The first decode brings the weights into memory.
         runtime.decode([Segment(0, 0, [0], 1)])

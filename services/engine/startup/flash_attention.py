@@ -38,7 +38,9 @@ def choose_flash_attention(
             _log.warning("flash attention off: exact mode goes without it; --exact off would use it")
         return False
     if setting == "auto":
-        return loaded.model.num_gpu_layers != 0 or _is_worth_it(loaded, measuring)
+        # Of a model that keeps a state attention is the lesser part, and no cut brings it back to measure again.
+        is_measured = not loaded.model.keeps_state
+        return loaded.model.num_gpu_layers != 0 or (is_measured and _is_worth_it(loaded, measuring))
     return setting == "on"
 
 

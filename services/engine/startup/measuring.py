@@ -152,7 +152,8 @@ def rows_after(runtime: Runtime, length: int, num_rows: int, num_slots: int = 1)
     """Return a decode of so many rows of each of the first slots, which hold `length` positions before and after it."""
 
     def decode() -> None:
-        runtime.decode([Segment(slot, length, [0] * num_rows, num_rows) for slot in range(num_slots)])
+        rows = [0] * num_rows
+        runtime.decode([Segment(slot, length, rows, num_rows, num_tentative=num_rows) for slot in range(num_slots)])
         for slot in range(num_slots):
             runtime.cut(slot, length)
 

@@ -98,7 +98,7 @@ def compare(
             if rng.random() < 0.3:
                 continue
             if held[slot] == len(tokens) or rng.random() < 0.05:
-                held[slot] = rng.choice((0, min(held[slot], first + 1)))
+                held[slot] = runtime.reachable(slot, rng.choice((0, min(held[slot], first + 1))))
                 runtime.cut(slot, held[slot])
             segment, right_until[slot] = _next_segment(rng, slot, held[slot], tokens, first, max_draft_tokens)
             segments.append(segment)
@@ -135,7 +135,7 @@ def _next_segment(
     num_right = rng.randint(1, num_rows)
     for index in range(num_right, num_rows):
         rows[index] = tokens[rng.randrange(len(tokens))]
-    return Segment(slot, held, rows, num_rows), held + num_right
+    return Segment(slot, held, rows, num_rows, num_tentative=num_rows - 1), held + num_right
 
 
 def is_exact(runtime: Runtime, max_draft_tokens: int, on_share: Callable[[float], None] = lambda share: None) -> bool:

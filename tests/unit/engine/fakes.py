@@ -101,6 +101,9 @@ class FakeRuntime:
             raise DecodeError("told to fail")
         return [self._evaluate(segment) for segment in segments]
 
+    def reachable(self, slot: int, length: int) -> int:
+        return length
+
     def cut(self, slot: int, length: int) -> None:
         if slot in self.uncuttable:
             raise DecodeError(f"slot {slot} was told not to be cut")

@@ -45,6 +45,9 @@ class RecordingRuntime:
     def attention_digest(self, slot: int, position: int) -> bytes:
         return b""
 
+    def reachable(self, slot: int, length: int) -> int:
+        return length
+
     def cut(self, slot: int, length: int) -> None:
         self.cuts.append((slot, length))
 

@@ -62,6 +62,9 @@ class TimedRuntime:
         assert first_position == self._held[slot]
         self._held[slot] = length
 
+    def reachable(self, slot: int, length: int) -> int:
+        return length
+
     def cut(self, slot: int, length: int) -> None:
         assert length <= self._held[slot]
         self._held[slot] = length

@@ -46,6 +46,10 @@ class BigramRuntime:
         rows = [list(segment.tokens)[len(segment.tokens) - segment.num_outputs :] for segment in segments]
         return [self._table[tokens] if tokens else np.empty((0, self.vocabulary_size), np.float32) for tokens in rows]
 
+    def reachable(self, slot: int, length: int) -> int:
+        """Return `length`: any can be cut to."""
+        return length
+
     def cut(self, slot: int, length: int) -> None:
         """Drop what `slot` holds from `length` on."""
         del self.held[slot][length:]

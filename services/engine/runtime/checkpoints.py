@@ -1,0 +1,326 @@
+"""A runtime for models that keep a recurrent state, which cannot be cut back: it goes back to saved states instead.
+
+A slot has a base: a length that the state of is saved, and a tail: the tokens that it holds beyond. Rows that may be
+taken back are evaluated after a base has been saved; once some of them are, the state of the base is put back, and what
+was accepted is evaluated again, together with what comes next. Where a slot goes on from token to token its base stays
+behind, and moves on before the next rows that may be taken back.
+
+Older states are kept where prompts end, and where parts of them do, so that others can begin with the same prompt.
+
+With an exact width, the state of a base comes from whole blocks of so many rows, from the beginning of the sequence on,
+and so do the logits of all rows: the last bits depend on nothing else (docs/exactness.md).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any, Protocol
+
+import numpy as np
+
+from services.engine.errors import DecodeError
+from services.engine.runtime.interface import Logits, Runtime, Segment
+
+# Tokens of a tail that are evaluated by themselves, so that they need not be evaluated again and again.
+MOST_TAIL = 16
+# A base follows a slot that goes on from token to token once it is so far behind.
+_MOST_BEHIND = 64
+# Prompts that are longer leave a state right before their last row: who asks the same again begins there.
+_LONG_PROMPT = 64
+
+
+class StatefulRuntime(Runtime, Protocol):
+    """A runtime whose slots have a state that can be saved and put back."""
+
+    def save(self, slot: int) -> Any:
+        """Return the recurrent state of `slot`, with a length in bytes."""
+
+    def put_back(self, slot: int, state: Any, length: int) -> None:
+        """Give `slot` the state that it, or another slot, had when it held `length` tokens; None is that of none."""
+
+    def share(self, source: int, target: int) -> None:
+        """Let `target`, which is empty, hold what `source` holds but for the state, which is to be put back."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a slot at a length; none at 0."""
+
+    length: int
+    state: Any = None
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the state."""
+        return len(self.state) if self.state is not None else 0
+
+
+_EMPTY = Checkpoint(0)
+
+
+@dataclass
+class _Slot:
+    """What is known of a slot: see the module."""
+
+    base: Checkpoint = _EMPTY
+    tail: list[int] = field(default_factory=list)
+    # Whether the model has evaluated the tail; else it is at the base.
+    is_ahead: bool = True
+    # Tokens that will not be taken back.
+    num_firm: int = 0
+
+    @property
+    def held(self) -> int:
+        return self.base.length + len(self.tail)
+
+    @property
+    def rows_before(self) -> list[int]:
+        """What has to be evaluated before anything else can be."""
+        return [] if self.is_ahead else self.tail
+
+
+class CheckpointRuntime:
+    """Serves a model that keeps a state; see the module.
+
+    Attributes:
+        num_checkpoint_bytes: size of all states that are kept now, in bytes; those of bases are not counted.
+    """
+
+    def __init__(
+        self, inner: StatefulRuntime, width: int, max_draft_tokens: int, most_bytes: int, *, is_shared: bool = True
+    ) -> None:
+        """Evaluate blocks of `width` rows, 1 for any number; keep states of `most_bytes` beside the bases.
+
+        Unless the decodes are `is_shared`, each has rows of one slot only.
+        """
+        self._inner = inner
+        self._width = width
+        self._most_bytes = most_bytes
+        self._most_rows = max_draft_tokens + 1
+        self._slots = [_Slot() for _ in range(inner.num_slots)]
+        # The oldest first.
+        self._kept: list[tuple[int, Checkpoint]] = []
+        self._tail_rows = 0.0
+        self.costs = inner.costs
+        self.num_slots = inner.num_slots
+        self.max_sessions = inner.max_sessions if is_shared else 1
+        self.vocabulary_size = inner.vocabulary_size
+        self.context_length = inner.context_length - state_reserve(width, max_draft_tokens)
+        self.max_batch_rows = inner.max_batch_rows - inner.max_batch_rows % width - MOST_TAIL - width
+        self.num_checkpoint_bytes = 0
+
+    def padded_rows(self, num_sessions: int, num_rows: int) -> int:
+        """Return how many rows one decode has of so many neighbours, of which the one with most has `num_rows`.
+
+        Those that verify a draft evaluate again, as a rule, what was accepted before.
+        """
+        tail_rows = round(self._tail_rows) if num_rows > 1 else 0
+        return num_sessions * _round_up(num_rows + tail_rows, self._width)
+
+    def group(self, segments: Sequence[Segment]) -> list[list[Segment]]:
+        """Part segments into decodes of one pass each: neighbours with as many rows, prompts alone.
+
+        Those who verify drafts are padded to the same number of rows. Others go on from the state that a decode leaves,
+        and padding would spoil that.
+        """
+        prompts = [[segment] for segment in segments if len(segment.tokens) > self._most_rows]
+        others = sorted(
+            (segment for segment in segments if len(segment.tokens) <= self._most_rows), key=lambda each: each.slot
+        )
+        groups: list[list[Segment]] = []
+        for segment in others:
+            if groups and self._go_together([*groups[-1], segment]):
+                groups[-1].append(segment)
+            else:
+                groups.append([segment])
+        return groups + prompts
+
+    def decode(self, segments: Sequence[Segment]) -> list[Logits]:
+        """Evaluate one group; see `Runtime.decode`. After a failure the slots hold nothing."""
+        try:
+            self._shorten_tails(segments)
+            if len(segments) == 1 and len(segments[0].tokens) > _LONG_PROMPT and not segments[0].num_tentative:
+                return [self._evaluate_prompt(segments[0])]
+            return self._evaluate(segments)
+        except DecodeError:
+            for segment in segments:
+                self._clear(segment.slot)
+            raise
+
+    def reachable(self, slot: int, length: int) -> int:
+        """Return the largest length, `length` at most, that the slot can be cut to."""
+        known = self._slots[slot]
+        if length >= known.base.length:
+            return min(length, known.held)
+        return self._checkpoint(slot, length).length
+
+    def cut(self, slot: int, length: int) -> None:
+        """Drop what `slot` holds from position `length` on. Raises DecodeError where no state is known to go back to."""
+        known = self._slots[slot]
+        if length == known.held:
+            return
+        if length < known.base.length:
+            checkpoint = self._checkpoint(slot, length)
+            if checkpoint.length != length:
+                raise DecodeError(f"slot {slot} has no state of length {length} to go back to")
+            self._drop(lambda index, kept: index == slot and kept.length > length)
+            known.base, known.is_ahead = checkpoint, True
+        known.tail = known.tail[: length - known.base.length]
+        known.num_firm = min(known.num_firm, length)
+        if known.is_ahead:
+            self._put_back(slot)
+        known.is_ahead = not known.tail
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Give slot `target`, which is empty, the first `length` positions of slot `source`; they are reachable."""
+        known = self._slots[source]
+        is_after_base = length >= known.base.length
+        base = known.base if is_after_base else self._checkpoint(source, length)
+        tail = known.tail[: length - base.length] if is_after_base else []
+        self._inner.share(source, target)
+        self._slots[target] = _Slot(base, tail, num_firm=length)
+        self._put_back(target)
+
+    def attention_digest(self, slot: int, position: int) -> bytes:
+        """Return nothing: no digest is taken."""
+        return b""
+
+    def close(self) -> None:
+        """Free everything."""
+        self._inner.close()
+
+    def _go_together(self, group: Sequence[Segment]) -> bool:
+        """Whether neighbours, of which the last one is new, go into one decode."""
+        rows = [self._num_rows(segment) for segment in group]
+        is_next = all(after.slot == before.slot + 1 for before, after in pairwise(group[-2:]))
+        has_room = len(group) * max(rows) <= self.max_batch_rows and len(group) <= self.max_sessions
+        return is_next and has_room and (len(set(rows)) == 1 or self._may_pad(group))
+
+    def _may_pad(self, group: Sequence[Segment]) -> bool:
+        return self._width > 1 or any(segment.num_outputs > 1 for segment in group)
+
+    def _num_rows(self, segment: Segment) -> int:
+        return _round_up(len(self._slots[segment.slot].rows_before) + len(segment.tokens), self._width)
+
+    def _shorten_tails(self, segments: Sequence[Segment]) -> None:
+        """Evaluate long tails by themselves, as whole blocks, and move the bases."""
+        for segment in segments:
+            known = self._slots[segment.slot]
+            num_rows = len(known.rows_before) - len(known.rows_before) % self._width
+            if num_rows >= MOST_TAIL:
+                self._inner.decode([Segment(segment.slot, known.base.length, known.tail[:num_rows], 0)])
+                known.base = Checkpoint(known.base.length + num_rows, self._inner.save(segment.slot))
+                known.tail = known.tail[num_rows:]
+                known.is_ahead = not known.tail
+
+    def _evaluate_prompt(self, segment: Segment) -> Logits:
+        """Evaluate a part of a prompt: whole blocks, whose state is kept, and what is left of it.
+
+        Where logits are wanted at least the last row is left, so that who asks the same again finds a state.
+        """
+        known = self._slots[segment.slot]
+        end = segment.first_position + len(segment.tokens)
+        most = end - min(1, segment.num_outputs)
+        num_rest = end - (most - most % self._width)
+        num_rows, num_outputs = len(segment.tokens) - num_rest, max(0, segment.num_outputs - num_rest)
+        first = replace(segment, tokens=segment.tokens[:num_rows], num_outputs=num_outputs)
+        (logits,) = self._evaluate([first])
+        if num_outputs:
+            logits = logits.copy()
+        self._move_base(segment.slot)
+        self._keep(segment.slot, known.base)
+        rest = segment.tokens[num_rows:]
+        if not segment.num_outputs:
+            known.tail, known.is_ahead = list(rest), not rest
+            known.num_firm = end
+            return logits
+        last = Segment(segment.slot, end - num_rest, rest, segment.num_outputs - num_outputs)
+        (last_logits,) = self._evaluate([last])
+        return np.concatenate([logits, last_logits]) if num_outputs else last_logits
+
+    def _evaluate(self, segments: Sequence[Segment]) -> list[Logits]:
+        num_rows = max(self._num_rows(segment) for segment in segments)
+        padded = [self._prepare(segment, num_rows) for segment in segments]
+        logits = self._inner.decode(padded)
+        for segment, whole in zip(segments, padded, strict=True):
+            self._hold(segment, whole)
+        ends = [whole.num_outputs for whole in padded]
+        return [
+            rows[end - segment.num_outputs : end] for segment, rows, end in zip(segments, logits, ends, strict=True)
+        ]
+
+    def _prepare(self, segment: Segment, num_rows: int) -> Segment:
+        """Return what the model has to evaluate, in so many rows; move the base before rows that may be taken back."""
+        known = self._slots[segment.slot]
+        assert segment.first_position == known.held, "a slot goes on where it ends"
+        if len(segment.tokens) > segment.num_tentative:
+            known.num_firm = known.held
+        num_padding = num_rows - len(known.rows_before) - len(segment.tokens)
+        is_spoiled = num_padding or (known.held + len(segment.tokens)) % self._width
+        if known.is_ahead and known.tail and known.num_firm == known.held:
+            if is_spoiled or segment.num_tentative or len(known.tail) >= _MOST_BEHIND:
+                self._move_base(segment.slot)
+        before = known.rows_before
+        if segment.num_outputs > 1:
+            self._tail_rows += (len(before) - self._tail_rows) / 16
+        num_outputs = _round_up(segment.num_outputs, self._width)
+        num_padding_outputs = min(num_padding, num_outputs - segment.num_outputs)
+        tokens = [*before, *segment.tokens]
+        return Segment(
+            segment.slot,
+            known.held - len(before),
+            tokens,
+            num_outputs - num_padding_outputs,
+            num_padding=num_padding,
+            num_padding_outputs=num_padding_outputs,
+        )
+
+    def _hold(self, segment: Segment, whole: Segment) -> None:
+        known = self._slots[segment.slot]
+        known.tail = [*known.tail, *segment.tokens]
+        if len(segment.tokens) > segment.num_tentative:
+            known.num_firm = known.held - segment.num_tentative
+        known.is_ahead = True
+        if whole.num_padding or known.held % self._width:
+            self._put_back(segment.slot)
+
+    def _move_base(self, slot: int) -> None:
+        """Save the state that the model has now."""
+        known = self._slots[slot]
+        known.base, known.tail = Checkpoint(known.held, self._inner.save(slot)), []
+
+    def _put_back(self, slot: int) -> None:
+        """Bring the model back to the base."""
+        known = self._slots[slot]
+        self._inner.put_back(slot, known.base.state, known.base.length)
+        known.is_ahead = not known.tail
+
+    def _clear(self, slot: int) -> None:
+        self._drop(lambda index, kept: index == slot)
+        self._slots[slot] = _Slot()
+        self._put_back(slot)
+
+    def _checkpoint(self, slot: int, length: int) -> Checkpoint:
+        """Return the last state of the slot that is kept from before, at `length` or earlier."""
+        kept = [each for index, each in self._kept if index == slot and each.length <= length]
+        return max(kept, key=lambda each: each.length, default=_EMPTY)
+
+    def _keep(self, slot: int, checkpoint: Checkpoint) -> None:
+        """Keep a state for those who begin alike; the oldest ones go where there are too many."""
+        self._kept.append((slot, checkpoint))
+        self.num_checkpoint_bytes += checkpoint.num_bytes
+        while self.num_checkpoint_bytes > self._most_bytes:
+            self.num_checkpoint_bytes -= self._kept.pop(0)[1].num_bytes
+
+    def _drop(self, is_over: Callable[[int, Checkpoint], bool]) -> None:
+        self._kept = [(slot, kept) for slot, kept in self._kept if not is_over(slot, kept)]
+        self.num_checkpoint_bytes = sum(kept.num_bytes for _, kept in self._kept)
+
+
+def state_reserve(width: int, max_draft_tokens: int) -> int:
+    """Return how many rows beside its context a slot may have in a decode: a tail, a draft, and what fills a block."""
+    return _round_up(MOST_TAIL + width + max_draft_tokens + 1, width)
+
+
+def _round_up(count: int, width: int) -> int:
+    return -(-count // width) * width
