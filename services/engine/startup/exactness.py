@@ -49,7 +49,7 @@ def most_reserve(max_draft_tokens: int) -> int:
 def candidates(max_draft_tokens: int, *, keeps_state: bool = False) -> list[Exactness]:
     """Return what is worth trying, the cheapest first. Constant rows must leave room for a whole draft.
 
-    They take rows of slots that have nothing to do, which a model that `keeps_state` would have to be brought back from.
+    They take rows of slots that have nothing to do: one that `keeps_state` would have to be brought back from there.
     """
     constant = [width for width in _WIDTHS if width > max_draft_tokens and not keeps_state]
     return [Exactness(ExactMode.ROW_MULTIPLE, width) for width in _WIDTHS] + [
