@@ -34,7 +34,13 @@ def runtime_of(model: Model, options: RuntimeOptions, exactness: Exactness | Non
     inner = LlamaRuntime(model, replace(options, reserve=reserved, flash_attention=flash_attention))
     if not model.keeps_state:
         return PaddedRuntime(inner, exactness, max_draft_tokens)
-    return CheckpointRuntime(inner, exactness.width if exactness else 1, max_draft_tokens, options.checkpoint_bytes)
+    return CheckpointRuntime(
+        inner,
+        exactness.width if exactness else 1,
+        max_draft_tokens,
+        options.checkpoint_bytes,
+        is_shared=options.shares_decodes,
+    )
 
 
 def most_reserve(max_draft_tokens: int) -> int:
