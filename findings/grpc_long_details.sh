@@ -4,7 +4,7 @@
 # often the longer they are: the same call then ends with RESOURCE_EXHAUSTED in place of the status that was sent. One
 # expects a limit below which all arrives and above which nothing does. It is so for metadata of requests too. Seen:
 #   of 200 errors with details of  4000 characters: INVALID_ARGUMENT 200, RESOURCE_EXHAUSTED 0
-#   of 200 errors with details of 12000 characters: INVALID_ARGUMENT 100, RESOURCE_EXHAUSTED 100
+#   of 200 errors with details of 12000 characters: INVALID_ARGUMENT 104, RESOURCE_EXHAUSTED 96
 #   of 200 errors with details of 20000 characters: INVALID_ARGUMENT 0, RESOURCE_EXHAUSTED 200
 set -euo pipefail
 folder=$(mktemp -d)
