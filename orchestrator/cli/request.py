@@ -27,6 +27,11 @@ _RANGES = {
     "presence_penalty": (-100, 100, "-100 to 100"),
     "frequency_penalty": (-100, 100, "-100 to 100"),
 }
+_NOBODY_IN_PARTICULAR = (
+    generation_pb2.DRAFTER_UNSPECIFIED,
+    generation_pb2.DRAFTER_AUTO,
+    generation_pb2.DRAFTER_NONE,
+)
 _MaxTokens = Annotated[
     int, typer.Option(min=-1, max=_MOST_TOKENS, help="most tokens to generate; -1 as many as the context holds")
 ]
@@ -70,6 +75,12 @@ class RequestOptions:
         int | None, typer.Option(min=0, max=2**64 - 1, help="the same seed gives the same text; drawn if absent")
     ] = None
     speculation: Annotated[str, typer.Option(help="auto, off, or a fixed number of draft tokens")] = "auto"
+    answer_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="target|draft|NAME", help="which model answers: the target if absent, draft is the draft by itself"
+        ),
+    ] = None
 
     def request(self, drafter: str | None) -> generation_pb2.GenerateRequest:
         """Return what is asked for, without a prompt. Raises StartupError."""
@@ -82,6 +93,7 @@ class RequestOptions:
             stop_tokens=self.stop_token,
             seed=self.seed,
             speculation=speculation_of(self.speculation, drafter),
+            model="" if self.answer_by is None else valid_text(self.answer_by, "--answer-by"),
         )
 
     def _sampling(self) -> common_pb2.Sampling:
@@ -160,10 +172,8 @@ def read_prompt(prompt: str | None, path: str | None) -> str:
     return valid_text(text.removesuffix("\n").removesuffix("\r"), "the prompt")
 
 
-def read_prediction(path: str | None) -> generation_pb2.Prediction:
-    """Return the text of a file, which may be empty, as what is expected; nothing without one. Raises StartupError."""
-    if path is None:
-        return generation_pb2.Prediction()
+def read_prediction(path: str) -> generation_pb2.Prediction:
+    """Return the text of a file, which may be empty, as what is expected. Raises StartupError."""
     try:
         return generation_pb2.Prediction(text=Path(path).read_bytes().decode())
     except UnicodeDecodeError as error:
@@ -171,6 +181,25 @@ def read_prediction(path: str | None) -> generation_pb2.Prediction:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise StartupError(f"cannot read the prediction {path}: {reason}") from error
+
+
+def check_draft_alone(request: generation_pb2.GenerateRequest, *, has_draft: bool) -> None:
+    """Raise StartupError where the draft model is to answer by itself, and is not there or is to be drafted for."""
+    if request.model != "draft":
+        return
+    speculation = request.speculation
+    is_drafted_for = (
+        speculation.mode == generation_pb2.SPECULATION_MODE_FIXED
+        or speculation.drafter not in _NOBODY_IN_PARTICULAR
+        or request.HasField("prediction")
+    )
+    if is_drafted_for:
+        raise StartupError(
+            "nobody drafts for the draft model: with --answer-by draft leave out --drafter, --prediction and a number "
+            "of --speculation"
+        )
+    if not has_draft:
+        raise StartupError("--answer-by draft needs a draft model: name one with --draft, and a drafter that uses it")
 
 
 def speculation_of(text: str, drafter: str | None) -> generation_pb2.Speculation:

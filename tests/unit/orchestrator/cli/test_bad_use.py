@@ -37,6 +37,30 @@ def model(tmp_path: Path) -> str:
             "the prediction is not valid UTF-8",
             id="a program as prediction",
         ),
+        pytest.param(
+            ["generate", "a", "--prediction", "."],
+            "cannot read the prediction .: Is a directory",
+            id="a folder expected",
+        ),
+        pytest.param(
+            ["generate", "a", "--prediction", ""], "--prediction is empty: give it a value", id="no file name"
+        ),
+        pytest.param(["generate", "a", "--answer-by", ""], "--answer-by is empty", id="answered by nobody"),
+        pytest.param(["chat", "--answer-by", "\udcff"], "--answer-by is not valid UTF-8", id="answered by no text"),
+        *(
+            pytest.param(
+                [*command, "--address", "127.0.0.1:1", "--answer-by", "draft", *flags],
+                "nobody drafts for the draft model: with --answer-by draft leave out",
+                id=f"a drafted draft {command[0]} {flags[0]} {flags[1]}",
+            )
+            for command in (["generate", "a"], ["chat"])
+            for flags in (["--speculation", "3"], ["--drafter", "ngram"], ["--drafter", "remote"])
+        ),
+        pytest.param(
+            ["generate", "a", "--address", "127.0.0.1:1", "--answer-by", "draft", "--prediction", __file__],
+            "nobody drafts for the draft model",
+            id="an expected draft",
+        ),
         pytest.param(["generate", "a", "--no-such-flag"], "No such option: --no-such-flag", id="unknown flag"),
         pytest.param(["generate", "a", "b"], "unexpected extra argument", id="two prompts"),
         pytest.param(["generate", "a", "--max-tokens", "many"], "'--max-tokens'", id="no number"),
@@ -186,6 +210,8 @@ def test_bad_use(
         pytest.param(["generate", "a", "--draft", "hf:"], "hf: is no hf:owner/repo/", id="no draft of hf"),
         pytest.param(["generate", "a", "--exact", "maybe"], "'maybe' is not one of 'auto', 'on', 'off'", id="exact"),
         pytest.param(["serve", "--exact", "maybe"], "'maybe' is not one of 'auto', 'on', 'off'", id="serve exact"),
+        pytest.param(["generate", "a", "--answer-by", "draft"], "needs a draft model: name one", id="no draft alone"),
+        pytest.param(["chat", "--answer-by", "draft"], "needs a draft model: name one", id="a chat with no draft"),
     ],
 )
 def test_bad_use_with_a_target(
