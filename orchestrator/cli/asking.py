@@ -12,9 +12,9 @@ from orchestrator.cli.beside import run_beside
 from orchestrator.cli.interrupts import until_interrupted
 from orchestrator.cli.options import stack_credentials
 from orchestrator.cli.progress import waiting, watched
-from orchestrator.cli.request import valid_text
 from orchestrator.cli.show import collect, show, show_answer
 from orchestrator.cli.stdin import Lines, read_message
+from orchestrator.cli.texts import valid_text
 from orchestrator.stack.client import fetch_status, generate
 from orchestrator.stack.stack import Stack, StackOptions
 from outrider.v1 import generation_pb2, target_pb2

@@ -39,9 +39,9 @@ from orchestrator.cli.request import (
     RequestOptions,
     TemplateOptions,
     check_draft_alone,
-    read_prediction,
-    read_prompt,
+    check_size,
 )
+from orchestrator.cli.texts import read_prediction, read_prompt
 from orchestrator.cli.show import pair_lines, status_table, to_json
 from orchestrator.stack.stack import Stack, StackOptions
 from services.frame.program.logging import configure_logging
@@ -167,6 +167,7 @@ def generate_command(
     request.text = read_prompt(prompt, file)
     if prediction is not None:
         request.prediction.CopyFrom(read_prediction(prediction))
+    check_size(request)
     options = models.own_stack(context, address)
     check_draft_alone(request, has_draft=options is None or options.draft is not None)
     run(stream_text(address, peer.credentials(address), options, request, as_json))

@@ -1,16 +1,15 @@
-"""What `outrider generate` and `outrider chat` ask for, and the texts that they are given."""
+"""What `outrider generate` and `outrider chat` ask for."""
 
 import json
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 from google.protobuf import json_format, struct_pb2
 
+from orchestrator.cli.texts import MOST_BYTES, valid_text
 from orchestrator.drafting.drafter import DRAFTERS
 from outrider.v1 import common_pb2, generation_pb2
 from services.frame.program.startup import StartupError
@@ -141,46 +140,10 @@ class TemplateOptions:
         return chat
 
 
-def valid_text(text: str, name: str) -> str:
-    """Return a text that can be sent; `name` says what it is. Raises StartupError for one that is empty or no text."""
-    if not text:
-        raise StartupError(f"{name} is empty: give it a text")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise StartupError(f"{name} is not valid UTF-8") from error
-    return text
-
-
-def read_prompt(prompt: str | None, path: str | None) -> str:
-    """Return the text to go on with: as it is, that of stdin for `-`, or that of a file, without the last newline.
-
-    Raises StartupError.
-    """
-    if (prompt is None) == (path is None):
-        raise StartupError("give one of them: a PROMPT, - for that of stdin, or --file with the name of a file")
-    source = path or prompt or ""
-    if path is None and source != "-":
-        return valid_text(source, "the prompt")
-    try:
-        text = (_stdin() if source == "-" else Path(source).read_bytes()).decode()
-    except UnicodeDecodeError as error:
-        raise StartupError("the prompt is not valid UTF-8") from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise StartupError(f"cannot read the prompt {source}: {reason}") from error
-    return valid_text(text.removesuffix("\n").removesuffix("\r"), "the prompt")
-
-
-def read_prediction(path: str) -> generation_pb2.Prediction:
-    """Return the text of a file, which may be empty, as what is expected. Raises StartupError."""
-    try:
-        return generation_pb2.Prediction(text=Path(path).read_bytes().decode())
-    except UnicodeDecodeError as error:
-        raise StartupError("the prediction is not valid UTF-8") from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise StartupError(f"cannot read the prediction {path}: {reason}") from error
+def check_size(request: generation_pb2.GenerateRequest) -> None:
+    """Raise StartupError for a request that cannot be sent."""
+    if (num_bytes := request.ByteSize()) > MOST_BYTES:
+        raise StartupError(f"all that is asked has {num_bytes} bytes, and a request may have {MOST_BYTES}")
 
 
 def check_draft_alone(request: generation_pb2.GenerateRequest, *, has_draft: bool) -> None:
@@ -216,11 +179,6 @@ def speculation_of(text: str, drafter: str | None) -> generation_pb2.Speculation
     else:
         raise StartupError(f"--speculation is auto, off or a number up to {MAX_DRAFT_TOKENS}, not {text!r}")
     return speculation
-
-
-def _stdin() -> bytes:
-    # None where it was closed before the start.
-    return sys.stdin.buffer.read() if sys.stdin else b""
 
 
 def _variables(given: Sequence[str]) -> struct_pb2.Struct:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.cli.texts import MOST_BYTES
 from tests.unit.orchestrator.cli.running import run
 
 
@@ -226,6 +227,23 @@ def test_bad_use_with_a_target(
     assert printed.err.startswith("outrider: ")
     assert expected in printed.err
     assert printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("flags", [["--prediction", "/dev/zero", "a"], ["--file", "/dev/zero"]])
+def test_what_is_too_large_is_not_read_to_its_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flags: list[str]
+) -> None:
+    assert run(monkeypatch, "generate", *flags) == 2
+    assert capsys.readouterr().err.endswith(f"has more than the {MOST_BYTES} bytes that a request may have\n")
+
+
+def test_prompt_and_prediction_are_too_large_together(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    half = tmp_path / "half.txt"
+    half.write_bytes(b"a" * (MOST_BYTES // 2))
+    assert run(monkeypatch, "generate", "--file", str(half), "--prediction", str(half)) == 2
+    assert f"and a request may have {MOST_BYTES}\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
