@@ -118,14 +118,14 @@ async def _run(
 ) -> None:
     """Call `use` with the address of a running orchestrator, of a stack of our own where options are given.
 
-    Such a stack serves before it has its draft, which is waited for where it is the `model` that is to answer.
+    Such a stack serves before it has its draft, which is waited for where it may be the `model` that is to answer.
     """
     if options is None:
         await use(address)
         return
 
     async def use_own(address: str) -> None:
-        if model == "draft":
+        if options.draft is not None and model not in ("", "target"):
             async with waiting("the draft model"):
                 await _until_draft_known(address)
         await use(address)

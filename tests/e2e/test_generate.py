@@ -53,10 +53,11 @@ def test_the_bundled_pair_is_taken_where_none_is_named(home: Path) -> None:
 
 
 def test_the_draft_model_by_itself(pair: Pair, system: Serving, home: Path) -> None:
-    alone = run(home, "generate", *pair.flags, "--answer-by", "draft", *ASKED)
-    assert alone.returncode == 0, alone.stderr
     answer = _json(home, system, "--answer-by", "draft", *ASKED)
-    assert alone.stdout == "def main(" + answer["text"] + "\n"
+    for name in ("draft", "outrider-draft"):
+        alone = run(home, "generate", *pair.flags, "--answer-by", name, *ASKED)
+        assert alone.returncode == 0, alone.stderr
+        assert alone.stdout == "def main(" + answer["text"] + "\n"
     assert not answer["exact"]
     assert answer["text"] != _json(home, system, *ASKED)["text"]
     unknown = run(home, "generate", "--address", system.address, "--answer-by", "gpt-4", *ASKED)

@@ -133,6 +133,22 @@ async def test_it_is_another_process_which_ends_by_itself_and_is_replaced() -> N
         assert await process_id() != first
 
 
+@pytest.mark.usefixtures("_all_are_large")
+@pytest.mark.parametrize("error", [OSError("no room"), ImportError("no semaphores"), NotImplementedError("too few")])
+async def test_a_body_is_read_where_no_process_can_be_started(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    large_bodies._readers.cache_clear()
+    monkeypatch.setattr(large_bodies, "ProcessPoolExecutor", refuse)
+    async with face() as made:
+        assert (await made.post("/v1/completions", {"prompt": "a"})).status_code == 200
+        answer = await made.post("/v1/completions", {"prompt": "a", "no_such": 1})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "no_such")
+
+
 async def test_it_is_not_left_behind_by_an_orchestrator_that_is_killed() -> None:
     program = (
         "import os; from orchestrator.http.exchange.large_bodies import _readers;"
