@@ -102,7 +102,9 @@ def main() -> None:
     if arguments.one:
         print(json.dumps(describe(arguments.folder)))
         return
-    for source in sorted(arguments.folder.glob(f"*{arguments.only}*.gguf")):
+    for source in sorted(arguments.folder.glob("*.gguf")):
+        if arguments.only not in source.name:
+            continue
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, source.name)
             with_tokenizer(source, path)
