@@ -11,6 +11,7 @@ import pytest
 from tests.e2e.examples.running import PYTHON
 from tests.e2e.programs import ROOT
 from tests.npm import install_packages
+from tests.workers import made_once
 
 OLDEST_NODE = 18
 
@@ -18,13 +19,15 @@ OLDEST_NODE = 18
 @pytest.fixture(scope="session")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Sequence[str]:
     """The command line of the Node.js client, installed in a copy of the project's folders."""
-    root = tmp_path_factory.mktemp("node")
-    folder = root / "examples" / "node"
-    shutil.copytree(ROOT / "examples" / "node", folder, ignore=shutil.ignore_patterns("node_modules"))
-    (root / "protos").symlink_to(ROOT / "protos")
-    install_packages(folder, OLDEST_NODE)
-    assert not (folder / "package-lock.json").exists(), "it would record where the packages came from"
-    return ("node", str(folder / "generate.js"))
+
+    def install(root: Path) -> None:
+        folder = root / "examples" / "node"
+        shutil.copytree(ROOT / "examples" / "node", folder, ignore=shutil.ignore_patterns("node_modules"))
+        (root / "protos").symlink_to(ROOT / "protos")
+        install_packages(folder, OLDEST_NODE)
+        assert not (folder / "package-lock.json").exists(), "it would record where the packages came from"
+
+    return ("node", str(made_once(tmp_path_factory, "node", install) / "examples" / "node" / "generate.js"))
 
 
 @pytest.fixture(params=["python", "node"])
@@ -51,17 +54,20 @@ def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     # Debian 12's gRPC 1.33 takes it, which panics at messages of the other API: it compiles, and cannot send one.
     if request.param == "go" and (gopath / "src/github.com/golang/protobuf/proto/table_marshal.go").exists():
         pytest.skip("gRPC for Go uses a protobuf before 1.4, which knows no code that is generated today")
-    root = tmp_path_factory.mktemp("compiled")
-    # Where Go looks for a package `outrider` that is no module.
-    folder = root / "src" / "outrider"
-    shutil.copytree(ROOT / "examples" / request.param, folder)
-    variables = {"GO111MODULE": "off", "GOPATH": f"{root}:{gopath}", "GOCACHE": str(root / "cache"), "GOFLAGS": ""}
-    made = subprocess.run(
-        ["make", "-C", str(folder), f"PROTOS={ROOT / 'protos'}"],
-        env=os.environ | variables,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert made.returncode == 0, made.stderr
-    return (str(folder / "generate"),)
+
+    def compile_client(root: Path) -> None:
+        # Where Go looks for a package `outrider` that is no module.
+        folder = root / "src" / "outrider"
+        shutil.copytree(ROOT / "examples" / request.param, folder)
+        variables = {"GO111MODULE": "off", "GOPATH": f"{root}:{gopath}", "GOCACHE": str(root / "cache"), "GOFLAGS": ""}
+        made = subprocess.run(
+            ["make", "-C", str(folder), f"PROTOS={ROOT / 'protos'}"],
+            env=os.environ | variables,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert made.returncode == 0, made.stderr
+
+    root = made_once(tmp_path_factory, f"compiled-{request.param}", compile_client)
+    return (str(root / "src" / "outrider" / "generate"),)
