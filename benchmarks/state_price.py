@@ -29,7 +29,7 @@ from services.engine.startup.exactness import candidates, runtime_of
 from services.engine.startup.probe import is_exact
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
-_NUM_PROMPT_TOKENS = 40
+_NUM_PROMPT_TOKENS = 12
 # How many cycles plain decoding has for one with drafts: about as much time goes into both.
 _PLAIN_CYCLES = 1.5
 
@@ -62,7 +62,9 @@ class Bench:
             prompt = self._tokens(runtime, _NUM_PROMPT_TOKENS)
             runtime.decode([Segment(slot, 0, prompt, 1)])
             held[slot] = len(prompt)
-        num_cycles = self.num_cycles if setting.num_draft_tokens else round(_PLAIN_CYCLES * self.num_cycles)
+        num_cycles = round(self.num_cycles / setting.num_streams**0.5)
+        if not setting.num_draft_tokens:
+            num_cycles = round(_PLAIN_CYCLES * num_cycles)
         accepted = [self._accepted(num_cycles, setting.num_draft_tokens) for _ in held]
         began_s, num_before = self.clock(), sum(held)
         for cycle in range(num_cycles):
@@ -107,7 +109,7 @@ def measure(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     )
     most_draft_tokens = max(arguments.num_draft_tokens)
     found: dict[str, Any] = {"model": path.name}
-    exactness = {"off": None}
+    exactness: dict[str, Exactness | None] = {"off": None}
     if "on" in arguments.exact:
         width = arguments.width or _width(model, options, most_draft_tokens)
         exactness["on"] = Exactness(ExactMode.ROW_MULTIPLE, width)
@@ -206,7 +208,7 @@ def main() -> None:
     parser.add_argument("--exact", nargs="+", choices=("off", "on"), default=["off", "on"])
     parser.add_argument("--width", type=int, default=0, help="of exact on (default: the first that the probe finds)")
     parser.add_argument("--acceptance", type=float, default=0.8)
-    parser.add_argument("--cycles", type=int, default=12, help="of each setting in a turn")
+    parser.add_argument("--cycles", type=int, default=12, help="with one stream in a turn; fewer with more")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--clock", choices=CLOCKS, default="wall")

@@ -21,7 +21,7 @@ import numpy as np
 from services.engine.errors import DecodeError
 from services.engine.runtime.interface import Logits, Runtime, Segment
 
-# Tokens of a tail that are evaluated by themselves, so that they need not be evaluated again and again.
+# Tokens of a tail that are evaluated by themselves at the latest, so that they need not be again and again.
 MOST_TAIL = 16
 # A base follows a slot that goes on from token to token once it is so far behind.
 _MOST_BEHIND = 64
@@ -204,14 +204,38 @@ class CheckpointRuntime:
 
     def _shorten_tails(self, segments: Sequence[Segment]) -> None:
         """Evaluate long tails by themselves, as whole blocks, and move the bases."""
+        most = self._most_tail(segments)
         for segment in segments:
             known = self._slots[segment.slot]
-            num_rows = len(known.rows_before) - len(known.rows_before) % self._width
-            if num_rows >= MOST_TAIL:
+            num_rows = self._num_whole(segment)
+            if num_rows > most:
                 self._inner.decode([Segment(segment.slot, known.base.length, known.tail[:num_rows], 0)])
                 known.base = Checkpoint(known.base.length + num_rows, self._inner.save(segment.slot))
                 known.tail = known.tail[num_rows:]
                 known.is_ahead = not known.tail
+
+    def _most_tail(self, segments: Sequence[Segment]) -> int:
+        """Return how long tails may be that go with what comes; by what decodes cost, longer ones are better off alone.
+
+        Rows beside a draft are dear: all neighbours have as many, and most of them come again with the next draft.
+        """
+        whole = [self._num_whole(segment) for segment in segments]
+        rows = [self._num_rows(segment) for segment in segments]
+        lengths = sorted((length for length in {0, *whole} if length < MOST_TAIL), reverse=True)
+        if len(lengths) == 1 or not any(segment.num_tentative for segment in segments):
+            return lengths[0]
+
+        def duration_s(most: int) -> float:
+            num_rows = max(count - (tail if tail > most else 0) for count, tail in zip(rows, whole, strict=True))
+            together_s = self.costs.company_s(len(segments) * num_rows, len(segments))
+            return 2 * together_s + sum(self.costs.company_s(tail, 1) for tail in whole if tail > most)
+
+        return min(lengths, key=duration_s)
+
+    def _num_whole(self, segment: Segment) -> int:
+        """Return how many rows of a slot's tail are whole blocks."""
+        num_rows = len(self._slots[segment.slot].rows_before)
+        return num_rows - num_rows % self._width
 
     def _evaluate_prompt(self, segment: Segment) -> Logits:
         """Evaluate a part of a prompt: whole blocks, whose state is kept, and what is left of it.

@@ -100,6 +100,32 @@ def test_a_long_tail_is_evaluated_by_itself_once() -> None:
     assert sum(segment.num_outputs == 0 for (segment,) in inner.batches) == 30 * 2 // MOST_TAIL
 
 
+@pytest.mark.parametrize(("decode_s", "rows"), [(100.0, [11]), (0.0, [3, 8])])
+def test_a_tail_goes_by_itself_where_a_decode_is_cheap_beside_its_rows(decode_s: float, rows: list[int]) -> None:
+    inner = StatefulFake()
+    for num_rows in range(1, 17):
+        inner.costs.observe(num_rows, decode_s + num_rows)
+    runtime = runtime_over(inner)
+    prompt(runtime, 0, 11)
+    held = verify(runtime, 0, 11, num_right=2, num_wrong=5)
+    num_before = len(inner.batches)
+    verify(runtime, 0, held, num_right=7)
+    assert [segment.num_rows for (segment,) in inner.batches[num_before:]] == rows
+
+
+def test_one_long_tail_is_not_paid_for_by_all_neighbours() -> None:
+    inner = StatefulFake()
+    for num_sessions, num_rows in ((sessions, sessions * count) for sessions in (1, 3) for count in range(1, 17)):
+        inner.costs.observe(num_rows, 10.0 + num_rows, num_sessions)
+    runtime = runtime_over(inner)
+    for slot in range(3):
+        prompt(runtime, slot, 11)
+    held = [verify(runtime, slot, 11, num_right=5, num_wrong=2 * (slot == 1)) for slot in range(3)]
+    num_before = len(inner.batches)
+    decode(runtime, *(Segment(slot, end, TEXT[end : end + 4], 4, num_tentative=3) for slot, end in enumerate(held)))
+    assert [[each.num_rows for each in batch] for batch in inner.batches[num_before:]] == [[6], [4, 4, 4]]
+
+
 def test_a_proposal_goes_back_to_where_it_began() -> None:
     """As a draft service does: row by row, each of them uncertain, and then another beginning."""
     inner = StatefulFake()
