@@ -59,7 +59,7 @@ class Bench:
         held = [0] * setting.num_streams
         for slot in range(setting.num_streams):
             runtime.cut(slot, 0)
-            prompt = self._tokens(runtime, _NUM_PROMPT_TOKENS)
+            prompt = _tokens(self.rng, runtime, _NUM_PROMPT_TOKENS)
             runtime.decode([Segment(slot, 0, prompt, 1)])
             held[slot] = len(prompt)
         num_cycles = round(self.num_cycles / setting.num_streams**0.5)
@@ -75,7 +75,7 @@ class Bench:
         """Verify a draft of each stream, cut what is rejected."""
         num_rows = num_draft_tokens + 1
         segments = [
-            Segment(slot, length, self._tokens(runtime, num_rows), num_rows, num_tentative=num_draft_tokens)
+            Segment(slot, length, _tokens(self.rng, runtime, num_rows), num_rows, num_tentative=num_draft_tokens)
             for slot, length in enumerate(held)
         ]
         for group in runtime.group(segments):
@@ -91,9 +91,6 @@ class Bench:
         counts = [sum((cycle + 0.5) / num_cycles < chance for chance in chances) for cycle in range(num_cycles)]
         self.rng.shuffle(counts)
         return counts
-
-    def _tokens(self, runtime: Runtime, count: int) -> list[int]:
-        return [self.rng.randrange(runtime.vocabulary_size) for _ in range(count)]
 
 
 def measure(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -175,28 +172,34 @@ def _state_times(model: Model, options: RuntimeOptions, clock: Callable[[], floa
     return {"state_mb": round(len(state) / 1e6, 2)} | medians
 
 
-def crowd(path: Path, num_sessions: int, most_bytes: int, num_slots: int = 8) -> dict[str, int]:
-    """Let so many sessions come and go, each with a prompt of its own and some drafts; return the most bytes held."""
+def crowd(path: Path, num_sessions: int, most_bytes: int, num_slots: int = 8) -> dict[str, Any]:
+    """Let so many sessions come and go, each with two prompts and drafts after them; return the most bytes kept."""
     model = Model(path)
     options = RuntimeOptions(num_slots=num_slots, context_length=512, max_batch_rows=512, checkpoint_bytes=most_bytes)
     runtime = runtime_of(model, options, None, 3)
     assert isinstance(runtime, CheckpointRuntime), "the model keeps no state"
-    bench = Bench({}, 0.8, 0, time.perf_counter, random.Random(0))
-    most = 0
+    rng = random.Random(0)
+    seen = []
     for session in range(num_sessions):
-        slot = session % num_slots
+        slot, length = session % num_slots, 0
         runtime.cut(slot, 0)
-        prompt = bench._tokens(runtime, bench.rng.randint(70, 140))
-        runtime.decode([Segment(slot, 0, prompt, 1)])
-        length = len(prompt)
-        for _ in range(2):
-            runtime.decode([Segment(slot, length, bench._tokens(runtime, 4), 4, num_tentative=3)])
-            length += bench.rng.randint(1, 4)
+        for num_rows, num_tentative in [(rng.randint(70, 100), 0), (4, 3), (4, 3)] * 2:
+            tokens = _tokens(rng, runtime, num_rows)
+            runtime.decode([Segment(slot, length, tokens, 1 + num_tentative, num_tentative=num_tentative)])
+            length += num_rows - rng.randint(0, num_tentative)
             runtime.cut(slot, length)
-            most = max(most, runtime.num_checkpoint_bytes)
+            seen.append(runtime.num_checkpoint_bytes)
     runtime.close()
     model.close()
-    return {"sessions": num_sessions, "bound_bytes": most_bytes, "most_checkpoint_bytes": most}
+    return {
+        "sessions": num_sessions,
+        "bound_bytes": most_bytes,
+        "most_checkpoint_bytes": max(seen),
+    }
+
+
+def _tokens(rng: random.Random, runtime: Runtime, count: int) -> list[int]:
+    return [rng.randrange(runtime.vocabulary_size) for _ in range(count)]
 
 
 def main() -> None:
