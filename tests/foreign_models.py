@@ -53,7 +53,10 @@ def write_model(
     for key, field in (tokenizer or tiny_tokenizer()).items():
         writer.add_key_value(key, field.value, field.type, field.sub_type)
     for name, shape in shapes.items():
-        if len(shape) == 1:
+        if name.endswith("ssm_a"):
+            # States decay by it; else they would grow beyond all numbers.
+            values = -np.exp(random.standard_normal(shape, np.float32))
+        elif len(shape) == 1:
             values = np.ones(shape, np.float32)
         else:
             values = random.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[-1]))
