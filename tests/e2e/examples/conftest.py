@@ -1,7 +1,6 @@
 """The command lines of the clients in `examples/`, installed or compiled where that is needed."""
 
 import os
-import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -11,38 +10,19 @@ import pytest
 
 from tests.e2e.examples.running import PYTHON
 from tests.e2e.programs import ROOT
-from tests.waiting import PATIENCE_S
+from tests.npm import install_packages
 
 OLDEST_NODE = 18
-# The registry is away or does not have the packages. Anything else that npm complains of is a mistake of ours.
-NO_REGISTRY = re.compile(
-    r"npm (?:error|ERR!) code (E40\d|E5\d\d|ENOTFOUND|EAI_AGAIN|E[A-Z_]*(?:CONN|TIMEDOUT|TIMEOUT)\w*)"
-)
 
 
 @pytest.fixture(scope="session")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Sequence[str]:
     """The command line of the Node.js client, installed in a copy of the project's folders."""
-    if not (shutil.which("node") and shutil.which("npm")):
-        pytest.skip("Node.js with npm is not at hand")
-    version = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout
-    if int(version.removeprefix("v").partition(".")[0]) < OLDEST_NODE:
-        pytest.skip(f"Node.js {version.strip()} is older than {OLDEST_NODE}")
     root = tmp_path_factory.mktemp("node")
     folder = root / "examples" / "node"
     shutil.copytree(ROOT / "examples" / "node", folder, ignore=shutil.ignore_patterns("node_modules"))
     (root / "protos").symlink_to(ROOT / "protos")
-    installed = subprocess.run(
-        ["npm", "install", "--prefer-offline", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=0"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=8 * PATIENCE_S,
-        check=False,
-    )
-    if found := NO_REGISTRY.search(installed.stderr):
-        pytest.skip(f"npm cannot fetch packages: {found[1]}")
-    assert installed.returncode == 0, installed.stderr
+    install_packages(folder, OLDEST_NODE)
     assert not (folder / "package-lock.json").exists(), "it would record where the packages came from"
     return ("node", str(folder / "generate.js"))
 
