@@ -30,6 +30,8 @@ class CacheShape:
     states: Sequence[int] = ()
     # Layers before the output that predict further tokens: they are not loaded, but count among those on a GPU.
     num_skipped: int = 0
+    # A sliding window whose keys and values llama.cpp takes for a part of a state when that is saved.
+    saved_window: int = 0
 
     def elements(self, *, flash_attention: bool) -> list[int]:
         """Return the numbers that each layer keeps of a position.
@@ -48,7 +50,7 @@ class CacheShape:
         return [_ELEMENT_BYTES * num_elements for num_elements in self.states or [0] * len(self.keys)]
 
     def saved_bytes(self) -> int:
-        """Return the bytes of a sequence's whole state when it is saved, 0 where there is none."""
+        """Return the bytes of a sequence's states when they are saved, 0 where there are none."""
         sizes = [num_bytes + _LAYER_HEADER_BYTES for num_bytes in self.state_bytes() if num_bytes]
         return _HEADER_BYTES + sum(sizes) if sizes else 0
 
@@ -91,6 +93,7 @@ def cache_shape(file: GgufFile) -> CacheShape:
         [0] * num_cached if is_latent else sizes("value"),
         [state if has else 0 for has in has_state],
         num_skipped,
+        numbers("attention.sliding_window", 0)[0] if state else 0,
     )
 
 
