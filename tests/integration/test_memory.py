@@ -34,6 +34,7 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "head sizes": unusual_models.head_sizes,
     "shared caches": unusual_models.shared_caches,
     "latent attention": unusual_models.latent,
+    "sparse attention": unusual_models.indexed,
 }
 WITH_STATES: dict[str, Callable[[Path], Path]] = {
     "mamba": foreign_models.recurrent,

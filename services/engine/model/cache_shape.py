@@ -13,6 +13,7 @@ _STATE_TENSORS = ("ssm_", "shortconv.", "time_mix_")
 # Of a layer with attention one of these is there, or both of the next.
 _KEY_TENSORS = ("attn_k.weight", "attn_kv_a_mqa.weight")
 _FUSED_TENSORS = frozenset({"attn_qkv.weight", "attn_output.weight"})
+_INDEX_TENSORS = "indexer."
 # An architecture whose layers with a state have the tensors of attention, and this norm.
 _LIGHTNING, _LIGHTNING_NORM = "minimax-01", "attn_norm_2.weight"
 
@@ -83,7 +84,10 @@ def cache_shape(file: GgufFile) -> CacheShape:
             for layer in range(num_cached)
         ]
 
-    keys = sizes("key")
+    # Sparse attention keeps one more key, by which it chooses positions.
+    index_size = numbers("attention.indexer.key_length", 0)[0]
+    has_index = [any(name.startswith(_INDEX_TENSORS) for name in names) for names in tensors]
+    keys = [size + index_size * has for size, has in zip(sizes("key"), has_index, strict=True)]
     # Multi-head latent attention reads its values out of the keys.
     is_latent = bool(numbers("attention.value_length_mla"))
     state = _state_elements(file) if any(has_state) else 0
