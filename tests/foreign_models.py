@@ -53,7 +53,10 @@ def write_model(
     for key, field in (tokenizer or tiny_tokenizer()).items():
         writer.add_key_value(key, field.value, field.type, field.sub_type)
     for name, shape in shapes.items():
-        if len(shape) == 1:
+        if name.endswith("ssm_a"):
+            # States decay by it; else they would grow beyond all numbers.
+            values = -np.exp(random.standard_normal(shape, np.float32))
+        elif len(shape) == 1:
             values = np.ones(shape, np.float32)
         else:
             values = random.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[-1]))
@@ -122,7 +125,7 @@ def recurrent(path: Path) -> Path:
     return write_model(path, "mamba", _embedding() | _layers(layer), fields)
 
 
-def hybrid(path: Path) -> Path:
+def hybrid(path: Path, fields: Mapping[str, Field] | None = None) -> Path:
     """LFM2: a layer with a short convolution, which keeps a state, and one with attention."""
     convolution: Shapes = {
         "attn_norm.weight": (DIM,),
@@ -136,8 +139,8 @@ def hybrid(path: Path) -> Path:
     for index, layer in enumerate((convolution, attention)):
         whole = layer | _feed_forward("gate", "up", "down")
         shapes |= {f"blk.{index}.{name}": shape for name, shape in whole.items()}
-    fields: dict[str, Field] = {"shortconv.l_cache": 3, "attention.head_count_kv": [0, NUM_HEADS]}
-    return write_model(path, "lfm2", shapes, fields)
+    usual: dict[str, Field] = {"shortconv.l_cache": 3, "attention.head_count_kv": [0, NUM_HEADS]}
+    return write_model(path, "lfm2", shapes, usual | dict(fields or {}))
 
 
 def encoder(path: Path, fields: Mapping[str, Field] | None = None) -> Path:
