@@ -57,6 +57,9 @@ def write_model(
             values = np.ones(shape, np.float32)
         else:
             values = random.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[-1]))
+        if name.endswith("ssm_a"):
+            # What a state keeps from token to token: it would grow without end.
+            values = -np.abs(values)
         writer.add_tensor(name, values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
