@@ -65,9 +65,7 @@ async def ask(
 ) -> Generated:
     """Return an answer to a prompt of tokens, with log-probabilities, which show more than the tokens do."""
     asked: dict[str, Any] = {"max_tokens": 24, "num_log_probabilities": 2, **fields}
-    return await client.generate(
-        tokens=generation_pb2.TokenPrompt(tokens=tokens), speculation=speculation, **asked
-    )
+    return await client.generate(tokens=generation_pb2.TokenPrompt(tokens=tokens), speculation=speculation, **asked)
 
 
 def differences(ones: Sequence[Generated], others: Sequence[Generated]) -> Iterator[str]:

@@ -14,6 +14,7 @@ from services.engine.model.model import Model
 from services.engine.runtime.interface import Segment
 from services.engine.runtime.runtime import LlamaRuntime
 from tests.environment import hide_settings
+from tests.integration.conftest import Pair
 from tests.integration.model_options import OPTIONS
 from tests.integration.services import (
     OFF,
@@ -26,7 +27,6 @@ from tests.integration.services import (
     target_server,
 )
 from tests.integration.stateful import PAIRS, SPECULATIONS, WAYS, ask, differences, prompt, write_pair
-from tests.integration.conftest import Pair
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
