@@ -74,6 +74,12 @@ def llama(path: Path, fields: Mapping[str, Field] | None = None, *, tokenizer: T
     return write_model(path, "llama", shapes, fields, tokenizer=tokenizer)
 
 
+def embedder(path: Path) -> Path:
+    """The usual decoder, said to be one that makes embeddings of texts."""
+    shapes = _embedding() | _layers(_attention() | _feed_forward("gate", "up", "down"))
+    return write_model(path, "llama-embed", shapes)
+
+
 def sliding(path: Path) -> Path:
     """Gemma 2: every other layer sees the last WINDOW positions only."""
     layer = _attention() | _feed_forward("gate", "up", "down")

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 # Long enough for a busy machine. Nothing waits for so long unless something is broken.
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 _PAUSE_S = 0.002
 
 ResultT = TypeVar("ResultT")

@@ -1,5 +1,6 @@
 """What `outrider generate` and `outrider chat` do: an orchestrator is asked, and its answers are shown as they come."""
 
+import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -11,9 +12,9 @@ from orchestrator.cli.beside import run_beside
 from orchestrator.cli.interrupts import until_interrupted
 from orchestrator.cli.options import stack_credentials
 from orchestrator.cli.progress import waiting, watched
-from orchestrator.cli.request import valid_text
 from orchestrator.cli.show import collect, show, show_answer
 from orchestrator.cli.stdin import Lines, read_message
+from orchestrator.cli.texts import valid_text
 from orchestrator.stack.client import fetch_status, generate
 from orchestrator.stack.stack import Stack, StackOptions
 from outrider.v1 import generation_pb2, target_pb2
@@ -21,6 +22,8 @@ from services.frame.program.output import say
 from services.frame.program.startup import StartupError
 from services.frame.rpc.channel import Credentials
 from services.frame.rpc.errors import ServiceError
+
+_LOOK_AGAIN_S = 0.1
 
 
 async def current_status(address: str, credentials: Credentials) -> generation_pb2.GetStatusResponse:
@@ -47,7 +50,7 @@ async def stream_text(
         else:
             await show(watched(messages, f"the orchestrator at {address}"), request.text, Console(highlight=False))
 
-    await _run(address, options, use)
+    await _run(address, options, use, request.model)
 
 
 async def hold_chat(
@@ -80,7 +83,7 @@ async def hold_chat(
         if lines.has_ended:  # the line of the prompt has not
             console.print()
 
-    await _run(address, options, use)
+    await _run(address, options, use, template.model)
 
 
 async def ask(console: Console, lines: Lines) -> str:
@@ -110,9 +113,27 @@ async def _show_answer(
         say("outrider", error.message)
 
 
-async def _run(address: str, options: StackOptions | None, use: Callable[[str], Coroutine[Any, Any, None]]) -> None:
-    """Call `use` with the address of a running orchestrator, of a stack of our own where options are given."""
+async def _run(
+    address: str, options: StackOptions | None, use: Callable[[str], Coroutine[Any, Any, None]], model: str
+) -> None:
+    """Call `use` with the address of a running orchestrator, of a stack of our own where options are given.
+
+    Such a stack serves before it has its draft, which is waited for where it may be the `model` that is to answer.
+    """
     if options is None:
         await use(address)
-    else:
-        await run_beside(Stack(options, stack_credentials()), use)
+        return
+
+    async def use_own(address: str) -> None:
+        if options.draft is not None and model not in ("", "target"):
+            async with waiting("the draft model"):
+                await _until_draft_known(address)
+        await use(address)
+
+    await run_beside(Stack(options, stack_credentials()), use_own)
+
+
+async def _until_draft_known(address: str) -> None:
+    """Return once the orchestrator has found its draft, whether it can use it or not."""
+    while not any(draft.HasField("model") for draft in (await fetch_status(address)).drafts):
+        await asyncio.sleep(_LOOK_AGAIN_S)

@@ -38,9 +38,10 @@ from orchestrator.cli.request import (
     AnswerOptions,
     RequestOptions,
     TemplateOptions,
-    read_prediction,
-    read_prompt,
+    check_draft_alone,
+    check_size,
 )
+from orchestrator.cli.texts import read_prediction, read_prompt
 from orchestrator.cli.show import pair_lines, status_table, to_json
 from orchestrator.stack.stack import Stack, StackOptions
 from services.frame.program.logging import configure_logging
@@ -54,6 +55,7 @@ _REFUSALS = (
     grpc.StatusCode.OUT_OF_RANGE,
     grpc.StatusCode.FAILED_PRECONDITION,
     grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.NOT_FOUND,
 )
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -163,8 +165,11 @@ def generate_command(
     """
     request = asked.request(models.drafter)
     request.text = read_prompt(prompt, file)
-    request.prediction.MergeFrom(read_prediction(prediction))
+    if prediction is not None:
+        request.prediction.CopyFrom(read_prediction(prediction))
+    check_size(request)
     options = models.own_stack(context, address)
+    check_draft_alone(request, has_draft=options is None or options.draft is not None)
     run(stream_text(address, peer.credentials(address), options, request, as_json))
 
 
@@ -185,6 +190,7 @@ def chat(
     request = asked.request(models.drafter)
     request.chat.CopyFrom(template.chat())
     options = models.own_stack(context, address)
+    check_draft_alone(request, has_draft=options is None or options.draft is not None)
     if options is not None and not (is_given(context, "temperature") or is_given(context, "top_p")):
         models.advise(request.sampling)
     run(hold_chat(address, peer.credentials(address), options, request))

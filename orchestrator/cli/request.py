@@ -1,16 +1,15 @@
-"""What `outrider generate` and `outrider chat` ask for, and the texts that they are given."""
+"""What `outrider generate` and `outrider chat` ask for."""
 
 import json
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 from google.protobuf import json_format, struct_pb2
 
+from orchestrator.cli.texts import MOST_BYTES, valid_text
 from orchestrator.drafting.drafter import DRAFTERS
 from outrider.v1 import common_pb2, generation_pb2
 from services.frame.program.startup import StartupError
@@ -27,6 +26,11 @@ _RANGES = {
     "presence_penalty": (-100, 100, "-100 to 100"),
     "frequency_penalty": (-100, 100, "-100 to 100"),
 }
+_NOBODY_IN_PARTICULAR = (
+    generation_pb2.DRAFTER_UNSPECIFIED,
+    generation_pb2.DRAFTER_AUTO,
+    generation_pb2.DRAFTER_NONE,
+)
 _MaxTokens = Annotated[
     int, typer.Option(min=-1, max=_MOST_TOKENS, help="most tokens to generate; -1 as many as the context holds")
 ]
@@ -70,6 +74,12 @@ class RequestOptions:
         int | None, typer.Option(min=0, max=2**64 - 1, help="the same seed gives the same text; drawn if absent")
     ] = None
     speculation: Annotated[str, typer.Option(help="auto, off, or a fixed number of draft tokens")] = "auto"
+    answer_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="target|draft|NAME", help="which model answers: the target if absent, draft is the draft by itself"
+        ),
+    ] = None
 
     def request(self, drafter: str | None) -> generation_pb2.GenerateRequest:
         """Return what is asked for, without a prompt. Raises StartupError."""
@@ -82,6 +92,7 @@ class RequestOptions:
             stop_tokens=self.stop_token,
             seed=self.seed,
             speculation=speculation_of(self.speculation, drafter),
+            model="" if self.answer_by is None else valid_text(self.answer_by, "--answer-by"),
         )
 
     def _sampling(self) -> common_pb2.Sampling:
@@ -129,48 +140,29 @@ class TemplateOptions:
         return chat
 
 
-def valid_text(text: str, name: str) -> str:
-    """Return a text that can be sent; `name` says what it is. Raises StartupError for one that is empty or no text."""
-    if not text:
-        raise StartupError(f"{name} is empty: give it a text")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise StartupError(f"{name} is not valid UTF-8") from error
-    return text
+def check_size(request: generation_pb2.GenerateRequest) -> None:
+    """Raise StartupError for a request that cannot be sent."""
+    if (num_bytes := request.ByteSize()) > MOST_BYTES:
+        raise StartupError(f"all that is asked has {num_bytes} bytes, and a request may have {MOST_BYTES}")
 
 
-def read_prompt(prompt: str | None, path: str | None) -> str:
-    """Return the text to go on with: as it is, that of stdin for `-`, or that of a file, without the last newline.
-
-    Raises StartupError.
-    """
-    if (prompt is None) == (path is None):
-        raise StartupError("give one of them: a PROMPT, - for that of stdin, or --file with the name of a file")
-    source = path or prompt or ""
-    if path is None and source != "-":
-        return valid_text(source, "the prompt")
-    try:
-        text = (_stdin() if source == "-" else Path(source).read_bytes()).decode()
-    except UnicodeDecodeError as error:
-        raise StartupError("the prompt is not valid UTF-8") from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise StartupError(f"cannot read the prompt {source}: {reason}") from error
-    return valid_text(text.removesuffix("\n").removesuffix("\r"), "the prompt")
-
-
-def read_prediction(path: str | None) -> generation_pb2.Prediction:
-    """Return the text of a file, which may be empty, as what is expected; nothing without one. Raises StartupError."""
-    if path is None:
-        return generation_pb2.Prediction()
-    try:
-        return generation_pb2.Prediction(text=Path(path).read_bytes().decode())
-    except UnicodeDecodeError as error:
-        raise StartupError("the prediction is not valid UTF-8") from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise StartupError(f"cannot read the prediction {path}: {reason}") from error
+def check_draft_alone(request: generation_pb2.GenerateRequest, *, has_draft: bool) -> None:
+    """Raise StartupError where the draft model is to answer by itself, and is not there or is to be drafted for."""
+    if request.model != "draft":
+        return
+    speculation = request.speculation
+    is_drafted_for = (
+        speculation.mode == generation_pb2.SPECULATION_MODE_FIXED
+        or speculation.drafter not in _NOBODY_IN_PARTICULAR
+        or request.HasField("prediction")
+    )
+    if is_drafted_for:
+        raise StartupError(
+            "nobody drafts for the draft model: with --answer-by draft leave out --drafter, --prediction and a number "
+            "of --speculation"
+        )
+    if not has_draft:
+        raise StartupError("--answer-by draft needs a draft model: name one with --draft, and a drafter that uses it")
 
 
 def speculation_of(text: str, drafter: str | None) -> generation_pb2.Speculation:
@@ -187,11 +179,6 @@ def speculation_of(text: str, drafter: str | None) -> generation_pb2.Speculation
     else:
         raise StartupError(f"--speculation is auto, off or a number up to {MAX_DRAFT_TOKENS}, not {text!r}")
     return speculation
-
-
-def _stdin() -> bytes:
-    # None where it was closed before the start.
-    return sys.stdin.buffer.read() if sys.stdin else b""
 
 
 def _variables(given: Sequence[str]) -> struct_pb2.Struct:

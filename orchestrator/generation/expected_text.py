@@ -34,22 +34,29 @@ async def read_prediction(
     if not prediction.text:
         return list(prediction.tokens.tokens)
     tokens = await _tokenize(stub, prediction.text, most)
-    num_bytes = len(prediction.text.encode())
-    if sum(len(token_bytes[token]) for token in tokens) == num_bytes:
+    expected = prediction.text.encode()
+    if sum(len(token_bytes[token]) for token in tokens) == len(expected):
         return tokens
     # Some tokenizers put a space in front of every text, which what follows a prompt does not have. Where a line feed
     # has it instead, it is left out with that.
-    longer = await _tokenize(stub, f"\n{prediction.text}", most + 2)
-    return _last_bytes(longer, token_bytes, num_bytes) or tokens
+    try:
+        longer = await _tokenize(stub, f"\n{prediction.text}", most + 2)
+    except ServiceError as error:
+        if error.code is not grpc.StatusCode.INVALID_ARGUMENT:
+            raise
+        # It was as large as may be.
+        return tokens
+    return _ending(longer, token_bytes, expected) or tokens
 
 
-def _last_bytes(tokens: Sequence[int], token_bytes: Sequence[bytes], num_bytes: int) -> list[int]:
-    """Return the last tokens that add so many bytes; none where no token begins there."""
-    start = len(tokens)
+def _ending(tokens: Sequence[int], token_bytes: Sequence[bytes], expected: bytes) -> list[int]:
+    """Return the last tokens, which say what is expected; none where none begins there, or they say something else."""
+    start, num_bytes = len(tokens), len(expected)
     while start and num_bytes > 0:
         start -= 1
         num_bytes -= len(token_bytes[tokens[start]])
-    return list(tokens[start:]) if num_bytes == 0 else []
+    ending = list(tokens[start:])
+    return ending if b"".join(token_bytes[token] for token in ending) == expected else []
 
 
 async def _tokenize(stub: target_pb2_grpc.TargetServiceStub, text: str, most: int) -> list[int]:

@@ -79,6 +79,11 @@ class Generation:
         self._statistics.num_fallbacks = self._drafter.num_fallbacks
         return self._statistics
 
+    @property
+    def num_tool_calls(self) -> int:
+        """How many tools it has called so far."""
+        return 0 if self._answer is None else self._answer.num_tool_calls
+
     async def prompt_reports(
         self, scorings: AsyncGenerator[Verification, None], token_bytes: Sequence[bytes]
     ) -> AsyncGenerator[generation_pb2.PromptReport, None]:
@@ -190,8 +195,7 @@ class Generation:
         if self._text.is_stopped or self._is_stopped:
             return generation_pb2.FINISH_REASON_STOP
         if self._ended:
-            calls_tools = self._answer is not None and self._answer.num_tool_calls
-            return _CALLS if calls_tools else generation_pb2.FINISH_REASON_END_OF_GENERATION
+            return _CALLS if self.num_tool_calls else generation_pb2.FINISH_REASON_END_OF_GENERATION
         if self.num_generated_tokens < self._max_tokens:
             return generation_pb2.FINISH_REASON_CONTEXT_FULL
         return generation_pb2.FINISH_REASON_MAX_TOKENS

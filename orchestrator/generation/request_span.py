@@ -54,11 +54,11 @@ class RequestSpan:
     def __init__(self, span: Span, *, is_content_told: bool) -> None:
         self._span = span
         self.is_content_told = is_content_told and span.is_recording()
-        self._is_chat = False
+        self._is_chat = self._has_tools = False
 
     def begin(self, request: generation_pb2.GenerateRequest, model: common_pb2.ModelInfo, seed: int) -> None:
         """Tell what was asked for."""
-        self._is_chat = request.HasField("chat")
+        self._is_chat, self._has_tools = request.HasField("chat"), bool(request.chat.tools)
         span = self._span
         if not span.is_recording():
             return
@@ -84,7 +84,13 @@ class RequestSpan:
         if self.is_content_told and not request.HasField("tokens"):
             self._tell_input(request)
 
-    def end(self, summary: generation_pb2.GenerateSummary, answer: Sequence[generation_pb2.GenerateChunk] = ()) -> None:
+    def end(
+        self,
+        summary: generation_pb2.GenerateSummary,
+        answer: Sequence[generation_pb2.GenerateChunk] = (),
+        *,
+        num_tool_calls: int,
+    ) -> None:
         """Tell what came of it. `answer` is all that was sent; it is needed only where `is_content_told`."""
         span = self._span
         if not span.is_recording():
@@ -99,6 +105,9 @@ class RequestSpan:
                 "outrider.first_token_ms": summary.timings.first_token_ms,
             }
         )
+        if self._has_tools:
+            # The conventions have names for what a call says alone, and for spans of whoever executes it.
+            span.set_attribute("outrider.num_tool_calls", num_tool_calls)
         if summary.draft_problem:
             span.set_attribute("outrider.draft_problem", summary.draft_problem)
         counts = summary.speculation

@@ -135,7 +135,7 @@ class GenerationService:
                             sent.append(chunk)
                         await self._send(send, generation_pb2.GenerateResponse(chunk=chunk))
                 summary = generation.summary(seed, _trace_id(span), is_same_target=target.is_same_model)
-                traced.end(summary, sent)
+                traced.end(summary, sent, num_tool_calls=generation.num_tool_calls)
                 counted.answer(summary)
                 await self._send(send, generation_pb2.GenerateResponse(summary=summary))
             finally:

@@ -23,7 +23,7 @@ from services.frame.program.address import split_host_and_port
 from services.frame.program.api_keys import ApiKeys, bearer_key, caller_name
 from services.frame.rpc.errors import ServiceError
 
-# They tell nothing of what is served, and are asked by who knows no key: probes, and people with a browser.
+# They tell who knows no key nothing of what is served, and are asked by such: probes, and people with a browser.
 _OPEN = (*PAGE_PATHS, "/docs", "/openapi.json", "/health", "/health/live", "/health/ready")
 METRICS = "/metrics"
 
@@ -54,18 +54,21 @@ class KeyGuard:
         self._open_paths = frozenset(open_paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, or answer it with 401."""
-        if scope["type"] != "http" or scope["path"] in self._open_paths:
+        """Serve one request, by `caller_name` where it shows a key, or answer it with 401."""
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        name = self._keys.name_of(bearer_key(headers.get("authorization", "")) or headers.get("x-api-key", ""))
-        if name is None:
+        key = bearer_key(headers.get("authorization", "")) or headers.get("x-api-key", "")
+        is_open = scope["path"] in self._open_paths
+        # Who shows none where none is needed is not turned away.
+        name = None if is_open and not key else self._keys.name_of(key)
+        if name is None and not is_open:
             response = error_response(_no_key(), scope["path"])
             response.headers["www-authenticate"] = "Bearer"
             await response(scope, receive, send)
             return
-        known = caller_name.set(name)
+        known = caller_name.set(name or "")
         try:
             await self._app(scope, receive, send)
         finally:

@@ -14,6 +14,7 @@ from orchestrator.http.exchange.running import Generations
 from orchestrator.peers.backend import Backend
 from orchestrator.settings import OrchestratorSettings
 from outrider.v1 import common_pb2, generation_pb2
+from services.frame.program.api_keys import caller_name
 from services.frame.server import FrameServer
 from services.frame.telemetry import TraceHeaders
 
@@ -68,13 +69,20 @@ class Served:
         return min(most_draft_tokens(request.speculation, self.settings), self.target.max_draft_tokens)
 
     def obstacle(self) -> str:
-        """Return what keeps requests from being answered now, empty where nothing does."""
+        """Return what keeps requests from being answered now, empty where nothing does.
+
+        Where keys are asked for, who has shown none learns the state alone: the reason names addresses and files.
+        """
+        is_stranger = self.server.keys is not None and not caller_name.get()
         if self.server.draining.is_set():
             return "the service is stopping"
         if self.service is None:
-            return "the service is still starting" + (f": {self.server.wait}" if self.server.wait else "")
+            wait = "" if is_stranger else self.server.wait
+            return "the service is still starting" + (f": {wait}" if wait else "")
         status = self.service.status().target
-        return "" if status.is_available else status.reason
+        if status.is_available:
+            return ""
+        return "the service waits for its target" if is_stranger else status.reason
 
     def draft(self) -> generation_pb2.ServiceStatus | None:
         """Return the first draft, where there is one and its model is known."""

@@ -52,6 +52,19 @@ def test_the_bundled_pair_is_taken_where_none_is_named(home: Path) -> None:
     assert answers[0]["speculation"]["num_accepted_tokens"] > 0
 
 
+def test_the_draft_model_by_itself(pair: Pair, system: Serving, home: Path) -> None:
+    answer = _json(home, system, "--answer-by", "draft", *ASKED)
+    for name in ("draft", "outrider-draft"):
+        alone = run(home, "generate", *pair.flags, "--answer-by", name, *ASKED)
+        assert alone.returncode == 0, alone.stderr
+        assert alone.stdout == "def main(" + answer["text"] + "\n"
+    assert not answer["exact"]
+    assert answer["text"] != _json(home, system, *ASKED)["text"]
+    unknown = run(home, "generate", "--address", system.address, "--answer-by", "gpt-4", *ASKED)
+    assert unknown.returncode == 2
+    assert unknown.stderr.startswith("outrider: no model here is called 'gpt-4': name one of 'target', 'draft', ")
+
+
 def test_a_draft_that_is_not_there(pair: Pair, system: Serving, home: Path) -> None:
     """The text is the same, and one line says why it is slower."""
     models = {"TARGET_MODEL_PATH": str(pair.target), "DRAFT_MODEL_PATH": "no/such.gguf"}

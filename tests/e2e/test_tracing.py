@@ -65,7 +65,9 @@ async def test_a_draft_that_is_killed_and_comes_back_is_in_the_traces(traced: Tr
     lost = [event for span in spans for event in span.events if event.name == "outrider.fallback"]
     assert lost and all(event.attributes["outrider.reason"] for event in lost)
     spans = await traced.generate(24)
-    assert [event.name for span in spans for event in span.events if span.name == "propose"] == ["outrider.attach"]
+    told = [event.name for span in spans for event in span.events if span.name == "propose"]
+    # On a busy machine a draft may be late before or after that.
+    assert [name for name in told if name != "outrider.draft_missed"] == ["outrider.attach"]
 
 
 def test_what_has_not_been_sent_is_sent_at_the_end(pair: Pair, tmp_path: Path) -> None:

@@ -95,6 +95,14 @@ async def test_what_is_right_saves_passes(system: System, asked: dict[str, Any])
     assert 0 < counted.num_accepted_tokens < counted.num_draft_tokens
 
 
+async def test_it_is_not_even_read_where_nobody_is_to_draft(system: System) -> None:
+    plain = await system.client.generate(speculation=OFF)
+    for content in (plain.text, plain.text * 1000):
+        generated = await system.client.generate(prediction=expecting(content), speculation=OFF)
+        assert generated.ids == plain.ids
+        assert generated.counts.num_draft_tokens == 0
+
+
 async def test_a_text_is_tokenized_as_the_model_says_it(system: System) -> None:
     """Every token of it is accepted, but for where the model itself parts words otherwise than its tokenizer."""
     plain = await system.client.generate("class Stack:\n", max_tokens=64, speculation=OFF)

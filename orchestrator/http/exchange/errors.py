@@ -89,6 +89,8 @@ def error_response(error: ServiceError, path: str) -> Response:
 
 def http_error_response(error: HTTPException, path: str) -> Response:
     """Return the answer to a request that is refused before an API sees it: no such path or method, a bad body."""
+    if isinstance(error.__cause__, ServiceError):
+        return error_response(error.__cause__, path)
     reasons = {400: "INVALID_JSON", 404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "BODY_TOO_LARGE"}
     reason = reasons.get(error.status_code, "INVALID_REQUEST")
     told = ServiceError(grpc.StatusCode.INVALID_ARGUMENT, reason, str(error.detail))

@@ -1,13 +1,16 @@
 """The bodies of requests: JSON without its loopholes, and fields of which none is ignored in silence."""
 
 from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, TypeAlias, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar, cast
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError, from_json
+from pydantic_core import PydanticCustomError
 from starlette.exceptions import HTTPException
+
+from orchestrator.http.exchange import large_bodies
+from services.frame.rpc.errors import ServiceError
 
 ItemT = TypeVar("ItemT")
 # No object that is served has more fields, no list is longer, but for those of token ids.
@@ -48,12 +51,23 @@ Unsupported = Annotated[None, BeforeValidator(_refuse_unless_null)]
 
 
 class JsonRequest(Request):
-    """A request whose body is read without NaN, lone surrogates or nesting that would end the process."""
+    """A request whose body is read without NaN, lone surrogates or nesting that would end the process.
+
+    A large one is also validated as `kind` where it is read.
+    """
+
+    kind: type[BaseModel]
 
     async def json(self) -> Any:
-        """Return what the body says. Raises HTTPException."""
+        """Return what the body says. Raises HTTPException, whose cause is a ServiceError where that is to be told."""
+        body = await self.body()
         try:
-            return from_json(await self.body(), allow_inf_nan=False)
+            if len(body) > large_bodies.LARGE:
+                return await large_bodies.read_large(body, self.kind)
+            return large_bodies.parse(body)
+        except ServiceError as error:
+            # Of others the framework makes a sentence of its own.
+            raise HTTPException(400) from error
         except ValueError as error:
             raise HTTPException(400, f"the body is no JSON: {error}") from error
 
@@ -64,9 +78,13 @@ class JsonRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return what answers a request."""
         answer = super().get_route_handler()
+        (body,) = self.dependant.body_params
+        kind = cast(type[BaseModel], body.field_info.annotation)
 
         async def read_and_answer(request: Request) -> Response:
-            return await answer(JsonRequest(request.scope, request.receive))
+            asked = JsonRequest(request.scope, request.receive)
+            asked.kind = kind
+            return await answer(asked)
 
         return read_and_answer
 

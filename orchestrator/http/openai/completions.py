@@ -1,7 +1,7 @@
 """`/v1/completions`: text that goes on from a prompt, or from several."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias, cast
 
 from fastapi import APIRouter, Request
 from pydantic import Discriminator, Field, Tag
@@ -83,11 +83,9 @@ class CompletionRequest(ChoiceFields):
         return requests
 
     def _prompts(self) -> Sequence[str | list[int]]:
-        if isinstance(self.prompt, str):
-            return [self.prompt]
-        texts = [each for each in self.prompt if not isinstance(each, int)]
-        # All of one kind.
-        return texts or ([[each for each in self.prompt if isinstance(each, int)]] if self.prompt else [])
+        # All of one kind: it is not asked of each of a million ids.
+        is_one = _kind(self.prompt) in ("text", "tokens")
+        return cast(Sequence[str | list[int]], [self.prompt] if is_one and self.prompt != [] else self.prompt)
 
 
 class Completion(OpenAIAnswer):

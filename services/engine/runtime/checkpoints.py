@@ -155,7 +155,7 @@ class CheckpointRuntime:
         return self._checkpoint(slot, length).length
 
     def cut(self, slot: int, length: int) -> None:
-        """Drop what `slot` holds from position `length` on. Raises DecodeError where no state is known to go back to."""
+        """Drop what `slot` holds from position `length` on. Raises DecodeError where that is not reachable."""
         known = self._slots[slot]
         if length == known.held:
             return
@@ -257,9 +257,9 @@ class CheckpointRuntime:
             known.num_firm = known.held
         num_padding = num_rows - len(known.rows_before) - len(segment.tokens)
         is_spoiled = num_padding or (known.held + len(segment.tokens)) % self._width
-        if known.is_ahead and known.tail and known.num_firm == known.held:
-            if is_spoiled or segment.num_tentative or len(known.tail) >= _MOST_BEHIND:
-                self._move_base(segment.slot)
+        is_due = is_spoiled or segment.num_tentative or len(known.tail) >= _MOST_BEHIND
+        if is_due and known.is_ahead and known.tail and known.num_firm == known.held:
+            self._move_base(segment.slot)
         before = known.rows_before
         if segment.num_outputs > 1:
             self._tail_rows += (len(before) - self._tail_rows) / 16

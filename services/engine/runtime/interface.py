@@ -233,7 +233,7 @@ class Runtime(Protocol):
         """Return a digest of what attention gave in all layers for a row of the last decode; empty if none is taken."""
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Give slot `target`, which is empty, the first `length` positions of slot `source`, where that is reachable."""
+        """Give slot `target`, which is empty, the first `length` positions of slot `source`; they are reachable."""
 
     def close(self) -> None:
         """Free everything."""

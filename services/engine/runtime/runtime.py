@@ -28,7 +28,8 @@ _CACHE_UNIT = 256
 class RuntimeOptions:
     """How a context is made. Each slot has `context_length` positions, in tokens, and `reserve` more for padding.
 
-    Of a model that keeps a state, so many `checkpoint_bytes` of older states are kept.
+    Of a model that keeps a state, so many `checkpoint_bytes` of older states are kept, and sessions share decodes only
+    where it `shares_decodes`.
     """
 
     num_slots: int = 8
@@ -42,6 +43,7 @@ class RuntimeOptions:
     digest_attention: bool = False
     can_fill: bool = False
     checkpoint_bytes: int = 0
+    shares_decodes: bool = True
 
     def threads(self) -> int:
         """Return the number of threads: as set, else the cores this process may use."""

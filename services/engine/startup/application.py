@@ -27,6 +27,7 @@ from services.engine.startup.instruments import EngineInstruments
 from services.engine.startup.measuring import Measuring, budget_after, findings
 from services.engine.startup.model_service import LoadedModel, ModelServicer, check_entries, describe, digest_of_files
 from services.engine.startup.settings import EngineSettings
+from services.engine.startup.trial import tried
 from services.frame.program.startup import StartupError
 from services.frame.program.waiting import saying
 from services.frame.server import FrameServer
@@ -153,7 +154,7 @@ class ModelApplication(ABC):
         options = replace(options, max_batch_rows=max_batch_rows)
         loaded = LoadedModel(model, options, digest_of_files(model.parts, self._given_up), f"{device} {gpu_layers}")
         measuring = Measuring(budget_after(time.perf_counter() - started_s), findings(), self.announce)
-        loaded = self.choose(loaded, measuring)
+        loaded = self.choose(tried(loaded, measuring), measuring)
         runtime = self.make_runtime(loaded)
         if self._given_up.is_set():
             runtime.close()

@@ -36,7 +36,13 @@ def runtime_of(model: Model, options: RuntimeOptions, exactness: Exactness | Non
         return PaddedRuntime(LlamaRuntime(model, options), exactness, max_draft_tokens)
     # A whole draft is verified in one decode, whatever has to be evaluated again before it.
     inner = LlamaRuntime(model, replace(options, max_batch_rows=max(options.max_batch_rows, reserved)))
-    return CheckpointRuntime(inner, exactness.width if exactness else 1, max_draft_tokens, options.checkpoint_bytes)
+    return CheckpointRuntime(
+        inner,
+        exactness.width if exactness else 1,
+        max_draft_tokens,
+        options.checkpoint_bytes,
+        is_shared=options.shares_decodes,
+    )
 
 
 def most_reserve(max_draft_tokens: int) -> int:
@@ -51,7 +57,7 @@ def most_reserve(max_draft_tokens: int) -> int:
 def candidates(max_draft_tokens: int, *, keeps_state: bool = False) -> list[Exactness]:
     """Return what is worth trying, the cheapest first. Constant rows must leave room for a whole draft.
 
-    They take rows of slots that have nothing to do, which a model that `keeps_state` would have to be brought back from.
+    They take rows of slots that have nothing to do: one that `keeps_state` would have to be brought back from there.
     """
     constant = [width for width in _WIDTHS if width > max_draft_tokens and not keeps_state]
     return [Exactness(ExactMode.ROW_MULTIPLE, width) for width in _WIDTHS] + [

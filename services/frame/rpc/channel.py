@@ -90,6 +90,8 @@ def channel_options(max_message_bytes: int, config: str | None = None, proxy: st
         *RECONNECT_OPTIONS,
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
+        # Only a request that gRPC has kept is sent again: of itself it keeps 256 KiB.
+        ("grpc.per_rpc_retry_buffer_size", max_message_bytes),
         # A config that a name server offers must not replace ours.
         ("grpc.service_config_disable_resolution", 1),
         # The environment's proxy is for the world outside: it knows neither loopback nor the names of peers.

@@ -39,11 +39,12 @@ class Flaky:
 RETRIED = service_config([("test.Echo", "Unary")])
 
 
-async def test_a_named_unary_method_is_retried(serve: Any) -> None:
+@pytest.mark.parametrize("num_bytes", [1, 3_000_000])
+async def test_a_named_unary_method_is_retried(serve: Any, num_bytes: int) -> None:
     flaky = Flaky(num_failures=1)
     address = (await serve(flaky.handlers)).address
     async with open_channel(address, config=RETRIED) as opened:
-        assert await opened.unary_unary("/test.Echo/Unary")(b"a") == b"a"
+        assert await opened.unary_unary("/test.Echo/Unary")(bytes(num_bytes)) == bytes(num_bytes)
     assert flaky.num_calls == 2
 
 

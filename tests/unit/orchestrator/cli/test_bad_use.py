@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.cli.texts import MOST_BYTES
 from tests.unit.orchestrator.cli.running import run
 
 
@@ -36,6 +37,30 @@ def model(tmp_path: Path) -> str:
             ["generate", "a", "--prediction", sys.executable],
             "the prediction is not valid UTF-8",
             id="a program as prediction",
+        ),
+        pytest.param(
+            ["generate", "a", "--prediction", "."],
+            "cannot read the prediction .: Is a directory",
+            id="a folder expected",
+        ),
+        pytest.param(
+            ["generate", "a", "--prediction", ""], "--prediction is empty: give it a value", id="no file name"
+        ),
+        pytest.param(["generate", "a", "--answer-by", ""], "--answer-by is empty", id="answered by nobody"),
+        pytest.param(["chat", "--answer-by", "\udcff"], "--answer-by is not valid UTF-8", id="answered by no text"),
+        *(
+            pytest.param(
+                [*command, "--address", "127.0.0.1:1", "--answer-by", "draft", *flags],
+                "nobody drafts for the draft model: with --answer-by draft leave out",
+                id=f"a drafted draft {command[0]} {flags[0]} {flags[1]}",
+            )
+            for command in (["generate", "a"], ["chat"])
+            for flags in (["--speculation", "3"], ["--drafter", "ngram"], ["--drafter", "remote"])
+        ),
+        pytest.param(
+            ["generate", "a", "--address", "127.0.0.1:1", "--answer-by", "draft", "--prediction", __file__],
+            "nobody drafts for the draft model",
+            id="an expected draft",
         ),
         pytest.param(["generate", "a", "--no-such-flag"], "No such option: --no-such-flag", id="unknown flag"),
         pytest.param(["generate", "a", "b"], "unexpected extra argument", id="two prompts"),
@@ -186,6 +211,8 @@ def test_bad_use(
         pytest.param(["generate", "a", "--draft", "hf:"], "hf: is no hf:owner/repo/", id="no draft of hf"),
         pytest.param(["generate", "a", "--exact", "maybe"], "'maybe' is not one of 'auto', 'on', 'off'", id="exact"),
         pytest.param(["serve", "--exact", "maybe"], "'maybe' is not one of 'auto', 'on', 'off'", id="serve exact"),
+        pytest.param(["generate", "a", "--answer-by", "draft"], "needs a draft model: name one", id="no draft alone"),
+        pytest.param(["chat", "--answer-by", "draft"], "needs a draft model: name one", id="a chat with no draft"),
     ],
 )
 def test_bad_use_with_a_target(
@@ -200,6 +227,23 @@ def test_bad_use_with_a_target(
     assert printed.err.startswith("outrider: ")
     assert expected in printed.err
     assert printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("flags", [["--prediction", "/dev/zero", "a"], ["--file", "/dev/zero"]])
+def test_what_is_too_large_is_not_read_to_its_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flags: list[str]
+) -> None:
+    assert run(monkeypatch, "generate", *flags) == 2
+    assert capsys.readouterr().err.endswith(f"has more than the {MOST_BYTES} bytes that a request may have\n")
+
+
+def test_prompt_and_prediction_are_too_large_together(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    half = tmp_path / "half.txt"
+    half.write_bytes(b"a" * (MOST_BYTES // 2))
+    assert run(monkeypatch, "generate", "--file", str(half), "--prediction", str(half)) == 2
+    assert f"and a request may have {MOST_BYTES}\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

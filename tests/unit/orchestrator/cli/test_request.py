@@ -8,6 +8,7 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 
 from orchestrator.cli import commands as cli
+from orchestrator.generation.request import check_alone
 from outrider.v1 import common_pb2, generation_pb2
 from tests.unit.orchestrator.cli.running import run
 
@@ -90,6 +91,20 @@ def test_what_is_expected_is_the_text_of_a_file(monkeypatch: pytest.MonkeyPatch,
     request = asked_for(monkeypatch, "generate", "a", "--drafter", "prediction")
     assert request.speculation.drafter == generation_pb2.DRAFTER_PREDICTION
     assert not request.prediction.text
+
+
+@pytest.mark.parametrize("command", [["generate", "a"], ["chat"]])
+def test_who_answers(monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
+    assert not asked_for(monkeypatch, *command).model
+    for name in ("draft", "target", "big-model"):
+        assert asked_for(monkeypatch, *command, "--answer-by", name).model == name
+
+
+@pytest.mark.parametrize("flags", [[], ["--speculation", "off"], ["--drafter", "none"], ["--drafter", "auto"]])
+def test_the_draft_model_is_asked_for_nothing_that_it_refuses(
+    monkeypatch: pytest.MonkeyPatch, flags: list[str]
+) -> None:
+    check_alone(asked_for(monkeypatch, "generate", "a", "--answer-by", "draft", *flags))
 
 
 def test_what_the_model_of_a_chat_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from orchestrator.drafting.drafter import NGRAM, Draft, Wanted
 from orchestrator.drafting.prediction import Alignment, PredictionDrafter, is_followed
 from orchestrator.generation.cycle import FixedLength, run_cycles
 from services.frame.telemetry import Telemetry
+from services.session.client import Limits
 from services.session.sequence import TokenSequence
 from tests.unit.orchestrator.fakes import NUM_TOKENS, FakeTarget, plain_text
 
@@ -50,6 +51,14 @@ async def drafted(text: Sequence[int], num_draft_tokens: int = 4, expected: Sequ
         pytest.param(text_of(LINES[0], LINES[5][:2]), LINES[5][2:] + LINES[6][:2], id="four lines left out"),
         pytest.param([*LINES[0], 11, 55, 13, 0], LINES[2], id="another token"),
         pytest.param(text_of([55, 56], LINES[0]), LINES[1], id="something before it"),
+        pytest.param(
+            text_of([55], LINES[0][1:], LINES[1], [56], LINES[3], [57, 58], LINES[5][:3]),
+            [0, *LINES[6][:3]],
+            id="three changes",
+        ),
+        pytest.param([*EXPECTED, 55, *LINES[3][:2]], LINES[3][2:] + LINES[4][:2], id="a line once more behind the end"),
+        pytest.param([*EXPECTED, *EXPECTED[:2]], EXPECTED[2:6], id="all of it once more"),
+        pytest.param(text_of(LINES[0], [55] * 300, LINES[1][:2]), LINES[1][2:] + LINES[2][:2], id="a page put in"),
         pytest.param(text_of(LINES[7], LINES[8], LINES[1][:3]), [0, *LINES[2][:3]], id="in another order"),
     ],
 )
@@ -73,6 +82,31 @@ async def test_a_longer_match_is_worth_a_longer_way() -> None:
 @pytest.mark.parametrize(("num_draft_tokens", "expected"), [(-1, []), (0, []), (2, [1, 2]), (50, EXPECTED)])
 async def test_as_many_as_are_asked_for(num_draft_tokens: int, expected: list[int]) -> None:
     assert await drafted([], num_draft_tokens) == expected
+
+
+@pytest.mark.parametrize(
+    ("most_draft_tokens", "max_length", "context_length", "expected"),
+    [
+        pytest.param(1000, 42, 1000, [7, 7, 7, 7, 6], id="as fixed, and what is left"),
+        pytest.param(3, 42, 1000, [3] * 9 + [2], id="as the target takes"),
+        pytest.param(1000, 20, 1000, [7, 7, 1], id="up to the last token"),
+        pytest.param(1000, 1000, 19, [7, 7, 0], id="up to the end of the context"),
+    ],
+)
+async def test_no_more_is_proposed_than_can_be_taken(
+    most_draft_tokens: int, max_length: int, context_length: int, expected: list[int]
+) -> None:
+    """Of a prediction of 38 tokens after a prompt of 2. A cycle adds a token of its own."""
+    text = plain_text(PROMPT, 40)
+    target = FakeTarget()
+    target.limits = Limits(max_draft_tokens=most_draft_tokens, context_length=context_length)
+    sequence = TokenSequence(PROMPT)
+    drafter, policy = PredictionDrafter(text[:38], len(PROMPT), []), FixedLength(7)
+    cycles = run_cycles(sequence, target, drafter, policy, max_length=max_length, telemetry=Telemetry.off())
+    drafted = [len(cycle.draft.tokens) async for cycle in cycles]
+    assert drafted[: len(expected)] == expected
+    assert len(sequence) == min(max_length, context_length)
+    assert sequence.tokens[len(PROMPT) :] == text[: len(sequence) - len(PROMPT)]
 
 
 async def test_drafts_that_take_no_time_have_a_number_of_their_own() -> None:

@@ -25,14 +25,17 @@ TEXTS = ("gen_ai.input.messages", "gen_ai.output.messages", "input.value", "outp
 
 
 def told(
-    request: generation_pb2.GenerateRequest, *chunks: generation_pb2.GenerateChunk, is_content_told: bool = True
+    request: generation_pb2.GenerateRequest,
+    *chunks: generation_pb2.GenerateChunk,
+    is_content_told: bool = True,
+    num_tool_calls: int = 0,
 ) -> dict[str, Any]:
     """The attributes of the span of a request that was answered with `chunks`."""
     span = TracerProvider(shutdown_on_exit=False).get_tracer("t").start_span("request")
     assert isinstance(span, Span)
     request_span = RequestSpan(span, is_content_told=is_content_told)
     request_span.begin(request, MODEL, 1)
-    request_span.end(generation_pb2.GenerateSummary(), chunks)
+    request_span.end(generation_pb2.GenerateSummary(), chunks, num_tool_calls=num_tool_calls)
     return dict(span.attributes or {})
 
 
@@ -94,3 +97,17 @@ def test_token_ids_are_no_text() -> None:
 def test_texts_are_private(request_: generation_pb2.GenerateRequest) -> None:
     attributes = told(request_, generation_pb2.GenerateChunk(text="a", content="a"), is_content_told=False)
     assert not {*TEXTS} & {*attributes}
+
+
+@pytest.mark.parametrize("is_content_told", [True, False])
+def test_calls_of_tools_are_counted_and_not_told(is_content_told: bool) -> None:
+    request = generation_pb2.GenerateRequest()
+    request.CopyFrom(CHAT)
+    request.chat.tools.add(name="secret_tool", description="secret use")
+    called = generation_pb2.GenerateChunk(text='{"name": "secret_tool", "arguments": {"place": "secret"}}')
+    called.tool_calls.add(index=0, name="secret_tool", arguments='{"place": "secret"}')
+    attributes = told(request, called, called, is_content_told=is_content_told, num_tool_calls=2)
+    assert attributes["outrider.num_tool_calls"] == 2
+    assert "secret" not in str(attributes)
+    assert told(request, is_content_told=is_content_told)["outrider.num_tool_calls"] == 0
+    assert "outrider.num_tool_calls" not in told(CHAT), "of who has none"

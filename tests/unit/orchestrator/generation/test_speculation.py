@@ -79,11 +79,23 @@ def test_who(setting: str, asked: dict[str, Any], expected: int) -> None:
         ("prediction", {"drafter": NGRAM}, False),
         ("auto", {"drafter": REMOTE}, False),
         ("auto", {"mode": FIXED, "num_draft_tokens": 2}, True),
+        ("remote", {"mode": FIXED, "num_draft_tokens": 2}, True),
+        ("none", {"mode": FIXED, "num_draft_tokens": 2}, False),
+        ("none", {"mode": FIXED, "num_draft_tokens": 2, "drafter": PREDICTION}, True),
+        ("auto", {"mode": FIXED, "num_draft_tokens": 2, "drafter": REMOTE}, False),
         ("auto", {"mode": OFF}, False),
+        ("auto", {"mode": OFF, "drafter": PREDICTION}, False),
+        ("prediction", {"mode": OFF, "num_draft_tokens": 2}, False),
     ],
 )
 def test_whether_a_prediction_is_used(setting: str, asked: dict[str, Any], expected: bool) -> None:
     assert plan({"drafter": setting}, **asked).uses_prediction == expected
+
+
+def test_a_prediction_is_used_where_the_request_fixes_what_the_orchestrator_does_without() -> None:
+    settings = {"max_draft_tokens": 0}
+    assert not plan(settings, drafter=PREDICTION).uses_prediction
+    assert plan(settings, drafter=PREDICTION, mode=FIXED, num_draft_tokens=2).uses_prediction
 
 
 def test_nobody_drafts_where_no_tokens_are_to_be_drafted() -> None:

@@ -115,6 +115,7 @@ class ScriptedService:
     num_active: int = 0
     num_cancelled: int = 0
     is_available: bool = True
+    reason: str = "the target service is away"
     busy: Load = field(default_factory=lambda: Load("big", 0, 0))
 
     async def generate(self, request: generation_pb2.GenerateRequest, headers: Any, send: Any) -> None:
@@ -145,7 +146,7 @@ class ScriptedService:
     def status(self) -> generation_pb2.GetStatusResponse:
         target = generation_pb2.ServiceStatus(
             is_available=self.is_available,
-            reason="" if self.is_available else "the target service is away",
+            reason="" if self.is_available else self.reason,
             model=MODEL,
         )
         return generation_pb2.GetStatusResponse(target=target)

@@ -91,6 +91,38 @@ async def test_strangers_do_not_learn_what_a_server_waits_for(keys: ApiKeys) -> 
         assert (await made.client.get("/v1/models", headers=SHOWN[0])).status_code == 503
 
 
+@pytest.mark.parametrize("path", ["/health", "/health/ready"])
+async def test_strangers_are_told_whether_a_server_is_ready_and_not_why_it_is_not(keys: ApiKeys, path: str) -> None:
+    async with face(keys=keys) as made:
+
+        async def told(headers: dict[str, str]) -> str:
+            answer = await made.client.get(path, headers=headers)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_ready")
+            assert answer.headers["retry-after"]
+            return str(answer.json()["error"]["message"])
+
+        made.service.is_available = False
+        made.service.reason = "the target at secret.example:1 is away"
+        for headers in SHOWN:
+            assert await told(headers) == made.service.reason
+        for headers in NOT_SHOWN:
+            assert await told(headers) == "the service waits for its target"
+        made.served.service = None
+        made.served.server.wait = "waiting for the target at secret.example:1"
+        assert await told(SHOWN[0]) == f"the service is still starting: {made.served.server.wait}"
+        assert await told({}) == "the service is still starting"
+        made.served.server.draining.set()
+        assert await told(SHOWN[0]) == await told({}) == "the service is stopping"
+
+
+async def test_who_needs_no_key_is_not_counted_among_those_turned_away(keys: ApiKeys) -> None:
+    async with face(keys=keys) as made:
+        await made.client.get("/health")
+        assert keys.num_refused == 0
+        await made.client.get("/health", headers=NOT_SHOWN[1])
+        assert keys.num_refused == 1
+
+
 @pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready", "/docs", "/openapi.json", *PAGE_PATHS])
 async def test_some_paths_ask_for_no_key(keys: ApiKeys, path: str) -> None:
     async with face(keys=keys) as made:

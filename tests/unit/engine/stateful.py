@@ -1,0 +1,125 @@
+"""A model that keeps a state, as llama.cpp's do: what a caller gets wrong gives wrong logits, and no error."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+
+from services.engine.errors import DecodeError
+from services.engine.runtime.interface import DecodeCosts, Logits, Segment
+from tests.unit.engine.fakes import VOCABULARY_SIZE, fake_logits
+
+STATE_BYTES = 100
+_PADDING = 0
+
+
+@dataclass(frozen=True)
+class State:
+    """What was evaluated; the blocks in which it was done decide the last bits."""
+
+    tokens: tuple[int, ...] = ()
+    blocks: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return STATE_BYTES
+
+
+@dataclass
+class _Memory:
+    state: State = field(default_factory=State)
+    # What attention keeps.
+    cache: list[int] = field(default_factory=list)
+
+
+class StatefulFake:
+    """Implements `services.engine.runtime.checkpoints.StatefulRuntime`.
+
+    The logits of a row are those of the sequence that the state and the cache are of, else noise; with a `width` also
+    where a row's block is not a whole one from the beginning on. A cut that no state can honour says nothing, as with
+    prefixes in llama.cpp, and leaves the state as it was.
+
+    Attributes:
+        batches: the segments of every decode so far.
+        num_saves: states that were read.
+        failing: numbers of decodes, the first is 0, that raise DecodeError and leave half of what they did.
+    """
+
+    def __init__(
+        self, num_slots: int = 3, context_length: int = 256, max_batch_rows: int = 256, width: int = 1
+    ) -> None:
+        self.costs = DecodeCosts()
+        self.num_slots = self.max_sessions = num_slots
+        self.context_length = context_length
+        self.max_batch_rows = max_batch_rows
+        self.vocabulary_size = VOCABULARY_SIZE
+        self.width = width
+        self.batches: list[list[Segment]] = []
+        self.num_saves = 0
+        self.failing: set[int] = set()
+        self.is_closed = False
+        self._memories = [_Memory() for _ in range(num_slots)]
+
+    def padded_rows(self, num_sessions: int, num_rows: int) -> int:
+        return num_sessions * num_rows
+
+    def group(self, segments: Sequence[Segment]) -> list[list[Segment]]:
+        return [list(segments)]
+
+    def decode(self, segments: Sequence[Segment]) -> list[Logits]:
+        rows = [segment.num_rows for segment in segments]
+        assert sum(rows) <= self.max_batch_rows
+        assert all(segment.first_position + segment.num_rows <= self.context_length for segment in segments)
+        slots = [segment.slot for segment in segments]
+        assert all(after == before + 1 for before, after in pairwise(slots)), "neighbours only"
+        assert len(set(rows)) == 1, "one pass only"
+        number = len(self.batches)
+        self.batches.append(list(segments))
+        logits = [self._evaluate(segment) for segment in segments]
+        if number in self.failing:
+            raise DecodeError("told to fail")
+        return logits
+
+    def reachable(self, slot: int, length: int) -> int:
+        return 0
+
+    def cut(self, slot: int, length: int) -> None:
+        memory = self._memories[slot]
+        del memory.cache[length:]
+        if not length:
+            memory.state = State()
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        raise AssertionError("a state cannot be copied in part")
+
+    def save(self, slot: int) -> State:
+        self.num_saves += 1
+        return self._memories[slot].state
+
+    def put_back(self, slot: int, state: State | None, length: int) -> None:
+        self._memories[slot].state = state or State()
+        del self._memories[slot].cache[length:]
+
+    def share(self, source: int, target: int) -> None:
+        self._memories[target] = _Memory(self._memories[source].state, list(self._memories[source].cache))
+
+    def attention_digest(self, slot: int, position: int) -> bytes:
+        return b""
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def _evaluate(self, segment: Segment) -> Logits:
+        memory = self._memories[segment.slot]
+        tokens = [*segment.tokens, *[_PADDING] * segment.num_padding]
+        before = memory.state
+        is_right = len(before.tokens) == segment.first_position and list(before.tokens) == memory.cache
+        is_whole = not any(size % self.width for size in (*before.blocks, len(tokens)))
+        memory.state = State((*before.tokens, *tokens), (*before.blocks, len(tokens)))
+        memory.cache = [*memory.cache[: segment.first_position], *tokens]
+        first = len(segment.tokens) - segment.num_outputs
+        ends = range(first + 1, len(segment.tokens) + segment.num_padding_outputs + 1)
+        rows = [fake_logits((*before.tokens, *tokens[:end])) for end in ends]
+        if not (is_right and is_whole):
+            rows = [np.zeros(VOCABULARY_SIZE, np.float32) for _ in rows]
+        return np.array(rows, np.float32).reshape(len(rows), VOCABULARY_SIZE)
