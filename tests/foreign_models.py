@@ -53,13 +53,13 @@ def write_model(
     for key, field in (tokenizer or tiny_tokenizer()).items():
         writer.add_key_value(key, field.value, field.type, field.sub_type)
     for name, shape in shapes.items():
-        if len(shape) == 1:
+        if name.endswith("ssm_a"):
+            # States decay by it; else they would grow beyond all numbers.
+            values = -np.exp(random.standard_normal(shape, np.float32))
+        elif len(shape) == 1:
             values = np.ones(shape, np.float32)
         else:
             values = random.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[-1]))
-        if name.endswith("ssm_a"):
-            # What a state keeps from token to token: it would grow without end.
-            values = -np.abs(values)
         writer.add_tensor(name, values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -14,7 +14,7 @@ from services.engine import complaints
 from services.engine.errors import ModelLoadError
 from services.engine.model.model import Model
 from services.engine.runtime.interface import Segment
-from services.engine.runtime.memory import cache_bytes, layers_that_fit
+from services.engine.runtime.memory import Room, cache_bytes, check_ram, layers_that_fit
 from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions
 from services.engine.startup.model_service import digest_of_files
 from services.frame.program.startup import StartupError
@@ -35,6 +35,14 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "shared caches": unusual_models.shared_caches,
     "latent attention": unusual_models.latent,
 }
+WITH_STATES: dict[str, Callable[[Path], Path]] = {
+    "mamba": foreign_models.recurrent,
+    "short convolution": foreign_models.hybrid,
+    "mamba 2": unusual_models.mamba2,
+    "states or attention": unusual_models.granite_hybrid,
+    "states beside attention": unusual_models.falcon_h1,
+    "attention at intervals": unusual_models.qwen35,
+}
 
 
 @pytest.fixture
@@ -54,16 +62,44 @@ def told() -> Iterator[list[str]]:
 
 @pytest.mark.parametrize("reserve", [0, 17])
 @pytest.mark.parametrize("flash_attention", [False, True], ids=["plain", "flash attention"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *WITH_STATES])
 def test_caches_take_what_the_metadata_say(
     kind: str, flash_attention: bool, reserve: int, tmp_path: Path, told: list[str]
 ) -> None:
-    model = Model(KINDS[kind](tmp_path / "model.gguf"))
+    model = Model((KINDS | WITH_STATES)[kind](tmp_path / "model.gguf"))
     options = replace(OPTIONS, flash_attention=flash_attention, reserve=reserve)
     LlamaRuntime(model, options).close()
-    sizes = [float(size) for size in re.findall(r"llama_kv_cache: size = +([0-9.]+) MiB", "".join(told))]
-    assert sum(sizes) == pytest.approx(cache_bytes(model, options) / 2**20, abs=0.01 * len(sizes))
-    assert cache_bytes(model, options) > 0
+    sizes = [
+        float(size) for size in re.findall(r"llama_(?:kv_cache|memory_recurrent): size = +([0-9.]+) MiB", "".join(told))
+    ]
+    kept_bytes = cache_bytes(model, options) - options.num_slots * model.cache_shape.saved_bytes()
+    assert sum(sizes) == pytest.approx(kept_bytes / 2**20, abs=0.01 * len(sizes))
+    assert kept_bytes > 0
+    model.close()
+
+
+@pytest.mark.parametrize("kind", WITH_STATES)
+def test_a_saved_state_takes_what_the_header_says(kind: str, tmp_path: Path) -> None:
+    model = Model(WITH_STATES[kind](tmp_path / "model.gguf"))
+    runtime = LlamaRuntime(model, replace(OPTIONS, context_length=256))
+    runtime.decode([Segment(1, 0, [0, 7, 300], 1)])
+    assert len(runtime.save(1)) == model.cache_shape.saved_bytes()
+    runtime.close()
+    model.close()
+
+
+def test_layers_that_only_predict_further_tokens_are_not_counted(tmp_path: Path, told: list[str]) -> None:
+    path = unusual_models.qwen35(tmp_path / "model.gguf")
+    model = Model(path)
+    unused = re.findall(r"model has unused tensor (\S+) \(size = (\d+) bytes\)", "".join(told))
+    assert {name.split(".")[1] for name, _ in unused} == {"4"}
+    skipped_bytes = sum(int(size) for _, size in unused)
+    assert model.num_bytes == llama_cpp.llama_model_size(model.handle) - skipped_bytes
+    options = replace(OPTIONS, num_slots=1, context_length=32)
+    needed_bytes = path.stat().st_size - skipped_bytes + cache_bytes(model, options)
+    check_ram(path, options, [Room(needed_bytes)], 0)
+    with pytest.raises(ModelLoadError, match="are free: lower --slots or --context"):
+        check_ram(path, options, [Room(needed_bytes - 1)], 0)
     model.close()
 
 

@@ -1,4 +1,4 @@
-"""Tiny random models whose caches are unlike those of others: heads by layer, sizes of their own, shared or latent."""
+"""Tiny random models whose caches are unlike those of others: by layer, of their own size, shared, latent, states."""
 
 from pathlib import Path
 
@@ -115,6 +115,79 @@ def latent(path: Path) -> Path:
     }
     layer = attention | FEED_FORWARD
     return write_model(path, "deepseek2", EMBEDDING | _layers(layer, layer), fields)
+
+
+# Of Mamba 2: what a layer's state is made of.
+SSM_INNER, SSM_STATE, SSM_GROUPS, SSM_HEADS, SSM_KERNEL = 2 * DIM, 16, 2, 4, 4
+SSM_FIELDS: dict[str, Field] = {
+    "ssm.inner_size": SSM_INNER,
+    "ssm.state_size": SSM_STATE,
+    "ssm.group_count": SSM_GROUPS,
+    "ssm.time_step_rank": SSM_HEADS,
+    "ssm.conv_kernel": SSM_KERNEL,
+}
+
+
+def _mamba2() -> Shapes:
+    convolved = SSM_INNER + 2 * SSM_GROUPS * SSM_STATE
+    return {
+        "attn_norm.weight": (DIM,),
+        "ssm_norm.weight": (SSM_GROUPS, SSM_INNER // SSM_GROUPS),
+        "ssm_in.weight": (SSM_INNER + convolved + SSM_HEADS, DIM),
+        "ssm_conv1d.weight": (convolved, SSM_KERNEL),
+        "ssm_conv1d.bias": (convolved,),
+        "ssm_dt.bias": (SSM_HEADS,),
+        "ssm_a": (SSM_HEADS, 1),
+        "ssm_d": (SSM_HEADS, 1),
+        "ssm_out.weight": (DIM, SSM_INNER),
+    }
+
+
+def mamba2(path: Path) -> Path:
+    """Mamba 2: states only, though the file has numbers of heads, too."""
+    return write_model(path, "mamba2", EMBEDDING | _layers(_mamba2(), _mamba2()), SSM_FIELDS)
+
+
+def granite_hybrid(path: Path) -> Path:
+    """Granite 4: layers with states and layers with attention, told apart by their heads."""
+    fields = SSM_FIELDS | {"block_count": 3, "attention.head_count_kv": [0, 1, 0]}
+    state, attention = _mamba2() | FEED_FORWARD, _attention(2, 1, DIM // 2, DIM // 2) | FEED_FORWARD
+    return write_model(path, "granitehybrid", EMBEDDING | _layers(state, attention, state), fields)
+
+
+def falcon_h1(path: Path) -> Path:
+    """Falcon H1: each layer has attention and a state."""
+    layer = _mamba2() | _attention(2, 2, DIM // 2, DIM // 2)
+    layer |= {"ffn_norm" if name == "ffn_norm.weight" else name: shape for name, shape in FEED_FORWARD.items()}
+    return write_model(path, "falcon-h1", EMBEDDING | _layers(layer, layer), SSM_FIELDS)
+
+
+def qwen35(path: Path) -> Path:
+    """Qwen 3.5: every fourth layer has attention, the others a state; a last layer predicts further tokens."""
+    inner, head = SSM_GROUPS * SSM_STATE, DIM // 2
+    fields: dict[str, Field] = {"block_count": 5, "nextn_predict_layers": 1, "attention.key_length": head}
+    fields |= {"attention.value_length": head, "rope.dimension_sections": [4, 4, 4, 0], "rope.dimension_count": 24}
+    fields |= SSM_FIELDS | {"ssm.inner_size": inner, "ssm.time_step_rank": SSM_GROUPS}
+    every = {"post_attention_norm.weight": (DIM,), **FEED_FORWARD}
+    del every["ffn_norm.weight"]
+    state: Shapes = {
+        "attn_norm.weight": (DIM,),
+        "attn_qkv.weight": (3 * inner, DIM),
+        "attn_gate.weight": (inner, DIM),
+        "ssm_norm.weight": (SSM_STATE,),
+        "ssm_conv1d.weight": (3 * inner, SSM_KERNEL),
+        "ssm_dt.bias": (SSM_GROUPS,),
+        "ssm_a": (SSM_GROUPS,),
+        "ssm_alpha.weight": (SSM_GROUPS, DIM),
+        "ssm_beta.weight": (SSM_GROUPS, DIM),
+        "ssm_out.weight": (DIM, inner),
+    }
+    attention = _attention(2, 2, head, head) | {"attn_q.weight": (2 * 2 * head, DIM)}
+    attention |= {f"attn_{name}_norm.weight": (head,) for name in "qk"}
+    further: Shapes = {f"nextn.{name}.weight": (DIM,) for name in ("enorm", "hnorm", "shared_head_norm")}
+    further |= attention | every | {"nextn.eh_proj.weight": (DIM, 2 * DIM)}
+    layers = _layers(*[state | every] * 3, attention | every, further)
+    return write_model(path, "qwen35", EMBEDDING | layers, fields)
 
 
 def learned_positions(path: Path, num_positions: int) -> Path:

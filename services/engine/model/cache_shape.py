@@ -1,49 +1,131 @@
-"""How many numbers llama.cpp's cache holds for one position of a sequence, layer by layer."""
+"""How many numbers llama.cpp keeps of a sequence, layer by layer: keys and values of each position, and states."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from services.engine.model.gguf_file import GgufFile
 
+_ELEMENT_BYTES = 4
+# Of a saved state, and of each layer that has a part in it (llama_memory_recurrent::state_write).
+_HEADER_BYTES, _LAYER_HEADER_BYTES = 28, 24
+# Of a layer that keeps a state one tensor is named so.
+_STATE_TENSORS = ("ssm_", "shortconv.", "time_mix_")
+# Of a layer with attention one of these is there, or both of the next.
+_KEY_TENSORS = ("attn_k.weight", "attn_kv_a_mqa.weight")
+_FUSED_TENSORS = frozenset({"attn_qkv.weight", "attn_output.weight"})
+# An architecture whose layers with a state have the tensors of attention, and this norm.
+_LIGHTNING, _LIGHTNING_NORM = "minimax-01", "attn_norm_2.weight"
+
 
 @dataclass(frozen=True)
 class CacheShape:
-    """Sizes of the keys and of the values of each layer that has a cache: all layers of a model, or the first ones."""
+    """Sizes of what each layer keeps: all layers that plain decoding goes through, or the first ones.
+
+    Keys and values are kept of every position, states once for a sequence however long it is.
+    """
 
     num_layers: int
     keys: Sequence[int]
     values: Sequence[int]
+    states: Sequence[int] = ()
+    # Layers before the output that predict further tokens: they are not loaded, but count among those on a GPU.
+    num_skipped: int = 0
 
     def elements(self, *, flash_attention: bool) -> list[int]:
-        """Return the numbers that each layer keeps; without flash attention all values are as wide as the widest."""
+        """Return the numbers that each layer keeps of a position.
+
+        Without flash attention all values are as wide as the widest, but where layers without attention keep a state.
+        """
         widest = 0 if flash_attention else max(self.values, default=0)
-        return [keys + max(values, widest) for keys, values in zip(self.keys, self.values, strict=True)]
+        keeps_all = not any(self.states)
+        return [
+            keys + max(values, widest) if keys or keeps_all else 0
+            for keys, values in zip(self.keys, self.values, strict=True)
+        ]
+
+    def state_bytes(self) -> list[int]:
+        """Return the bytes of the state that each layer keeps of a sequence."""
+        return [_ELEMENT_BYTES * num_elements for num_elements in self.states or [0] * len(self.keys)]
+
+    def saved_bytes(self) -> int:
+        """Return the bytes of a sequence's whole state when it is saved, 0 where there is none."""
+        sizes = [num_bytes + _LAYER_HEADER_BYTES for num_bytes in self.state_bytes() if num_bytes]
+        return _HEADER_BYTES + sum(sizes) if sizes else 0
 
 
 def cache_shape(file: GgufFile) -> CacheShape:
-    """Return what a model's metadata say of its cache, by the rules of llama.cpp (llama_hparams, llama_kv_cache)."""
+    """Return what a model's header says of its cache, by the rules of llama.cpp (llama_hparams, llama_kv_cache)."""
     architecture = file.text("general.architecture")
 
     def numbers(key: str, *default: int) -> Sequence[int]:
         return file.integers(f"{architecture}.{key}") or default
 
-    num_layers = numbers("block_count", 0)[0]
-    # Layers that predict further tokens take no part in plain decoding, and some last layers read another's cache.
-    num_cached = num_layers - numbers("nextn_predict_layers", 0)[0] - numbers("attention.shared_kv_layers", 0)[0]
+    layers = file.layers()
+    num_layers, num_skipped = len(layers), file.num_skipped_layers()
+    # Some last layers read another's cache.
+    num_cached = max(0, num_layers - num_skipped - numbers("attention.shared_kv_layers", 0)[0])
     num_heads = numbers("attention.head_count", 1)
     num_kv_heads = _by_layer(numbers("attention.head_count_kv", *num_heads), num_layers)
     is_sliding = _by_layer(numbers("attention.sliding_window_pattern", 0), num_layers)
     head_size = numbers("embedding_length", 0)[0] // max(1, num_heads[0])
+    tensors = [layer.keys() for layer in layers[:num_cached]]
+    has_state = [_has_state(architecture, names) for names in tensors]
+    # Where some layers keep a state, others without attention have no cache.
+    has_keys = [not any(has_state) or _has_keys(architecture, names) for names in tensors]
 
     def sizes(kind: str) -> list[int]:
         full = numbers(f"attention.{kind}_length", head_size)[0]
         sliding = numbers(f"attention.{kind}_length_swa", full)[0]
-        return [num_kv_heads[layer] * (sliding if is_sliding[layer] else full) for layer in range(num_cached)]
+        return [
+            num_kv_heads[layer] * (sliding if is_sliding[layer] else full) if has_keys[layer] else 0
+            for layer in range(num_cached)
+        ]
 
     keys = sizes("key")
     # Multi-head latent attention reads its values out of the keys.
     is_latent = bool(numbers("attention.value_length_mla"))
-    return CacheShape(num_layers, keys, [0] * num_cached if is_latent else sizes("value"))
+    state = _state_elements(file) if any(has_state) else 0
+    return CacheShape(
+        num_layers - num_skipped,
+        keys,
+        [0] * num_cached if is_latent else sizes("value"),
+        [state if has else 0 for has in has_state],
+        num_skipped,
+    )
+
+
+def _state_elements(file: GgufFile) -> int:
+    """Return how many numbers a layer keeps as the state of a sequence (n_embd_r and n_embd_s of llama_hparams)."""
+
+    def number(field: str) -> int:
+        return file.integer(field, 0)
+
+    length, num_heads = number("embedding_length"), number("attention.head_count")
+    if head_size := number("wkv.head_size"):
+        return (file.integer("token_shift_count", 2) + head_size) * length
+    if file.text("general.architecture") == _LIGHTNING:
+        return number("attention.key_length") ** 2 * num_heads
+    # A convolution keeps the positions that it sees, but for the oldest one.
+    num_before = max(0, number("ssm.conv_kernel") - 1)
+    if head_size := number("kda.head_dim"):
+        return (3 * (num_before or 3) + head_size) * num_heads * head_size
+    inner, state = number("ssm.inner_size"), number("ssm.state_size")
+    if kernel := number("shortconv.l_cache"):
+        return length * (kernel - 1) + inner * state
+    return num_before * (inner + 2 * number("ssm.group_count") * state) + inner * state
+
+
+def _has_state(architecture: str, names: Set[str]) -> bool:
+    return _is_lightning(architecture, names) or any(name.startswith(_STATE_TENSORS) for name in names)
+
+
+def _has_keys(architecture: str, names: Set[str]) -> bool:
+    is_fused = names >= _FUSED_TENSORS and not _is_lightning(architecture, names)
+    return is_fused or not names.isdisjoint(_KEY_TENSORS)
+
+
+def _is_lightning(architecture: str, names: Set[str]) -> bool:
+    return architecture == _LIGHTNING and _LIGHTNING_NORM in names
 
 
 def _by_layer(values: Sequence[int], num_layers: int) -> Sequence[int]:

@@ -51,6 +51,30 @@ class GgufFile:
         """Return a list of integers, with one element for a single number; empty when absent or of another type."""
         return self.header.integers(key)
 
+    def integer(self, field: str, default: int) -> int:
+        """Return a number of the model's architecture, of a list the first."""
+        return self.header.integer(f"{self.text('general.architecture')}.{field}", default)
+
+    def layers(self) -> list[dict[str, Tensor]]:
+        """Return each layer's tensors by the names that they have in every layer."""
+        layers: list[dict[str, Tensor]] = [{} for _ in range(self.integer("block_count", 0))]
+        for name, tensor in self.tensors.items():
+            block, _, place = name.partition(".")
+            index, _, rest = place.partition(".")
+            if block == "blk" and index.isdecimal() and int(index) < len(layers):
+                layers[int(index)][rest] = tensor
+        return layers
+
+    def num_skipped_layers(self) -> int:
+        """Return how many of the last layers only predict further tokens: llama.cpp does not load them."""
+        return self.integer("nextn_predict_layers", 0)
+
+    def skipped_bytes(self) -> int:
+        """Return the size of the tensors that are not loaded."""
+        layers = self.layers()
+        skipped = layers[len(layers) - self.num_skipped_layers() :]
+        return sum(tensor.num_bytes for layer in skipped for tensor in layer.values())
+
     def parts(self) -> list[Path]:
         """Return the files that the model consists of, this one first."""
         return self._parts

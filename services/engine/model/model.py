@@ -60,6 +60,7 @@ class Model:
             if not self.handle:
                 raise ModelLoadError(f"cannot load model {path}: {pop_complaint()}")
             self.cache_shape = cache_shape(file)
+            skipped_bytes = file.skipped_bytes()
             positions = file.tensors.get(_POSITIONS)
             # Where something was learned of each position, there are no others.
             self.most_positions = positions.num_rows if positions is not None else None
@@ -85,7 +86,8 @@ class Model:
         # On one line, and no longer than a name.
         self.name = " ".join(self.metadata("general.name").split())[:_LONGEST_NAME] or path.stem
         self.num_parameters: int = llama_cpp.llama_model_n_params(self.handle)
-        self.num_bytes: int = llama_cpp.llama_model_size(self.handle)
+        # llama.cpp counts tensors that it does not load, too.
+        self.num_bytes: int = llama_cpp.llama_model_size(self.handle) - skipped_bytes
         self.trained_context: int = llama_cpp.llama_model_n_ctx_train(self.handle)
         self.quantization: str = (
             llama_cpp.llama_ftype_name(llama_cpp.llama_model_ftype(self.handle)).decode().removeprefix("(guessed) ")

@@ -20,6 +20,8 @@ _MEBIBYTE = 1 << 20
 _USABLE_SHARE = 0.8
 # Stacks and heaps of threads, and graphs: without room for them threads do not start, long after the check.
 _KEPT_ADDRESSES, _KEPT_DATA = 512 * _MEBIBYTE, 256 * _MEBIBYTE
+# Older states that are kept where nobody says how much room they have, and their share of what is left for them.
+_STATES_A_SLOT, _STATES_SHARE = 4, 8
 # Of a decode, whose logits are all in memory at once.
 _MANY_ROWS, _FEW_ROWS = 2048, 1024
 
@@ -74,8 +76,32 @@ def rows_that_fit(vocabulary_size: int) -> int:
 
 
 def cache_bytes(model: Model, options: RuntimeOptions) -> int:
-    """Return the size of all slots' caches in bytes: keys and values of every layer and position."""
-    return sum(_by_layer(model.cache_shape, options))
+    """Return the size of all that is kept of sequences in bytes: keys and values of every position, and states."""
+    return sum(_by_layer(model.cache_shape, options)) + _saved_bytes(model.cache_shape, options)
+
+
+def state_bytes(model: Model, options: RuntimeOptions) -> int:
+    """Return the size of states in bytes: what a recurrent model is at in each slot, and what it may go back to."""
+    return _states_bytes(model.cache_shape, options)
+
+
+def room_for_checkpoints(
+    path: Path, options: RuntimeOptions, rooms: Sequence[Room], num_gpu_layers: int, num_mebibytes: int
+) -> int:
+    """Return how many bytes of older states may be kept: none of a model without states, else so many MiB.
+
+    Where `num_mebibytes` is below 0 there is room for a few states a slot, within a share of what `rooms` have beside
+    all else. Raises ModelLoadError where the file cannot be read.
+    """
+    shape, weights_bytes = _read_sizes(path)
+    if not any(shape.states):
+        return 0
+    if num_mebibytes >= 0:
+        return num_mebibytes * _MEBIBYTE
+    weights_in_ram, cache_in_ram = _in_ram(shape, weights_bytes, options, num_gpu_layers)
+    left_bytes = min(room.free_bytes - cache_in_ram - weights_in_ram * room.holds_weights for room in rooms)
+    wanted_bytes = _STATES_A_SLOT * options.num_slots * shape.saved_bytes()
+    return max(0, min(wanted_bytes, left_bytes // _STATES_SHARE))
 
 
 def layers_that_fit(path: Path, options: RuntimeOptions, free_bytes: int) -> int:
@@ -89,7 +115,9 @@ def layers_that_fit(path: Path, options: RuntimeOptions, free_bytes: int) -> int
     num_layers = shape.num_layers + 1
     layer_bytes = max(1, (weights_bytes + sum(_by_layer(shape, options))) // num_layers)
     num_fitting = int(free_bytes * _USABLE_SHARE) // layer_bytes
-    return -1 if num_fitting >= num_layers else num_fitting
+    if num_fitting >= num_layers:
+        return -1
+    return num_fitting + shape.num_skipped if num_fitting > 1 else num_fitting
 
 
 def check_ram(path: Path, options: RuntimeOptions, rooms: Sequence[Room], num_gpu_layers: int) -> None:
@@ -99,17 +127,15 @@ def check_ram(path: Path, options: RuntimeOptions, rooms: Sequence[Room], num_gp
     the arithmetic, also where the file cannot be read.
     """
     shape, weights_bytes = _read_sizes(path)
-    num_in_ram = _num_in_ram(shape, num_gpu_layers)
-    by_layer = _by_layer(shape, options)
-    cache_bytes = sum(by_layer[:num_in_ram])
-    weights_bytes = weights_bytes * num_in_ram // (shape.num_layers + 1)
-    caches = f"{_caches(by_layer, options)} {_mib(cache_bytes)}"
+    weights_bytes, cache_bytes = _in_ram(shape, weights_bytes, options, num_gpu_layers)
+    caches = f"{_caches(shape, options)} {_mib(cache_bytes)}"
+    less = "lower --slots, --context or --checkpoint-mib" if options.checkpoint_bytes else "lower --slots or --context"
     for room in rooms:
         if room.holds_weights and weights_bytes + cache_bytes > room.free_bytes:
-            remedy = "lower --slots or --context" if weights_bytes <= room.free_bytes else "take a smaller model"
+            remedy = less if weights_bytes <= room.free_bytes else "take a smaller model"
             raise ModelLoadError(f"{caches} beside {_mib(weights_bytes)} of weights, {_free(room, remedy)}")
         if not room.holds_weights and cache_bytes > room.free_bytes:
-            raise ModelLoadError(f"{caches}, {_free(room, 'lower --slots or --context')}")
+            raise ModelLoadError(f"{caches}, {_free(room, less)}")
 
 
 def check_gpus(model: Model, options: RuntimeOptions, gpus: Sequence[Accelerator], num_gpu_layers: int) -> None:
@@ -123,25 +149,35 @@ def check_gpus(model: Model, options: RuntimeOptions, gpus: Sequence[Accelerator
     if gpus and cache_bytes > free_bytes:
         names = ", ".join(gpu.name for gpu in gpus)
         raise ModelLoadError(
-            f"{_caches(by_layer, options)} {_mib(cache_bytes)} on {names}, {_mib(free_bytes)} are free there: "
+            f"{_caches(model.cache_shape, options)} {_mib(cache_bytes)} on {names}, {_mib(free_bytes)} are free there: "
             "lower --slots, --context or --gpu-layers"
         )
 
 
 def _read_sizes(path: Path) -> tuple[CacheShape, int]:
-    """Return the shape of a model's cache and the size of its files in bytes."""
+    """Return the shape of a model's cache and the size of its files in bytes, but for what is not loaded of them."""
     with GgufFile(path) as file:
-        return cache_shape(file), sum(part.stat().st_size for part in file.parts())
+        return cache_shape(file), sum(part.stat().st_size for part in file.parts()) - file.skipped_bytes()
+
+
+def _in_ram(shape: CacheShape, weights_bytes: int, options: RuntimeOptions, num_gpu_layers: int) -> tuple[int, int]:
+    """Return the bytes of weights and of caches that are in RAM: those of the first layers, and saved states."""
+    num_in_ram = _num_in_ram(shape, num_gpu_layers)
+    cache_bytes = sum(_by_layer(shape, options)[:num_in_ram]) + _saved_bytes(shape, options)
+    return weights_bytes * num_in_ram // (shape.num_layers + 1), cache_bytes
 
 
 def _num_in_ram(shape: CacheShape, num_gpu_layers: int) -> int:
-    """Return how many layers are not on a GPU, the first ones; the output is the last."""
-    return 0 if num_gpu_layers < 0 else max(0, shape.num_layers + 1 - num_gpu_layers)
+    """Return how many layers are not on a GPU, the first ones; the output is the last, after what is not loaded."""
+    num_on_gpu = max(min(num_gpu_layers, 1), num_gpu_layers - shape.num_skipped)
+    return 0 if num_gpu_layers < 0 else max(0, shape.num_layers + 1 - num_on_gpu)
 
 
-def _caches(by_layer: Sequence[int], options: RuntimeOptions) -> str:
-    per_token = sum(by_layer) // options.num_positions()
-    return f"{options.num_slots} slots of {options.context_length} tokens at {per_token} bytes a token need"
+def _caches(shape: CacheShape, options: RuntimeOptions) -> str:
+    per_token = sum(_position_bytes(shape, options))
+    states_bytes = _states_bytes(shape, options)
+    states = f", with {_mib(states_bytes)} of states," if states_bytes else ""
+    return f"{options.num_slots} slots of {options.context_length} tokens at {per_token} bytes a token{states} need"
 
 
 def _free(room: Room, remedy: str) -> str:
@@ -151,10 +187,24 @@ def _free(room: Room, remedy: str) -> str:
 
 
 def _by_layer(shape: CacheShape, options: RuntimeOptions) -> list[int]:
-    """Return the bytes of all slots' caches for each layer."""
+    """Return the bytes that llama.cpp keeps of all slots for each layer."""
+    num_positions, num_slots = options.num_positions(), options.num_slots
+    layers = zip(_position_bytes(shape, options), shape.state_bytes(), strict=True)
+    return [num_positions * position_bytes + num_slots * state_bytes for position_bytes, state_bytes in layers]
+
+
+def _position_bytes(shape: CacheShape, options: RuntimeOptions) -> list[int]:
     element_bytes = 4 if options.cache_in_f32 else 2
-    elements = shape.elements(flash_attention=options.flash_attention)
-    return [options.num_positions() * element_bytes * num_elements for num_elements in elements]
+    return [element_bytes * num_elements for num_elements in shape.elements(flash_attention=options.flash_attention)]
+
+
+def _states_bytes(shape: CacheShape, options: RuntimeOptions) -> int:
+    return options.num_slots * sum(shape.state_bytes()) + _saved_bytes(shape, options)
+
+
+def _saved_bytes(shape: CacheShape, options: RuntimeOptions) -> int:
+    """Return the bytes of states outside llama.cpp: the base of every slot, and older ones."""
+    return options.num_slots * shape.saved_bytes() + options.checkpoint_bytes
 
 
 def _mib(num_bytes: int) -> str:

@@ -14,9 +14,18 @@ from services.engine.complaints import ending_refused
 from services.engine.errors import EngineError, ModelLoadError
 from services.engine.model.gguf_file import GgufFile
 from services.engine.model.model import Model
+from services.engine.runtime.checkpoints import CheckpointRuntime
 from services.engine.runtime.devices import accelerators
 from services.engine.runtime.interface import Runtime
-from services.engine.runtime.memory import check_gpus, check_ram, layers_that_fit, rooms, rows_that_fit
+from services.engine.runtime.memory import (
+    check_gpus,
+    check_ram,
+    layers_that_fit,
+    room_for_checkpoints,
+    rooms,
+    rows_that_fit,
+    state_bytes,
+)
 from services.engine.runtime.padding import Exactness
 from services.engine.runtime.runtime import RuntimeOptions
 from services.engine.scheduling.engine import Engine
@@ -45,6 +54,7 @@ class ModelApplication(ABC):
         self.settings = settings
         self.model: Model | None = None
         self.engine: Engine | None = None
+        self.runtime: Runtime | None = None
         self.exactness: Exactness | None = None
         self._loading: asyncio.Future[tuple[common_pb2.ModelInfo, str]] | None = None
         self._given_up = threading.Event()
@@ -79,6 +89,8 @@ class ModelApplication(ABC):
         assert self.model is not None and self.engine is not None
         if server.telemetry.is_metering:
             instruments = EngineInstruments(server.telemetry, self.engine, info.model_bytes, info.cache_bytes)
+            if isinstance(self.runtime, CheckpointRuntime):
+                instruments.observe_checkpoints(self.runtime)
             self.engine.observe(instruments.record_decode)
         servicer = ModelServicer(self.model, self.engine, info, self.settings.max_message_bytes)
         server.register(model_pb2_grpc.add_ModelServiceServicer_to_server, servicer)
@@ -132,7 +144,10 @@ class ModelApplication(ABC):
             most_bytes = max((gpu.free_bytes for gpu in gpus), default=0)
             gpu_layers = layers_that_fit(settings.model, options, most_bytes) if gpus else 0
         device = ", ".join(gpu.name for gpu in gpus) if gpus and gpu_layers else "CPU"
-        check_ram(settings.model, options, rooms(), gpu_layers)
+        found = rooms()
+        checkpoint_bytes = room_for_checkpoints(settings.model, options, found, gpu_layers, settings.checkpoint_mib)
+        options = replace(options, checkpoint_bytes=checkpoint_bytes)
+        check_ram(settings.model, options, found, gpu_layers)
         model = Model(
             settings.model,
             num_gpu_layers=gpu_layers,
@@ -155,7 +170,7 @@ class ModelApplication(ABC):
         loaded = LoadedModel(model, options, digest_of_files(model.parts, self._given_up), f"{device} {gpu_layers}")
         measuring = Measuring(budget_after(time.perf_counter() - started_s), findings(), self.announce)
         loaded = self.choose(tried(loaded, measuring), measuring)
-        runtime = self.make_runtime(loaded)
+        self.runtime = runtime = self.make_runtime(loaded)
         if self._given_up.is_set():
             runtime.close()
             raise ModelLoadError("the model was given up")
@@ -169,11 +184,13 @@ class ModelApplication(ABC):
         self.engine.start()
         info = describe(loaded, self.exactness, device, settings.max_draft_tokens)
         flash_attention = "on" if loaded.options.flash_attention else "off"
+        states_bytes = state_bytes(model, loaded.options)
+        states = f" with {states_bytes >> 20} MiB of states" if states_bytes else ""
         exact = f"by {self.exactness.mode.value} {self.exactness.width}" if self.exactness else "off"
         summary = (
             f"serving {info.name} ({info.architecture}, {info.quantization}, "
             f"{info.num_parameters / 1e6:.1f}M parameters) on {device}: "
-            f"{info.num_slots} slots of {info.context_length} tokens, {info.cache_bytes >> 20} MiB of cache, "
+            f"{info.num_slots} slots of {info.context_length} tokens, {info.cache_bytes >> 20} MiB of cache{states}, "
             f"{options.threads()} threads, {gpu_layers} layers on the GPU, {options.max_batch_rows} rows a batch, "
             f"flash attention {flash_attention}, exact {exact}"
         )

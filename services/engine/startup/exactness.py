@@ -114,7 +114,8 @@ class _Choosing:
 
     def __init__(self, loaded: LoadedModel, max_draft_tokens: int, measuring: Measuring) -> None:
         self._model = loaded.model
-        self._options = replace(loaded.options, flash_attention=False)
+        # How many older states are kept changes no logits, and the room for them is another one at each start.
+        self._options = replace(loaded.options, flash_attention=False, checkpoint_bytes=0)
         self._max_draft_tokens = max_draft_tokens
         self._measuring = measuring
         self._key = f"{loaded.identity} {self._options} {max_draft_tokens}"

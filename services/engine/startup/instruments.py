@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 
 from opentelemetry.metrics import CallbackOptions, Observation
 
+from services.engine.runtime.checkpoints import CheckpointRuntime
 from services.engine.runtime.devices import Accelerator, accelerators
 from services.engine.scheduling.engine import Engine
 from services.engine.scheduling.scheduler import Decode
@@ -18,7 +19,7 @@ class EngineInstruments:
     """Records decodes, and lets the exporter look at the engine whenever it collects."""
 
     def __init__(self, telemetry: Telemetry, engine: Engine, model_bytes: int, cache_bytes: int) -> None:
-        meter = telemetry.meter
+        self._meter = meter = telemetry.meter
         self._batch_rows = meter.create_histogram(
             "outrider.engine.batch_rows", "{row}", "rows of a decode", explicit_bucket_boundaries_advisory=_ROW_BOUNDS
         )
@@ -54,6 +55,15 @@ class EngineInstruments:
             [_of_gpus(lambda gpu: gpu.total_bytes - gpu.free_bytes)],
             "By",
             "memory of a GPU that is taken, by whomever",
+        )
+
+    def observe_checkpoints(self, runtime: CheckpointRuntime) -> None:
+        """Observe what is kept of older states, of a model that has them."""
+        self._meter.create_observable_gauge(
+            "outrider.engine.checkpoint_memory",
+            [observed(lambda: runtime.num_checkpoint_bytes)],
+            "By",
+            "older states that are kept",
         )
 
     def record_decode(self, decode: Decode) -> None:

@@ -47,6 +47,12 @@ class EngineSettings(ServerSettings):
         0, ge=0, description="most prompt rows in a decode that others wait for; 0 takes what four one-row decodes take"
     )
     max_queued: int = Field(256, ge=1, description="requests that may wait before more are refused")
+    checkpoint_mib: int = Field(
+        -1,
+        ge=-1,
+        le=1 << 20,
+        description="MiB of older states of a recurrent or hybrid model; -1 has room for four a slot, 0 keeps none",
+    )
     end_tokens: str = Field("", description="ids that end a generation beside the model's own, with commas between")
     max_draft_tokens: int = Field(16, ge=0, le=MAX_DRAFT_TOKENS, description="most draft tokens of one request")
 

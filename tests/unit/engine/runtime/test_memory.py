@@ -39,6 +39,7 @@ def path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     class Opened:
         def __init__(self, path: Path) -> None:
             self.parts = lambda: parts
+            self.skipped_bytes = lambda: 0
 
         def __enter__(self) -> "Opened":
             return self
