@@ -125,7 +125,7 @@ def recurrent(path: Path) -> Path:
     return write_model(path, "mamba", _embedding() | _layers(layer), fields)
 
 
-def hybrid(path: Path) -> Path:
+def hybrid(path: Path, fields: Mapping[str, Field] | None = None) -> Path:
     """LFM2: a layer with a short convolution, which keeps a state, and one with attention."""
     convolution: Shapes = {
         "attn_norm.weight": (DIM,),
@@ -139,8 +139,13 @@ def hybrid(path: Path) -> Path:
     for index, layer in enumerate((convolution, attention)):
         whole = layer | _feed_forward("gate", "up", "down")
         shapes |= {f"blk.{index}.{name}": shape for name, shape in whole.items()}
-    fields: dict[str, Field] = {"shortconv.l_cache": 3, "attention.head_count_kv": [0, NUM_HEADS]}
-    return write_model(path, "lfm2", shapes, fields)
+    sizes: dict[str, Field] = {"shortconv.l_cache": 3, "attention.head_count_kv": [0, NUM_HEADS]}
+    return write_model(path, "lfm2", shapes, sizes | dict(fields or {}))
+
+
+def windowed_hybrid(path: Path) -> Path:
+    """LFM2 with attention to the last WINDOW positions only; llama.cpp counts what it keeps of them as state."""
+    return hybrid(path, {"attention.sliding_window": WINDOW})
 
 
 def encoder(path: Path, fields: Mapping[str, Field] | None = None) -> Path:
