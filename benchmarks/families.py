@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from models.tiny import tiny_vocabulary
 from services.engine.errors import EngineError
 from services.engine.model.model import Model
 from services.engine.runtime.runtime import RuntimeOptions
-from services.engine.startup.exactness import choose_on
+from services.engine.startup.exactness import choose_on, most_reserve
 from services.engine.startup.measuring import Budget, Measuring, findings
 from services.engine.startup.model_service import LoadedModel
 from services.engine.startup.trial import tried
@@ -32,6 +33,8 @@ MAX_DRAFT_TOKENS = 7
 OPTIONS = RuntimeOptions(num_slots=4, context_length=512, max_batch_rows=512, num_threads=1)
 # Of the vocabulary, which is another one.
 _OF_TOKENS = ("token_embd.weight", "output.weight", "output.bias")
+# Real files have one number, this writer one for each layer.
+_SINGLE = ("kimi-linear.attention.head_count",)
 # llama.cpp's writer fills in what an architecture has not; these it has, and zero is their value.
 _MAY_BE_ZERO = ("hash_layer_count", "ple.eos_token_id")
 
@@ -41,7 +44,10 @@ def with_tokenizer(source: Path, target: Path) -> None:
     reader = GGUFReader(source)
     writer = GGUFWriter(target, reader.fields["general.architecture"].contents())
     for key, field in _own_fields(reader):
-        writer.add_key_value(key, field.contents(), *field.types[:2])
+        if key in _SINGLE:
+            writer.add_uint32(key, max(field.contents()))
+        else:
+            writer.add_key_value(key, field.contents(), *field.types[:2])
     writer.add_vocab_size(VOCABULARY_SIZE)
     for key, field in vocabulary_fields(tiny_vocabulary(VOCABULARY_SIZE)).items():
         writer.add_key_value(key, field.value, field.type, field.sub_type)
@@ -79,8 +85,10 @@ def describe(path: Path) -> dict[str, object]:
         return {"refused": _reason(error, path)}
     found: dict[str, object] = {"architecture": model.architecture, "keeps_state": model.keeps_state}
     measuring = Measuring(Budget(math.inf), findings(), lambda what: None)
+    most = (model.most_positions or math.inf) - most_reserve(MAX_DRAFT_TOKENS)
+    options = replace(OPTIONS, context_length=int(min(OPTIONS.context_length, most)))
     try:
-        loaded = tried(LoadedModel(model, OPTIONS, path.name, "CPU"), measuring)
+        loaded = tried(LoadedModel(model, options, path.name, "CPU"), measuring)
         found["shares_decodes"] = loaded.options.shares_decodes
         exactness = choose_on(loaded, MAX_DRAFT_TOKENS, measuring)
         found["exact"] = f"{exactness.mode.value} {exactness.width}"
@@ -102,7 +110,9 @@ def main() -> None:
     if arguments.one:
         print(json.dumps(describe(arguments.folder)))
         return
-    for source in sorted(arguments.folder.glob(f"*{arguments.only}*.gguf")):
+    for source in sorted(arguments.folder.glob("*.gguf")):
+        if arguments.only not in source.name:
+            continue
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, source.name)
             with_tokenizer(source, path)

@@ -139,8 +139,8 @@ def hybrid(path: Path, fields: Mapping[str, Field] | None = None) -> Path:
     for index, layer in enumerate((convolution, attention)):
         whole = layer | _feed_forward("gate", "up", "down")
         shapes |= {f"blk.{index}.{name}": shape for name, shape in whole.items()}
-    sizes: dict[str, Field] = {"shortconv.l_cache": 3, "attention.head_count_kv": [0, NUM_HEADS]}
-    return write_model(path, "lfm2", shapes, sizes | dict(fields or {}))
+    usual: dict[str, Field] = {"shortconv.l_cache": 3, "attention.head_count_kv": [0, NUM_HEADS]}
+    return write_model(path, "lfm2", shapes, usual | dict(fields or {}))
 
 
 def windowed_hybrid(path: Path) -> Path:

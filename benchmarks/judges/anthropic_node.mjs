@@ -69,3 +69,12 @@ test("errors are of the client's classes", async () => {
   const missing = client.messages.create({ ...asked, model: "claude-3" });
   await assert.rejects(missing, Anthropic.NotFoundError);
 });
+
+for (const [path, body] of JSON.parse(process.env.OUTRIDER_EXAMPLES)) {
+  if (path !== "/v1/messages") continue;
+  test("an example of the docs", async () => {
+    const message = await client.messages.create(body);
+    assert.ok(message.outrider.seed >= 0);
+    assert.ok(message.usage.output_tokens <= body.max_tokens);
+  });
+}

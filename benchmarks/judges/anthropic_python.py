@@ -4,8 +4,10 @@ Tools are called by the model of `caller.py`.
 """
 
 import asyncio
+import json
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import anthropic
 import pytest
@@ -227,3 +229,12 @@ def test_a_refusal_of_a_stream_has_its_status(client: anthropic.Anthropic) -> No
 def test_a_prompt_that_is_too_long(client: anthropic.Anthropic) -> None:
     with pytest.raises(anthropic.BadRequestError):
         client.messages.create(**asked() | {"messages": [{"role": "user", "content": "a b " * 4000}]})
+
+
+EXAMPLES = [body for path, body in json.loads(os.environ["OUTRIDER_EXAMPLES"]) if path == "/v1/messages"]
+
+
+@pytest.mark.parametrize("body", EXAMPLES)
+def test_an_example_of_the_docs(client: anthropic.Anthropic, body: dict[str, Any]) -> None:
+    message = client.messages.create(**body)
+    assert message.model_extra["outrider"]["seed"] >= 0 and message.usage.output_tokens <= body["max_tokens"]

@@ -118,3 +118,17 @@ test("a stream that is left frees what it holds", async () => {
   const after = await client.chat.completions.create({ ...warm, messages, max_tokens: 1 });
   assert.equal(after.usage.completion_tokens, 1);
 });
+
+const creators = {
+  "/v1/completions": client.completions,
+  "/v1/chat/completions": client.chat.completions,
+  "/v1/responses": client.responses,
+};
+for (const [path, body] of JSON.parse(process.env.OUTRIDER_EXAMPLES)) {
+  if (!(path in creators)) continue;
+  test(`an example of the docs: ${path}`, async () => {
+    const answer = await creators[path].create({ model, ...body });
+    const last = body.stream ? (await collected(answer)).at(-1) : answer;
+    assert.ok(last.outrider.seed >= 0);
+  });
+}

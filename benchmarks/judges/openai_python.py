@@ -6,8 +6,10 @@ called by the model of `caller.py`.
 
 import asyncio
 import json
+import operator
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import openai
 import pytest
@@ -446,3 +448,19 @@ def test_what_is_not_served_is_not_found(client: openai.OpenAI, model: str) -> N
 def test_a_refusal_of_a_stream_has_its_status(client: openai.OpenAI, model: str) -> None:
     with pytest.raises(openai.BadRequestError):
         client.chat.completions.create(model=model, messages=CHAT, stream=True, top_p=7)
+
+
+# What the docs show
+
+METHODS = {"/v1/completions": "completions", "/v1/chat/completions": "chat.completions", "/v1/responses": "responses"}
+EXAMPLES = [each for each in json.loads(os.environ["OUTRIDER_EXAMPLES"]) if each[0] in METHODS]
+
+
+@pytest.mark.parametrize(("path", "body"), EXAMPLES)
+def test_an_example_of_the_docs(client: openai.OpenAI, lenient: openai.OpenAI, path: str, body: dict[str, Any]) -> None:
+    create = operator.attrgetter(f"{METHODS[path]}.create")(lenient if body.get("stream") else client)
+    known = {name: value for name, value in body.items() if name != "outrider"}
+    extra = {name: value for name, value in body.items() if name == "outrider"}
+    answer = create(**{"model": "target"} | known, extra_body=extra)
+    *_, last = answer if body.get("stream") else [answer]
+    assert last.model_extra["outrider"]["seed"] >= 0

@@ -9,6 +9,7 @@ and uses those that are there. They take gigabytes, and minutes to make.
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+from documented import documented_requests
 from environments import Environment, NodeEnvironment, PythonEnvironment
 from serving import served_caller, served_pair
 from verdicts import Verdict, read_checks, read_verdicts, table, to_json
@@ -75,7 +77,8 @@ def judge(name: str, environment: Environment, urls: dict[str, str]) -> Verdict:
     chosen = JUDGES[name]
     report = environment.folder / f"{name}.xml"
     report.unlink(missing_ok=True)
-    variables = urls | {"OUTRIDER_TARGET": str(bundled_pair()[0])}
+    shown = json.dumps(documented_requests())
+    variables = urls | {"OUTRIDER_TARGET": str(bundled_pair()[0]), "OUTRIDER_EXAMPLES": shown}
     try:
         said = environment.run(FOLDER / chosen.checks, report, variables, _LIMIT_S)
     except (OSError, subprocess.SubprocessError) as error:
@@ -109,6 +112,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Run the judges that are asked for."""
     arguments = parse()
+    # So that what is served ends with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     out: Path | None = arguments.out
     verdicts = {each.name: each for each in read_verdicts(out)} if out is not None and out.exists() else {}
     with _folder(arguments.environments) as folder:

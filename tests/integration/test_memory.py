@@ -14,7 +14,7 @@ from services.engine import complaints
 from services.engine.errors import ModelLoadError
 from services.engine.model.model import Model
 from services.engine.runtime.interface import Segment
-from services.engine.runtime.memory import Room, cache_bytes, check_ram, layers_that_fit
+from services.engine.runtime.memory import Room, cache_bytes, check_ram, layers_that_fit, state_bytes
 from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions
 from services.engine.startup.model_service import digest_of_files
 from services.frame.program.startup import StartupError
@@ -34,6 +34,7 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "head sizes": unusual_models.head_sizes,
     "shared caches": unusual_models.shared_caches,
     "latent attention": unusual_models.latent,
+    "sparse attention": unusual_models.indexed,
 }
 WITH_STATES: dict[str, Callable[[Path], Path]] = {
     "mamba": foreign_models.recurrent,
@@ -84,6 +85,19 @@ def test_a_saved_state_takes_what_the_header_says(kind: str, tmp_path: Path) -> 
     runtime = LlamaRuntime(model, replace(OPTIONS, context_length=256))
     runtime.decode([Segment(1, 0, [0, 7, 300], 1)])
     assert len(runtime.save(1)) == model.cache_shape.saved_bytes()
+    runtime.close()
+    model.close()
+
+
+def test_a_saved_state_has_what_is_within_a_window(tmp_path: Path) -> None:
+    model = Model(foreign_models.hybrid(tmp_path / "model.gguf", {"attention.sliding_window": 16}))
+    options = replace(OPTIONS, num_slots=1, context_length=256)
+    runtime = LlamaRuntime(model, options)
+    runtime.decode([Segment(0, 0, [0] * 64, 0)])
+    runtime.decode([Segment(0, 64, [0] * 64, 0)])
+    shape, position_bytes = model.cache_shape, 2 * 2 * foreign_models.DIM
+    assert len(runtime.save(0)) - shape.saved_bytes() == pytest.approx(16 * position_bytes, rel=0.1)
+    assert state_bytes(model, options) == sum(shape.state_bytes()) + shape.saved_bytes() + 16 * position_bytes
     runtime.close()
     model.close()
 

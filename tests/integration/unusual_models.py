@@ -88,6 +88,33 @@ def shared_caches(path: Path) -> Path:
 
 def latent(path: Path) -> Path:
     """DeepSeek 2: one compressed key for all heads, which the values are read out of."""
+    layer, fields = _latent()
+    return write_model(path, "deepseek2", EMBEDDING | _layers(layer, layer), fields)
+
+
+def indexed(path: Path) -> Path:
+    """DeepSeek 3.2: beside the compressed key another one, by which few positions are chosen."""
+    layer, fields = _latent()
+    # llama.cpp rotates 64 numbers of such a key at a time.
+    size, num_heads = 64, 4
+    fields |= {
+        "attention.indexer.head_count": num_heads,
+        "attention.indexer.key_length": size,
+        "attention.indexer.top_k": 64,
+        "expert_gating_func": 1,
+    }
+    layer |= {
+        "indexer.k_norm.weight": (size,),
+        "indexer.k_norm.bias": (size,),
+        "indexer.proj.weight": (num_heads, DIM),
+        "indexer.attn_k.weight": (size, DIM),
+        "indexer.attn_q_b.weight": (num_heads * size, 16),
+    }
+    return write_model(path, "deepseek32", EMBEDDING | _layers(layer, layer), fields)
+
+
+def _latent() -> tuple[Shapes, dict[str, Field]]:
+    """Return a layer and the fields of a model of them."""
     rank, rotary, plain, value = 32, 16, 16, 24
     fields: dict[str, Field] = {
         "attention.head_count_kv": 1,
@@ -113,8 +140,7 @@ def latent(path: Path) -> Path:
         "attn_v_b.weight": (2, value, rank),
         "attn_output.weight": (DIM, 2 * value),
     }
-    layer = attention | FEED_FORWARD
-    return write_model(path, "deepseek2", EMBEDDING | _layers(layer, layer), fields)
+    return attention | FEED_FORWARD, fields
 
 
 # Of Mamba 2: what a layer's state is made of.

@@ -146,3 +146,13 @@ def test_the_node_client_names_exact_versions() -> None:
     for name, version in package["dependencies"].items():
         assert re.fullmatch(r"\d+\.\d+\.\d+", version), name
     assert (folder / ".npmrc").read_text() == "package-lock=false\n", "a lock file tells where packages came from"
+
+
+def test_the_table_of_judges_is_what_they_found() -> None:
+    section = (ROOT / "docs" / "http.md").read_text().partition("## Judged by others")[2]
+    rows = [
+        [cell.strip() for cell in row.strip("|").split(" | ")] for row in re.findall(r"^\| `.*", section, re.MULTILINE)
+    ]
+    told = [(row[0].split("`")[1], row[1], int(row[3]), int(row[4])) for row in rows]
+    judges = json.loads((ROOT / "benchmarks" / "results" / "judges.json").read_text())
+    assert told == [(each["package"], each["version"], each["num_checks"], len(each["failed"])) for each in judges]

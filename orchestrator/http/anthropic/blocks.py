@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from orchestrator.http.exchange.reading import Fields, Many, Unsupported
 from outrider.v1 import target_pb2
@@ -26,6 +26,10 @@ class TextBlock(Fields):
     citations: Unsupported = None
 
 
+# Fields that a block of each type must have.
+_NEEDED = {"text": ("text",), "thinking": ("thinking",), "tool_use": ("id", "name"), "tool_result": ("tool_use_id",)}
+
+
 class Block(Fields):
     """A part of a message: a text, a thought, a call of a tool, or what came of one."""
 
@@ -41,6 +45,13 @@ class Block(Fields):
     is_error: bool | None = Field(None, description="changes nothing: the content tells")
     cache_control: CacheControl | None = Field(None, description="changes nothing")
     citations: Unsupported = None
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        for name in _NEEDED[self.type]:
+            if name not in self.model_fields_set:
+                raise ValueError(f"a block of type {self.type} needs {name}")
+        return self
 
 
 class Message(Fields):

@@ -13,6 +13,7 @@ _STATE_TENSORS = ("ssm_", "shortconv.", "time_mix_")
 # Of a layer with attention one of these is there, or both of the next.
 _KEY_TENSORS = ("attn_k.weight", "attn_kv_a_mqa.weight")
 _FUSED_TENSORS = frozenset({"attn_qkv.weight", "attn_output.weight"})
+_INDEX_TENSORS = "indexer."
 # An architecture whose layers with a state have the tensors of attention, and this norm.
 _LIGHTNING, _LIGHTNING_NORM = "minimax-01", "attn_norm_2.weight"
 
@@ -30,6 +31,8 @@ class CacheShape:
     states: Sequence[int] = ()
     # Layers before the output that predict further tokens: they are not loaded, but count among those on a GPU.
     num_skipped: int = 0
+    # A sliding window whose keys and values llama.cpp takes for a part of a state when that is saved.
+    saved_window: int = 0
 
     def elements(self, *, flash_attention: bool) -> list[int]:
         """Return the numbers that each layer keeps of a position.
@@ -48,7 +51,7 @@ class CacheShape:
         return [_ELEMENT_BYTES * num_elements for num_elements in self.states or [0] * len(self.keys)]
 
     def saved_bytes(self) -> int:
-        """Return the bytes of a sequence's whole state when it is saved, 0 where there is none."""
+        """Return the bytes of a sequence's states when they are saved, 0 where there are none."""
         sizes = [num_bytes + _LAYER_HEADER_BYTES for num_bytes in self.state_bytes() if num_bytes]
         return _HEADER_BYTES + sum(sizes) if sizes else 0
 
@@ -81,7 +84,10 @@ def cache_shape(file: GgufFile) -> CacheShape:
             for layer in range(num_cached)
         ]
 
-    keys = sizes("key")
+    # Sparse attention keeps one more key, by which it chooses positions.
+    index_size = numbers("attention.indexer.key_length", 0)[0]
+    has_index = [any(name.startswith(_INDEX_TENSORS) for name in names) for names in tensors]
+    keys = [size + index_size * has for size, has in zip(sizes("key"), has_index, strict=True)]
     # Multi-head latent attention reads its values out of the keys.
     is_latent = bool(numbers("attention.value_length_mla"))
     state = _state_elements(file) if any(has_state) else 0
@@ -91,6 +97,7 @@ def cache_shape(file: GgufFile) -> CacheShape:
         [0] * num_cached if is_latent else sizes("value"),
         [state if has else 0 for has in has_state],
         num_skipped,
+        numbers("attention.sliding_window", 0)[0] if state else 0,
     )
 
 

@@ -35,6 +35,8 @@ _NO_WEIGHTS = (9, 15, 24, 25, 26, 27, 28)
 _HOLD_IDS = ("d2t", "ffn_gate_tid2eid.weight")
 # They take a single expert for none.
 _SINGLE_EXPERT = ("hunyuan-dense", "hunyuan_vl")
+# They have as many heads in layers with a state as elsewhere.
+_COUNTS_HEADS_OF_STATES = ("kimi-linear",)
 # Those that llama.cpp, whose version is pinned, computes with heads that are rotated as a whole, and with no others.
 _ROTATES_WHOLE_HEADS = frozenset(
     """
@@ -92,8 +94,13 @@ def _heads(facts: Facts) -> Iterator[str]:
             yield f"{key} is {kv_heads} in layer {layer}: {heads} heads cannot share as many"
     if not facts.numbers("attention.head_count"):
         return
+    # What goes into a state may be called as what goes into attention, and have no number of heads of its own.
+    with_state = {layer for layer, name in _tensors_of_layers(facts) if name.startswith("ssm_")}
+    if facts.architecture in _COUNTS_HEADS_OF_STATES:
+        with_state = set()
     for layer, name in _tensors_of_layers(facts):
-        if layer < len(num_heads) and not num_heads[layer] and _ATTENTION.fullmatch(name):
+        has_attention = layer not in with_state and _ATTENTION.fullmatch(name)
+        if layer < len(num_heads) and not num_heads[layer] and has_attention:
             yield f"{facts.key('attention.head_count')} is 0 in layer {layer}, which has attention"
 
 

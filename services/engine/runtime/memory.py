@@ -100,7 +100,7 @@ def room_for_checkpoints(
         return num_mebibytes * _MEBIBYTE
     weights_in_ram, cache_in_ram = _in_ram(shape, weights_bytes, options, num_gpu_layers)
     left_bytes = min(room.free_bytes - cache_in_ram - weights_in_ram * room.holds_weights for room in rooms)
-    wanted_bytes = _STATES_A_SLOT * options.num_slots * shape.saved_bytes()
+    wanted_bytes = _STATES_A_SLOT * options.num_slots * _saved_slot_bytes(shape, options)
     return max(0, min(wanted_bytes, left_bytes // _STATES_SHARE))
 
 
@@ -204,7 +204,12 @@ def _states_bytes(shape: CacheShape, options: RuntimeOptions) -> int:
 
 def _saved_bytes(shape: CacheShape, options: RuntimeOptions) -> int:
     """Return the bytes of states outside llama.cpp: the base of every slot, and older ones."""
-    return options.num_slots * shape.saved_bytes() + options.checkpoint_bytes
+    return options.num_slots * _saved_slot_bytes(shape, options) + options.checkpoint_bytes
+
+
+def _saved_slot_bytes(shape: CacheShape, options: RuntimeOptions) -> int:
+    num_positions = min(shape.saved_window, options.num_positions() // options.num_slots)
+    return shape.saved_bytes() + num_positions * sum(_position_bytes(shape, options))
 
 
 def _mib(num_bytes: int) -> str:

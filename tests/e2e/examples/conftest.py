@@ -1,7 +1,6 @@
 """The command lines of the clients in `examples/`, installed or compiled where that is needed."""
 
 import os
-import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -11,40 +10,24 @@ import pytest
 
 from tests.e2e.examples.running import PYTHON
 from tests.e2e.programs import ROOT
-from tests.waiting import PATIENCE_S
+from tests.npm import install_packages
+from tests.workers import made_once
 
 OLDEST_NODE = 18
-# The registry is away or does not have the packages. Anything else that npm complains of is a mistake of ours.
-NO_REGISTRY = re.compile(
-    r"npm (?:error|ERR!) code (E40\d|E5\d\d|ENOTFOUND|EAI_AGAIN|E[A-Z_]*(?:CONN|TIMEDOUT|TIMEOUT)\w*)"
-)
 
 
 @pytest.fixture(scope="session")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Sequence[str]:
     """The command line of the Node.js client, installed in a copy of the project's folders."""
-    if not (shutil.which("node") and shutil.which("npm")):
-        pytest.skip("Node.js with npm is not at hand")
-    version = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout
-    if int(version.removeprefix("v").partition(".")[0]) < OLDEST_NODE:
-        pytest.skip(f"Node.js {version.strip()} is older than {OLDEST_NODE}")
-    root = tmp_path_factory.mktemp("node")
-    folder = root / "examples" / "node"
-    shutil.copytree(ROOT / "examples" / "node", folder, ignore=shutil.ignore_patterns("node_modules"))
-    (root / "protos").symlink_to(ROOT / "protos")
-    installed = subprocess.run(
-        ["npm", "install", "--prefer-offline", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=0"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=8 * PATIENCE_S,
-        check=False,
-    )
-    if found := NO_REGISTRY.search(installed.stderr):
-        pytest.skip(f"npm cannot fetch packages: {found[1]}")
-    assert installed.returncode == 0, installed.stderr
-    assert not (folder / "package-lock.json").exists(), "it would record where the packages came from"
-    return ("node", str(folder / "generate.js"))
+
+    def install(root: Path) -> None:
+        folder = root / "examples" / "node"
+        shutil.copytree(ROOT / "examples" / "node", folder, ignore=shutil.ignore_patterns("node_modules"))
+        (root / "protos").symlink_to(ROOT / "protos")
+        install_packages(folder, OLDEST_NODE)
+        assert not (folder / "package-lock.json").exists(), "it would record where the packages came from"
+
+    return ("node", str(made_once(tmp_path_factory, "node", install) / "examples" / "node" / "generate.js"))
 
 
 @pytest.fixture(params=["python", "node"])
@@ -71,17 +54,20 @@ def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     # Debian 12's gRPC 1.33 takes it, which panics at messages of the other API: it compiles, and cannot send one.
     if request.param == "go" and (gopath / "src/github.com/golang/protobuf/proto/table_marshal.go").exists():
         pytest.skip("gRPC for Go uses a protobuf before 1.4, which knows no code that is generated today")
-    root = tmp_path_factory.mktemp("compiled")
-    # Where Go looks for a package `outrider` that is no module.
-    folder = root / "src" / "outrider"
-    shutil.copytree(ROOT / "examples" / request.param, folder)
-    variables = {"GO111MODULE": "off", "GOPATH": f"{root}:{gopath}", "GOCACHE": str(root / "cache"), "GOFLAGS": ""}
-    made = subprocess.run(
-        ["make", "-C", str(folder), f"PROTOS={ROOT / 'protos'}"],
-        env=os.environ | variables,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert made.returncode == 0, made.stderr
-    return (str(folder / "generate"),)
+
+    def compile_client(root: Path) -> None:
+        # Where Go looks for a package `outrider` that is no module.
+        folder = root / "src" / "outrider"
+        shutil.copytree(ROOT / "examples" / request.param, folder)
+        variables = {"GO111MODULE": "off", "GOPATH": f"{root}:{gopath}", "GOCACHE": str(root / "cache"), "GOFLAGS": ""}
+        made = subprocess.run(
+            ["make", "-C", str(folder), f"PROTOS={ROOT / 'protos'}"],
+            env=os.environ | variables,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert made.returncode == 0, made.stderr
+
+    root = made_once(tmp_path_factory, f"compiled-{request.param}", compile_client)
+    return (str(root / "src" / "outrider" / "generate"),)

@@ -219,6 +219,9 @@ def test_unusual_models_pass(name: str) -> None:
 def test_unusual_tensors_pass() -> None:
     check({}, {"rope_freqs.weight": TensorSpec((8,)), "output.weight": TensorSpec((DIM, NUM_TOKENS), kind=8)})
     check({}, {"d2t": TensorSpec((8,), kind=27), "blk.1.ffn_gate_tid2eid.weight": TensorSpec((2, 8), kind=26)})
+    # Of a layer that keeps a state, as Kimi K3 has them.
+    no_heads = {"attention.head_count": [4, 0], "attention.head_count_kv": [2, 0]}
+    check(no_heads, {"blk.1.ssm_conv1d_q.weight": TensorSpec((DIM,))})
 
 
 def test_what_is_missing_is_left_to_llama_cpp() -> None:

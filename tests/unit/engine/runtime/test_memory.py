@@ -14,7 +14,17 @@ from services.engine.errors import ModelLoadError
 from services.engine.model.cache_shape import CacheShape
 from services.engine.runtime import memory
 from services.engine.runtime.devices import Accelerator
-from services.engine.runtime.memory import Room, cache_bytes, check_gpus, check_ram, free_ram, layers_that_fit, rooms
+from services.engine.runtime.memory import (
+    Room,
+    cache_bytes,
+    check_gpus,
+    check_ram,
+    free_ram,
+    layers_that_fit,
+    room_for_checkpoints,
+    rooms,
+    state_bytes,
+)
 from services.engine.runtime.runtime import RuntimeOptions
 from tests.control_groups import make_groups
 
@@ -50,6 +60,17 @@ def path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(memory, "GgufFile", Opened)
     monkeypatch.setattr(memory, "cache_shape", lambda file: MODEL.cache_shape)
     return parts[0]
+
+
+# It keeps a MiB of keys in its first layer, and a MiB of states a slot in its second one.
+HYBRID: Any = SimpleNamespace(cache_shape=CacheShape(2, [256, 0], [0, 0], [0, MIB // 4]))
+
+
+@pytest.fixture
+def hybrid(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model of 50 MiB with states; a saved state takes 52 bytes more than a MiB."""
+    monkeypatch.setattr(memory, "cache_shape", lambda file: HYBRID.cache_shape)
+    return path
 
 
 def ram(free_mib: int) -> list[Room]:
@@ -116,6 +137,69 @@ def test_without_gpus_nothing_is_on_them() -> None:
 def test_layers_that_fit_with_their_caches(free_mib: int, num_layers: int, path: Path) -> None:
     """Five equal parts of 12 MiB; a fifth of the free memory is left for graphs."""
     assert layers_that_fit(path, OPTIONS, free_mib * MIB) == num_layers
+
+
+def test_layers_that_are_not_loaded_are_before_the_output(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of five equal parts of 12 MiB, as above, with two layers between the fourth and the output."""
+    shape = replace(MODEL.cache_shape, num_skipped=2)
+    monkeypatch.setattr(memory, "cache_shape", lambda file: shape)
+    fitting = {free_mib: layers_that_fit(path, OPTIONS, free_mib * MIB) for free_mib in (14, 16, 31, 74, 76)}
+    assert fitting == {14: 0, 16: 1, 31: 4, 74: 6, 76: -1}
+    for gpu_layers, ram_mib in ((1, 40 + 10), (3, 40 + 10), (4, 30 + 6), (6, 10 + 1)):
+        check_ram(path, OPTIONS, ram(ram_mib), gpu_layers)
+        with pytest.raises(ModelLoadError):
+            check_ram(path, OPTIONS, ram(ram_mib - 1), gpu_layers)
+
+
+def test_states_are_kept_by_the_context_and_beside_it() -> None:
+    assert state_bytes(HYBRID, OPTIONS) == 2 * MIB + 2 * (MIB + 52)
+    assert cache_bytes(HYBRID, OPTIONS) == MIB + state_bytes(HYBRID, OPTIONS)
+    longer = replace(OPTIONS, context_length=2048)
+    assert state_bytes(HYBRID, longer) == state_bytes(HYBRID, OPTIONS)
+    more = replace(OPTIONS, checkpoint_bytes=5 * MIB)
+    assert cache_bytes(HYBRID, more) == cache_bytes(HYBRID, OPTIONS) + 5 * MIB
+    assert state_bytes(MODEL, OPTIONS) == 0
+
+
+def test_states_are_in_the_arithmetic(hybrid: Path) -> None:
+    options = replace(OPTIONS, checkpoint_bytes=5 * MIB)
+    check_ram(hybrid, options, ram(50 + 11), 0)
+    sentence = (
+        "2 slots of 1024 tokens at 512 bytes a token, with 9 MiB of states, need 10 MiB beside 50 MiB of weights, "
+        "60 MiB are free: lower --slots, --context or --checkpoint-mib"
+    )
+    with pytest.raises(ModelLoadError, match=f"^{re.escape(sentence)}$"):
+        check_ram(hybrid, options, ram(60), 0)
+
+
+def test_what_is_saved_is_in_ram_wherever_the_layers_are(hybrid: Path) -> None:
+    check_ram(hybrid, OPTIONS, ram(3), EVERY_LAYER)
+    with pytest.raises(ModelLoadError, match="need 2 MiB beside 0 MiB of weights, 2 MiB are free: lower --slots"):
+        check_ram(hybrid, OPTIONS, ram(2), EVERY_LAYER)
+    check_gpus(HYBRID, OPTIONS, [gpu(3)], EVERY_LAYER)
+    with pytest.raises(ModelLoadError, match="with 4 MiB of states, need 3 MiB on Fake GPU, 2 MiB are free there"):
+        check_gpus(HYBRID, OPTIONS, [gpu(2)], EVERY_LAYER)
+
+
+@pytest.mark.parametrize(
+    ("num_mebibytes", "free_mib", "room_bytes"),
+    [
+        pytest.param(-1, 1000, 8 * (MIB + 52), id="four states for each of two slots"),
+        pytest.param(-1, 50 + 6 + 8, (8 * MIB - 104) // 8, id="an eighth of what is left"),
+        pytest.param(-1, 40, 0, id="nothing is left"),
+        pytest.param(0, 1000, 0, id="none is asked for"),
+        pytest.param(7, 1000, 7 * MIB, id="as asked for"),
+    ],
+)
+def test_room_for_checkpoints(hybrid: Path, num_mebibytes: int, free_mib: int, room_bytes: int) -> None:
+    # The context takes 3 MiB, and what is saved for the slots 2 MiB and 104 bytes.
+    found = room_for_checkpoints(hybrid, OPTIONS, ram(free_mib - 1), 0, num_mebibytes)
+    assert found == room_bytes
+
+
+def test_without_states_there_are_no_checkpoints(path: Path) -> None:
+    assert room_for_checkpoints(path, OPTIONS, ram(1000), 0, -1) == 0
+    assert room_for_checkpoints(path, OPTIONS, ram(1000), 0, 7) == 0
 
 
 @pytest.fixture

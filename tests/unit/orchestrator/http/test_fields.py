@@ -165,6 +165,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (COMPLETIONS, {"prompt": [1, "a"]}, "prompt[1]"),
     (COMPLETIONS, {"prompt": []}, "prompt"),
     (COMPLETIONS, {"prompt": ["a"] * 129}, "prompt"),
+    (COMPLETIONS, {"prompt": [1] * ((1 << 20) + 1)}, "prompt"),
+    (COMPLETIONS, {"stop_token_ids": [2] * ((1 << 14) + 1)}, "stop_token_ids"),
     (COMPLETIONS, {"suffix": "b"}, "suffix"),
     (COMPLETIONS, {"best_of": 2}, "best_of"),
     (COMPLETIONS, {"logprobs": True}, "logprobs"),
@@ -181,6 +183,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"add_generation_prompt": False}, "add_generation_prompt"),
     (CHAT, {"prediction": {"type": "content", "content": 5}}, "prediction.content"),
     (CHAT, {"messages": [{"content": "a"}]}, "messages[0].role"),
+    (CHAT, {"messages": [{"role": "user", "content": "a"}] * ((1 << 14) + 1)}, "messages"),
     (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type"),
     (CHAT, {"chat_template_kwargs": {"a": nested(120)}}, "chat_template_kwargs"),
 ]

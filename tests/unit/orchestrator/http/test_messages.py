@@ -69,6 +69,14 @@ async def test_what_the_fields_mean() -> None:
         ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format"),
         ({"context_management": {"edits": []}}, "context_management"),
         ({"stop": ["a"]}, "stop"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+            "a block of type text needs text",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "tool_result", "content": "4"}]}]},
+            "a block of type tool_result needs tool_use_id",
+        ),
     ],
 )
 async def test_what_is_refused(fields: dict[str, Any], named: str) -> None:
