@@ -122,6 +122,12 @@ def test_on_a_gpu_it_is_on_without_a_measurement(machine: Machine) -> None:
     assert known() == {}
 
 
+def test_where_a_state_is_kept_it_is_off_on_a_cpu_without_a_measurement(machine: Machine) -> None:
+    assert not choose_flash_attention("auto", loaded(keeps_state=True), None, machine.measuring())
+    assert choose_flash_attention("auto", loaded(keeps_state=True, num_gpu_layers=-1), None, machine.measuring())
+    assert not machine.runtimes
+
+
 @pytest.mark.parametrize("num_gpu_layers", [0, -1])
 @pytest.mark.parametrize(("setting", "chosen"), [("on", True), ("off", False)])
 def test_a_setting_is_followed(
