@@ -62,7 +62,7 @@ async def ask(
     client: Client, tokens: Sequence[int], speculation: generation_pb2.Speculation = OFF, **fields: Any
 ) -> Generated:
     """Return an answer to a prompt of tokens, with log-probabilities, which show more than the tokens do."""
-    asked: dict[str, Any] = {"max_tokens": 24, "num_log_probabilities": 2, **fields}
+    asked: dict[str, Any] = {"max_tokens": 16, "num_log_probabilities": 2, **fields}
     return await client.generate(tokens=generation_pb2.TokenPrompt(tokens=tokens), speculation=speculation, **asked)
 
 
