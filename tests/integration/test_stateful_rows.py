@@ -101,7 +101,7 @@ def check_exactness(model: Model, width: int, *, shares_decodes: bool) -> None:
         assert np.abs(rows - others).max() < TOLERANCE
 
     def is_right(row: Row) -> bool:
-        return row.logits.tobytes() == expected[row.sequence][row.position].tobytes()
+        return bool(row.logits.tobytes() == expected[row.sequence][row.position].tobytes())
 
     assert count_different(runtime, sequences, is_right, NUM_ROWS) == 0, f"width {width}"
     runtime.close()
