@@ -143,6 +143,11 @@ def hybrid(path: Path, fields: Mapping[str, Field] | None = None) -> Path:
     return write_model(path, "lfm2", shapes, usual | dict(fields or {}))
 
 
+def windowed_hybrid(path: Path) -> Path:
+    """LFM2 with attention to the last WINDOW positions only; llama.cpp counts what it keeps of them as state."""
+    return hybrid(path, {"attention.sliding_window": WINDOW})
+
+
 def encoder(path: Path, fields: Mapping[str, Field] | None = None) -> Path:
     """BERT, which reads a text as a whole; real files say so with attention.causal = False."""
     layer = _attention(norm="attn_output_norm") | _feed_forward("up", "down", norm="layer_output_norm")

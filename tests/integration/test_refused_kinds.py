@@ -42,8 +42,6 @@ def _cut_off(path: Path) -> Path:
 
 
 REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "recurrent": (foreign_models.recurrent, "mamba keeps recurrent state"),
-    "hybrid": (foreign_models.hybrid, "lfm2 keeps recurrent state"),
     "encoder": (
         partial(foreign_models.encoder, fields={"attention.causal": False}),
         "bert does not generate one token after the other",

@@ -25,7 +25,8 @@ from services.engine.runtime.interface import Logits, Runtime, Segment
 MOST_TAIL = 16
 # A base follows a slot that goes on from token to token once it is so far behind.
 _MOST_BEHIND = 64
-# Prompts that are longer leave a state right before their last row: who asks the same again begins there.
+# Prompts that are longer leave a state right before their last row: who asks the same again begins there. Where they
+# come in parts they leave others on the way, so far apart at least.
 _LONG_PROMPT = 64
 
 
@@ -68,6 +69,8 @@ class _Slot:
     is_ahead: bool = True
     # Tokens that will not be taken back.
     num_firm: int = 0
+    # Whether the last rows were a part of a prompt, of which more is to come.
+    is_in_prompt: bool = False
 
     @property
     def held(self) -> int:
@@ -123,10 +126,8 @@ class CheckpointRuntime:
         Those who verify drafts are padded to the same number of rows. Others go on from the state that a decode leaves,
         and padding would spoil that.
         """
-        prompts = [[segment] for segment in segments if len(segment.tokens) > self._most_rows]
-        others = sorted(
-            (segment for segment in segments if len(segment.tokens) <= self._most_rows), key=lambda each: each.slot
-        )
+        prompts = [[segment] for segment in segments if self._is_prompt(segment)]
+        others = sorted((each for each in segments if not self._is_prompt(each)), key=lambda each: each.slot)
         groups: list[list[Segment]] = []
         for segment in others:
             if groups and self._go_together([*groups[-1], segment]):
@@ -139,7 +140,7 @@ class CheckpointRuntime:
         """Evaluate one group; see `Runtime.decode`. After a failure the slots hold nothing."""
         try:
             self._shorten_tails(segments)
-            if len(segments) == 1 and len(segments[0].tokens) > _LONG_PROMPT and not segments[0].num_tentative:
+            if len(segments) == 1 and self._leaves_state(segments[0]):
                 return [self._evaluate_prompt(segments[0])]
             return self._evaluate(segments)
         except DecodeError:
@@ -166,7 +167,7 @@ class CheckpointRuntime:
             self._drop(lambda index, kept: index == slot and kept.length > length)
             known.base, known.is_ahead = checkpoint, True
         known.tail = known.tail[: length - known.base.length]
-        known.num_firm = min(known.num_firm, length)
+        known.num_firm, known.is_in_prompt = min(known.num_firm, length), False
         if known.is_ahead:
             self._put_back(slot)
         known.is_ahead = not known.tail
@@ -188,6 +189,25 @@ class CheckpointRuntime:
     def close(self) -> None:
         """Free everything."""
         self._inner.close()
+
+    def _is_prompt(self, segment: Segment) -> bool:
+        return len(segment.tokens) > self._most_rows or self._leaves_state(segment)
+
+    def _leaves_state(self, segment: Segment) -> bool:
+        """Whether a state is kept for those who begin alike: at the end of a long prompt, or on the way there."""
+        end = segment.first_position + len(segment.tokens)
+        if end <= _LONG_PROMPT or self._num_rest(segment) >= len(segment.tokens):
+            return False
+        if segment.num_outputs:
+            num_firm = len(segment.tokens) - segment.num_tentative
+            return num_firm > self._most_rows or self._slots[segment.slot].is_in_prompt
+        return end - self._checkpoint(segment.slot, end).length > _LONG_PROMPT
+
+    def _num_rest(self, segment: Segment) -> int:
+        """Return how many of the last rows follow whole blocks: where logits are wanted one at least, and the draft."""
+        end = segment.first_position + len(segment.tokens)
+        most = end - min(1, segment.num_outputs) - segment.num_tentative
+        return end - (most - most % self._width)
 
     def _go_together(self, group: Sequence[Segment]) -> bool:
         """Whether neighbours, of which the last one is new, go into one decode."""
@@ -244,10 +264,9 @@ class CheckpointRuntime:
         """
         known = self._slots[segment.slot]
         end = segment.first_position + len(segment.tokens)
-        most = end - min(1, segment.num_outputs)
-        num_rest = end - (most - most % self._width)
+        num_rest = self._num_rest(segment)
         num_rows, num_outputs = len(segment.tokens) - num_rest, max(0, segment.num_outputs - num_rest)
-        first = replace(segment, tokens=segment.tokens[:num_rows], num_outputs=num_outputs)
+        first = replace(segment, tokens=segment.tokens[:num_rows], num_outputs=num_outputs, num_tentative=0)
         (logits,) = self._evaluate([first])
         if num_outputs:
             logits = logits.copy()
@@ -258,7 +277,8 @@ class CheckpointRuntime:
             known.tail, known.is_ahead = list(rest), not rest
             known.num_firm = end
             return logits
-        last = Segment(segment.slot, end - num_rest, rest, segment.num_outputs - num_outputs)
+        num_last = segment.num_outputs - num_outputs
+        last = Segment(segment.slot, end - num_rest, rest, num_last, num_tentative=segment.num_tentative)
         (last_logits,) = self._evaluate([last])
         return np.concatenate([logits, last_logits]) if num_outputs else last_logits
 
@@ -304,7 +324,7 @@ class CheckpointRuntime:
         known.tail = [*known.tail, *segment.tokens]
         if len(segment.tokens) > segment.num_tentative:
             known.num_firm = known.held - segment.num_tentative
-        known.is_ahead = True
+        known.is_ahead, known.is_in_prompt = True, not segment.num_outputs
         if whole.num_padding or known.held % self._width:
             self._put_back(segment.slot)
 

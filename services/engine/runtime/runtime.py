@@ -73,6 +73,8 @@ class LlamaRuntime:
         self.vocabulary_size = model.vocabulary.size
         self._given_up = model.given_up
         self._keeps_state = model.keeps_state
+        # Then what attention keeps within the window belongs to what is saved as the state.
+        self._has_window = llama_cpp.llama_model_n_swa(model.handle) > 0
         self.num_decodes = 0
         is_watched = options.count_passes or options.digest_attention or options.can_fill
         self._watcher = Watcher(digests_attention=options.digest_attention) if is_watched else None
@@ -183,7 +185,14 @@ class LlamaRuntime:
         self.cut(slot, length)
 
     def share(self, source: int, target: int) -> None:
-        """Let `target` hold all that `source` holds; the next decode does it."""
+        """Let `target` hold all that `source` holds; the next decode does it, unless a state has what it would copy.
+
+        Such a state may be put back before, into other cells than those that are copied.
+        """
+        if self._keeps_state and self._has_window:
+            self.cut(target, 0)
+            self.restore(target, self.state(source))
+            return
         llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, -1)
         self._has_copied = True
 

@@ -31,9 +31,11 @@ def runtime_of(model: Model, options: RuntimeOptions, exactness: Exactness | Non
     """Make a runtime with the context that the options ask for: exact, if the probe was right, or plain."""
     flash_attention = options.flash_attention and exactness is None
     reserved = _reserve(exactness, max_draft_tokens, keeps_state=model.keeps_state)
-    inner = LlamaRuntime(model, replace(options, reserve=reserved, flash_attention=flash_attention))
+    options = replace(options, reserve=reserved, flash_attention=flash_attention)
     if not model.keeps_state:
-        return PaddedRuntime(inner, exactness, max_draft_tokens)
+        return PaddedRuntime(LlamaRuntime(model, options), exactness, max_draft_tokens)
+    # A whole draft is verified in one decode, whatever has to be evaluated again before it.
+    inner = LlamaRuntime(model, replace(options, max_batch_rows=max(options.max_batch_rows, reserved)))
     return CheckpointRuntime(
         inner,
         exactness.width if exactness else 1,

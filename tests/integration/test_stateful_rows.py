@@ -1,0 +1,120 @@
+"""Models that keep a recurrent state in random schedules of the engine: rows of logits are those of each alone."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from services.engine.model.model import Model
+from services.engine.runtime.interface import Logits, Runtime, Segment
+from services.engine.runtime.padding import ExactMode, Exactness
+from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions
+from services.engine.startup.exactness import runtime_of
+from services.engine.startup.probe import fixed_sequences, is_exact
+from tests import foreign_models
+from tests.integration.schedules import Row, Schedule, row_by_row
+
+pytestmark = pytest.mark.integration
+
+STATEFUL: dict[str, Callable[[Path], Path]] = {
+    "recurrent": foreign_models.recurrent,
+    "hybrid": foreign_models.hybrid,
+    "hybrid with a window": foreign_models.windowed_hybrid,
+}
+MAX_DRAFT_TOKENS = 7
+NUM_ROWS = 2000
+LENGTHS = (200, 170, 140, 90, 40, 20)
+# Tokens that the first three begin with.
+NUM_COMMON = 80
+OPTIONS = RuntimeOptions(
+    num_slots=6, context_length=256, max_batch_rows=128, num_threads=1, cache_in_f32=True, checkpoint_bytes=1 << 20
+)
+# Kernels of other batches round otherwise; a wrong state makes a difference of about 1.
+TOLERANCE = 1e-3
+
+
+@pytest.fixture(scope="module", params=STATEFUL)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return Model(STATEFUL[request.param](tmp_path_factory.mktemp("stateful") / "model.gguf"))
+
+
+def sequences_of(runtime: Runtime) -> list[list[int]]:
+    sequences = fixed_sequences(runtime.vocabulary_size, LENGTHS, seed=7)
+    return [sequences[0][:NUM_COMMON] + tokens[NUM_COMMON:] for tokens in sequences[:3]] + sequences[3:]
+
+
+def from_scratch(model: Model, sequences: list[list[int]]) -> list[Logits]:
+    """The logits of each sequence, evaluated at once by the model alone."""
+    runtime = LlamaRuntime(model, replace(OPTIONS, max_batch_rows=256))
+    expected = []
+    for tokens in sequences:
+        expected.append(runtime.decode([Segment(0, 0, tokens, len(tokens))])[0].copy())
+        runtime.cut(0, 0)
+    runtime.close()
+    return expected
+
+
+def count_different(
+    runtime: Runtime, sequences: list[list[int]], is_right: Callable[[Row], bool], num_rows: int
+) -> int:
+    """Run schedules until so many rows were compared; return how many are not right."""
+    num_compared = num_different = num_copied = num_rewound = seed = 0
+    while num_compared < num_rows:
+        schedule = Schedule(runtime, sequences, MAX_DRAFT_TOKENS, seed)
+        for _ in range(40):
+            for row in schedule.step():
+                num_compared += 1
+                num_different += not is_right(row)
+        for slot in range(len(sequences)):
+            runtime.cut(slot, 0)
+        num_copied, num_rewound = num_copied + schedule.num_copied, num_rewound + schedule.num_rewound
+        seed += 1
+    assert min(num_copied, num_rewound) > 5
+    return num_different
+
+
+def exact_widths(model: Model) -> Iterator[int]:
+    """Yield the widths that a target would be found to be exact with."""
+    for width in (2, 8):
+        runtime = runtime_of(model, OPTIONS, Exactness(ExactMode.ROW_MULTIPLE, width), MAX_DRAFT_TOKENS)
+        if is_exact(runtime, MAX_DRAFT_TOKENS):
+            yield width
+        runtime.close()
+
+
+@pytest.mark.parametrize("shares_decodes", [True, False], ids=["together", "one by one"])
+def test_random_schedules_are_exact(model: Model, shares_decodes: bool) -> None:
+    widths = list(exact_widths(model))
+    assert widths
+    for width in widths:
+        check_exactness(model, width, shares_decodes=shares_decodes)
+
+
+def check_exactness(model: Model, width: int, *, shares_decodes: bool) -> None:
+    options = replace(OPTIONS, shares_decodes=shares_decodes)
+    runtime = runtime_of(model, options, Exactness(ExactMode.ROW_MULTIPLE, width), MAX_DRAFT_TOKENS)
+    sequences = sequences_of(runtime)
+    expected = row_by_row(runtime, sequences)
+    for rows, others in zip(expected, from_scratch(model, sequences), strict=True):
+        assert np.abs(rows - others).max() < TOLERANCE
+
+    def is_right(row: Row) -> bool:
+        return bool(row.logits.tobytes() == expected[row.sequence][row.position].tobytes())
+
+    assert count_different(runtime, sequences, is_right, NUM_ROWS) == 0, f"width {width}"
+    runtime.close()
+
+
+@pytest.mark.parametrize("checkpoint_bytes", [0, 1 << 20])
+def test_rows_of_any_number_are_right_but_for_rounding(model: Model, checkpoint_bytes: int) -> None:
+    runtime = runtime_of(model, replace(OPTIONS, checkpoint_bytes=checkpoint_bytes), None, MAX_DRAFT_TOKENS)
+    sequences = sequences_of(runtime)
+    expected = from_scratch(model, sequences)
+
+    def is_right(row: Row) -> bool:
+        return bool(np.abs(row.logits - expected[row.sequence][row.position]).max() < TOLERANCE)
+
+    assert count_different(runtime, sequences, is_right, NUM_ROWS) == 0
+    runtime.close()
