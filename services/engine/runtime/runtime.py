@@ -73,8 +73,7 @@ class LlamaRuntime:
         self.vocabulary_size = model.vocabulary.size
         self._given_up = model.given_up
         self._keeps_state = model.keeps_state
-        # Then what attention keeps within the window belongs to what is saved as the state.
-        self._has_window = llama_cpp.llama_model_n_swa(model.handle) > 0
+        self._saves_window = model.saves_window
         self.num_decodes = 0
         is_watched = options.count_passes or options.digest_attention or options.can_fill
         self._watcher = Watcher(digests_attention=options.digest_attention) if is_watched else None
@@ -189,7 +188,7 @@ class LlamaRuntime:
 
         Such a state may be put back before, into other cells than those that are copied.
         """
-        if self._keeps_state and self._has_window:
+        if self._saves_window:
             self.cut(target, 0)
             self.restore(target, self.state(source))
             return

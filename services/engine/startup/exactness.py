@@ -54,15 +54,22 @@ def most_reserve(max_draft_tokens: int) -> int:
     )
 
 
-def candidates(max_draft_tokens: int, *, keeps_state: bool = False) -> list[Exactness]:
+def candidates(max_draft_tokens: int, *, keeps_state: bool = False, saves_window: bool = False) -> list[Exactness]:
     """Return what is worth trying, the cheapest first. Constant rows must leave room for a whole draft.
 
     They take rows of slots that have nothing to do: one that `keeps_state` would have to be brought back from there.
+    A window that is saved with a state is put back into other cells than it was in, by whole blocks: with fewer rows
+    than a vector has numbers these are added in another order, which showed in one row of five, and not to every probe.
     """
     constant = [width for width in _WIDTHS if width > max_draft_tokens and not keeps_state]
-    return [Exactness(ExactMode.ROW_MULTIPLE, width) for width in _WIDTHS] + [
+    multiples = _WIDTHS[-1:] if saves_window else _WIDTHS
+    return [Exactness(ExactMode.ROW_MULTIPLE, width) for width in multiples] + [
         Exactness(ExactMode.CONSTANT_ROWS, width) for width in constant
     ]
+
+
+def _candidates_of(model: Model, max_draft_tokens: int) -> list[Exactness]:
+    return candidates(max_draft_tokens, keeps_state=model.keeps_state, saves_window=model.saves_window)
 
 
 def _reserve(exactness: Exactness | None, max_draft_tokens: int, *, keeps_state: bool) -> int:
@@ -78,7 +85,7 @@ def choose_on(loaded: LoadedModel, max_draft_tokens: int, measuring: Measuring) 
         ModelLoadError: no candidate is exact.
     """
     choosing = _Choosing(loaded, max_draft_tokens, measuring)
-    for exactness in candidates(max_draft_tokens, keeps_state=loaded.model.keeps_state):
+    for exactness in _candidates_of(loaded.model, max_draft_tokens):
         if choosing.is_exact_in_full(exactness):
             return exactness
     raise ModelLoadError(
@@ -92,7 +99,7 @@ def choose_auto(loaded: LoadedModel, max_draft_tokens: int, measuring: Measuring
     What is not found out within the budget counts as not exact, in this start and in later ones.
     """
     choosing = _Choosing(loaded, max_draft_tokens, measuring)
-    for exactness in candidates(max_draft_tokens, keeps_state=loaded.model.keeps_state):
+    for exactness in _candidates_of(loaded.model, max_draft_tokens):
         is_cheap = choosing.is_cheap(exactness)
         is_taken = is_cheap and choosing.is_exact(exactness)
         if is_taken:

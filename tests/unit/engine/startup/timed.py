@@ -102,7 +102,9 @@ class Machine:
 
 def loaded(*, num_gpu_layers: int = 0, keeps_state: bool = False, **options: Any) -> LoadedModel:
     """A model that is only talked about."""
-    model: Any = SimpleNamespace(path=Path("model.gguf"), num_gpu_layers=num_gpu_layers, keeps_state=keeps_state)
+    model: Any = SimpleNamespace(
+        path=Path("model.gguf"), num_gpu_layers=num_gpu_layers, keeps_state=keeps_state, saves_window=False
+    )
     return LoadedModel(
         model, RuntimeOptions(num_threads=1, max_batch_rows=256, **options), "some digest", "some device"
     )
