@@ -85,7 +85,7 @@ def describe(path: Path) -> dict[str, object]:
         return {"refused": _reason(error, path)}
     found: dict[str, object] = {"architecture": model.architecture, "keeps_state": model.keeps_state}
     measuring = Measuring(Budget(math.inf), findings(), lambda what: None)
-    most = (model.most_positions or math.inf) - most_reserve(MAX_DRAFT_TOKENS)
+    most = (model.most_positions or math.inf) - most_reserve(MAX_DRAFT_TOKENS, keeps_state=model.keeps_state)
     options = replace(OPTIONS, context_length=int(min(OPTIONS.context_length, most)))
     try:
         loaded = tried(LoadedModel(model, options, path.name, "CPU"), measuring)

@@ -104,6 +104,12 @@ def room_for_checkpoints(
     return max(0, min(wanted_bytes, left_bytes // _STATES_SHARE))
 
 
+def keeps_state(path: Path) -> bool:
+    """Whether layers of a model keep a state, by its header. Raises ModelLoadError where the file cannot be read."""
+    shape, _ = _read_sizes(path)
+    return any(shape.states)
+
+
 def layers_that_fit(path: Path, options: RuntimeOptions, free_bytes: int) -> int:
     """Return how many layers of a model, with their caches, fit into a GPU's free memory; -1 is all of them.
 

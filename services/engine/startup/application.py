@@ -20,6 +20,7 @@ from services.engine.runtime.interface import Runtime
 from services.engine.runtime.memory import (
     check_gpus,
     check_ram,
+    keeps_state,
     layers_that_fit,
     room_for_checkpoints,
     rooms,
@@ -133,7 +134,7 @@ class ModelApplication(ABC):
         options = RuntimeOptions(
             num_slots=settings.slots,
             context_length=settings.context,
-            reserve=most_reserve(settings.max_draft_tokens),
+            reserve=most_reserve(settings.max_draft_tokens, keeps_state=keeps_state(settings.model)),
             num_threads=settings.threads,
             flash_attention=settings.flash_attention == "on",
         )

@@ -45,13 +45,10 @@ def runtime_of(model: Model, options: RuntimeOptions, exactness: Exactness | Non
     )
 
 
-def most_reserve(max_draft_tokens: int) -> int:
+def most_reserve(max_draft_tokens: int, *, keeps_state: bool = False) -> int:
     """Return how many positions of a slot padding takes at most, whatever is found exact."""
-    return max(
-        _reserve(exactness, max_draft_tokens, keeps_state=keeps_state)
-        for keeps_state in (False, True)
-        for exactness in (None, *candidates(max_draft_tokens, keeps_state=keeps_state))
-    )
+    ways = (None, *candidates(max_draft_tokens, keeps_state=keeps_state))
+    return max(_reserve(exactness, max_draft_tokens, keeps_state=keeps_state) for exactness in ways)
 
 
 def candidates(max_draft_tokens: int, *, keeps_state: bool = False, saves_window: bool = False) -> list[Exactness]:
