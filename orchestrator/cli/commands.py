@@ -58,6 +58,8 @@ _REFUSALS = (
     grpc.StatusCode.NOT_FOUND,
 )
 
+# Of what is no terminal: who reads it breaks lines as they like.
+_MOST_COLUMNS = 1000
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
@@ -133,7 +135,7 @@ def serve(
     flags = [f"{flag}={value}" for flag, value in given.items() if value is not None]
     address = http_address(http)
     options = models.stack(host=host, port=port, http=address, log_level=log_level, model_flags=flags, callers=callers)
-    run(_serve(options, http_line(address, http) if address else ""))
+    run(_serve(options, http_line(address, http, callers.values()) if address else ""))
 
 
 @app.command(name="generate")
@@ -209,7 +211,10 @@ def status(
         print(json.dumps(to_json(reply)))
     else:
         out = Console(highlight=False)
-        if out.is_dumb_terminal:  # which rich takes for 80 columns wide
+        # Rich takes what is no terminal for 80 columns wide, and dumb ones too.
+        if not out.is_terminal:
+            out.width = _MOST_COLUMNS
+        elif out.is_dumb_terminal:
             out.size = ConsoleDimensions(*shutil.get_terminal_size())
         out.print(status_table(reply))
 

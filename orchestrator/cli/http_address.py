@@ -1,6 +1,8 @@
 """Where `outrider serve` serves HTTP."""
 
 import socket
+from collections.abc import Mapping
+from typing import Any
 
 from orchestrator.settings import OrchestratorSettings
 from services.frame.program.address import split_host_and_port
@@ -33,9 +35,9 @@ def http_address(given: str | None) -> str:
     return given if port else f"{given.rpartition(':')[0]}:{_free_port(host)}"
 
 
-def http_line(address: str, given: str | None) -> str:
-    """Return what is said of an address once it is served."""
-    settings = load_settings(OrchestratorSettings, {"host": _HOST, "http": ""})
+def http_line(address: str, given: str | None, values: Mapping[str, Any]) -> str:
+    """Return what is said of an address once it is served; `values` are those of the orchestrator's settings."""
+    settings = load_settings(OrchestratorSettings, {"host": _HOST, "http": "", **values})
     scheme = "http" if settings.tls_cert is None else "https"
     is_other = given is None and address != f"{_HOST}:{_PORT}"
     return f"HTTP at {scheme}://{address}" + (f", as port {_PORT} is taken" if is_other else "")

@@ -74,7 +74,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object"
 
 @dataclass(frozen=True)
 class CallerOptions:
-    """Who may call the orchestrator of a stack."""
+    """Who may call the orchestrator of a stack, and what they are told beside answers."""
 
     api_key_file: Annotated[
         str | None,
@@ -87,6 +87,39 @@ class CallerOptions:
     allow_anyone: Annotated[
         bool, typer.Option("--allow-anyone", help="let other machines in without keys and certificates")
     ] = False
+    tls_cert: Annotated[
+        str | None,
+        typer.Option(
+            callback=refuse_empty,
+            envvar="OUTRIDER_ORCHESTRATOR_TLS_CERT",
+            help="PEM certificate chain; with it and --tls-key clients must speak TLS",
+        ),
+    ] = None
+    tls_key: Annotated[
+        str | None,
+        typer.Option(callback=refuse_empty, envvar="OUTRIDER_ORCHESTRATOR_TLS_KEY", help="PEM key of the certificate"),
+    ] = None
+    http_names: Annotated[
+        str | None,
+        typer.Option(
+            envvar="OUTRIDER_ORCHESTRATOR_HTTP_NAMES",
+            help="names beside addresses that HTTP is asked by, with commas between; needed without keys alone",
+        ),
+    ] = None
+    http_origins: Annotated[
+        str | None,
+        typer.Option(
+            envvar="OUTRIDER_ORCHESTRATOR_HTTP_ORIGINS",
+            help="origins of web pages that may ask over HTTP, with commas between; * is every page",
+        ),
+    ] = None
+    trace_url: Annotated[
+        str | None,
+        typer.Option(
+            envvar="OUTRIDER_ORCHESTRATOR_TRACE_URL",
+            help="where a trace is seen, as in http://localhost:16686/trace/{trace_id}; HTTP answers tell it",
+        ),
+    ] = None
 
     def values(self) -> dict[str, Any]:
         """Return what was given, by the orchestrator's settings."""
@@ -94,8 +127,8 @@ class CallerOptions:
 
     def flags(self) -> list[str]:
         """Return what was given, as flags of the orchestrator."""
-        file = [f"--api-key-file={self.api_key_file}"] if self.api_key_file else []
-        return [*file, "--allow-anyone"] if self.allow_anyone else file
+        flags = {f"--{name.replace('_', '-')}": value for name, value in self.values().items()}
+        return [flag if value is True else f"{flag}={value}" for flag, value in flags.items()]
 
 
 @dataclass(frozen=True)

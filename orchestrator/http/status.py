@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 from orchestrator.generation.request import model_unknown
 from orchestrator.http.exchange.errors import error_response
 from orchestrator.http.served import DRAFT, Served
+from outrider.v1 import common_pb2
 from services.frame.rpc.errors import REASON_NOT_READY, ServiceError
 
 
@@ -31,46 +32,41 @@ def status_routes(served: Served) -> APIRouter:
 
     @routes.get("/v1/models", summary="The models: the target, and the draft as `draft`", tags=["models"])
     async def models() -> dict[str, Any]:
-        found = _models(served)
+        known = {served.target.name: served.target}
+        if (draft := served.draft()) is not None:
+            known[DRAFT] = draft.model
+        found = [_described(name, model, served.started_s) for name, model in known.items()]
         # Anthropic's clients ask here too, for pages: this is the only one.
         page = {"has_more": False, "first_id": found[0]["id"], "last_id": found[-1]["id"]}
         return {"object": "list", "data": found} | page
 
-    @routes.get("/v1/models/{model:path}", summary="One of the models", tags=["models"])
+    @routes.get("/v1/models/{model:path}", summary="A model, by any name that requests may call it", tags=["models"])
     async def model(model: str) -> dict[str, Any]:
-        for each in _models(served):
-            if each["id"] == model:
-                return each
-        raise model_unknown(model, [each["id"] for each in _models(served)])
+        found = served.model(model)
+        if not found.name:
+            raise model_unknown(model, served.backend.models())
+        return _described(model, found, served.started_s)
 
     return routes
 
 
-def _models(served: Served) -> list[dict[str, Any]]:
-    target = served.target
-    found = [(target.name, target)]
-    if (draft := served.draft()) is not None:
-        found.append((DRAFT, draft.model))
-    started = datetime.fromtimestamp(served.started_s, UTC).isoformat().replace("+00:00", "Z")
-    return [
-        {
-            "id": name,
-            "object": "model",
-            "created": served.started_s,
-            "owned_by": "outrider",
-            # The same, as Anthropic's API has it.
-            "type": "model",
-            "display_name": model.name,
-            "created_at": started,
-            "lifecycle": "active",
-            "max_model_len": model.context_length,
-            "meta": {
-                "name": model.name,
-                "n_vocab": model.vocabulary_size,
-                "n_params": model.num_parameters,
-                "size": model.model_bytes,
-                "has_chat_template": model.has_chat_template,
-            },
-        }
-        for name, model in found
-    ]
+def _described(name: str, model: common_pb2.ModelInfo, started_s: int) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": started_s,
+        "owned_by": "outrider",
+        # The same, as Anthropic's API has it.
+        "type": "model",
+        "display_name": model.name,
+        "created_at": datetime.fromtimestamp(started_s, UTC).isoformat().replace("+00:00", "Z"),
+        "lifecycle": "active",
+        "max_model_len": model.context_length,
+        "meta": {
+            "name": model.name,
+            "n_vocab": model.vocabulary_size,
+            "n_params": model.num_parameters,
+            "size": model.model_bytes,
+            "has_chat_template": model.has_chat_template,
+        },
+    }

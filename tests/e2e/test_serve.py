@@ -96,9 +96,8 @@ async def test_tls_on_the_public_port(pair: Pair, home: Path, tmp_path: Path) ->
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     cert.write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
     certificate.private_key_pem.write_to_path(str(key))
-    variables = {"OUTRIDER_ORCHESTRATOR_TLS_CERT": str(cert), "OUTRIDER_ORCHESTRATOR_TLS_KEY": str(key)}
     credentials = grpc.ssl_channel_credentials(authority.cert_pem.bytes())
-    with serving(home, *pair.flags, **variables) as system:
+    with serving(home, *pair.flags, "--tls-cert", str(cert), "--tls-key", str(key)) as system:
         async with grpc.aio.secure_channel(system.address, credentials) as channel:
             assert len((await Client(channel).generate(max_tokens=4)).ids) == 4
         told = ("--address", system.address, "--peer-tls", "--peer-ca", str(tmp_path / "ca.pem"))

@@ -51,6 +51,7 @@ _CODES: Mapping[str, str] = MappingProxyType(
 # When to come again, where the error does not say so.
 _RETRY_AFTER_S = 1.0
 _ANTHROPIC = "/v1/messages"
+_WITHOUT_VERSION = ("/chat/completions", "/completions", "/responses", "/models", "/messages")
 _NO_OBJECT = "the body is to be a JSON object, sent with content-type: application/json"
 
 
@@ -71,11 +72,15 @@ def status_of(error: ServiceError) -> int:
 def error_body(error: ServiceError, path: str, status: int | None = None) -> dict[str, Any]:
     """Return what an error looks like to clients of the API that `path` belongs to."""
     openai, anthropic = _TYPES.get(status or status_of(error), _TYPES[500])
-    if path.startswith(_ANTHROPIC):
-        return {"type": "error", "error": {"type": anthropic, "message": error.message}}
     fields = [violation.field for violation in error.field_violations if violation.field]
+    message = error.message
+    # Clients show nothing but the sentence.
+    if fields and fields[0].rpartition(".")[2] not in message:
+        message = f"{fields[0]}: {message}"
+    if _ANTHROPIC in path:
+        return {"type": "error", "error": {"type": anthropic, "message": message}}
     code = _CODES.get(error.reason, error.reason.lower())
-    return {"error": {"message": error.message, "type": openai, "param": fields[0] if fields else None, "code": code}}
+    return {"error": {"message": message, "type": openai, "param": fields[0] if fields else None, "code": code}}
 
 
 def error_response(error: ServiceError, path: str) -> Response:
@@ -93,8 +98,19 @@ def http_error_response(error: HTTPException, path: str) -> Response:
         return error_response(error.__cause__, path)
     reasons = {400: "INVALID_JSON", 404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "BODY_TOO_LARGE"}
     reason = reasons.get(error.status_code, "INVALID_REQUEST")
-    told = ServiceError(grpc.StatusCode.INVALID_ARGUMENT, reason, str(error.detail))
+    sentence = _nothing_at(path) if error.status_code == 404 else str(error.detail)
+    told = ServiceError(grpc.StatusCode.INVALID_ARGUMENT, reason, sentence)
     return JSONResponse(error_body(told, path, error.status_code), error.status_code, error.headers)
+
+
+def _nothing_at(path: str) -> str:
+    """Return what is said of a path that does not exist: most often a client has a base URL of another form."""
+    hint = ""
+    if path.startswith("/v1/v1/"):
+        hint = ": this client adds /v1 to its base URL by itself"
+    elif path in _WITHOUT_VERSION:
+        hint = ": the base URL of OpenAI's clients ends with /v1"
+    return f"nothing is served at {path}{hint}"
 
 
 def unsupported(field: str, sentence: str = "") -> ServiceError:

@@ -1,9 +1,9 @@
 """`/v1/chat/completions`: the next message of a chat."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from fastapi import APIRouter, Request
-from pydantic import Field
+from pydantic import Field, model_validator
 from starlette.responses import JSONResponse, Response
 
 from orchestrator.generation.generation import draw_seed
@@ -40,6 +40,12 @@ class ChatMessage(Fields):
     audio: Unsupported = None
     annotations: Unsupported = None
     function_call: Unsupported = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.content is None and self.role != "assistant":
+            raise ValueError("content is needed")
+        return self
 
     def to_message(self) -> target_pb2.ChatMessage:
         """Return it as the protocol has it."""

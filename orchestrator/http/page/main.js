@@ -202,6 +202,8 @@ function offerChat(hasTemplate) {
   if (hasTemplate && fields.prompt.value === fields.prompt.defaultValue) fields.prompt.value = "";
 }
 
+// The browser says what is wrong with a field only where that can be seen.
+form.addEventListener("invalid", (event) => event.target.closest("details")?.setAttribute("open", ""), true);
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   if (!find("go").disabled) attempt(generate);

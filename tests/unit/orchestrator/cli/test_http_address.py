@@ -20,7 +20,7 @@ def taken() -> Iterator[int]:
 def test_the_default_is_a_port_of_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_PORT", port := free_port())
     assert http_address(None) == f"127.0.0.1:{port}"
-    assert http_line(f"127.0.0.1:{port}", None) == f"HTTP at http://127.0.0.1:{port}"
+    assert http_line(f"127.0.0.1:{port}", None, {}) == f"HTTP at http://127.0.0.1:{port}"
 
 
 def test_where_it_is_taken_another_one_is_found_and_that_is_said(monkeypatch: pytest.MonkeyPatch, taken: int) -> None:
@@ -28,7 +28,7 @@ def test_where_it_is_taken_another_one_is_found_and_that_is_said(monkeypatch: py
     address = http_address(None)
     assert address.startswith("127.0.0.1:")
     assert address != f"127.0.0.1:{taken}"
-    assert http_line(address, None) == f"HTTP at http://{address}, as port {taken} is taken"
+    assert http_line(address, None, {}) == f"HTTP at http://{address}, as port {taken} is taken"
 
 
 def test_an_address_that_was_given_is_kept_or_refused(taken: int) -> None:
@@ -42,3 +42,9 @@ def test_an_address_that_was_given_is_kept_or_refused(taken: int) -> None:
     for wrong in ("8080", "127.0.0.1", "127.0.0.1:99999", "unix:/tmp/socket"):
         with pytest.raises(StartupError, match=r"--http is .*: an address to listen on is HOST:PORT"):
             http_address(wrong)
+
+
+def test_with_a_certificate_it_is_https() -> None:
+    assert http_line("127.0.0.1:1", "127.0.0.1:1", {"tls_cert": "a.pem", "tls_key": "b.pem"}) == (
+        "HTTP at https://127.0.0.1:1"
+    )

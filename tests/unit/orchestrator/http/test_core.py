@@ -2,9 +2,12 @@
 
 import re
 import threading
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from orchestrator.drafting.drafter import Breaker
 from outrider.v1 import common_pb2, generation_pb2
 from tests.unit.orchestrator.http.scripted_face import face
 
@@ -47,10 +50,14 @@ async def test_models_are_the_target_and_the_draft() -> None:
     async with face() as made:
         assert [each["id"] for each in (await made.client.get("/v1/models")).json()["data"]] == ["big"]
         small = generation_pb2.ServiceStatus(model=common_pb2.ModelInfo(name="small", context_length=128))
-        made.served.backend.drafts.append(type("Draft", (), {"status": lambda self: small})())  # type: ignore[arg-type]
+        draft: Any = SimpleNamespace(status=lambda: small, model=small.model, breaker=Breaker(1.0))
+        made.served.backend.drafts.append(draft)
         listed = (await made.client.get("/v1/models")).json()["data"]
         assert [(each["id"], each["meta"]["name"]) for each in listed] == [("big", "big"), ("draft", "small")]
         assert (await made.client.get("/v1/models/draft")).json() == listed[1]
+        for name, meant in (("target", "big"), ("big", "big")):
+            found = (await made.client.get(f"/v1/models/{name}")).json()
+            assert (found["id"], found["meta"]["name"]) == (name, meant), "as requests may call it"
 
 
 async def test_models_are_told_as_anthropics_clients_read_them_too() -> None:
@@ -75,6 +82,21 @@ async def test_what_is_not_there(method: str, path: str, status: int, code: str)
     async with face() as made:
         answer = await made.client.request(method, path)
         assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/chat/completions", "nothing is served at /chat/completions: the base URL of OpenAI's clients ends with /v1"),
+        ("/v1/v1/messages", "nothing is served at /v1/v1/messages: this client adds /v1 to its base URL by itself"),
+        ("/v1/images", "nothing is served at /v1/images"),
+    ],
+)
+async def test_a_client_with_another_base_url_is_told(path: str, said: str) -> None:
+    async with face() as made:
+        answer = await made.post(path, {})
+    assert (answer.status_code, answer.json()["error"]["message"]) == (404, said)
+    assert ("type" in answer.json()) == path.endswith("messages"), "in the form of who asks"
 
 
 @pytest.mark.parametrize("path", ["/openapi.json", "/docs"])

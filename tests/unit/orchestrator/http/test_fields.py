@@ -283,6 +283,20 @@ def members(num: int, value: object) -> dict[str, object]:
     return {str(index): value for index in range(num)}
 
 
+async def test_what_a_client_shows_of_an_error_names_the_field() -> None:
+    refused = invalid_argument("INVALID_REQUEST", "num_log_probabilities", "at most 20 can be asked for")
+    async with face(lambda request: [refused]) as made:
+        error = (await made.post(CHAT, {"messages": [{"role": "user", "content": "a"}]})).json()["error"]
+    assert (error["param"], error["message"]) == ("top_logprobs", "top_logprobs: at most 20 can be asked for")
+
+
+async def test_only_an_assistant_says_nothing() -> None:
+    asked = [{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": []}, {"role": "user"}]
+    async with face() as made:
+        answer = await made.post(CHAT, {"messages": asked})
+    assert (answer.status_code, answer.json()["error"]["message"]) == (400, "messages[2]: content is needed")
+
+
 LARGE: list[tuple[str, dict[str, Any], str | None]] = [
     (COMPLETIONS, {"prompt": [1] * 1_050_000}, "prompt"),
     (COMPLETIONS, {"prompt": [1] * 1000 + ["a"] + [{}] * 1000}, "prompt[1000]"),
@@ -291,7 +305,7 @@ LARGE: list[tuple[str, dict[str, Any], str | None]] = [
     (COMPLETIONS, {"prompt": "a", "outrider": members(1000, 1)}, "outrider"),
     (COMPLETIONS, {"prompt": "a", "logit_bias": members(5000, "x")}, "logit_bias"),
     (CHAT, {"messages": [{}] * 1000}, "messages[0].role"),
-    (CHAT, {"messages": [{"role": "user"}] * 20_000}, "messages"),
+    (CHAT, {"messages": [{"role": "user", "content": ""}] * 20_000}, "messages"),
 ]
 
 
