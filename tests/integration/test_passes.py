@@ -40,11 +40,11 @@ class Counted:
 
     @property
     def num_passes(self) -> int:
-        return self.application.runtime.num_passes
+        return self.application.inner.num_passes
 
     @property
     def num_decodes(self) -> int:
-        return self.application.runtime.num_decodes
+        return self.application.inner.num_decodes
 
 
 def counting_runtime(runtime: Runtime) -> tuple[PaddedRuntime, LlamaRuntime]:
@@ -57,23 +57,23 @@ def counting_runtime(runtime: Runtime) -> tuple[PaddedRuntime, LlamaRuntime]:
 
 class CountingTarget(TargetApplication):
     padded: PaddedRuntime
-    runtime: LlamaRuntime
+    inner: LlamaRuntime
     gate: Gate
 
     def make_runtime(self, loaded: LoadedModel) -> Runtime:
         loaded = replace(loaded, options=replace(loaded.options, count_passes=True))
-        self.padded, self.runtime = counting_runtime(super().make_runtime(loaded))
+        self.padded, self.inner = counting_runtime(super().make_runtime(loaded))
         return GatedRuntime(self.padded, self.gate)
 
 
 class CountingDraft(DraftApplication):
     padded: PaddedRuntime
-    runtime: LlamaRuntime
+    inner: LlamaRuntime
     gate: Gate
 
     def make_runtime(self, loaded: LoadedModel) -> Runtime:
         loaded = replace(loaded, options=replace(loaded.options, count_passes=True))
-        self.padded, self.runtime = counting_runtime(super().make_runtime(loaded))
+        self.padded, self.inner = counting_runtime(super().make_runtime(loaded))
         return GatedRuntime(self.padded, self.gate)
 
 

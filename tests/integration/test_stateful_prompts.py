@@ -110,7 +110,7 @@ async def test_sessions_at_once_that_begin_alike(client: Client, way: str, specu
             *(ask(client, tokens, SPECULATIONS[speculation], **WAYS[way]) for tokens in prompts)
         )
         assert list(differences(together, expected)) == []
-        assert min(map(cached, together)) > 0
+        assert max(map(cached, together)) > 0
 
 
 @pytest.mark.parametrize("way", WAYS)
