@@ -34,9 +34,9 @@ class MeasuredOptions:
         str,
         typer.Option(
             callback=refuse_empty,
-            help="plain, auto, numbers of draft tokens, ngram (lookup in the text), prediction (what the prompt's "
-            "prediction expects, else what plain decoding says, every tenth line of it edited), alone (plain without a "
-            "draft service); plain,auto,1,3,7 if absent, plain,ngram without a draft",
+            help="plain, auto, numbers of draft tokens, ngram (lookup in the text), prediction (lookup and what the "
+            "prompt's prediction expects, else what plain decoding says, every tenth line of it edited), alone (plain "
+            "without a draft service); plain,auto,1,3,7 if absent, plain,ngram without a draft",
         ),
     ] = ""
     exact: Annotated[

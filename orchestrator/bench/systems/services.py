@@ -39,7 +39,8 @@ _MODES = {
 _DRAFTERS = {
     "auto": generation_pb2.DRAFTER_UNSPECIFIED,
     "ngram": generation_pb2.DRAFTER_NGRAM,
-    PREDICTION: generation_pb2.DRAFTER_PREDICTION,
+    # As a caller has it who sets nothing but the prediction: lookup drafts beside it.
+    PREDICTION: generation_pb2.DRAFTER_UNSPECIFIED,
 }
 # What a checkout has whose services can be started and asked.
 _NEEDED = (

@@ -78,4 +78,4 @@ async def test_what_the_prompt_predicts_is_expected_else_what_plain_decoding_sai
         await ask(each, PROMPT, "prediction")
         await ask(each, PREDICTED, "prediction")
     assert [each.prediction.text for each in asked] == [with_edits(TEXT), "    return 1\n"] * 2
-    assert {each.speculation.drafter for each in asked} == {generation_pb2.DRAFTER_PREDICTION}
+    assert {each.speculation.drafter for each in asked} == {generation_pb2.DRAFTER_UNSPECIFIED}
