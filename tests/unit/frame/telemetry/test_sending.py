@@ -90,7 +90,9 @@ def test_a_collector_that_is_slow_is_not_away(
         collector.open.set()
         eventually(lambda: collector.named("generate"))
         telemetry.shutdown()
-    assert caplog.messages == []
+    # An exporter of the test before, which was not waited for, may find by now that its own collector is gone.
+    address = collector.endpoint.removeprefix("http://")
+    assert [said for said in caplog.messages if "no collector answers" not in said or address in said] == []
 
 
 @pytest.fixture(params=COLLECTING)
