@@ -17,7 +17,6 @@ from orchestrator.cli.asking import current_status, hold_chat, stream_text
 from orchestrator.cli.bench import bench
 from orchestrator.cli.beside import pair_differences, run_beside
 from orchestrator.cli.costs import costs
-from orchestrator.cli.simulate import simulate
 from orchestrator.cli.http_address import http_address, http_line
 from orchestrator.cli.interrupts import Interrupted, end_line, interruptible, run
 from orchestrator.cli.option_groups import with_groups
@@ -41,8 +40,9 @@ from orchestrator.cli.request import (
     check_draft_alone,
     check_size,
 )
-from orchestrator.cli.texts import read_prediction, read_prompt
 from orchestrator.cli.show import pair_lines, status_table, to_json
+from orchestrator.cli.simulate import simulate
+from orchestrator.cli.texts import read_prediction, read_prompt
 from orchestrator.stack.stack import Stack, StackOptions
 from services.frame.program.logging import configure_logging
 from services.frame.program.output import CODE_FAILED, CODE_INTERRUPTED, announce, guarded_output, say

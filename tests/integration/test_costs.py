@@ -17,6 +17,7 @@ from services.engine.errors import ModelLoadError
 from services.engine.model.model import Model
 from services.engine.runtime.interface import Segment
 from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions
+from tests import foreign_models
 
 pytestmark = pytest.mark.integration
 
@@ -46,6 +47,12 @@ def test_a_slot_goes_on_as_one_of_another_context_would(model: Model, flash_atte
     finally:
         source.close()
         other.close()
+
+
+def test_a_model_that_keeps_a_state_is_not_measured(tmp_path: Path) -> None:
+    path = foreign_models.hybrid(tmp_path / "hybrid.gguf")
+    with pytest.raises(ModelLoadError, match="keeps a state, which no cut brings back: its decodes are not measured"):
+        MeasuredModel(path, (1, 2), context=256, num_threads=1, gpu_layers=0)
 
 
 def test_slots_hold_what_a_field_says_before_and_after_a_decode(model: Model) -> None:

@@ -14,7 +14,7 @@ from services.engine import complaints
 from services.engine.errors import ModelLoadError
 from services.engine.model.model import Model
 from services.engine.runtime.interface import Segment
-from services.engine.runtime.memory import Room, cache_bytes, check_ram, layers_that_fit, state_bytes
+from services.engine.runtime.memory import Room, cache_bytes, check_ram, layers_that_fit, read_sizes, state_bytes
 from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions
 from services.engine.startup.model_service import digest_of_files
 from services.frame.program.startup import StartupError
@@ -111,9 +111,9 @@ def test_layers_that_only_predict_further_tokens_are_not_counted(tmp_path: Path,
     assert model.num_bytes == llama_cpp.llama_model_size(model.handle) - skipped_bytes
     options = replace(OPTIONS, num_slots=1, context_length=32)
     needed_bytes = path.stat().st_size - skipped_bytes + cache_bytes(model, options)
-    check_ram(path, options, [Room(needed_bytes)], 0)
+    check_ram(read_sizes(path), options, [Room(needed_bytes)], 0)
     with pytest.raises(ModelLoadError, match="are free: lower --slots or --context"):
-        check_ram(path, options, [Room(needed_bytes - 1)], 0)
+        check_ram(read_sizes(path), options, [Room(needed_bytes - 1)], 0)
     model.close()
 
 
@@ -158,7 +158,7 @@ def test_every_part_counts_for_the_digest_and_the_size(parts: list[Path]) -> Non
     # A GPU that holds a model of the first part's size, but not of all three.
     options = replace(OPTIONS, num_slots=1, context_length=32)
     free_bytes = 2 * parts[0].stat().st_size
-    assert 0 <= layers_that_fit(parts[0], options, free_bytes) < 9
+    assert 0 <= layers_that_fit(read_sizes(parts[0]), options, free_bytes) < 9
     data = bytearray(parts[2].read_bytes())
     data[-1] ^= 1
     parts[2].write_bytes(data)

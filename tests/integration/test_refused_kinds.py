@@ -57,6 +57,10 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "image projector": (_projector, "CLIP cannot be used as main model"),
     "unknown": (partial(foreign_models.write_model, architecture="quux", shapes={}), "unknown model architecture"),
+    "ends in company": (
+        partial(foreign_models.write_model, architecture="plamo2", shapes={}),
+        "plamo2 ends llama.cpp where sessions share decodes",
+    ),
     "no tokenizer": (partial(foreign_models.llama, tokenizer=NO_TOKENIZER), "llama has no tokenizer in its file"),
     "unknown tokenizer": (partial(foreign_models.llama, tokenizer=_spelled_otherwise("quux")), "unknown tokenizer"),
     "tokenizer without bytes": (

@@ -51,7 +51,7 @@ _CODES: Mapping[str, str] = MappingProxyType(
 # When to come again, where the error does not say so.
 _RETRY_AFTER_S = 1.0
 _ANTHROPIC = "/v1/messages"
-_WITHOUT_VERSION = ("/chat/completions", "/completions", "/responses", "/models", "/messages")
+_WITHOUT_VERSION = ("/chat/completions", "/completions", "/responses", "/models")
 _NO_OBJECT = "the body is to be a JSON object, sent with content-type: application/json"
 
 

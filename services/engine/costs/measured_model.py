@@ -12,7 +12,7 @@ from services.engine.errors import ModelLoadError
 from services.engine.model.model import Model
 from services.engine.runtime.devices import accelerators
 from services.engine.runtime.interface import Segment
-from services.engine.runtime.memory import cache_bytes, check_ram, free_ram, layers_that_fit, rooms
+from services.engine.runtime.memory import cache_bytes, check_ram, free_ram, layers_that_fit, read_sizes, rooms
 from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions
 
 # Of what is free once the weights are there; the rest is for graphs, and for a cache to fill others from.
@@ -32,11 +32,14 @@ class MeasuredModel:
         most_rows = max(rows)
         # What is loaded has to fit with the smallest of the contexts.
         options = RuntimeOptions(num_slots=1, context_length=2 * most_rows, num_threads=num_threads)
+        sizes = read_sizes(path)
+        if sizes.keeps_state:
+            raise ModelLoadError(f"{path} keeps a state, which no cut brings back: its decodes are not measured")
         gpus = accelerators() if gpu_layers else []
         if gpu_layers < 0:
-            gpu_layers = layers_that_fit(path, options, max(gpu.free_bytes for gpu in gpus)) if gpus else 0
+            gpu_layers = layers_that_fit(sizes, options, max(gpu.free_bytes for gpu in gpus)) if gpus else 0
         self.num_gpu_layers = gpu_layers if gpus else 0
-        check_ram(path, options, rooms(), self.num_gpu_layers)
+        check_ram(sizes, options, rooms(), self.num_gpu_layers)
         self.model = Model(path, num_gpu_layers=self.num_gpu_layers)
         self._options = options
         known = [count for count in (self.model.trained_context, self.model.most_positions) if count]

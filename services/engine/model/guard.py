@@ -35,6 +35,8 @@ _NO_WEIGHTS = (9, 15, 24, 25, 26, 27, 28)
 _HOLD_IDS = ("d2t", "ffn_gate_tid2eid.weight")
 # They take a single expert for none.
 _SINGLE_EXPERT = ("hunyuan-dense", "hunyuan_vl")
+# Seen with the llama.cpp of llama-cpp-python 0.3.36.
+_ENDS_IN_COMPANY = ("plamo2",)
 # They have as many heads in layers with a state as elsewhere.
 _COUNTS_HEADS_OF_STATES = ("kimi-linear",)
 # Those that llama.cpp, whose version is pinned, computes with heads that are rotated as a whole, and with no others.
@@ -56,6 +58,11 @@ def check_model(header: Header, tensors: Sequence[Tensor]) -> None:
     problems = chain.from_iterable(check(facts) for check in _CHECKS)
     if problem := next(problems, ""):
         raise HeaderError(problem)
+
+
+def _company(facts: Facts) -> Iterator[str]:
+    if facts.architecture in _ENDS_IN_COMPANY:
+        yield f"{facts.architecture} ends llama.cpp where sessions share decodes"
 
 
 def _finite(facts: Facts) -> Iterator[str]:
@@ -205,6 +212,7 @@ def _is_codec(facts: Facts) -> bool:
 
 
 _CHECKS: Sequence[Callable[[Facts], Iterator[str]]] = (
+    _company,
     broken_rules,
     _finite,
     _lists,

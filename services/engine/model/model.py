@@ -22,8 +22,6 @@ _LONGEST_NAME = 128
 _LONGEST_KEY = 256
 _CHAT_TEMPLATE = "tokenizer.chat_template"
 _POSITIONS = "position_embd.weight"
-# Seen with the llama.cpp of llama-cpp-python 0.3.36.
-_ENDS_IN_COMPANY = ("plamo2",)
 NO_GENERATION = "does not generate one token after the other"
 
 llama_cpp.llama_backend_init()
@@ -138,8 +136,6 @@ class Model:
             return NO_GENERATION
         if self.metadata(f"{self.architecture}.pooling_type") not in ("", str(llama_cpp.LLAMA_POOLING_TYPE_NONE)):
             return "was trained to compare texts, not to write them"
-        if self.architecture in _ENDS_IN_COMPANY:
-            return "ends llama.cpp where its sessions share decodes"
         # Most functions on such a vocabulary end the process.
         if llama_cpp.llama_vocab_type(llama_cpp.llama_model_get_vocab(self.handle)) == llama_cpp.LLAMA_VOCAB_TYPE_NONE:
             return "has no tokenizer in its file"

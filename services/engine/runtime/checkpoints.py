@@ -11,7 +11,7 @@ With an exact width, the state of a base comes from whole blocks of so many rows
 and so do the logits of all rows: the last bits depend on nothing else (docs/exactness.md).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ import numpy as np
 
 from services.engine.errors import DecodeError
 from services.engine.runtime.interface import Logits, Runtime, Segment
+from services.engine.runtime.kept_states import EMPTY, Checkpoint, KeptStates
 
 # Tokens of a tail that are evaluated by themselves at the latest, so that they need not be again and again.
 MOST_TAIL = 16
@@ -28,6 +29,8 @@ _MOST_BEHIND = 64
 # Prompts that are longer leave a state right before their last row: who asks the same again begins there. Where they
 # come in parts they leave others on the way, so far apart at least.
 _LONG_PROMPT = 64
+# Tails of which their usual length is a mean.
+_NUM_TAILS = 16
 
 
 class StatefulRuntime(Runtime, Protocol):
@@ -43,27 +46,11 @@ class StatefulRuntime(Runtime, Protocol):
         """Let `target`, which is empty, hold what `source` holds but for the state, which is to be put back."""
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """The state of a slot at a length; none at 0."""
-
-    length: int
-    state: Any = None
-
-    @property
-    def num_bytes(self) -> int:
-        """Size of the state."""
-        return len(self.state) if self.state is not None else 0
-
-
-_EMPTY = Checkpoint(0)
-
-
 @dataclass
 class _Slot:
     """What is known of a slot: see the module."""
 
-    base: Checkpoint = _EMPTY
+    base: Checkpoint = EMPTY
     tail: list[int] = field(default_factory=list)
     # Whether the model has evaluated the tail; else it is at the base.
     is_ahead: bool = True
@@ -83,11 +70,7 @@ class _Slot:
 
 
 class CheckpointRuntime:
-    """Serves a model that keeps a state; see the module.
-
-    Attributes:
-        num_checkpoint_bytes: size of all states that are kept now, in bytes; those of bases are not counted.
-    """
+    """Serves a model that keeps a state; see the module."""
 
     def __init__(
         self, inner: StatefulRuntime, width: int, max_draft_tokens: int, most_bytes: int, *, is_shared: bool = True
@@ -98,11 +81,9 @@ class CheckpointRuntime:
         """
         self._inner = inner
         self._width = width
-        self._most_bytes = most_bytes
+        self._kept = KeptStates(most_bytes)
         self._most_rows = max_draft_tokens + 1
         self._slots = [_Slot() for _ in range(inner.num_slots)]
-        # The oldest first.
-        self._kept: list[tuple[int, Checkpoint]] = []
         self._tail_rows = 0.0
         self.costs = inner.costs
         self.num_slots = inner.num_slots
@@ -110,7 +91,11 @@ class CheckpointRuntime:
         self.vocabulary_size = inner.vocabulary_size
         self.context_length = inner.context_length - state_reserve(width, max_draft_tokens)
         self.max_batch_rows = inner.max_batch_rows - inner.max_batch_rows % width - MOST_TAIL - width
-        self.num_checkpoint_bytes = 0
+
+    @property
+    def num_checkpoint_bytes(self) -> int:
+        """Size of the states that are kept now, in bytes; those of bases are not counted. Any thread may ask."""
+        return self._kept.num_bytes
 
     def padded_rows(self, num_sessions: int, num_rows: int) -> int:
         """Return how many rows one decode has of so many neighbours, of which the one with most has `num_rows`.
@@ -153,7 +138,7 @@ class CheckpointRuntime:
         known = self._slots[slot]
         if length >= known.base.length:
             return min(length, known.held)
-        return self._checkpoint(slot, length).length
+        return self._kept.last(slot, length).length
 
     def cut(self, slot: int, length: int) -> None:
         """Drop what `slot` holds from position `length` on. Raises DecodeError where that is not reachable."""
@@ -161,10 +146,10 @@ class CheckpointRuntime:
         if length == known.held:
             return
         if length < known.base.length:
-            checkpoint = self._checkpoint(slot, length)
+            checkpoint = self._kept.last(slot, length)
             if checkpoint.length != length:
                 raise DecodeError(f"slot {slot} has no state of length {length} to go back to")
-            self._drop(lambda index, kept: index == slot and kept.length > length)
+            self._kept.drop(slot, length)
             known.base, known.is_ahead = checkpoint, True
         known.tail = known.tail[: length - known.base.length]
         known.num_firm, known.is_in_prompt = min(known.num_firm, length), False
@@ -176,7 +161,7 @@ class CheckpointRuntime:
         """Give slot `target`, which is empty, the first `length` positions of slot `source`; they are reachable."""
         known = self._slots[source]
         is_after_base = length >= known.base.length
-        base = known.base if is_after_base else self._checkpoint(source, length)
+        base = known.base if is_after_base else self._kept.last(source, length)
         tail = known.tail[: length - base.length] if is_after_base else []
         self._inner.share(source, target)
         self._slots[target] = _Slot(base, tail, num_firm=length)
@@ -201,7 +186,7 @@ class CheckpointRuntime:
         if segment.num_outputs:
             num_firm = len(segment.tokens) - segment.num_tentative
             return num_firm > self._most_rows or self._slots[segment.slot].is_in_prompt
-        return end - self._checkpoint(segment.slot, end).length > _LONG_PROMPT
+        return end - self._kept.last(segment.slot, end).length > _LONG_PROMPT
 
     def _num_rest(self, segment: Segment) -> int:
         """Return how many of the last rows follow whole blocks: where logits are wanted one at least, and the draft."""
@@ -271,7 +256,7 @@ class CheckpointRuntime:
         if num_outputs:
             logits = logits.copy()
         self._move_base(segment.slot)
-        self._keep(segment.slot, known.base)
+        self._kept.add(segment.slot, known.base)
         rest = segment.tokens[num_rows:]
         if not segment.num_outputs:
             known.tail, known.is_ahead = list(rest), not rest
@@ -306,7 +291,7 @@ class CheckpointRuntime:
             self._move_base(segment.slot)
         before = known.rows_before
         if segment.num_outputs > 1:
-            self._tail_rows += (len(before) - self._tail_rows) / 16
+            self._tail_rows += (len(before) - self._tail_rows) / _NUM_TAILS
         num_outputs = _round_up(segment.num_outputs, self._width)
         num_padding_outputs = min(num_padding, num_outputs - segment.num_outputs)
         tokens = [*before, *segment.tokens]
@@ -340,25 +325,9 @@ class CheckpointRuntime:
         known.is_ahead = not known.tail
 
     def _clear(self, slot: int) -> None:
-        self._drop(lambda index, kept: index == slot)
+        self._kept.drop(slot, 0)
         self._slots[slot] = _Slot()
         self._put_back(slot)
-
-    def _checkpoint(self, slot: int, length: int) -> Checkpoint:
-        """Return the last state of the slot that is kept from before, at `length` or earlier."""
-        kept = [each for index, each in self._kept if index == slot and each.length <= length]
-        return max(kept, key=lambda each: each.length, default=_EMPTY)
-
-    def _keep(self, slot: int, checkpoint: Checkpoint) -> None:
-        """Keep a state for those who begin alike; the oldest ones go where there are too many."""
-        self._kept.append((slot, checkpoint))
-        self.num_checkpoint_bytes += checkpoint.num_bytes
-        while self.num_checkpoint_bytes > self._most_bytes:
-            self.num_checkpoint_bytes -= self._kept.pop(0)[1].num_bytes
-
-    def _drop(self, is_over: Callable[[int, Checkpoint], bool]) -> None:
-        self._kept = [(slot, kept) for slot, kept in self._kept if not is_over(slot, kept)]
-        self.num_checkpoint_bytes = sum(kept.num_bytes for _, kept in self._kept)
 
 
 def state_reserve(width: int, max_draft_tokens: int) -> int:

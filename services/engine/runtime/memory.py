@@ -27,6 +27,22 @@ _MANY_ROWS, _FEW_ROWS = 2048, 1024
 
 
 @dataclass(frozen=True)
+class ModelSizes:
+    """What a model takes, by its header: what it keeps of sequences, and bytes of its files that are loaded.
+
+    A header with many tokens takes half a second to read: once is enough.
+    """
+
+    shape: CacheShape
+    weights_bytes: int
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether some of its layers keep a state."""
+        return any(self.shape.states)
+
+
+@dataclass(frozen=True)
 class Room:
     """Memory that this process can still have: bytes, the limit that leaves no more, and whether weights count.
 
@@ -85,56 +101,51 @@ def state_bytes(model: Model, options: RuntimeOptions) -> int:
     return _states_bytes(model.cache_shape, options)
 
 
+def read_sizes(path: Path) -> ModelSizes:
+    """Read a model's header. Raises ModelLoadError where the file cannot be read."""
+    with GgufFile(path) as file:
+        weights_bytes = sum(part.stat().st_size for part in file.parts()) - file.skipped_bytes()
+        return ModelSizes(cache_shape(file), weights_bytes)
+
+
 def room_for_checkpoints(
-    path: Path, options: RuntimeOptions, rooms: Sequence[Room], num_gpu_layers: int, num_mebibytes: int
+    sizes: ModelSizes, options: RuntimeOptions, rooms: Sequence[Room], num_gpu_layers: int, num_mebibytes: int
 ) -> int:
     """Return how many bytes of older states may be kept: none of a model without states, else so many MiB.
 
     Where `num_mebibytes` is below 0 there is room for a few states a slot, within a share of what `rooms` have beside
-    all else. Raises ModelLoadError where the file cannot be read.
+    all else.
     """
-    shape, weights_bytes = _read_sizes(path)
-    if not any(shape.states):
+    if not sizes.keeps_state:
         return 0
     if num_mebibytes >= 0:
         return num_mebibytes * _MEBIBYTE
-    weights_in_ram, cache_in_ram = _in_ram(shape, weights_bytes, options, num_gpu_layers)
+    weights_in_ram, cache_in_ram = _in_ram(sizes, options, num_gpu_layers)
     left_bytes = min(room.free_bytes - cache_in_ram - weights_in_ram * room.holds_weights for room in rooms)
-    wanted_bytes = _STATES_A_SLOT * options.num_slots * _saved_slot_bytes(shape, options)
+    wanted_bytes = _STATES_A_SLOT * options.num_slots * _saved_slot_bytes(sizes.shape, options)
     return max(0, min(wanted_bytes, left_bytes // _STATES_SHARE))
 
 
-def keeps_state(path: Path) -> bool:
-    """Whether layers of a model keep a state, by its header. Raises ModelLoadError where the file cannot be read."""
-    shape, _ = _read_sizes(path)
-    return any(shape.states)
-
-
-def layers_that_fit(path: Path, options: RuntimeOptions, free_bytes: int) -> int:
-    """Return how many layers of a model, with their caches, fit into a GPU's free memory; -1 is all of them.
-
-    Raises:
-        ModelLoadError: the file cannot be read.
-    """
-    shape, weights_bytes = _read_sizes(path)
+def layers_that_fit(sizes: ModelSizes, options: RuntimeOptions, free_bytes: int) -> int:
+    """Return how many layers of a model, with their caches, fit into a GPU's free memory; -1 is all of them."""
+    shape = sizes.shape
     # The output counts as a layer: it is about as large.
     num_layers = shape.num_layers + 1
-    layer_bytes = max(1, (weights_bytes + sum(_by_layer(shape, options))) // num_layers)
+    layer_bytes = max(1, (sizes.weights_bytes + sum(_by_layer(shape, options))) // num_layers)
     num_fitting = int(free_bytes * _USABLE_SHARE) // layer_bytes
     if num_fitting >= num_layers:
         return -1
     return num_fitting + shape.num_skipped if num_fitting > 1 else num_fitting
 
 
-def check_ram(path: Path, options: RuntimeOptions, rooms: Sequence[Room], num_gpu_layers: int) -> None:
+def check_ram(sizes: ModelSizes, options: RuntimeOptions, rooms: Sequence[Room], num_gpu_layers: int) -> None:
     """Refuse a model whose layers, but for the last ones on GPUs, do not fit with their caches into all of `rooms`.
 
     Before it is loaded: weights that do not fit would be swapped out, or end the process. Raises ModelLoadError with
-    the arithmetic, also where the file cannot be read.
+    the arithmetic.
     """
-    shape, weights_bytes = _read_sizes(path)
-    weights_bytes, cache_bytes = _in_ram(shape, weights_bytes, options, num_gpu_layers)
-    caches = f"{_caches(shape, options)} {_mib(cache_bytes)}"
+    weights_bytes, cache_bytes = _in_ram(sizes, options, num_gpu_layers)
+    caches = f"{_caches(sizes.shape, options)} {_mib(cache_bytes)}"
     less = "lower --slots, --context or --checkpoint-mib" if options.checkpoint_bytes else "lower --slots or --context"
     for room in rooms:
         if room.holds_weights and weights_bytes + cache_bytes > room.free_bytes:
@@ -160,17 +171,11 @@ def check_gpus(model: Model, options: RuntimeOptions, gpus: Sequence[Accelerator
         )
 
 
-def _read_sizes(path: Path) -> tuple[CacheShape, int]:
-    """Return the shape of a model's cache and the size of its files in bytes, but for what is not loaded of them."""
-    with GgufFile(path) as file:
-        return cache_shape(file), sum(part.stat().st_size for part in file.parts()) - file.skipped_bytes()
-
-
-def _in_ram(shape: CacheShape, weights_bytes: int, options: RuntimeOptions, num_gpu_layers: int) -> tuple[int, int]:
+def _in_ram(sizes: ModelSizes, options: RuntimeOptions, num_gpu_layers: int) -> tuple[int, int]:
     """Return the bytes of weights and of caches that are in RAM: those of the first layers, and saved states."""
-    num_in_ram = _num_in_ram(shape, num_gpu_layers)
+    shape, num_in_ram = sizes.shape, _num_in_ram(sizes.shape, num_gpu_layers)
     cache_bytes = sum(_by_layer(shape, options)[:num_in_ram]) + _saved_bytes(shape, options)
-    return weights_bytes * num_in_ram // (shape.num_layers + 1), cache_bytes
+    return sizes.weights_bytes * num_in_ram // (shape.num_layers + 1), cache_bytes
 
 
 def _num_in_ram(shape: CacheShape, num_gpu_layers: int) -> int:

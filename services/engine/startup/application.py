@@ -7,12 +7,10 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from outrider.v1 import common_pb2, model_pb2_grpc
 from services.engine.complaints import ending_refused
 from services.engine.errors import EngineError, ModelLoadError
-from services.engine.model.gguf_file import GgufFile
 from services.engine.model.model import Model
 from services.engine.runtime.checkpoints import CheckpointRuntime
 from services.engine.runtime.devices import accelerators
@@ -20,8 +18,8 @@ from services.engine.runtime.interface import Runtime
 from services.engine.runtime.memory import (
     check_gpus,
     check_ram,
-    keeps_state,
     layers_that_fit,
+    read_sizes,
     room_for_checkpoints,
     rooms,
     rows_that_fit,
@@ -131,24 +129,25 @@ class ModelApplication(ABC):
         """Return the description of what is served, and a line that tells what was measured and chosen."""
         settings = self.settings
         started_s = time.perf_counter()
+        sizes = read_sizes(settings.model)
+        self.announce(f"loading {settings.model.name} ({sizes.weights_bytes >> 20} MiB)")
         options = RuntimeOptions(
             num_slots=settings.slots,
             context_length=settings.context,
-            reserve=most_reserve(settings.max_draft_tokens, keeps_state=keeps_state(settings.model)),
+            reserve=most_reserve(settings.max_draft_tokens, keeps_state=sizes.keeps_state),
             num_threads=settings.threads,
             flash_attention=settings.flash_attention == "on",
         )
-        self.announce(f"loading {settings.model.name} ({_size_of(settings.model) >> 20} MiB)")
         gpus = accelerators()
         gpu_layers = settings.gpu_layers if gpus else 0
         if gpu_layers < 0:
             most_bytes = max((gpu.free_bytes for gpu in gpus), default=0)
-            gpu_layers = layers_that_fit(settings.model, options, most_bytes) if gpus else 0
+            gpu_layers = layers_that_fit(sizes, options, most_bytes) if gpus else 0
         device = ", ".join(gpu.name for gpu in gpus) if gpus and gpu_layers else "CPU"
         found = rooms()
-        checkpoint_bytes = room_for_checkpoints(settings.model, options, found, gpu_layers, settings.checkpoint_mib)
+        checkpoint_bytes = room_for_checkpoints(sizes, options, found, gpu_layers, settings.checkpoint_mib)
         options = replace(options, checkpoint_bytes=checkpoint_bytes)
-        check_ram(settings.model, options, found, gpu_layers)
+        check_ram(sizes, options, found, gpu_layers)
         model = Model(
             settings.model,
             num_gpu_layers=gpu_layers,
@@ -196,9 +195,3 @@ class ModelApplication(ABC):
             f"flash attention {flash_attention}, exact {exact}"
         )
         return info, summary
-
-
-def _size_of(path: Path) -> int:
-    """Return the bytes of a model's files. Raises ModelLoadError where they cannot be read."""
-    with GgufFile(path) as file:
-        return sum(part.stat().st_size for part in file.parts())

@@ -14,7 +14,7 @@ from services.engine.model.gguf_file import GgufFile
 from services.engine.model.gguf_header import Header, HeaderError
 from services.engine.model.guard import check_model
 from services.engine.model.model import Model
-from services.engine.runtime.memory import layers_that_fit
+from services.engine.runtime.memory import layers_that_fit, read_sizes
 from services.engine.runtime.runtime import RuntimeOptions
 from tests.unit.engine.model.gguf_bytes import (
     DIM,
@@ -273,7 +273,7 @@ def test_whichever_numbers_are_damaged(tmp_path: Path) -> None:
             assert len(str(error).splitlines()) == 1
             continue
         assert shape.num_layers <= 512
-        assert layers_that_fit(path, RuntimeOptions(num_slots=1, context_length=32), 1 << 20) >= -1
+        assert layers_that_fit(read_sizes(path), RuntimeOptions(num_slots=1, context_length=32), 1 << 20) >= -1
     assert 150 < num_refused < 400
 
 

@@ -21,6 +21,7 @@ from services.engine.runtime.memory import (
     check_ram,
     free_ram,
     layers_that_fit,
+    read_sizes,
     room_for_checkpoints,
     rooms,
     state_bytes,
@@ -105,11 +106,11 @@ def test_caches_by_type_and_flash_attention() -> None:
     ],
 )
 def test_each_place_must_hold_its_layers(path: Path, gpu_layers: int, ram_mib: int, gpu_mib: int) -> None:
-    check_ram(path, OPTIONS, ram(ram_mib), gpu_layers)
+    check_ram(read_sizes(path), OPTIONS, ram(ram_mib), gpu_layers)
     check_gpus(MODEL, OPTIONS, [gpu(gpu_mib)], gpu_layers)
     if ram_mib:
         with pytest.raises(ModelLoadError, match=f"{ram_mib - 1} MiB are free: lower --slots or --context$"):
-            check_ram(path, OPTIONS, ram(ram_mib - 1), gpu_layers)
+            check_ram(read_sizes(path), OPTIONS, ram(ram_mib - 1), gpu_layers)
     if gpu_mib:
         with pytest.raises(ModelLoadError, match=f"need {gpu_mib} MiB on Fake GPU, {gpu_mib - 1} MiB are free there"):
             check_gpus(MODEL, OPTIONS, [gpu(gpu_mib - 1)], gpu_layers)
@@ -117,7 +118,7 @@ def test_each_place_must_hold_its_layers(path: Path, gpu_layers: int, ram_mib: i
 
 def test_the_arithmetic_is_told(path: Path) -> None:
     with pytest.raises(ModelLoadError, match="at 5120 bytes a token need 10 MiB beside 50 MiB of weights, 59 MiB are"):
-        check_ram(path, OPTIONS, ram(59), 0)
+        check_ram(read_sizes(path), OPTIONS, ram(59), 0)
 
 
 def test_gpus_share() -> None:
@@ -136,19 +137,21 @@ def test_without_gpus_nothing_is_on_them() -> None:
 )
 def test_layers_that_fit_with_their_caches(free_mib: int, num_layers: int, path: Path) -> None:
     """Five equal parts of 12 MiB; a fifth of the free memory is left for graphs."""
-    assert layers_that_fit(path, OPTIONS, free_mib * MIB) == num_layers
+    assert layers_that_fit(read_sizes(path), OPTIONS, free_mib * MIB) == num_layers
 
 
 def test_layers_that_are_not_loaded_are_before_the_output(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of five equal parts of 12 MiB, as above, with two layers between the fourth and the output."""
     shape = replace(MODEL.cache_shape, num_skipped=2)
     monkeypatch.setattr(memory, "cache_shape", lambda file: shape)
-    fitting = {free_mib: layers_that_fit(path, OPTIONS, free_mib * MIB) for free_mib in (14, 16, 31, 74, 76)}
+    fitting = {
+        free_mib: layers_that_fit(read_sizes(path), OPTIONS, free_mib * MIB) for free_mib in (14, 16, 31, 74, 76)
+    }
     assert fitting == {14: 0, 16: 1, 31: 4, 74: 6, 76: -1}
     for gpu_layers, ram_mib in ((1, 40 + 10), (3, 40 + 10), (4, 30 + 6), (6, 10 + 1)):
-        check_ram(path, OPTIONS, ram(ram_mib), gpu_layers)
+        check_ram(read_sizes(path), OPTIONS, ram(ram_mib), gpu_layers)
         with pytest.raises(ModelLoadError):
-            check_ram(path, OPTIONS, ram(ram_mib - 1), gpu_layers)
+            check_ram(read_sizes(path), OPTIONS, ram(ram_mib - 1), gpu_layers)
 
 
 def test_states_are_kept_by_the_context_and_beside_it() -> None:
@@ -163,19 +166,19 @@ def test_states_are_kept_by_the_context_and_beside_it() -> None:
 
 def test_states_are_in_the_arithmetic(hybrid: Path) -> None:
     options = replace(OPTIONS, checkpoint_bytes=5 * MIB)
-    check_ram(hybrid, options, ram(50 + 11), 0)
+    check_ram(read_sizes(hybrid), options, ram(50 + 11), 0)
     sentence = (
         "2 slots of 1024 tokens at 512 bytes a token, with 9 MiB of states, need 10 MiB beside 50 MiB of weights, "
         "60 MiB are free: lower --slots, --context or --checkpoint-mib"
     )
     with pytest.raises(ModelLoadError, match=f"^{re.escape(sentence)}$"):
-        check_ram(hybrid, options, ram(60), 0)
+        check_ram(read_sizes(hybrid), options, ram(60), 0)
 
 
 def test_what_is_saved_is_in_ram_wherever_the_layers_are(hybrid: Path) -> None:
-    check_ram(hybrid, OPTIONS, ram(3), EVERY_LAYER)
+    check_ram(read_sizes(hybrid), OPTIONS, ram(3), EVERY_LAYER)
     with pytest.raises(ModelLoadError, match="need 2 MiB beside 0 MiB of weights, 2 MiB are free: lower --slots"):
-        check_ram(hybrid, OPTIONS, ram(2), EVERY_LAYER)
+        check_ram(read_sizes(hybrid), OPTIONS, ram(2), EVERY_LAYER)
     check_gpus(HYBRID, OPTIONS, [gpu(3)], EVERY_LAYER)
     with pytest.raises(ModelLoadError, match="with 4 MiB of states, need 3 MiB on Fake GPU, 2 MiB are free there"):
         check_gpus(HYBRID, OPTIONS, [gpu(2)], EVERY_LAYER)
@@ -193,13 +196,13 @@ def test_what_is_saved_is_in_ram_wherever_the_layers_are(hybrid: Path) -> None:
 )
 def test_room_for_checkpoints(hybrid: Path, num_mebibytes: int, free_mib: int, room_bytes: int) -> None:
     # The context takes 3 MiB, and what is saved for the slots 2 MiB and 104 bytes.
-    found = room_for_checkpoints(hybrid, OPTIONS, ram(free_mib - 1), 0, num_mebibytes)
+    found = room_for_checkpoints(read_sizes(hybrid), OPTIONS, ram(free_mib - 1), 0, num_mebibytes)
     assert found == room_bytes
 
 
 def test_without_states_there_are_no_checkpoints(path: Path) -> None:
-    assert room_for_checkpoints(path, OPTIONS, ram(1000), 0, -1) == 0
-    assert room_for_checkpoints(path, OPTIONS, ram(1000), 0, 7) == 0
+    assert room_for_checkpoints(read_sizes(path), OPTIONS, ram(1000), 0, -1) == 0
+    assert room_for_checkpoints(read_sizes(path), OPTIONS, ram(1000), 0, 7) == 0
 
 
 @pytest.fixture
@@ -228,34 +231,34 @@ def test_a_group_that_decides_is_named(limited: dict[int, int], path: Path) -> N
         "the control group's limit of 600 MiB: lower --slots or --context, or raise that limit"
     )
     with pytest.raises(ModelLoadError, match=f"^{re.escape(sentence)}$"):
-        check_ram(path, options, rooms(), 0)
-    check_ram(path, replace(OPTIONS, context_length=44 * 1024), rooms(), 0)
+        check_ram(read_sizes(path), options, rooms(), 0)
+    check_ram(read_sizes(path), replace(OPTIONS, context_length=44 * 1024), rooms(), 0)
 
 
 def test_the_address_space_holds_weights_and_caches(limited: dict[int, int], path: Path) -> None:
     kept = ", of which 512 MiB are kept for threads"
     limited[resource.RLIMIT_AS] = (512 + 360) * MIB
-    check_ram(path, OPTIONS, rooms(), 0)
+    check_ram(read_sizes(path), OPTIONS, rooms(), 0)
     limited[resource.RLIMIT_AS] = (512 + 359) * MIB
     sentence = f"need 10 MiB beside 50 MiB of weights, 59 MiB are free within the 871 MiB of ulimit -v{kept}: lower"
     with pytest.raises(ModelLoadError, match=sentence):
-        check_ram(path, OPTIONS, rooms(), 0)
+        check_ram(read_sizes(path), OPTIONS, rooms(), 0)
     limited[resource.RLIMIT_AS] = 100 * MIB
     with pytest.raises(ModelLoadError, match=f"weights, 0 MiB are free within the 100 MiB of ulimit -v{kept}: take"):
-        check_ram(path, OPTIONS, rooms(), 0)
+        check_ram(read_sizes(path), OPTIONS, rooms(), 0)
 
 
 def test_weights_are_no_data_of_the_process(limited: dict[int, int], path: Path) -> None:
     limited[resource.RLIMIT_DATA] = (256 + 210) * MIB
-    check_ram(path, OPTIONS, rooms(), 0)
+    check_ram(read_sizes(path), OPTIONS, rooms(), 0)
     limited[resource.RLIMIT_DATA] = (256 + 209) * MIB
     sentence = (
         "need 10 MiB, 9 MiB are free within the 465 MiB of ulimit -d, of which 256 MiB are kept for threads: lower"
     )
     with pytest.raises(ModelLoadError, match=sentence):
-        check_ram(path, OPTIONS, rooms(), 0)
+        check_ram(read_sizes(path), OPTIONS, rooms(), 0)
 
 
 def test_weights_that_do_not_fit_alone_are_another_matter(path: Path) -> None:
     with pytest.raises(ModelLoadError, match=r"49 MiB are free: take a smaller model$"):
-        check_ram(path, OPTIONS, ram(49), 0)
+        check_ram(read_sizes(path), OPTIONS, ram(49), 0)
