@@ -30,6 +30,8 @@ class Draft:
     the second best. Margins of a draft that was read in a text are lengths of its match there. A drafter that was asked
     in vain has its name on an empty draft: it is what the cycle waited for. Of several draft services `service` is the
     one that drafted, by its place among them.
+
+    While a service `is_reading` ahead nothing is waited for. Once it has, `read_s` is what it computed for that.
     """
 
     tokens: Sequence[int] = ()
@@ -39,8 +41,12 @@ class Draft:
     computed_s: float = 0.0
     drafter: str = NOBODY
     queued_s: float = 0.0
+    # In which another process had the cores of the service.
+    turn_s: float = 0.0
     follows_prompt: bool = False
     service: int = 0
+    is_reading: bool = False
+    read_s: float | None = None
 
     def first(self, length: int) -> Self:
         """Return the first so many tokens of it."""
@@ -60,7 +66,8 @@ class Wanted:
 
     `num_looked_up` is the number for drafts that take no time; the same where it is absent. `is_better` says of one of
     these whether it is worth more than what a model would say. A draft that takes longer than `limit_s` is not waited
-    for. Of several draft services `service` is to draft. `choice` says why, to whoever looks at it.
+    for. Of several draft services `service` is to draft; where it `reads_ahead`, it first reads what it lacks, while
+    the session goes on without it. `choice` says why, to whoever looks at it.
     """
 
     num_draft_tokens: int
@@ -69,6 +76,7 @@ class Wanted:
     is_better: Callable[[Draft], bool] = lambda draft: False
     limit_s: float = math.inf
     service: int = 0
+    reads_ahead: bool = False
     choice: generation_pb2.LengthChoice | None = None
 
     @property

@@ -5,7 +5,6 @@ They share the time as well that may be spent on drafts that are not known to be
 """
 
 import math
-import statistics
 import weakref
 from bisect import bisect_right
 from collections import deque
@@ -25,6 +24,8 @@ _EXPECTED_MATCHES = (3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0)
 _MOST_DEPTHS = 5
 # A chance counts as seen in so many tokens, before it was: at a margin, and beyond that at a depth.
 _PRIOR_TOKENS, _DEPTH_TOKENS = 4.0, 24.0
+# Drafts of which the chances by depth are a mean, and what the mean of all depths counts for.
+_NUM_JOINT, _PRIOR_DRAFTS = 64, 4.0
 # Tokens after which what was seen counts e times less.
 _MEMORY = 512
 # Cycles of which the speedup is a mean.
@@ -33,6 +34,8 @@ _NUM_CYCLES = 256
 _NUM_DRAFTS = 16
 # Drafts beside prompts of others, one after the other, until it is usual that there are such prompts.
 _MOST_DELAYED = 64
+# Requests whose prompts may still be read while others draft: this share of all.
+_MOST_READING = 0.25
 # The share of the time that may go into drafts that are not known to be worth it.
 _EXPLORED = 0.01
 # A draft that hangs costs at most so many plain cycles.
@@ -93,35 +96,83 @@ class Mean:
         self.value += (value - self.value) / self.count
 
 
-class Median:
-    """The median of recent values, which an accident among them does not change."""
+class Quantile:
+    """A quantile of recent values, which an accident among them does not change; the median if no other is named."""
 
-    def __init__(self) -> None:
+    def __init__(self, share: float = 0.5) -> None:
+        """Below it is this share of the values."""
+        self._share = share
         self._recent: deque[float] = deque(maxlen=_NUM_DRAFTS)
         self.value = 0.0
 
     def add(self, value: float) -> None:
         """Take note of a value."""
         self._recent.append(value)
-        self.value = statistics.median(self._recent)
+        ordered = sorted(self._recent)
+        place = self._share * (len(ordered) - 1)
+        low, above = int(place), ordered[int(place) + 1 :][:1] or ordered[-1:]
+        self.value = ordered[low] + (place - low) * (above[0] - ordered[low])
+
+
+class JointChances:
+    """The chance that the first tokens of a draft are all accepted, before it is made: what earlier drafts had.
+
+    It is no power of one chance: a draft that is right at first is likely to go on being right, and the other way
+    round. Each depth has the share of those who came so far, decayed.
+    """
+
+    def __init__(self) -> None:
+        # By depth: the sums of the chances that all tokens before one are accepted, and it too.
+        self._sums: list[tuple[float, float]] = []
+
+    def add(self, chances: Sequence[float]) -> None:
+        """Take note of a draft, by the chance of each of its tokens."""
+        joint = 1.0
+        for depth, chance in enumerate(chances):
+            if depth == len(self._sums):
+                self._sums.append((0.0, 0.0))
+            before, after = self._sums[depth]
+            kept = 1 - 1 / _NUM_JOINT
+            self._sums[depth] = kept * before + joint, kept * after + joint * chance
+            joint *= chance
+
+    def of_first(self, number: int, mean: float, factor: float = 1.0) -> list[float]:
+        """Return the chance that the first is accepted, the first two and so on, of so many tokens.
+
+        At a depth of which little is known it is the `mean` of all; each token's own is `factor` times that of others.
+        """
+        found, joint = list[float](), 1.0
+        for depth in range(number):
+            before, after = self._sums[depth] if depth < len(self._sums) else (0.0, 0.0)
+            joint *= min(1.0, factor * (after + _PRIOR_DRAFTS * mean) / (before + _PRIOR_DRAFTS))
+            found.append(joint)
+        return found
+
+
+def _quartile() -> Quantile:
+    """Return the times of what is computed: whatever else the machine does can only add to them."""
+    return Quantile(0.25)
 
 
 @dataclass
 class Record:
     """One drafter's. Times are in seconds: of a draft whatever its length, wire and queue included, and of a token.
 
-    `comes` is the share of drafts that came in time, `vain_s` what others are waited for, and `prompt_s` those before
-    which a prompt has to be read.
+    `comes` is the share of drafts that came in time, `vain_s` what others are waited for, and `prompt_s` what it takes
+    to read a prompt.
     """
 
     chances: Chances
-    fixed_s: Median = field(default_factory=Median)
-    token_s: Median = field(default_factory=Median)
+    fixed_s: Quantile = field(default_factory=Quantile)
+    token_s: Quantile = field(default_factory=_quartile)
+    # In which the cores were taken by another process: it costs nobody anything, but the draft comes later.
+    turn_s: Quantile = field(default_factory=Quantile)
     comes: Mean = field(default_factory=lambda: Mean(_NUM_DRAFTS))
-    vain_s: Median = field(default_factory=Median)
-    prompt_s: Median = field(default_factory=Median)
+    vain_s: Quantile = field(default_factory=Quantile)
+    prompt_s: Quantile = field(default_factory=Quantile)
     # Mean of the chances of its tokens.
     chance: Mean = field(default_factory=lambda: Mean(_MEMORY))
+    _joint: JointChances = field(default_factory=JointChances)
     # Draft tokens for those who share decodes, and wait for each other.
     number: int = 0
     # When it last drafted, in seconds of `Exploration.elapsed_s`.
@@ -134,6 +185,9 @@ class Record:
         All sessions of a company begin that way, and would take drafts for dearer than they are from then on.
         """
         self._num_delayed = self._num_delayed + 1 if is_delayed else 0
+        if draft.read_s is not None:
+            self.prompt_s.add(draft.read_s)
+            return
         if draft.follows_prompt:
             self.prompt_s.add(draft.waited_s)
         elif 0 < self._num_delayed <= _MOST_DELAYED:
@@ -144,13 +198,29 @@ class Record:
         self.comes.add(len(draft.tokens) > 0)
         if draft.tokens:
             self.token_s.add(draft.computed_s / len(draft.tokens))
-            self.fixed_s.add(max(0.0, draft.waited_s - draft.computed_s))
+            self.fixed_s.add(max(0.0, draft.waited_s - draft.computed_s - draft.turn_s))
+            self.turn_s.add(draft.turn_s)
         else:
             self.vain_s.add(draft.waited_s)
 
+    def note_chances(self, chances: Sequence[float]) -> None:
+        """Learn from the chance of each token of a draft."""
+        self._joint.add(chances)
+        for chance in chances:
+            self.chance.add(chance)
+
+    def joint(self, number: int, chance: float | None = None) -> list[float]:
+        """Return how likely the first so many tokens of a draft are accepted together, before it is made.
+
+        For a request whose tokens are accepted by `chance`, on the mean.
+        """
+        mean = self.chance.value
+        return self._joint.of_first(number, mean, 1.0 if chance is None or not mean else chance / mean)
+
     def forget_times(self) -> None:
         """Take none of the times that are known for those of drafts to come."""
-        self.fixed_s, self.token_s, self.vain_s = Median(), Median(), Median()
+        self.fixed_s, self.turn_s, self.vain_s = Quantile(), Quantile(), Quantile()
+        self.token_s = _quartile()
         self.comes = Mean(_NUM_DRAFTS)
 
     def usual_s(self, num_draft_tokens: int) -> float:
@@ -201,10 +271,11 @@ class Experience:
             PREDICTION: Record(Chances(_EXPECTED_MATCHES, lambda length: length**2 / (length**2 + 3))),
         }
         # What a cycle without draft tokens takes.
-        self.plain_s = Median()
+        self.plain_s = Quantile()
         self._plain_s, self._spent_s = Mean(_NUM_CYCLES), Mean(_NUM_CYCLES)
-        # Whose prompt is being read by a draft service; nobody's, once that request is gone. And how many were read.
-        self._reader: weakref.ref[object] | None = None
+        # Requests that draft or may, those of them whose prompts are being read, and how many were read.
+        self._requests: weakref.WeakSet[object] = weakref.WeakSet()
+        self._readers: weakref.WeakSet[object] = weakref.WeakSet()
         self._num_readings = 0
 
     def of(self, drafter: str, service: int = 0) -> Record | None:
@@ -216,23 +287,28 @@ class Experience:
         known = [0 if each.breaker.is_open else min(most, each.model.max_draft_tokens) for each in self.services]
         return known or [most]
 
-    def may_read(self, request: object) -> bool:
-        """Whether a draft service may read the prompt of `request` now; until `end_reading` no other one's."""
-        reader = self._reader() if self._reader is not None else None
-        if reader is None:
-            self._reader = weakref.ref(request)
-        return reader is None or reader is request
+    def begin(self, request: object) -> None:
+        """A request may draft from now on, until it is gone."""
+        self._requests.add(request)
+
+    def begin_reading(self, request: object) -> None:
+        """A draft service reads the prompt of a request from now on."""
+        self._readers.add(request)
+
+    def end_reading(self, request: object) -> None:
+        """It has, or gave up."""
+        if request in self._readers:
+            self._readers.discard(request)
+            self._num_readings += 1
 
     def num_readings(self, request: object) -> int | None:
         """Return how many prompts were read by now; None while one of another request than this is being read."""
-        reader = self._reader() if self._reader is not None else None
-        return self._num_readings if reader is None or reader is request else None
+        return None if len(self._readers) > (request in self._readers) else self._num_readings
 
-    def end_reading(self, request: object) -> None:
-        """A draft of `request` has come, or nothing has."""
-        if self._reader is not None and self._reader() is request:
-            self._reader = None
-            self._num_readings += 1
+    @property
+    def have_read(self) -> bool:
+        """Whether the prompts of most requests are read: drafts of a few would keep the others waiting."""
+        return len(self._readers) <= _MOST_READING * len(self._requests)
 
     @property
     def limit_s(self) -> float:

@@ -1,9 +1,11 @@
 """The draft service as the cycle sees it, and how long a draft is waited for."""
 
+import asyncio
 import logging
 import math
 import time
 from collections import defaultdict, deque
+from dataclasses import replace
 from itertools import takewhile
 from statistics import median
 from typing import Protocol
@@ -41,6 +43,8 @@ _LEAST_CYCLES = 2
 LEAST_S = 0.02
 # Tokens that a draft reads beside those it proposes without taking notably longer for it.
 MOST_READ_TOKENS = 32
+# Nobody waits while a service reads ahead: so many times as long as a draft may take.
+_MOST_READING = 30.0
 
 
 class DraftPatience:
@@ -139,6 +143,8 @@ class RemoteDrafter:
         self._is_missing = False
         self._limit_s = self._patience.most_s
         self._follows_prompt = False
+        # What comes of reading ahead, while that has not been told.
+        self._reading: asyncio.Task[Draft] | None = None
 
     @property
     def num_resyncs(self) -> int:
@@ -160,6 +166,8 @@ class RemoteDrafter:
 
     async def propose(self, sequence: TokenSequence, wanted: Wanted) -> Draft:
         """Return the service's draft, or an empty one."""
+        if self._reading is not None:
+            return self._end_reading()
         num_draft_tokens = min(wanted.num_draft_tokens, self.room(len(sequence)))
         if num_draft_tokens < 1:
             return Draft()
@@ -167,13 +175,38 @@ class RemoteDrafter:
             if self._is_attached:  # somebody else has found out
                 self._detach(get_current_span(), self._breaker.reason)
             return Draft()
+        if wanted.reads_ahead:
+            self._reading = asyncio.create_task(self._ask(sequence, Wanted(1, reads_ahead=True), "read ahead"))
+            return Draft(drafter=REMOTE, is_reading=True)
+        return await self._ask(sequence, replace(wanted, num_draft_tokens=num_draft_tokens), "propose")
+
+    async def close(self) -> None:
+        """Release the session and end its stream."""
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.wait([self._reading])
+        self._service.note_problem(self.problem)
+        await self._session.send(draft_pb2.ProposeStreamRequest(release=common_pb2.ReleaseMessage()))
+        await self._session.close()
+
+    def _end_reading(self) -> Draft:
+        """Return what came of reading ahead, or that it goes on."""
+        assert self._reading is not None, "something is read"
+        if not self._reading.done():
+            return Draft(drafter=REMOTE, is_reading=True)
+        draft, self._reading = self._reading.result(), None
+        # Nobody has waited for it. Its token is of a time that is past.
+        return Draft(drafter=REMOTE, read_s=max(0.0, draft.computed_s - draft.turn_s) if draft.tokens else None)
+
+    async def _ask(self, sequence: TokenSequence, wanted: Wanted, name: str) -> Draft:
+        """Return the service's draft, or an empty one. The span of that has the name."""
         started_s = time.perf_counter()
-        with child_span(self._telemetry, "propose", SpanKind.CLIENT) as span:
+        with child_span(self._telemetry, name, SpanKind.CLIENT) as span:
             span.set_attribute("outrider.draft.address", self._service.address)
             try:
                 seen = await self._view.sequence(sequence) if self._lacks_ids else sequence
                 reply = await self._session.request(
-                    seen, span, lambda context, request_id: self._send(context, request_id, num_draft_tokens, wanted)
+                    seen, span, lambda context, request_id: self._send(context, request_id, wanted)
                 )
                 if self._breaker.is_disabled:
                     raise ServiceError(grpc.StatusCode.UNAVAILABLE, "NOT_READY", self._breaker.reason)
@@ -184,31 +217,27 @@ class RemoteDrafter:
             self._attach(span)
             known = self._known(reply)
             tokens = [draft_token.token for draft_token in known]
-            self._session.learn(seen, reply.held_length, tokens)
+            self._session.learn(seen, reply.held_length, tokens if not wanted.reads_ahead else ())
         return Draft(
             tokens,
             [draft_token.probability for draft_token in known],
             [draft_token.margin for draft_token in known],
-            time.perf_counter() - started_s,
-            reply.timings.computed_ms / 1e3,
-            REMOTE,
-            reply.timings.queued_ms / 1e3,
-            self._follows_prompt,
+            waited_s=time.perf_counter() - started_s,
+            computed_s=reply.timings.computed_ms / 1e3,
+            drafter=REMOTE,
+            queued_s=reply.timings.queued_ms / 1e3,
+            turn_s=reply.timings.turn_ms / 1e3,
+            follows_prompt=self._follows_prompt,
         )
 
-    async def close(self) -> None:
-        """Release the session and end its stream."""
-        self._service.note_problem(self.problem)
-        await self._session.send(draft_pb2.ProposeStreamRequest(release=common_pb2.ReleaseMessage()))
-        await self._session.close()
-
-    async def _send(
-        self, context: common_pb2.Context, request_id: int, num_draft_tokens: int, wanted: Wanted
-    ) -> draft_pb2.ProposeResponse:
+    async def _send(self, context: common_pb2.Context, request_id: int, wanted: Wanted) -> draft_pb2.ProposeResponse:
         """Ask, and learn how long it takes. Raises ServiceError, also where it takes too long."""
-        num_read_tokens, is_try = len(context.tokens), self._breaker.is_open
+        num_draft_tokens, num_read_tokens, is_try = wanted.num_draft_tokens, len(context.tokens), self._breaker.is_open
         self._follows_prompt = num_read_tokens > MOST_READ_TOKENS
-        self._limit_s = self._patience.limit_s(num_draft_tokens, num_read_tokens, wanted.limit_s, is_try=is_try)
+        if wanted.reads_ahead:
+            self._limit_s = _MOST_READING * self._patience.most_s
+        else:
+            self._limit_s = self._patience.limit_s(num_draft_tokens, num_read_tokens, wanted.limit_s, is_try=is_try)
         request = draft_pb2.ProposeRequest(
             request_id=request_id,
             timeout_ms=math.ceil(self._limit_s * 1e3),
@@ -218,6 +247,7 @@ class RemoteDrafter:
             early_end=wanted.early_end,
             sampling=self._view.sampling,
             tokenizer_fingerprint=self._model.tokenizer_fingerprint,
+            reads_ahead=wanted.reads_ahead,
         )
         asked_s = time.perf_counter()
         try:

@@ -15,8 +15,9 @@ D, t and S_j are those of the draft service that is used; `service_choice` says 
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, count
 from operator import mul
 
 from orchestrator.drafting.drafter import REMOTE, Draft, Wanted
@@ -36,8 +37,8 @@ _FIRST, _NUM_FIRST = VISIT_TOKENS, 4
 _IDLE = 0.1
 # What a draft model has to read first is to pay within so many cycles.
 _NUM_AMORTIZED = 32
-# Another number has to be worth more by so many tokens, or this share of what it is worth.
-_MARGIN = 0.05
+# Another number has to be worth more by so many tokens, or this share of those that a cycle brings.
+_MARGIN, _MARGIN_SHARE = 0.05, 0.02
 # No longer drafts are asked for than usually take this share of the time after which one is not waited for any more.
 _SAFE = 0.75
 
@@ -49,12 +50,15 @@ class PaidLength:
         """Draft at most `most` tokens."""
         self._experience = experience
         self._most = most
+        experience.begin(self)
         self._draft = Draft()
         self._quote: target_pb2.Quote | None = None
         self._service = ServiceChoice(experience)
         # Of each draft service.
         self._chances = [Mean(_MEMORY) for _ in experience.remote]
         self._drafts = self._is_first = True
+        # Whether it has drafted since all was read.
+        self._has_begun = False
         # Tokens that each has not read; the prompt counts as many.
         self._num_unread = [math.inf for _ in experience.remote]
         # As the draft under way was asked for.
@@ -73,15 +77,12 @@ class PaidLength:
         service = self._service.choose(rooms, self._worth, is_drafting=self._drafts)
         record, most = self._experience.remote[service], rooms[service] or room
         if quote is None or not _is_known(record, quote) or self._service.is_visit:
-            number = min(_FIRST, most) if self._may_read(service) else 0
-            return Wanted(number, num_looked_up=room, service=service)
+            return self._after_reading(Wanted(min(_FIRST, most), num_looked_up=room, service=service))
         costs = self._costs(record, quote)
         most = min(most, self._most_in_time(record), len(costs) - 1)
         chance = self._mean_chance(record)
-        values = _values(costs[: most + 1], chance, record)
+        values = _values(costs[: most + 1], record.joint(most, chance), record)
         number, early_end = self._number(record, quote, costs, values)
-        if number and not self._may_read(service):
-            number = 0
         self._experience.choice = generation_pb2.LengthChoice(
             num_draft_tokens=number,
             chance=chance,
@@ -92,23 +93,39 @@ class PaidLength:
             tokens_per_s=1e3 * quote.tokens_per_ms,
             draft_address=self._experience.services[service].address if len(rooms) > 1 else "",
         )
-        return Wanted(
-            number,
-            early_end,
-            num_looked_up=room,
-            is_better=partial(self._is_worth_more, max(values), quote),
-            limit_s=self._experience.limit_s,
-            service=service,
-            choice=self._experience.choice,
+        return self._after_reading(
+            Wanted(
+                number,
+                early_end,
+                num_looked_up=room,
+                is_better=partial(self._is_worth_more, max(values), quote),
+                limit_s=self._experience.limit_s,
+                service=service,
+                choice=self._experience.choice,
+            )
         )
 
-    def _may_read(self, service: int) -> bool:
-        """Whether a draft service may read now what it has not read: in company one request after the other.
+    def _after_reading(self, wanted: Wanted) -> Wanted:
+        """Return what is wanted by now: first the service reads what it lacks, while decoding goes on.
 
-        All at once they would be away for as long as all of that takes, and the company would fall apart.
+        Who shares decodes with others does not begin before most of them can: they would wait for its drafts.
         """
+        if not wanted.num_draft_tokens or self._service.is_visit:
+            return wanted
         is_alone = self._quote is None or self._quote.num_sessions < 2
-        return is_alone or self._num_unread[service] <= MOST_READ_TOKENS or self._experience.may_read(self)
+        if self._num_unread[wanted.service] > MOST_READ_TOKENS:
+            self._has_begun = False
+            # Nobody else waits for it: reading ahead costs a cycle without a draft.
+            reads_ahead = not is_alone or self._is_long(wanted.service)
+            return replace(wanted, reads_ahead=reads_ahead)
+        if self._has_begun or is_alone or self._experience.have_read:
+            self._has_begun = True
+            return wanted
+        return replace(wanted, num_draft_tokens=0)
+
+    def _is_long(self, service: int) -> bool:
+        """Whether a prompt usually takes longer to be read than a cycle takes."""
+        return self._experience.remote[service].prompt_s.value > self._experience.plain_s.value
 
     def _is_worth_more(self, worth: float, quote: target_pb2.Quote, draft: Draft) -> bool:
         """Whether the best number of tokens of a draft that took no time is worth more than so many tokens."""
@@ -125,7 +142,8 @@ class PaidLength:
         """Return the number, and when a draft should end earlier, by what each number costs and is worth."""
         most = len(values) - 1
         # What the draft model has to read first should be worth it within some cycles.
-        catch_up_cost = self._draft_cost(quote, self._catch_up_s(record)) / _NUM_AMORTIZED
+        rate = self._rate(record, quote)
+        catch_up_cost = rate * _draft_ms(quote, self._catch_up_s(record)) / _NUM_AMORTIZED
         # One that stays out has to see a gain to come in, and the other way round. Where others share its decodes they
         # wait for its drafts and have rows for nothing, unless all do the same: it takes more to begin, and to go on.
         least = _MARGIN if quote.num_sessions > 1 else 0.0
@@ -137,10 +155,10 @@ class PaidLength:
         # Nobody waits for it, and after each token it is known whether another one is worth it. So it is as many as are
         # where the drafter is sure.
         chances = record.chances.by_margin()
-        sure = _values(costs[: most + 1], max(chances), record)
+        sure = _values(costs[: most + 1], [max(chances) ** depth for depth in range(1, most + 1)], record)
         number = max(1, _place_of_best(values))
         # Another token is not worth it: its chance is about the mean, its cost about that of all.
-        token_cost = (costs[number] - self._draft_cost(quote, record.usual_s(0))) / number
+        token_cost = (costs[number] - rate * _draft_ms(quote, record.usual_s(0))) / number
         least_chance = min(1.0, token_cost / max(self._mean_chance(record), 0.01))
         early_end = draft_pb2.EarlyEnd(min_joint_chance=least_chance, margins=record.chances.edges, chances=chances)
         return _place_of_best(sure), early_end
@@ -148,8 +166,14 @@ class PaidLength:
     def chances(self, draft: Draft) -> Sequence[float]:
         """Return the chance of each token."""
         self._draft = draft
+        if draft.is_reading:
+            self._experience.begin_reading(self)
+            return ()
         num_readings = self._experience.num_readings(self)
-        self._experience.end_reading(self)
+        if draft.drafter == REMOTE:
+            self._experience.end_reading(self)
+        if draft.read_s is not None:
+            self._num_unread[draft.service] = 0
         self._service.note(draft)
         record = self._experience.of(draft.drafter, draft.service)
         if record is None:
@@ -158,9 +182,9 @@ class PaidLength:
         record.tried_s = self._experience.exploration.elapsed_s
         chances = record.chances.of(draft)
         if draft.drafter == REMOTE:
+            record.note_chances(chances)
             for chance in chances:
                 self._chances[draft.service].add(chance)
-                record.chance.add(chance)
         return chances
 
     def observe(self, cycle: Cycle) -> None:
@@ -185,22 +209,34 @@ class PaidLength:
 
     def _common(self, record: Record, costs: Sequence[float], most: int) -> int:
         """Return the number for all sessions, which wait for each other: the same for all who draft."""
-        values = _values(costs, record.chance.value, record)
+        values = _values(costs, record.joint(len(costs) - 1), record)
         best = max(1, _place_of_best(values))
-        margin = _MARGIN
+        margin = max(_MARGIN, _MARGIN_SHARE * (1 + values[best] + costs[best]))
         if not 0 < record.number < len(values) or values[best] > values[record.number] + margin:
             record.number = best
         return min(record.number, most)
 
     def _costs(self, record: Record, quote: target_pb2.Quote) -> list[float]:
         """Return what each number of draft tokens costs, in tokens, up to the most that is quoted for."""
-        rate, rows = quote.tokens_per_ms, enumerate(quote.row_ms[: self._most], start=1)
-        return [0.0, *(rate * row_ms + self._draft_cost(quote, record.usual_s(number)) for number, row_ms in rows)]
+        rate, rows_ms = self._rate(record, quote), quote.row_ms[: self._most]
+        drafts_ms = (_draft_ms(quote, record.usual_s(number)) for number in count(1))
+        return [0.0, *(rate * (row_ms + draft_ms) for row_ms, draft_ms in zip(rows_ms, drafts_ms, strict=False))]
 
-    def _draft_cost(self, quote: target_pb2.Quote, seconds: float) -> float:
-        """Return what drafting for so long costs, in tokens: nothing beside a decode of others."""
-        beside_ms = (1 - min(1.0, quote.idle_share / _IDLE)) * quote.decode_ms
-        return quote.tokens_per_ms * max(0.0, 1e3 * seconds - beside_ms) / max(1, quote.num_drafting)
+    def _rate(self, record: Record, quote: target_pb2.Quote) -> float:
+        """Return the tokens in a millisecond that time is priced at: those that are reached, or that soon will be.
+
+        A company that begins has not reached yet what it will, and would take rows for cheap until it has.
+        """
+        if quote.num_sessions < 2 or quote.idle_share < 1.0:
+            return quote.tokens_per_ms
+        num_drafting, rows_ms = max(1, quote.num_drafting), quote.row_ms[: self._most]
+        brought = accumulate(record.joint(len(rows_ms)))
+        rates = (
+            (quote.num_sessions + num_drafting * record.comes.value * tokens)
+            / (quote.decode_ms + num_drafting * (row_ms + _draft_ms(quote, record.usual_s(number))))
+            for number, (row_ms, tokens) in enumerate(zip(rows_ms, brought, strict=True), start=1)
+        )
+        return max(quote.tokens_per_ms, *rates)
 
     def _mean_chance(self, record: Record) -> float:
         own = self._chances[self._service.service]
@@ -208,7 +244,7 @@ class PaidLength:
 
     def _most_in_time(self, record: Record) -> int:
         """Return how many tokens are usually drafted well within the time that a draft is waited for, 1 at least."""
-        left_s = _SAFE * self._experience.limit_s - record.fixed_s.value
+        left_s = _SAFE * self._experience.limit_s - record.fixed_s.value - record.turn_s.value
         return max(1, int(left_s / record.token_s.value)) if record.token_s.value else _FIRST
 
     def _may_explore(self, record: Record) -> bool:
@@ -216,7 +252,8 @@ class PaidLength:
         if len(self._chances) > 1:
             return False
         # What the draft model read before its last draft hid how long drafts take by now.
-        has_caught_up = self._draft.follows_prompt and len(self._draft.tokens) > 0
+        draft = self._draft
+        has_caught_up = draft.read_s is not None or (draft.follows_prompt and len(draft.tokens) > 0)
         needed_s, exploration = self._exploring_s(record), self._experience.exploration
         if not (has_caught_up or exploration.may_take(needed_s)):
             return False
@@ -226,8 +263,8 @@ class PaidLength:
         return True
 
     def _exploring_s(self, record: Record) -> float:
-        """Return what a draft of one token takes of the time of all who wait for it."""
-        return self._num_waiting() * max(record.usual_s(1), self._catch_up_s(record))
+        """Return what a draft of one token takes of the time of all who wait for it, and what is read before."""
+        return self._num_waiting() * record.usual_s(1) + self._catch_up_s(record)
 
     def _catch_up_s(self, record: Record) -> float:
         return record.prompt_s.value if self._num_unread[self._service.service] > MOST_READ_TOKENS else 0.0
@@ -242,7 +279,7 @@ class PaidLength:
         if quote is None or not _is_known(record, quote):
             return -math.inf
         most = min(self._experience.rooms(self._most)[service], self._most_in_time(record))
-        values = _values(self._costs(record, quote)[: most + 1], record.chance.value, record)
+        values = _values(self._costs(record, quote)[: most + 1], record.joint(most), record)
         return max(values[1:], default=-math.inf)
 
 
@@ -250,14 +287,16 @@ def _is_known(record: Record, quote: target_pb2.Quote) -> bool:
     return quote.tokens_per_ms > 0 and record.comes.count >= _NUM_FIRST
 
 
-def _values(costs: Sequence[float], chance: float, record: Record) -> list[float]:
-    """Return what each number of draft tokens is worth, in tokens; zero is worth nothing."""
-    values, joint, tokens = [0.0], 1.0, 0.0
-    for cost in costs[1:]:
-        joint *= chance
-        tokens += joint * record.comes.value
-        values.append(tokens - cost)
-    return values
+def _draft_ms(quote: target_pb2.Quote, seconds: float) -> float:
+    """Return a session's share of the time that drafting keeps the target waiting: none beside decodes of others."""
+    beside_ms = (1 - min(1.0, quote.idle_share / _IDLE)) * quote.decode_ms
+    return max(0.0, 1e3 * seconds - beside_ms) / max(1, quote.num_drafting)
+
+
+def _values(costs: Sequence[float], joint: Sequence[float], record: Record) -> list[float]:
+    """Return what each number of draft tokens is worth, in tokens, by their joint chances; zero is worth nothing."""
+    tokens = accumulate(joint)
+    return [0.0, *(record.comes.value * brought - cost for brought, cost in zip(tokens, costs[1:], strict=False))]
 
 
 def _place_of_best(values: Sequence[float]) -> int:

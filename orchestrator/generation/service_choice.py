@@ -98,6 +98,7 @@ class ServiceChoice:
             return
         longest_s = try_s if is_only else max(map(self._visit_s, records))
         exploration.elapse(draft.waited_s + verification_s, _MOST_SAVED * longest_s)
+        exploration.take(draft.read_s or 0.0)
         if self.is_visit and draft.drafter == REMOTE:
             # It takes the place of a cycle that is known to be good.
             exploration.take(num_waiting * draft.waited_s + verification_s)

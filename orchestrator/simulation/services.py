@@ -76,6 +76,7 @@ class ScriptedProposal(Work[draft_pb2.ProposeResult]):
     def __init__(self, prefix: Prefix, request: draft_pb2.ProposeRequest, script: Script) -> None:
         super().__init__(prefix, deadline_s=deadline_s(request.timeout_ms))
         self.waits_for_slot = self.deadline_s is None
+        self.is_awaited = not request.reads_ahead
         self._num_draft_tokens = request.num_draft_tokens
         self._min_joint_confidence = request.min_joint_confidence
         self._joint_confidence = 1.0

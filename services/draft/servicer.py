@@ -43,9 +43,11 @@ class ProposalWork(Work[draft_pb2.ProposeResult]):
         min_joint_confidence: float = 0.0,
         early_end: draft_pb2.EarlyEnd | None = None,
         deadline_s: float | None = None,
+        reads_ahead: bool = False,
     ) -> None:
         super().__init__(prefix, deadline_s=deadline_s)
         self.waits_for_slot = deadline_s is None
+        self.is_awaited = not reads_ahead
         self._num_draft_tokens = num_draft_tokens
         self._params = params
         self._end_of_generation = end_of_generation
@@ -129,6 +131,7 @@ class _Propose(SessionMethod[draft_pb2.ProposeRequest, draft_pb2.ProposeResult, 
             min_joint_confidence=request.min_joint_confidence,
             early_end=early_end,
             deadline_s=deadline_s(request.timeout_ms),
+            reads_ahead=request.reads_ahead,
         )
 
     def trace(self, span: Span, result: draft_pb2.ProposeResult) -> None:

@@ -233,6 +233,7 @@ def fill_reply(reply: Reply, work: Work[MessageT], answer: MessageT | Miss) -> N
     reply.timings.num_decodes = timings.num_decodes
     reply.timings.batch_rows = timings.batch_rows
     reply.timings.num_cached_tokens = work.num_cached
+    reply.timings.turn_ms = timings.turn_s * 1e3
     if isinstance(answer, Miss):
         reply.held_length = reply.cache_miss.held_length = answer.held_length
         reply.cache_miss.held_digest = answer.held_digest

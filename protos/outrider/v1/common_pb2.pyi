@@ -402,6 +402,7 @@ class Timings(_message.Message):
     NUM_DECODES_FIELD_NUMBER: _builtins.int
     BATCH_ROWS_FIELD_NUMBER: _builtins.int
     NUM_CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    TURN_MS_FIELD_NUMBER: _builtins.int
     queued_ms: _builtins.float
     """From the arrival of the message to the start of its first decode, in milliseconds."""
     computed_ms: _builtins.float
@@ -414,6 +415,10 @@ class Timings(_message.Message):
     """Rows, of all sessions together, in the last of those decodes."""
     num_cached_tokens: _builtins.int
     """Tokens of the context that were in the cache, of this session or copied from another's, and were not evaluated."""
+    turn_ms: _builtins.float
+    """The part of the two, `queued_ms` and `computed_ms`, in which another process had its turn on the same cores, in
+    milliseconds.
+    """
     def __init__(
         self,
         *,
@@ -423,10 +428,11 @@ class Timings(_message.Message):
         num_decodes: _builtins.int = ...,
         batch_rows: _builtins.int = ...,
         num_cached_tokens: _builtins.int = ...,
+        turn_ms: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_rows", b"batch_rows", "computed_ms", b"computed_ms", "decode_ms", b"decode_ms", "num_cached_tokens", b"num_cached_tokens", "num_decodes", b"num_decodes", "queued_ms", b"queued_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_rows", b"batch_rows", "computed_ms", b"computed_ms", "decode_ms", b"decode_ms", "num_cached_tokens", b"num_cached_tokens", "num_decodes", b"num_decodes", "queued_ms", b"queued_ms", "turn_ms", b"turn_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

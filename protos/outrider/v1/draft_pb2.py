@@ -26,7 +26,7 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from outrider.v1 import common_pb2 as outrider_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17outrider/v1/draft.proto\x12\x0boutrider.v1\x1a\x17google/rpc/status.proto\x1a\x18outrider/v1/common.proto\"\x89\x02\n\x0eProposeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x12\n\ntimeout_ms\x18\x02 \x01(\r\x12%\n\x07\x63ontext\x18\x03 \x01(\x0b\x32\x14.outrider.v1.Context\x12\x18\n\x10num_draft_tokens\x18\x04 \x01(\r\x12\x1c\n\x14min_joint_confidence\x18\x05 \x01(\x01\x12\'\n\x08sampling\x18\x06 \x01(\x0b\x32\x15.outrider.v1.Sampling\x12\x1d\n\x15tokenizer_fingerprint\x18\x07 \x01(\t\x12(\n\tearly_end\x18\x08 \x01(\x0b\x32\x15.outrider.v1.EarlyEnd\"F\n\x08\x45\x61rlyEnd\x12\x18\n\x10min_joint_chance\x18\x01 \x01(\x02\x12\x0f\n\x07margins\x18\x02 \x03(\x02\x12\x0f\n\x07\x63hances\x18\x03 \x03(\x02\"@\n\nDraftToken\x12\r\n\x05token\x18\x01 \x01(\r\x12\x13\n\x0bprobability\x18\x02 \x01(\x02\x12\x0e\n\x06margin\x18\x03 \x01(\x02\"\\\n\rProposeResult\x12-\n\x0c\x64raft_tokens\x18\x01 \x03(\x0b\x32\x17.outrider.v1.DraftToken\x12\x1c\n\x14is_end_of_generation\x18\x02 \x01(\x08\"\xed\x01\n\x0fProposeResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x13\n\x0bheld_length\x18\x02 \x01(\r\x12%\n\x07timings\x18\x03 \x01(\x0b\x32\x14.outrider.v1.Timings\x12,\n\x06result\x18\x04 \x01(\x0b\x32\x1a.outrider.v1.ProposeResultH\x00\x12,\n\ncache_miss\x18\x05 \x01(\x0b\x32\x16.outrider.v1.CacheMissH\x00\x12#\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\xaf\x01\n\x14ProposeStreamRequest\x12.\n\x07propose\x18\x01 \x01(\x0b\x32\x1b.outrider.v1.ProposeRequestH\x00\x12,\n\x06\x63\x61ncel\x18\x02 \x01(\x0b\x32\x1a.outrider.v1.CancelMessageH\x00\x12.\n\x07release\x18\x03 \x01(\x0b\x32\x1b.outrider.v1.ReleaseMessageH\x00\x42\t\n\x07message\"G\n\x15ProposeStreamResponse\x12.\n\x08response\x18\x01 \x01(\x0b\x32\x1c.outrider.v1.ProposeResponse2\xb0\x01\n\x0c\x44raftService\x12\x44\n\x07Propose\x12\x1b.outrider.v1.ProposeRequest\x1a\x1c.outrider.v1.ProposeResponse\x12Z\n\rProposeStream\x12!.outrider.v1.ProposeStreamRequest\x1a\".outrider.v1.ProposeStreamResponse(\x01\x30\x01\x42 P\x01Z\x16outrider/v1;outriderv1\xa2\x02\x03OTRb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17outrider/v1/draft.proto\x12\x0boutrider.v1\x1a\x17google/rpc/status.proto\x1a\x18outrider/v1/common.proto\"\x9e\x02\n\x0eProposeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x12\n\ntimeout_ms\x18\x02 \x01(\r\x12%\n\x07\x63ontext\x18\x03 \x01(\x0b\x32\x14.outrider.v1.Context\x12\x18\n\x10num_draft_tokens\x18\x04 \x01(\r\x12\x1c\n\x14min_joint_confidence\x18\x05 \x01(\x01\x12\'\n\x08sampling\x18\x06 \x01(\x0b\x32\x15.outrider.v1.Sampling\x12\x1d\n\x15tokenizer_fingerprint\x18\x07 \x01(\t\x12(\n\tearly_end\x18\x08 \x01(\x0b\x32\x15.outrider.v1.EarlyEnd\x12\x13\n\x0breads_ahead\x18\t \x01(\x08\"F\n\x08\x45\x61rlyEnd\x12\x18\n\x10min_joint_chance\x18\x01 \x01(\x02\x12\x0f\n\x07margins\x18\x02 \x03(\x02\x12\x0f\n\x07\x63hances\x18\x03 \x03(\x02\"@\n\nDraftToken\x12\r\n\x05token\x18\x01 \x01(\r\x12\x13\n\x0bprobability\x18\x02 \x01(\x02\x12\x0e\n\x06margin\x18\x03 \x01(\x02\"\\\n\rProposeResult\x12-\n\x0c\x64raft_tokens\x18\x01 \x03(\x0b\x32\x17.outrider.v1.DraftToken\x12\x1c\n\x14is_end_of_generation\x18\x02 \x01(\x08\"\xed\x01\n\x0fProposeResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x13\n\x0bheld_length\x18\x02 \x01(\r\x12%\n\x07timings\x18\x03 \x01(\x0b\x32\x14.outrider.v1.Timings\x12,\n\x06result\x18\x04 \x01(\x0b\x32\x1a.outrider.v1.ProposeResultH\x00\x12,\n\ncache_miss\x18\x05 \x01(\x0b\x32\x16.outrider.v1.CacheMissH\x00\x12#\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\xaf\x01\n\x14ProposeStreamRequest\x12.\n\x07propose\x18\x01 \x01(\x0b\x32\x1b.outrider.v1.ProposeRequestH\x00\x12,\n\x06\x63\x61ncel\x18\x02 \x01(\x0b\x32\x1a.outrider.v1.CancelMessageH\x00\x12.\n\x07release\x18\x03 \x01(\x0b\x32\x1b.outrider.v1.ReleaseMessageH\x00\x42\t\n\x07message\"G\n\x15ProposeStreamResponse\x12.\n\x08response\x18\x01 \x01(\x0b\x32\x1c.outrider.v1.ProposeResponse2\xb0\x01\n\x0c\x44raftService\x12\x44\n\x07Propose\x12\x1b.outrider.v1.ProposeRequest\x1a\x1c.outrider.v1.ProposeResponse\x12Z\n\rProposeStream\x12!.outrider.v1.ProposeStreamRequest\x1a\".outrider.v1.ProposeStreamResponse(\x01\x30\x01\x42 P\x01Z\x16outrider/v1;outriderv1\xa2\x02\x03OTRb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,19 +35,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'P\001Z\026outrider/v1;outriderv1\242\002\003OTR'
   _globals['_PROPOSEREQUEST']._serialized_start=92
-  _globals['_PROPOSEREQUEST']._serialized_end=357
-  _globals['_EARLYEND']._serialized_start=359
-  _globals['_EARLYEND']._serialized_end=429
-  _globals['_DRAFTTOKEN']._serialized_start=431
-  _globals['_DRAFTTOKEN']._serialized_end=495
-  _globals['_PROPOSERESULT']._serialized_start=497
-  _globals['_PROPOSERESULT']._serialized_end=589
-  _globals['_PROPOSERESPONSE']._serialized_start=592
-  _globals['_PROPOSERESPONSE']._serialized_end=829
-  _globals['_PROPOSESTREAMREQUEST']._serialized_start=832
-  _globals['_PROPOSESTREAMREQUEST']._serialized_end=1007
-  _globals['_PROPOSESTREAMRESPONSE']._serialized_start=1009
-  _globals['_PROPOSESTREAMRESPONSE']._serialized_end=1080
-  _globals['_DRAFTSERVICE']._serialized_start=1083
-  _globals['_DRAFTSERVICE']._serialized_end=1259
+  _globals['_PROPOSEREQUEST']._serialized_end=378
+  _globals['_EARLYEND']._serialized_start=380
+  _globals['_EARLYEND']._serialized_end=450
+  _globals['_DRAFTTOKEN']._serialized_start=452
+  _globals['_DRAFTTOKEN']._serialized_end=516
+  _globals['_PROPOSERESULT']._serialized_start=518
+  _globals['_PROPOSERESULT']._serialized_end=610
+  _globals['_PROPOSERESPONSE']._serialized_start=613
+  _globals['_PROPOSERESPONSE']._serialized_end=850
+  _globals['_PROPOSESTREAMREQUEST']._serialized_start=853
+  _globals['_PROPOSESTREAMREQUEST']._serialized_end=1028
+  _globals['_PROPOSESTREAMRESPONSE']._serialized_start=1030
+  _globals['_PROPOSESTREAMRESPONSE']._serialized_end=1101
+  _globals['_DRAFTSERVICE']._serialized_start=1104
+  _globals['_DRAFTSERVICE']._serialized_end=1280
 # @@protoc_insertion_point(module_scope)

@@ -34,6 +34,7 @@ class ProposeRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     TOKENIZER_FINGERPRINT_FIELD_NUMBER: _builtins.int
     EARLY_END_FIELD_NUMBER: _builtins.int
+    READS_AHEAD_FIELD_NUMBER: _builtins.int
     request_id: _builtins.int
     """Rises within a session. The same id again is a retry and gets the same answer, a higher one supersedes what is
     under way, a lower one is answered SUPERSEDED.
@@ -47,6 +48,10 @@ class ProposeRequest(_message.Message):
     tokenizer_fingerprint: _builtins.str
     """As GetModel told it when the caller compared the tokens of draft and target. A draft with other tokens, which may
     have taken its place, refuses (TOKENIZER_CHANGED). Empty asks whoever answers.
+    """
+    reads_ahead: _builtins.bool
+    """Nobody waits for the draft tokens: the context is to be read for a request to come, beside what the session does
+    meanwhile. A service that knows nothing of it answers as it answers everybody.
     """
     @_builtins.property
     def context(self) -> _common_pb2.Context:
@@ -71,10 +76,11 @@ class ProposeRequest(_message.Message):
         sampling: _common_pb2.Sampling | None = ...,
         tokenizer_fingerprint: _builtins.str = ...,
         early_end: Global___EarlyEnd | None = ...,
+        reads_ahead: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "early_end", b"early_end", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "early_end", b"early_end", "min_joint_confidence", b"min_joint_confidence", "num_draft_tokens", b"num_draft_tokens", "request_id", b"request_id", "sampling", b"sampling", "timeout_ms", b"timeout_ms", "tokenizer_fingerprint", b"tokenizer_fingerprint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "early_end", b"early_end", "min_joint_confidence", b"min_joint_confidence", "num_draft_tokens", b"num_draft_tokens", "reads_ahead", b"reads_ahead", "request_id", b"request_id", "sampling", b"sampling", "timeout_ms", b"timeout_ms", "tokenizer_fingerprint", b"tokenizer_fingerprint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -20,6 +20,9 @@ Logits = NDArray[np.float32]
 _NUM_RECENT = 8
 # Sizes up to this are kept apart, as kernels have steps there; larger ones where they differ by an eighth.
 _MOST_EXACT_ROWS = 64
+# A size of which fewer were seen, or none among so many decodes, takes no longer than a line through others says: it
+# would never be tried again where its first time was long, as the machine did something else.
+_NUM_KNOWN, _MOST_UNSEEN = 3, 1024
 # Of what decodes take more or less than the mean of so many, the share that is taken for load at once, and the most.
 _LONG, _LOAD_SHARE, _MOST_RATIO = 64, 1 / 4, 2.0
 # Until they are known better: what a decode and a copy cost, in rows. Copies of 0.5 to 14 rows were seen.
@@ -59,6 +62,9 @@ class _Curve:
 
     def __init__(self) -> None:
         self._recent: dict[int, deque[float]] = {}
+        self._num_observed = 0
+        # When a size was last seen, in decodes.
+        self._seen: dict[int, int] = {}
         # How many of a size were seen, and the mean of many.
         self._means: dict[int, tuple[int, float]] = {}
         self.least: list[tuple[int, float]] = []
@@ -76,17 +82,41 @@ class _Curve:
 
     def observe(self, num_rows: int, duration_s: float) -> None:
         size = _size(num_rows)
-        place = bisect_left(self.least, (size,))
+        place = bisect_left(self.usual, (size,))
         if size not in self._recent:
             self._recent[size] = deque(maxlen=_NUM_RECENT)
-            self.least.insert(place, (size, 0.0))
             self.usual.insert(place, (size, 0.0))
         times = self._recent[size]
         times.append(duration_s * size / num_rows)
-        self.least[place] = size, min(times)
+        self._num_observed += 1
+        self._seen[size] = self._num_observed
         self.usual[place] = size, statistics.median(times)
+        self.least = self._least()
         floor_s = accumulate((least_s for _, least_s in reversed(self.least)), min, initial=math.inf)
         self._floor_s = list(floor_s)[::-1]
+
+    def _least(self) -> list[tuple[int, float]]:
+        """Return the least time of each size, ascending."""
+        least = [(size, min(self._recent[size])) for size, _ in self.usual]
+        known = [(size, least_s) for size, least_s in least if self._is_known(size)]
+        if len(known) < 2:
+            return least
+        return [
+            (size, least_s if self._is_known(size) else min(least_s, _estimate_s(known, size)))
+            for size, least_s in least
+        ]
+
+    def _is_known(self, size: int) -> bool:
+        is_recent = self._num_observed - self._seen.get(size, -_MOST_UNSEEN) <= _MOST_UNSEEN
+        return is_recent and len(self._recent[size]) >= _NUM_KNOWN
+
+    def guess_s(self, num_rows: int, shape: "_Curve") -> float:
+        """Return what a size that is not known takes if its rows cost what they do in another curve; else infinity."""
+        known = [(size, least_s) for size, least_s in self.least if size <= num_rows and self._is_known(size)]
+        if not known or self._is_known(_size(num_rows)):
+            return math.inf
+        nearest, nearest_s = known[-1]
+        return nearest_s + max(0.0, _estimate_s(shape.least, num_rows) - _estimate_s(shape.least, nearest))
 
     def least_s(self, num_rows: int) -> float:
         """Return the estimate of the quickest decode of at least so many rows."""
@@ -142,7 +172,7 @@ class DecodeCosts:
     def least_s(self, num_rows: int, num_sessions: int) -> float:
         """Estimate the quickest of those with at least so many rows: some kernels take longer for fewer."""
         curve, load = self._of(num_sessions)
-        return load * curve.least_s(num_rows)
+        return load * min(curve.least_s(num_rows), curve.guess_s(num_rows, self._all))
 
     def most_seen(self, num_sessions: int) -> int:
         """Return the most rows of decodes of such companies, of all where these are too few; 0 where none was seen."""

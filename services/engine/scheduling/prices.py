@@ -15,8 +15,8 @@ from outrider.v1.target_pb2 import Quote
 from services.engine.runtime.interface import DecodeCosts
 from services.engine.scheduling.work import Work
 
-# Rounds of which the rate is a mean.
-_NUM_ROUNDS = 32
+# Answers of which the rate is a mean, and the least rounds: many sessions tell it sooner.
+_NUM_ANSWERS, _LEAST_ROUNDS = 32, 8
 # A quote holds as long as nothing in it is wrong by more.
 _TOLERANCE = 0.05
 # Draft tokens that are quoted for.
@@ -48,7 +48,7 @@ class Prices:
         self._num_tokens = self._elapsed_s = self._decoded_s = 0.0
         # When the last decode of a round began, and what was committed since; None where there was something else.
         self._begun_s: float | None = None
-        self._num_new_tokens = 0
+        self._num_new_tokens = self._num_new_answers = 0
         self._new_decoded_s = 0.0
         self._quotes: dict[tuple[int, int, int], Quote] = {}
         # A service that takes this one's place must not seem to have told its quotes already.
@@ -62,15 +62,16 @@ class Prices:
     def decoded(self, now_s: float, duration_s: float) -> None:
         """A decode of verifications began then, and with it a round. To be told before what comes of it."""
         if self._begun_s is not None:
-            kept = 1 - 1 / _NUM_ROUNDS
+            kept = 1 - 1 / max(_LEAST_ROUNDS, _NUM_ANSWERS / max(1, self._num_new_answers))
             self._num_tokens = kept * self._num_tokens + self._num_new_tokens
             self._elapsed_s = kept * self._elapsed_s + now_s - self._begun_s
             self._decoded_s = kept * self._decoded_s + self._new_decoded_s
-        self._begun_s, self._num_new_tokens, self._new_decoded_s = now_s, 0, duration_s
+        self._begun_s, self._num_new_tokens, self._num_new_answers, self._new_decoded_s = now_s, 0, 0, duration_s
 
     def answered(self, num_tokens: int) -> None:
         """A session committed so many tokens."""
         self._num_new_tokens += num_tokens
+        self._num_new_answers += 1
 
     def pause(self) -> None:
         """Nobody was there: the time since the last round says nothing of the rate."""

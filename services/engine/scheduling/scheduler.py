@@ -64,6 +64,8 @@ class Scheduler:
         self._active: list[Work[Any]] = []
         self._num_failures = 0
         self._phases = Phases(time.perf_counter())
+        # When the last wait for a turn began and ended.
+        self._turn_s = (0.0, 0.0)
         self._num_decodes = 0
         # Whether prompts had their turn since the last decode of others.
         self._had_prompts = False
@@ -81,11 +83,13 @@ class Scheduler:
     def add(self, work: Work[Any]) -> None:
         """Take in work; what comes of it is delivered by this or a later step."""
         session_id = work.prefix.session_id
+        (turn_began_s, turn_ended_s), timings = self._turn_s, work.timings
+        timings.unheard_turn_s = max(0.0, turn_ended_s - max(turn_began_s, timings.submitted_s))
         if work.wants_quote and self._prices is None:
             self._prices = Prices(self._runtime.costs, self._runtime.padded_rows, self._runtime.max_batch_rows)
         if self._prices is not None and not (self._active or self._gathering.num_present):
             self._prices.pause()
-        self._gathering.arrived(session_id, work.timings.submitted_s)
+        self._gathering.arrived(session_id, timings.submitted_s)
         if not self._try_admit(work, may_take_slot=not self._waiting):
             self._waiting.append(work)
 
@@ -105,10 +109,12 @@ class Scheduler:
 
     def wait_for_turn(self) -> None:
         """Wait for the cores, if a step decodes. To be called before a step, as what comes meanwhile can be added."""
-        self._phases.enter(Phase.TURN, time.perf_counter())
+        began_s = time.perf_counter()
+        self._phases.enter(Phase.TURN, began_s)
         if (self._active or self._waiting) and self._turns.begin(0.0):
             self._gathering.held_up()
-        self._phases.enter(Phase.PLANNING, time.perf_counter())
+        self._turn_s = began_s, time.perf_counter()
+        self._phases.enter(Phase.PLANNING, self._turn_s[1])
 
     def step(self) -> None:
         """Give slots to waiting work, and evaluate what is due: one decode, or as many as the runtime needs.
@@ -317,7 +323,8 @@ class Scheduler:
             return
         if not work.pending:
             self._active.remove(work)
-            self._gathering.answered(work.prefix.session_id, num_rows, work.num_tokens)
+            if work.is_awaited:
+                self._gathering.answered(work.prefix.session_id, num_rows, work.num_tokens)
             if self._prices is not None:
                 self._prices.answered(work.num_tokens)
             self._finish(work, work.result)

@@ -81,9 +81,10 @@ class Phases:
 class WorkTimings:
     """Where the time of a piece of work went, in seconds of `time.perf_counter`.
 
-    From `admitted_s` on, when it had a slot and the engine's attention, the engine spent `phases_s` with what it did,
-    by `Phase`; of that it computed this work for `decode_s`, in `num_decodes` decodes, the last of which is the
-    engine's `decode_index`th and had `batch_rows` rows of all sessions.
+    Before the engine heard of it another process had its turn on the cores for `unheard_turn_s`. From `admitted_s` on,
+    when it had a slot and the engine's attention, the engine spent `phases_s` with what it did, by `Phase`; of that it
+    computed this work for `decode_s`, in `num_decodes` decodes, the last of which is the engine's `decode_index`th and
+    had `batch_rows` rows of all sessions.
     """
 
     submitted_s: float = field(default_factory=time.perf_counter)
@@ -94,7 +95,13 @@ class WorkTimings:
     num_decodes: int = 0
     decode_index: int = 0
     batch_rows: int = 0
+    unheard_turn_s: float = 0.0
     phases_s: list[float] = field(default_factory=lambda: [0.0] * len(Phase))
+
+    @property
+    def turn_s(self) -> float:
+        """How long another process had its turn on the cores."""
+        return self.unheard_turn_s + self.phases_s[Phase.TURN]
 
     def admit(self, phases: Phases, now_s: float) -> None:
         """The work has a slot, and goes into the next decode that begins."""
@@ -115,6 +122,7 @@ class Work(ABC, Generic[ResultT]):
 
     Attributes:
         waits_for_slot: whether to queue where every slot is needed by others, or to be refused at once.
+        is_awaited: whether its session goes on once there is an answer, and is soon back.
         timings: where its time went, known in full once there is an answer.
         slot: where it is evaluated, once it has one.
         num_cached: tokens of the prefix that were there when it got its slot.
@@ -128,6 +136,7 @@ class Work(ABC, Generic[ResultT]):
     """
 
     waits_for_slot = True
+    is_awaited = True
     wants_quote = False
     quote: Quote | None = None
     worths: Sequence[float] = ()

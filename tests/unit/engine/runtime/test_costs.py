@@ -99,6 +99,32 @@ def test_times_of_a_company_are_those_of_the_present_load() -> None:
     assert costs.company_s(8, 4) == pytest.approx(0.24, rel=0.25), "not seen since the machine became busy"
 
 
+def test_a_first_time_that_was_long_keeps_no_size_from_being_tried() -> None:
+    costs = DecodeCosts()
+    for _ in range(8):
+        for num_rows, duration_s in ((8, 0.12), (16, 0.16)):
+            costs.observe(num_rows, duration_s, num_sessions=8)
+    costs.observe(32, 1.0, num_sessions=8)
+    assert costs.least_s(32, 8) == pytest.approx(0.24), "as a line through those that are known"
+    for _ in range(2):
+        costs.observe(32, 1.0, num_sessions=8)
+    assert costs.least_s(32, 8) == pytest.approx(1.0), "it is known by now"
+    for _ in range(1100):
+        costs.observe(8, 0.12, num_sessions=8)
+        costs.observe(16, 0.16, num_sessions=8)
+    assert costs.least_s(32, 8) == pytest.approx(0.24), "that was long ago"
+
+
+def test_a_company_that_had_one_size_takes_rows_for_what_they_cost_others() -> None:
+    costs = DecodeCosts()
+    for _ in range(4):
+        for num_rows, duration_s in ((1, 0.06), (8, 0.08), (32, 0.14)):
+            costs.observe(num_rows, duration_s)
+        costs.observe(8, 0.12, num_sessions=8)
+    costs.observe(9, 0.2, num_sessions=8)
+    assert costs.least_s(32, 8) == pytest.approx(0.12 + 0.06)
+
+
 def test_one_disturbed_decode_is_no_load() -> None:
     costs = DecodeCosts()
     for _ in range(8):

@@ -75,6 +75,20 @@ class SlowChain(Chain):
         return super().next_step(logits, held)
 
 
+def test_a_turn_that_went_on_before_the_engine_heard_of_work_is_told_too(clock: Clock) -> None:
+    timed = Timed(clock)
+    timed.add("another")
+    timed.scheduler.wait_for_turn()
+    # It was asked for in the middle of that.
+    work = SlowChain(clock, "late", 1)
+    work.timings.submitted_s = clock.now_s - TURN_S / 2
+    timed.scheduler.add(work)
+    before_s = work.timings.turn_s
+    timed.scheduler.step()
+    assert before_s == pytest.approx(TURN_S / 2)
+    assert work.timings.turn_s == pytest.approx(TURN_S / 2 + work.timings.phases_s[Phase.TURN])
+
+
 def assert_adds_up(timings: WorkTimings) -> None:
     assert sum(timings.phases_s) == pytest.approx(timings.finished_s - timings.admitted_s)
 

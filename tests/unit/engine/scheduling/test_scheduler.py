@@ -106,6 +106,17 @@ def test_a_decode_is_due_when_all_are_back(clock: Clock) -> None:
     assert scheduled.step().keys() == {"a", "b"}
 
 
+def test_who_reads_ahead_is_not_waited_for(clock: Clock) -> None:
+    scheduled = Scheduled(clock)
+    work = Greedy(prefix("ahead", PROMPT))
+    work.is_awaited = False
+    scheduled.scheduler.add(work)
+    scheduled.step("a")
+    scheduled.add("a")
+    assert scheduled.scheduler.due_s() <= clock.now_s
+    assert scheduled.step().keys() == {"a"}
+
+
 def test_a_wait_begins_anew_where_another_process_had_the_cores(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     scheduled = Scheduled(clock)
     scheduled.step("a", "b")

@@ -1,4 +1,4 @@
-"""When flash attention is used: where the model is on a GPU, and where it is quicker and nowhere slower."""
+"""When flash attention is used: where the model is on a GPU, and where it is quicker for a usual length of text."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,17 +30,15 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 def costs(
-    short: float = 1.0, long: float = 1.0, rows: float = 1.0, row_s: float = 0.005
+    ratio: float = 1.0, at: int = 500, beyond: float = 1.0, row_s: float = 0.005
 ) -> Callable[[Sequence[Segment], RuntimeOptions], float]:
-    """What flash attention takes of the time without: with short contexts, long ones, and several rows of a session."""
+    """What flash attention takes of the time without, `beyond` a length."""
 
     def cost(segments: Sequence[Segment], options: RuntimeOptions) -> float:
-        num_rows = sum(segment.num_rows for segment in segments)
-        usual_s = row_s * (1 + 0.2 * num_rows)
+        usual_s = row_s * (1 + 0.2 * sum(segment.num_rows for segment in segments))
         if not options.flash_attention:
             return usual_s
-        ratio = long if segments[0].first_position > 500 else short
-        return usual_s * ratio * (rows if num_rows > len(segments) else 1.0)
+        return usual_s * ratio * (beyond if segments[0].first_position > at else 1.0)
 
     return cost
 
@@ -50,29 +48,31 @@ def auto(machine: Machine, budget_s: float = 4.0) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("cost", "chosen"),
+    ("ratio", "chosen"),
     [
-        pytest.param(costs(short=0.9, long=0.8), True, id="quicker"),
-        pytest.param(costs(short=0.9), True, id="quicker at times"),
-        pytest.param(costs(rows=0.9), True, id="quicker for several rows"),
-        pytest.param(costs(), False, id="no difference"),
-        pytest.param(costs(short=0.98, long=1.02), False, id="noise"),
-        pytest.param(costs(short=0.8, long=1.2), False, id="slower with long contexts"),
-        pytest.param(costs(short=1.2, long=0.8), False, id="slower with short contexts"),
-        pytest.param(costs(short=0.8, long=0.8, rows=1.5), False, id="slower for several rows"),
+        pytest.param(0.9, True, id="quicker"),
+        pytest.param(1.0, False, id="no difference"),
+        pytest.param(0.97, False, id="noise"),
+        pytest.param(1.5, False, id="slower"),
     ],
 )
-def test_auto_takes_it_where_it_is_quicker_and_nowhere_slower(
-    cost: Callable[[Sequence[Segment], RuntimeOptions], float], chosen: bool, machine: Machine
-) -> None:
-    machine.cost = cost
+def test_auto_takes_it_where_it_is_quicker(ratio: float, chosen: bool, machine: Machine) -> None:
+    machine.cost = costs(ratio)
     assert auto(machine) == chosen
     assert [runtime.is_closed for runtime in machine.runtimes] == [True, True]
     # A second start has nothing to measure.
-    machine.cost = costs(short=2.0) if chosen else costs(short=0.5, long=0.5)
+    machine.cost = costs(2.0 if chosen else 0.5)
     num_decodes = machine.num_decodes
     assert auto(machine) == chosen
     assert (machine.num_decodes, len(machine.runtimes)) == (num_decodes, 2)
+
+
+@pytest.mark.parametrize(("context_length", "chosen"), [(1024, True), (1800, False), (100_000, False)])
+def test_it_is_measured_at_a_quarter_of_a_context(context_length: int, chosen: bool, machine: Machine) -> None:
+    machine.cost = costs(0.8, at=300, beyond=2.0)
+    model = loaded(context_length=context_length)
+    assert choose_flash_attention("auto", model, None, machine.measuring()) == chosen
+    assert all(runtime.context_length <= 504 for runtime in machine.runtimes)
 
 
 @pytest.mark.parametrize("num_slots", [1, 2, 4, 8, 256])
@@ -89,8 +89,8 @@ def test_what_is_measured_with_takes_no_more_than_what_is_served(
 @pytest.mark.parametrize("chosen", [True, False])
 def test_a_model_whose_decodes_take_long_is_measured_in_a_second_or_two(chosen: bool, machine: Machine) -> None:
     started_s = machine.clock()
-    # 72 ms for a row of each of four sessions, 168 for four rows of each.
-    machine.cost = costs(short=0.9, long=0.9 if chosen else 1.2, row_s=0.04)
+    # 104 ms for two rows of each of four sessions.
+    machine.cost = costs(0.9 if chosen else 1.2, row_s=0.04)
     assert auto(machine) == chosen
     assert machine.clock() - started_s < 2.2
 
@@ -100,7 +100,7 @@ def test_without_the_time_to_measure_it_is_off(
     budget_s: float, machine: Machine, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    machine.cost = costs(short=0.5, long=0.5, row_s=0.5)
+    machine.cost = costs(0.5, row_s=0.5)
     started_s = machine.clock()
     assert not auto(machine, budget_s)
     assert machine.clock() - started_s < budget_s + 2.0

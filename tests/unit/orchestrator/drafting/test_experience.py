@@ -118,6 +118,34 @@ def test_where_prompts_of_others_are_always_read_that_is_usual() -> None:
     assert (record.comes.count, record.fixed_s.value) == (1, pytest.approx(0.49))
 
 
+def test_joint_chances_are_no_powers_of_one() -> None:
+    record = Record(chances())
+    for _ in range(200):
+        record.note_chances([0.95, 0.95, 0.95, 0.5])
+    first, second, third, fourth, unseen = record.joint(5)
+    assert [first, second / first, third / second] == pytest.approx([0.95] * 3, abs=0.01)
+    assert fourth / third == pytest.approx(0.5, abs=0.03)
+    assert unseen / fourth == pytest.approx(record.chance.value), "as on the mean"
+
+
+def test_a_request_that_is_drafted_for_badly_has_lower_ones() -> None:
+    record = Record(chances())
+    for _ in range(200):
+        record.note_chances([0.9, 0.7])
+    assert record.joint(2, 0.4) == pytest.approx([0.45, 0.45 * 0.35], abs=0.01)
+
+
+def test_nothing_is_hoped_for_from_one_that_never_drafted() -> None:
+    assert Record(chances()).joint(2, 0.0) == [0.0, 0.0]
+
+
+def test_computing_that_others_disturbed_is_not_what_a_token_takes() -> None:
+    record = Record(chances())
+    for computed_s in (0.05, 0.01, 0.05, 0.01, 0.01, 0.05, 0.05, 0.05):
+        record.note_times(Draft([1], waited_s=computed_s, computed_s=computed_s, drafter=REMOTE))
+    assert record.token_s.value == pytest.approx(0.01)
+
+
 def test_an_accident_is_none_of_the_usual() -> None:
     record = Record(chances())
     for computed_s in (0.01, 0.01, 3.0, 0.01):

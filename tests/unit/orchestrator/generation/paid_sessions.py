@@ -14,6 +14,7 @@ from outrider.v1 import target_pb2
 SURE, UNSURE = 8.0, 0.05
 MOST = 16
 DECODE_MS = 20.0
+READING = Draft(drafter=REMOTE, is_reading=True)
 
 
 def quote(
@@ -32,7 +33,10 @@ def quote(
 
 @dataclass
 class Session:
-    """A policy with what it sees: a draft that takes `draft_s` and `token_s` more for each token."""
+    """A policy with what it sees: a draft that takes `draft_s` and `token_s` more for each token.
+
+    Where it is to read ahead, that takes a cycle.
+    """
 
     quote: target_pb2.Quote | None = field(default_factory=quote)
     experience: Experience = field(default_factory=Experience)
@@ -40,10 +44,12 @@ class Session:
     token_s: float = 0.002
     most: int = MOST
     follows_prompt: bool = False
+    read_s: float = 0.001
 
     def __post_init__(self) -> None:
         self.policy = PaidLength(self.experience, self.most)
         self.num_cycles = 0
+        self._is_reading = False
 
     def cycle(self, num_accepted: int = MOST, margin: float = SURE, drafter: str = REMOTE) -> Wanted:
         """Go through one cycle with as many draft tokens as are wanted; return what was wanted."""
@@ -52,7 +58,12 @@ class Session:
         computed_s = self.token_s * number
         waited_s, margins = self.draft_s + computed_s, [margin] * number
         draft = Draft([7] * number, (), margins, waited_s, computed_s, drafter, follows_prompt=self.follows_prompt)
-        if not number:
+        if self._is_reading or (wanted.reads_ahead and number):
+            # It has read by the next cycle.
+            draft = Draft(drafter=drafter, read_s=self.read_s) if self._is_reading else READING
+            self._is_reading = draft is READING
+            number = 0
+        elif not number:
             draft = Draft()
         self.policy.chances(draft)
         num_accepted = min(num_accepted, number)

@@ -10,7 +10,7 @@ from orchestrator.generation.cycle import Cycle
 from orchestrator.generation.length_policy import PaidLength
 from orchestrator.peers.target import Verification
 from outrider.v1 import target_pb2
-from tests.unit.orchestrator.generation.paid_sessions import MOST, SURE, UNSURE, Session, quote
+from tests.unit.orchestrator.generation.paid_sessions import MOST, READING, SURE, UNSURE, Session, quote
 
 
 def test_a_few_are_tried_while_nothing_is_known() -> None:
@@ -174,32 +174,88 @@ def test_the_speedup_is_known() -> None:
     assert session.experience.speedup == pytest.approx(17 * 21 / 53.5, rel=0.05)
 
 
-def test_in_company_one_prompt_after_the_other_is_read() -> None:
+def test_in_company_prompts_are_read_ahead_and_most_are_before_anybody_drafts() -> None:
     experience = Experience()
-    reader, other = (Session(quote(num_sessions=2), experience) for _ in range(2))
-    reader.cycle()
+    sessions = [Session(quote(num_sessions=4), experience) for _ in range(4)]
+    for session in sessions:
+        session.cycle()
+    wanted = [session.policy.choose(MOST) for session in sessions]
+    assert [(each.num_draft_tokens, each.reads_ahead) for each in wanted] == [(4, True)] * 4
+    for session in sessions:
+        session.cycle()
+    early, second, third, last = sessions
+    for session in (early, second):
+        session.cycle()
+        assert not session.policy.choose(MOST).num_draft_tokens, "the others would wait for its drafts"
+    third.cycle()
+    assert [session.policy.choose(MOST).num_draft_tokens for session in (early, second, third)] == [4] * 3
+    assert last.policy.choose(MOST).reads_ahead
+
+
+def test_those_who_draft_go_on_while_others_come_and_read() -> None:
+    experience = Experience()
+    drafting = [Session(quote(num_sessions=2), experience) for _ in range(2)]
+    for _ in range(20):
+        wanted = [session.cycle() for session in drafting]
+    assert all(each.num_draft_tokens for each in wanted)
+    new = [Session(quote(num_sessions=8), experience) for _ in range(6)]
+    for _ in range(2):
+        for session in new:
+            session.cycle()
+    assert all(session.cycle().num_draft_tokens for session in drafting)
+
+
+def test_who_is_gone_keeps_nobody_from_drafting() -> None:
+    experience = Experience()
+    sessions = [Session(quote(num_sessions=2), experience) for _ in range(2)]
+    for session in sessions:
+        session.cycles(2)
+    reader, other = sessions
     other.cycle()
-    assert [session.policy.choose(MOST).num_draft_tokens for session in (reader, other, reader)] == [4, 0, 4]
-    reader.policy.chances(Draft([7], margins=[SURE], drafter=REMOTE))
-    assert other.policy.choose(MOST).num_draft_tokens == 4
-    # It ended before its draft had come.
-    del other.policy
-    assert Session(quote(num_sessions=2), experience).cycles(2) == [0, 4]
+    assert not other.policy.choose(MOST).num_draft_tokens
+    del reader.policy
+    assert other.policy.choose(MOST).num_draft_tokens
+
+
+@pytest.mark.parametrize(("read_s", "reads_ahead"), [(0.001, False), (0.1, True)])
+def test_who_is_alone_reads_ahead_where_that_takes_longer_than_a_cycle(read_s: float, reads_ahead: bool) -> None:
+    experience = Experience()
+    Session(experience=experience).cycles(20)
+    experience.remote[0].note_times(Draft(drafter=REMOTE, read_s=read_s))
+    session = Session(experience=experience)
+    session.cycle()
+    assert session.policy.choose(MOST).reads_ahead == reads_ahead
+
+
+def test_the_turn_of_another_process_is_no_price_of_a_draft() -> None:
+    """It decodes for others meanwhile; those who draft together leave it no such turn."""
+    record = Experience().remote[0]
+    record.note_times(Draft([7], waited_s=0.3, computed_s=0.01, turn_s=0.28, drafter=REMOTE))
+    assert record.usual_s(1) == pytest.approx(0.02)
+
+
+def test_a_company_that_begins_prices_time_at_what_it_soon_will_reach() -> None:
+    def number(tokens_per_ms: float) -> int:
+        session = Session(quote(num_sessions=4, idle_share=1.0, row_ms=1.5, tokens_per_ms=tokens_per_ms))
+        session.cycles(40, num_accepted=5)
+        return session.policy.choose(MOST).num_draft_tokens
+
+    assert 1 < number(0.02) == number(0.1) < MOST
 
 
 def test_drafts_beside_the_prompts_of_others_say_nothing_of_how_long_they_take() -> None:
     experience = Experience()
     record = experience.remote[0]
     reader, other = (Session(quote(num_sessions=2), experience) for _ in range(2))
-    other.cycles(2)
+    other.cycles(4)
+    assert record.comes.count == 1, "its own prompt was read by then"
     reader.cycle()
-    assert record.comes.count == 1, "its own prompt was short"
     other.policy.choose(MOST)
-    reader.policy.choose(MOST)
+    reader.policy.chances(READING)
     other.policy.chances(Draft([7], margins=[SURE], waited_s=2.0, computed_s=0.01, drafter=REMOTE))
     assert record.comes.count == 1, "a prompt was being read when it came"
     other.policy.choose(MOST)
-    reader.policy.chances(Draft([7], margins=[SURE], drafter=REMOTE, follows_prompt=True))
+    reader.policy.chances(Draft(drafter=REMOTE, read_s=0.5))
     other.policy.chances(Draft([7], margins=[SURE], waited_s=2.0, computed_s=0.01, drafter=REMOTE))
     assert record.comes.count == 1, "one was being read when it was asked for"
     other.cycle()
