@@ -297,8 +297,12 @@ class RemoteDrafter:
         return self._num_missed < _MOST_MISSED
 
     def _is_late(self, error: ServiceError) -> bool:
-        """Whether there was no draft in less time than the setting allows."""
-        return error.reason == _REASON_TIMEOUT and self._limit_s < self._patience.most_s
+        """Whether there was no draft in less time than the setting allows, or while a prompt was read.
+
+        That may have waited for the prompts of others, and what was read is there for the next draft.
+        """
+        is_short = self._limit_s < self._patience.most_s
+        return error.reason == _REASON_TIMEOUT and (is_short or self._follows_prompt)
 
     def _fall_back(self, span: Span, error: ServiceError) -> None:
         # A service that refuses what it is asked is well: other sessions may go on with it. One that takes shorter

@@ -103,6 +103,25 @@ def late(monkeypatch: pytest.MonkeyPatch, written: list[int]) -> Callable[[draft
     return let_time_pass
 
 
+async def test_a_prompt_that_is_not_read_in_time_costs_no_session_the_service(
+    monkeypatch: pytest.MonkeyPatch, written: list[int]
+) -> None:
+    """Sixteen that began together were read for one after the other, and all lost it when the first had to wait."""
+
+    async def late(request: draft_pb2.ProposeRequest) -> None:
+        await soon(lambda: request.request_id in written)
+        pass_time(monkeypatch, PATIENCE_S / 8)
+
+    script = Script([late, late, proposal(8)])
+    breaker = Breaker(retry_s=1000.0)
+    async with attached(script, breaker=breaker, patience=DraftPatience(PATIENCE_S / 8)) as drafter:
+        sequence = TokenSequence(list(range(40)))
+        for _ in range(2):
+            assert not (await drafter.propose(sequence, Wanted(2))).tokens
+            assert not breaker.is_open
+        assert list((await drafter.propose(sequence, Wanted(2))).tokens) == [8]
+
+
 async def test_a_draft_that_is_later_than_usual_costs_this_cycle_and_no_more(
     late: Callable[[Any], Awaitable[None]], caplog: pytest.LogCaptureFixture
 ) -> None:
