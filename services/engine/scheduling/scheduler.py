@@ -185,6 +185,9 @@ class Scheduler:
             return not work.waits_for_slot and self._refuse(work)
         work.slot = slot
         try:
+            if (nearer := self.slots.nearer(prefix.session_id)) is not None:
+                self._move(slot, nearer)
+                work.slot = slot = nearer
             # Rows whose logits are wanted are always evaluated, at least the last one: logits are not kept.
             num_reusable = len(work.pending) - work.num_outputs
             self._reuse(slot, prefix.cached_length, prefix.tokens[:num_reusable])
@@ -341,6 +344,13 @@ class Scheduler:
             self._cut(slot, 0)
             self._runtime.copy(donor.index, slot.index, shared)
             slot.held.extend(tokens[:shared])
+
+    def _move(self, source: Slot, target: Slot) -> None:
+        """Let the session of a slot go on in another one, which nobody needs, nearer to others."""
+        self._cut(target, 0)
+        self._runtime.copy(source.index, target.index, len(source.held))
+        target.held.extend(source.held.tokens)
+        self.slots.move(str(source.session_id), target)
 
     def _cut(self, slot: Slot, length: int) -> None:
         if length < len(slot.held):

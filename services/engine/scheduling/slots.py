@@ -11,6 +11,8 @@ from services.session.sequence import TokenSequence
 _GAP_ROWS, _MOST_SAVED_ROWS = 32, 256
 # Tokens at the end of a chat's prompt that may be others once the chat goes on: there an answer was to begin.
 _OPEN_TOKENS = 16
+# A gap beside a session that comes back is closed after so many times: while a company gathers, others fill it.
+_MOST_GAPS = 8
 # How much of the usual company is what it was before, whenever a new session comes.
 _USUAL_SHARE = 0.97
 
@@ -49,6 +51,8 @@ class SlotTable:
         self._released: set[str] = set()
         # Sessions at work at a time: as many as there were lately, when more of them came.
         self._usual_company = 0.0
+        # How often, one after the other, sessions were seen to have gaps between them.
+        self._num_gaps = 0
         self.num_evictions = 0
 
     @property
@@ -83,6 +87,31 @@ class SlotTable:
         """Let the session's slot go first when another needs one."""
         if session_id in self._sessions:
             self._released.add(session_id)
+
+    def nearer(self, session_id: str) -> Slot | None:
+        """Return a free slot for a session to move to, between others at work, if it is the outermost and gaps stay.
+
+        Asked whenever a session comes back: they may have come to their slots in a larger company.
+        """
+        working = [slot.index for slot in self.slots if slot.is_busy or self._is_held(slot)]
+        slot = self._sessions[session_id]
+        places = sorted({*working, slot.index})
+        num_gaps = places[-1] - places[0] + 1 - len(places)
+        self._num_gaps = self._num_gaps + 1 if num_gaps else 0
+        if self._num_gaps <= _MOST_GAPS or slot.index not in (places[0], places[-1]):
+            return None
+        self._num_gaps = 0
+        between = self.slots[places[0] + 1 : places[-1]]
+        return next((each for each in between if not each.is_busy and self._is_over(each)), None)
+
+    def move(self, session_id: str, target: Slot) -> None:
+        """Give a session another slot, which nobody needs; what both hold is the caller's affair."""
+        source = self._sessions[session_id]
+        if target.session_id is not None:
+            self._evict(target.session_id)
+        target.session_id, target.num_first_tokens = session_id, source.num_first_tokens
+        target.is_busy, source.session_id, source.is_busy = source.is_busy, None, False
+        self._sessions[session_id] = target
 
     def _cheapest_free(self, tokens: Sequence[int]) -> Slot | None:
         """Return, of slots that nobody has, or else needs, the one that saves most of a prompt and makes no gaps.

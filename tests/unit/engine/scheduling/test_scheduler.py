@@ -244,3 +244,15 @@ def test_work_that_does_not_wait_for_a_slot_is_refused_at_once(clock: Clock) -> 
     scheduled.add("b", waits_for_slot=False)
     scheduled.step()
     assert isinstance(scheduled.answers["b"], list)
+
+
+def test_two_that_a_larger_company_left_far_apart_come_to_sit_side_by_side(clock: Clock) -> None:
+    scheduled = Scheduled(clock, num_slots=6)
+    scheduled.step("a", "b", "c", "d", "e", "f")
+    for session_id in "bcde":
+        scheduled.scheduler.release(session_id)
+    for _ in range(8):
+        scheduled.step("a", "f")
+    slots = {slot.session_id: slot.index for slot in scheduled.scheduler.slots.slots}
+    assert abs(slots["a"] - slots["f"]) == 1
+    assert scheduled.runtime.caches[slots["a"]] == scheduled.runtime.caches[slots["f"]] == PROMPT

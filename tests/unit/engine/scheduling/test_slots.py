@@ -208,3 +208,28 @@ def test_a_chat_goes_on_in_its_place_though_its_long_answer_was_another_one() ->
     prompt = [7] * 100 + [3] * 300
     first = _chat(table, "chat", [*prompt, 8, 9], num_answered=600)
     assert _chat(table, "chat again", [*prompt, 8, *[4] * 50]) == first
+
+
+def test_a_session_that_a_larger_company_left_far_away_is_moved_to_the_others() -> None:
+    table = SlotTable(6, is_expected=lambda session_id: session_id in {"a", "f"})
+    _assign(table, "a", "b", "c", "d", "e", "f")
+    for session_id in "bcde":
+        table.release(session_id)
+    asked = [table.nearer(session_id) for _ in range(5) for session_id in "af"]
+    (place,) = (index for index, slot in enumerate(asked) if slot is not None)
+    target = asked[place]
+    assert place == 8 and target is table.slots[1], "a gathering company fills such gaps by itself"
+    table.move("a", target)
+    assert table.find("a") is target
+    assert table.slots[0].session_id is None
+    assert _sessions(table) == {None, "a", "c", "d", "e", "f"}
+
+
+def test_who_sits_side_by_side_or_among_others_stays() -> None:
+    table = SlotTable(4, is_expected=lambda session_id: session_id != "d")
+    _assign(table, "a", "b", "c", "d")
+    assert not any(table.nearer(session_id) for _ in range(20) for session_id in "abc")
+    table.release("b")
+    apart = SlotTable(4, is_expected=lambda session_id: True)
+    _assign(apart, "a", "b", "c")
+    assert not any(apart.nearer(session_id) for _ in range(20) for session_id in "abc"), "none of them is over"
