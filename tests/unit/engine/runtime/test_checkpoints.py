@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -49,9 +50,10 @@ def verify(runtime: CheckpointRuntime, slot: int, held: int, num_right: int, num
     return held + 1 + num_right
 
 
+@pytest.mark.parametrize("num_snapshots", [0, 2, 10])
 @pytest.mark.parametrize("width", [1, 2, 4])
-def test_what_is_rejected_leaves_no_trace(width: int) -> None:
-    runtime = runtime_over(StatefulFake(width=width))
+def test_what_is_rejected_leaves_no_trace(width: int, num_snapshots: int) -> None:
+    runtime = runtime_over(StatefulFake(width=width, num_snapshots=num_snapshots))
     prompt(runtime, 1, 11)
     held = 11
     for num_right, num_wrong in [(0, 3), (2, 1), (0, 0), (3, 0), (1, 6), (0, 7), (7, 0), (0, 0), (0, 1)] * 3:
@@ -76,6 +78,88 @@ def test_what_was_accepted_is_evaluated_again_with_the_next_rows() -> None:
     held = verify(runtime, 0, 11, num_right=2, num_wrong=1)
     verify(runtime, 0, held, num_right=1)
     assert [segment.num_rows for (segment,) in inner.batches[1:]] == [4, 5]
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_with_snapshots_nothing_is_evaluated_again(width: int) -> None:
+    inner = StatefulFake(width=width, num_snapshots=8)
+    runtime = runtime_over(inner)
+    prompt(runtime, 0, 11)
+    num_before = len(inner.batches)
+    held = 11
+    for num_right, num_wrong in [(2, 1), (0, 7), (0, 0), (3, 0), (1, 6), (5, 1)] * 5:
+        held = verify(runtime, 0, held, num_right, num_wrong)
+        (segment,) = inner.batches[-1]
+        assert segment.num_rows == (1 + num_right + num_wrong + width - 1) // width * width
+    assert len(inner.batches) == num_before + 6 * 5
+    # The base follows now and then.
+    assert inner.num_saves < 3
+    assert inner.num_put_back < 2
+
+
+def test_what_snapshots_do_not_reach_is_evaluated_again() -> None:
+    inner = StatefulFake(num_snapshots=2)
+    runtime = runtime_over(inner)
+    prompt(runtime, 0, 11)
+    held = 11
+    for num_right, num_wrong in [(2, 1), (1, 1), (0, 4), (0, 2), (2, 0)]:
+        held = verify(runtime, 0, held, num_right, num_wrong)
+    assert [segment.num_rows for (segment,) in inner.batches[1:]] == [4, 3, 5, 4, 3]
+
+
+def test_padding_and_rejected_tokens_are_taken_back_at_once() -> None:
+    inner = StatefulFake(num_snapshots=8)
+    runtime = runtime_over(inner)
+    for slot in range(2):
+        prompt(runtime, slot, 11)
+    for held, long in ((11, 0), (12, 1), (13, 0)):
+        segments = [
+            Segment(slot, held, TEXT[held : held + 1 + 4 * (slot == long)], 1, num_tentative=4 * (slot == long))
+            for slot in range(2)
+        ]
+        segments[long] = replace(segments[long], num_outputs=5)
+        decode(runtime, *segments)
+        runtime.cut(long, held + 1)
+    assert [[each.num_rows for each in batch] for batch in inner.batches[2:]] == [[5, 5]] * 3
+    # What is left of the last decode's padding is taken back before the next one.
+    assert inner.num_rolled_back == 2 * 3 - 1
+    for slot in range(2):
+        verify(runtime, slot, 14, num_right=2, num_wrong=1)
+
+
+@pytest.mark.parametrize("num_snapshots", [0, 3, 8])
+@pytest.mark.parametrize("num_rows", [1, 3])
+def test_a_decode_can_be_taken_back_whole(num_rows: int, num_snapshots: int) -> None:
+    """Its first row, too, of which there is no snapshot."""
+    runtime = runtime_over(StatefulFake(num_snapshots=num_snapshots))
+    prompt(runtime, 0, 11)
+    held = verify(runtime, 0, 11, num_right=4, num_wrong=1)
+    held = verify(runtime, 0, held, num_right=4)
+    wrong = [VOCABULARY_SIZE - 1] * num_rows
+    decode(runtime, Segment(0, held, wrong, num_rows, num_tentative=num_rows))
+    runtime.cut(0, held)
+    verify(runtime, 0, held, num_right=2)
+
+
+@pytest.mark.parametrize("num_snapshots", [0, 8])
+def test_what_is_cut_twice_is_right(num_snapshots: int) -> None:
+    runtime = runtime_over(StatefulFake(num_snapshots=num_snapshots))
+    prompt(runtime, 0, 11)
+    decode(runtime, Segment(0, 11, TEXT[11:17], 6, num_tentative=5))
+    for length in (16, 14):
+        runtime.cut(0, length)
+    verify(runtime, 0, 14, num_right=2)
+
+
+@pytest.mark.parametrize("num_snapshots", [0, 8])
+def test_what_is_cut_after_another_decode_is_right(num_snapshots: int) -> None:
+    runtime = runtime_over(StatefulFake(num_snapshots=num_snapshots))
+    for slot in range(2):
+        prompt(runtime, slot, 11)
+    decode(runtime, Segment(0, 11, TEXT[11:17], 6, num_tentative=5))
+    verify(runtime, 1, 11, num_right=2)
+    runtime.cut(0, 14)
+    verify(runtime, 0, 14, num_right=2)
 
 
 def test_a_draft_that_was_accepted_as_a_whole_costs_nothing_more() -> None:
@@ -179,9 +263,10 @@ def test_states_stay_within_their_bytes_and_the_oldest_go_first() -> None:
     assert runtime.num_checkpoint_bytes == STATE_BYTES
 
 
+@pytest.mark.parametrize("num_snapshots", [0, 8])
 @pytest.mark.parametrize("length", [LONG - 1, LONG + 2])
-def test_a_slot_begins_with_what_another_one_holds(length: int) -> None:
-    runtime = runtime_over(StatefulFake())
+def test_a_slot_begins_with_what_another_one_holds(length: int, num_snapshots: int) -> None:
+    runtime = runtime_over(StatefulFake(num_snapshots=num_snapshots))
     prompt(runtime, 0, LONG)
     verify(runtime, 0, LONG, num_right=4, num_wrong=1)
     assert runtime.reachable(0, length) == length
@@ -190,9 +275,12 @@ def test_a_slot_begins_with_what_another_one_holds(length: int) -> None:
         verify(runtime, slot, held, num_right=2, num_wrong=1)
 
 
-def test_a_failed_decode_leaves_nothing_behind() -> None:
-    inner = StatefulFake()
+@pytest.mark.parametrize("num_snapshots", [0, 8])
+def test_a_failed_decode_leaves_nothing_behind(num_snapshots: int) -> None:
+    inner = StatefulFake(num_snapshots=num_snapshots)
     runtime = runtime_over(inner)
+    prompt(runtime, 1, 11)
+    held = verify(runtime, 1, 11, num_right=2, num_wrong=1)
     prompt(runtime, 0, LONG)
     inner.failing = {len(inner.batches)}
     with pytest.raises(DecodeError, match="told to fail"):
@@ -200,6 +288,17 @@ def test_a_failed_decode_leaves_nothing_behind() -> None:
     assert runtime.reachable(0, LONG) == 0
     assert runtime.num_checkpoint_bytes == 0
     prompt(runtime, 0, LONG)
+    # It may have moved what others were at.
+    verify(runtime, 1, held, num_right=2)
+
+
+def test_a_long_tail_is_evaluated_in_parts_where_decodes_are_small() -> None:
+    inner = StatefulFake(max_batch_rows=32)
+    runtime = runtime_over(inner)
+    for position in range(60):
+        decode(runtime, Segment(0, position, TEXT[position : position + 1], 1))
+    runtime.cut(0, 50)
+    verify(runtime, 0, 50, num_right=2)
 
 
 def test_where_sessions_would_disturb_each_other_each_has_decodes_of_its_own() -> None:
@@ -210,11 +309,12 @@ def test_where_sessions_would_disturb_each_other_each_has_decodes_of_its_own() -
     assert runtime.max_sessions == 1
 
 
+@pytest.mark.parametrize("num_snapshots", [0, 1, 4, 11])
 @pytest.mark.parametrize("width", [1, 2, 4])
 @pytest.mark.parametrize("seed", range(6))
-def test_whatever_sessions_do_each_gets_its_own_logits(seed: int, width: int) -> None:
+def test_whatever_sessions_do_each_gets_its_own_logits(seed: int, width: int, num_snapshots: int) -> None:
     rng = random.Random(seed)
-    inner = StatefulFake(width=width)
+    inner = StatefulFake(width=width, num_snapshots=num_snapshots)
     runtime = runtime_over(inner, num_kept=3)
     # They begin alike.
     texts = [TEXT[:60] + [rng.randrange(VOCABULARY_SIZE) for _ in range(100)] for _ in range(inner.num_slots)]
@@ -255,3 +355,4 @@ def test_whatever_sessions_do_each_gets_its_own_logits(seed: int, width: int) ->
             held[target] = shared
             num_copied += 1
     assert num_compared > 200 and num_rewound and num_copied
+    assert bool(inner.num_rolled_back) == bool(num_snapshots)
