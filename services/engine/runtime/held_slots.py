@@ -82,9 +82,10 @@ class HeldSlots:
         return self._inner.decode(segments)
 
     def hold(self, slot: int, tokens: Sequence[int], num_rows: int, num_padding: int) -> None:
-        """Take note of `tokens`, the last ones of so many rows of a decode but for padding, which is gone at once.
+        """Take note of a decode of so many rows of `slot`, of which `tokens` were the last but for padding.
 
-        Or it goes together with the first tokens that are taken back, as snapshots do that once.
+        Padding stays until tokens are taken back, as snapshots do that once, or until anything else is done. Where they
+        do not reach it the base is put back at once.
         """
         held = self._slots[slot]
         held.tail = [*held.tail, *tokens]
