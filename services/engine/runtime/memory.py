@@ -133,17 +133,17 @@ def with_room_for_snapshots(
     num_gpu_layers: int,
     num_mebibytes: int,
 ) -> RuntimeOptions:
-    """Return the options with as many of their snapshots as there is room for.
+    """Return the options with as many of their snapshots as there is room for: none of states of an unknown size.
 
     Where older states have so many MiB these take half of it at most; where `num_mebibytes` is below 0 another share of
     what `rooms` have beside all else. On GPUs they take that share of what is free there beside the caches.
     """
-    if not options.num_snapshots:
-        return options
+    if not sizes.keeps_state:
+        return replace(options, num_snapshots=0)
     plain = replace(options, num_snapshots=0)
     shape, num_in_ram = sizes.shape, _num_in_ram(sizes.shape, num_gpu_layers)
     by_layer = [options.num_slots * state_bytes for state_bytes in shape.state_bytes()]
-    shares = [plain.checkpoint_bytes // 2 // max(1, sum(by_layer))]
+    shares = [plain.checkpoint_bytes // 2 // sum(by_layer)]
     if num_mebibytes < 0:
         shares = [
             _left_bytes(sizes, plain, rooms, num_gpu_layers) // _STATES_SHARE // max(1, sum(by_layer[:num_in_ram]))

@@ -170,7 +170,7 @@ class ModelApplication(ABC):
         free_gpus = accelerators()
         check_gpus(model, options, free_gpus, gpu_layers)
         max_batch_rows = settings.batch_rows or rows_that_fit(model.vocabulary.size)
-        num_snapshots = self.most_rejected if model.keeps_state else 0
+        num_snapshots = self.most_rejected if sizes.keeps_state else 0
         options = replace(options, max_batch_rows=max_batch_rows, num_snapshots=num_snapshots)
         loaded = LoadedModel(model, options, digest_of_files(model.parts, self._given_up), f"{device} {gpu_layers}")
         measuring = Measuring(budget_after(time.perf_counter() - started_s), findings(), self.announce)

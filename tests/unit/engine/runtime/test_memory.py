@@ -249,7 +249,8 @@ def test_snapshots_are_where_their_layers_are(hybrid: Path, free_mib: int, num_s
 
 
 def test_without_states_there_are_no_snapshots(path: Path) -> None:
-    assert with_room_for_snapshots(OPTIONS, read_sizes(path), ram(1000), [], 0, -1) == OPTIONS
+    options = replace(OPTIONS, num_snapshots=5)
+    assert with_room_for_snapshots(options, read_sizes(path), ram(1000), [], 0, -1) == OPTIONS
 
 
 @pytest.fixture
