@@ -133,12 +133,12 @@ def with_room_for_snapshots(
     num_gpu_layers: int,
     num_mebibytes: int,
 ) -> RuntimeOptions:
-    """Return the options with as many of their snapshots as there is room for: none of states of an unknown size.
+    """Return the options with as many of their snapshots as there is room for: none where a window is saved with states.
 
     Where older states have so many MiB these take half of it at most; where `num_mebibytes` is below 0 another share of
     what `rooms` have beside all else. On GPUs they take that share of what is free there beside the caches.
     """
-    if not sizes.keeps_state:
+    if not sizes.keeps_state or sizes.shape.saved_window:
         return replace(options, num_snapshots=0)
     plain = replace(options, num_snapshots=0)
     shape, num_in_ram = sizes.shape, _num_in_ram(sizes.shape, num_gpu_layers)

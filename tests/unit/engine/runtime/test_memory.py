@@ -253,6 +253,13 @@ def test_without_states_there_are_no_snapshots(path: Path) -> None:
     assert with_room_for_snapshots(options, read_sizes(path), ram(1000), [], 0, -1) == OPTIONS
 
 
+def test_of_a_window_there_are_no_snapshots(hybrid: Path) -> None:
+    sizes = read_sizes(hybrid)
+    windowed = replace(sizes, shape=replace(sizes.shape, saved_window=16))
+    options = replace(OPTIONS, num_snapshots=5)
+    assert with_room_for_snapshots(options, windowed, ram(1000), [], 0, -1) == OPTIONS
+
+
 @pytest.fixture
 def limited(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[int, int]:
     """The process's limits of its own, in a machine with 1000 MiB free and a group with 600 MiB less 100."""
