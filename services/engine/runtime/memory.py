@@ -133,7 +133,7 @@ def with_room_for_snapshots(
     num_gpu_layers: int,
     num_mebibytes: int,
 ) -> RuntimeOptions:
-    """Return the options with as many of their snapshots as there is room for: none where a window is saved with states.
+    """Return the options with as many of their snapshots as there is room for; none where states have a window.
 
     Where older states have so many MiB these take half of it at most; where `num_mebibytes` is below 0 another share of
     what `rooms` have beside all else. On GPUs they take that share of what is free there beside the caches.

@@ -39,7 +39,7 @@ def tried(loaded: LoadedModel, measuring: Measuring) -> LoadedModel:
     if not is_shared:
         _log.warning("%s gives other text when sessions share a decode: each has its own", loaded.model.path.name)
     num_snapshots = 0
-    # Of a window no snapshots are taken, and states that are saved with one go by whole blocks.
+    # What is saved of a window goes by whole blocks, as it does without snapshots only.
     if loaded.options.num_snapshots and not loaded.model.saves_window:
         key = f"snapshots {_VERSION} {is_shared} {loaded.identity}"
         num_sessions = _NUM_SESSIONS if is_shared else 1
@@ -95,10 +95,11 @@ def has_snapshots(
             return False
         sequences = [_tokens(runtime, session) for session in range(num_sessions)]
         alone = [_evaluate(runtime, [tokens])[0] for tokens in sequences]
-        for size, num_right in ((_FIRST, _FIRST), (_SECOND, 1)):
-            first = 0 if size == num_right else _FIRST
-            rows = [[*tokens[first : first + num_right], *tokens[: size - num_right]] for tokens in sequences]
-            runtime.decode([Segment(slot, first, each, size) for slot, each in enumerate(rows)])
+        beginnings = [tokens[:_FIRST] for tokens in sequences]
+        # All but their first rows are wrong.
+        drafts = [[tokens[_FIRST], *tokens[: _SECOND - 1]] for tokens in sequences]
+        for first, rows in ((0, beginnings), (_FIRST, drafts)):
+            runtime.decode([Segment(slot, first, each, len(each)) for slot, each in enumerate(rows)])
         for slot in range(num_sessions):
             runtime.cut(slot, _FIRST + 1)
         rest = [Segment(slot, _FIRST + 1, tokens[_FIRST + 1 :], _SECOND - 1) for slot, tokens in enumerate(sequences)]
