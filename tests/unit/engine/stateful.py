@@ -7,10 +7,13 @@ from itertools import pairwise
 import numpy as np
 
 from services.engine.errors import DecodeError
+from services.engine.runtime.checkpoints import CheckpointRuntime
 from services.engine.runtime.interface import DecodeCosts, Logits, Segment
 from tests.unit.engine.fakes import VOCABULARY_SIZE, fake_logits
 
 STATE_BYTES = 100
+MAX_DRAFT_TOKENS = 7
+TEXT = [(7 * index + index // 3) % VOCABULARY_SIZE for index in range(200)]
 _PADDING = 0
 
 
@@ -156,3 +159,38 @@ class StatefulFake:
         if not (is_right and is_whole):
             rows = [np.zeros(VOCABULARY_SIZE, np.float32) for _ in rows]
         return np.array(rows, np.float32).reshape(len(rows), VOCABULARY_SIZE)
+
+
+def runtime_over(inner: StatefulFake, *, num_kept: int = 8, is_shared: bool = True) -> CheckpointRuntime:
+    """What the engine gets, with so many older states."""
+    return CheckpointRuntime(inner, inner.width, MAX_DRAFT_TOKENS, num_kept * STATE_BYTES, is_shared=is_shared)
+
+
+def decode(runtime: CheckpointRuntime, *segments: Segment) -> list[Logits]:
+    """Decode them all; the logits of each."""
+    found: dict[int, Logits] = {}
+    for group in runtime.group(segments):
+        for segment, rows in zip(group, runtime.decode(group), strict=True):
+            found[segment.slot] = rows.copy()
+    return [found[segment.slot] for segment in segments]
+
+
+def expected(tokens: Sequence[int], num_outputs: int) -> Logits:
+    """The last rows of logits that a sequence has."""
+    ends = range(len(tokens) - num_outputs + 1, len(tokens) + 1)
+    return np.array([fake_logits(tuple(tokens[:end])) for end in ends])
+
+
+def prompt(runtime: CheckpointRuntime, slot: int, length: int) -> None:
+    """Begin with so much of the text."""
+    (rows,) = decode(runtime, Segment(slot, 0, TEXT[:length], 1))
+    assert np.array_equal(rows, expected(TEXT[:length], 1))
+
+
+def verify(runtime: CheckpointRuntime, slot: int, held: int, num_right: int, num_wrong: int = 0) -> int:
+    """Verify a draft of which so many tokens are right; return what is held then."""
+    rows = [*TEXT[held : held + 1 + num_right], *[VOCABULARY_SIZE - 1] * num_wrong]
+    (logits,) = decode(runtime, Segment(slot, held, rows, len(rows), num_tentative=len(rows) - 1))
+    assert np.array_equal(logits[: 1 + num_right], expected(TEXT[: held + 1 + num_right], 1 + num_right))
+    runtime.cut(slot, held + 1 + num_right)
+    return held + 1 + num_right
