@@ -30,7 +30,9 @@ from services.engine.startup.trial import tried
 
 VOCABULARY_SIZE = 512
 MAX_DRAFT_TOKENS = 7
-OPTIONS = RuntimeOptions(num_slots=4, context_length=512, max_batch_rows=512, num_threads=1)
+OPTIONS = RuntimeOptions(
+    num_slots=4, context_length=512, max_batch_rows=512, num_threads=1, num_snapshots=MAX_DRAFT_TOKENS + 1
+)
 # Of the vocabulary, which is another one.
 _OF_TOKENS = ("token_embd.weight", "output.weight", "output.bias")
 # Real files have one number, this writer one for each layer.
@@ -90,6 +92,8 @@ def describe(path: Path) -> dict[str, object]:
     try:
         loaded = tried(LoadedModel(model, options, path.name, "CPU"), measuring)
         found["shares_decodes"] = loaded.options.shares_decodes
+        if model.keeps_state:
+            found["num_snapshots"] = loaded.options.num_snapshots
         exactness = choose_on(loaded, MAX_DRAFT_TOKENS, measuring)
         found["exact"] = f"{exactness.mode.value} {exactness.width}"
     except EngineError as error:

@@ -3,7 +3,8 @@
 `python benchmarks/state_price.py MODEL... [--streams 1 4 8] [--num-draft-tokens 0 3 7] [--json FILE]` drives the
 engine's runtime as its scheduler does, without services. The drafter is scripted: its tokens are accepted as often as
 `--acceptance` says, each as likely as the others, and cost nothing. All settings take turns in one process; the figures
-are medians of the turns, and ratios are of settings in the same turn. `benchmarks/state_models.py` writes the models.
+are medians of the turns, and ratios are of settings in the same turn, with the first of `--num-snapshots`.
+`benchmarks/state_models.py` writes the models.
 
 Where others use the cores too, `--clock cpu --threads 1` counts the time that this process computed.
 """
@@ -16,7 +17,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,14 @@ class Setting:
     num_streams: int
     num_draft_tokens: int
     exact: str
+    num_snapshots: int
 
 
 @dataclass
 class Bench:
     """Measures one model."""
 
-    runtimes: dict[str, Runtime]
+    runtimes: dict[tuple[str, int], Runtime]
     acceptance: float
     num_cycles: int
     clock: Callable[[], float]
@@ -55,7 +57,7 @@ class Bench:
 
     def tokens_per_s(self, setting: Setting) -> float:
         """Decode all streams side by side, and return the tokens per second of all of them together."""
-        runtime = self.runtimes[setting.exact]
+        runtime = self.runtimes[setting.exact, setting.num_snapshots]
         held = [0] * setting.num_streams
         for slot in range(setting.num_streams):
             runtime.cut(slot, 0)
@@ -111,9 +113,12 @@ def measure(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         width = arguments.width or _width(model, options, most_draft_tokens)
         exactness["on"] = Exactness(ExactMode.ROW_MULTIPLE, width)
         found["width"] = width
-    runtimes = {name: runtime_of(model, options, exactness[name], most_draft_tokens) for name in arguments.exact}
+    runtimes = {
+        (name, count): runtime_of(model, replace(options, num_snapshots=count), exactness[name], most_draft_tokens)
+        for name, count in itertools.product(arguments.exact, arguments.num_snapshots)
+    }
     bench = Bench(runtimes, arguments.acceptance, arguments.cycles, clock, random.Random(0))
-    cases = itertools.product(arguments.streams, arguments.num_draft_tokens, arguments.exact)
+    cases = itertools.product(arguments.streams, arguments.num_draft_tokens, arguments.exact, arguments.num_snapshots)
     settings = [Setting(*case) for case in cases]
     rates: dict[Setting, list[float]] = {setting: [] for setting in settings}
     for turn in range(arguments.turns + 1):
@@ -122,7 +127,7 @@ def measure(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
             print(path.name, turn, setting, f"{rate:.2f}", file=sys.stderr, flush=True)
             if turn:
                 rates[setting].append(rate)
-    found["settings"] = [_line(setting, rates) for setting in settings]
+    found["settings"] = [_line(setting, rates, arguments.num_snapshots[0]) for setting in settings]
     found |= _state_times(model, options, clock)
     for runtime in runtimes.values():
         runtime.close()
@@ -142,13 +147,14 @@ def _width(model: Model, options: RuntimeOptions, max_draft_tokens: int) -> int:
     raise SystemExit(f"no width is exact with {model.path}")
 
 
-def _line(setting: Setting, rates: dict[Setting, list[float]]) -> dict[str, Any]:
-    plain = rates.get(Setting(setting.num_streams, 0, "off"), rates[setting])
+def _line(setting: Setting, rates: dict[Setting, list[float]], plain_snapshots: int) -> dict[str, Any]:
+    plain = rates.get(Setting(setting.num_streams, 0, "off", plain_snapshots), rates[setting])
     ratios = [rate / other for rate, other in zip(rates[setting], plain, strict=True)]
     return {
         "streams": setting.num_streams,
         "num_draft_tokens": setting.num_draft_tokens,
         "exact": setting.exact,
+        "num_snapshots": setting.num_snapshots,
         "tokens_per_s": round(statistics.median(rates[setting]), 2),
         "by_plain_off": round(statistics.median(ratios), 2),
         "least_and_most_by_plain_off": [round(min(ratios), 2), round(max(ratios), 2)],
@@ -209,6 +215,7 @@ def main() -> None:
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 4, 8])
     parser.add_argument("--num-draft-tokens", type=int, nargs="+", default=[0, 3, 7])
     parser.add_argument("--exact", nargs="+", choices=("off", "on"), default=["off", "on"])
+    parser.add_argument("--num-snapshots", type=int, nargs="+", default=[0, 8], help="states kept of a decode's rows")
     parser.add_argument("--width", type=int, default=0, help="of exact on (default: the first that the probe finds)")
     parser.add_argument("--acceptance", type=float, default=0.8)
     parser.add_argument("--cycles", type=int, default=12, help="with one stream in a turn; fewer with more")
@@ -227,10 +234,10 @@ def main() -> None:
     how = {name: getattr(arguments, name) for name in ("acceptance", "cycles", "turns", "threads", "clock")}
     if arguments.json:
         arguments.json.write_text(json.dumps(how | {"models": results}, indent=1) + "\n")
-    print("| model | streams | draft tokens | exact | tokens/s | / plain, off |\n|---|---|---|---|---|---|")
+    columns = ("streams", "num_draft_tokens", "exact", "num_snapshots", "tokens_per_s", "by_plain_off")
+    print("| model |", " | ".join(name.replace("_", " ") for name in columns), "|\n|---" + "|---" * len(columns) + "|")
     for result in results:
         for line in result["settings"]:
-            columns = ("streams", "num_draft_tokens", "exact", "tokens_per_s", "by_plain_off")
             print(f"| {result['model']} |", " | ".join(str(line[column]) for column in columns), "|")
 
 

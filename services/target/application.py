@@ -15,6 +15,8 @@ from services.target.servicer import TargetServicer
 from services.target.settings import TargetSettings
 
 _log = logging.getLogger(__name__)
+# Drafts that are longer are rare, and snapshots of a state for all of their rows take memory in every slot.
+_USUAL_DRAFT_TOKENS = 7
 
 
 class TargetApplication(ModelApplication):
@@ -24,6 +26,9 @@ class TargetApplication(ModelApplication):
 
     def __init__(self, settings: TargetSettings) -> None:
         super().__init__(settings)
+        if settings.max_draft_tokens:
+            # And a row that exact mode adds.
+            self.most_rejected = min(settings.max_draft_tokens, _USUAL_DRAFT_TOKENS) + 1
         self._exact = settings.exact
 
     def on_loaded(self, model: Model) -> None:

@@ -61,6 +61,19 @@ def told() -> Iterator[list[str]]:
     llama_cpp.llama_log_set(complaints.keep_complaint, ctypes.c_void_p(0))
 
 
+@pytest.mark.parametrize("kind", WITH_STATES)
+def test_snapshots_take_what_the_metadata_say(kind: str, tmp_path: Path, told: list[str]) -> None:
+    model = Model(WITH_STATES[kind](tmp_path / "model.gguf"))
+    runtime = LlamaRuntime(model, replace(OPTIONS, num_snapshots=5))
+    assert runtime.num_snapshots in (0, 5)
+    options = replace(OPTIONS, num_snapshots=runtime.num_snapshots)
+    runtime.close()
+    (size,) = re.findall(r"llama_memory_recurrent: size = +([0-9.]+) MiB", "".join(told))
+    saved_bytes = options.num_slots * model.cache_shape.saved_bytes()
+    assert float(size) == pytest.approx((state_bytes(model, options) - saved_bytes) / 2**20, abs=0.01)
+    model.close()
+
+
 @pytest.mark.parametrize("reserve", [0, 17])
 @pytest.mark.parametrize("flash_attention", [False, True], ids=["plain", "flash attention"])
 @pytest.mark.parametrize("kind", [*KINDS, *WITH_STATES])

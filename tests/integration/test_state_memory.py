@@ -17,8 +17,9 @@ from services.frame.server import FrameServer
 from services.frame.telemetry import Telemetry
 from services.target.application import TargetApplication
 from services.target.settings import TargetSettings
+from tests import foreign_models
 from tests.integration import unusual_models
-from tests.integration.services import ENGINE_SETTINGS, OFF, client_of, model_of, orchestrator_server
+from tests.integration.services import ENGINE_SETTINGS, OFF, client_of, draft_server, model_of, orchestrator_server
 
 pytestmark = pytest.mark.integration
 
@@ -42,9 +43,9 @@ class Served:
         return found[0].data.data_points[0].value if found else None  # type: ignore[union-attr]
 
 
-def server_of(path: Path, telemetry: Telemetry | None = None, checkpoint_mib: int = -1) -> FrameServer:
+def server_of(path: Path, telemetry: Telemetry | None = None, **settings: int) -> FrameServer:
     """A target as the service makes it, not started."""
-    values = TargetSettings(port=0, exact="off", model=path, checkpoint_mib=checkpoint_mib, **ENGINE_SETTINGS)
+    values = TargetSettings.model_validate({**ENGINE_SETTINGS, "port": 0, "exact": "off", "model": path, **settings})
     return FrameServer(values, TargetApplication(values), telemetry)
 
 
@@ -94,6 +95,33 @@ async def test_room_for_older_states_counts_as_cache(path: Path, caplog: pytest.
         "2 MiB of states",
         "0 MiB of states",
     ]
+
+
+@pytest.mark.parametrize(("max_draft_tokens", "num_snapshots"), [(16, 8), (3, 4), (0, 0)])
+async def test_snapshots_count_as_cache(
+    max_draft_tokens: int, num_snapshots: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    path = foreign_models.hybrid(tmp_path / "model.gguf")
+    sizes = {}
+    for checkpoint_mib in (0, 2, -1):
+        async with server_of(path, checkpoint_mib=checkpoint_mib, max_draft_tokens=max_draft_tokens) as server:
+            sizes[checkpoint_mib] = (await model_of(server)).cache_bytes
+    with GgufFile(path) as file:
+        state_bytes = sum(cache_shape(file).state_bytes())
+    assert sizes[2] == sizes[0] + 2 * MIB
+    assert sizes[-1] == sizes[0] + NUM_SLOTS * (4 * saved_bytes(path) + num_snapshots * state_bytes)
+    lines = [record.getMessage() for record in caplog.records if "serving" in record.getMessage()]
+    told = f" and {num_snapshots} snapshots a slot, " if num_snapshots else " MiB of states, "
+    assert [told in line for line in lines] == [not num_snapshots, True, True]
+
+
+async def test_a_draft_has_no_snapshots(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with draft_server(foreign_models.hybrid(tmp_path / "model.gguf")):
+        pass
+    assert "serving" in caplog.text
+    assert "snapshots a slot" not in caplog.text
 
 
 async def test_room_that_there_is_not_is_refused(path: Path) -> None:

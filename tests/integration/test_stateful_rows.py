@@ -15,7 +15,9 @@ from services.engine.startup.exactness import candidates, choose_on, runtime_of
 from services.engine.startup.measuring import Budget, Measuring, findings
 from services.engine.startup.model_service import LoadedModel
 from services.engine.startup.probe import fixed_sequences, is_exact
+from services.engine.startup.trial import tried
 from tests import foreign_models
+from tests.integration import unusual_models
 from tests.integration.schedules import Row, Schedule, row_by_row
 
 pytestmark = pytest.mark.integration
@@ -24,6 +26,11 @@ STATEFUL: dict[str, Callable[[Path], Path]] = {
     "recurrent": foreign_models.recurrent,
     "hybrid": foreign_models.hybrid,
     "hybrid with a window": foreign_models.windowed_hybrid,
+}
+# Those of which llama.cpp has snapshots.
+WITH_SNAPSHOTS: dict[str, Callable[[Path], Path]] = {
+    "short convolution": foreign_models.hybrid,
+    "delta rule": unusual_models.qwen35,
 }
 MAX_DRAFT_TOKENS = 7
 NUM_ROWS = 2000
@@ -115,6 +122,55 @@ def check_exactness(model: Model, width: int, *, shares_decodes: bool) -> None:
 
     assert count_different(runtime, sequences, is_right, NUM_ROWS) == 0, f"width {width}"
     runtime.close()
+
+
+@pytest.fixture(scope="module", params=WITH_SNAPSHOTS)
+def with_snapshots(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return Model(WITH_SNAPSHOTS[request.param](tmp_path_factory.mktemp("snapshots") / "model.gguf"))
+
+
+@pytest.mark.parametrize("num_snapshots", [2, 8])
+@pytest.mark.parametrize("width", [1, 2])
+def test_what_is_taken_back_from_snapshots_leaves_no_trace(
+    with_snapshots: Model, width: int, num_snapshots: int
+) -> None:
+    options = replace(OPTIONS, num_snapshots=num_snapshots)
+    exactness = Exactness(ExactMode.ROW_MULTIPLE, width) if width > 1 else None
+    runtime = runtime_of(with_snapshots, options, exactness, MAX_DRAFT_TOKENS)
+    sequences = sequences_of(runtime)
+    expected = row_by_row(runtime, sequences) if exactness else from_scratch(with_snapshots, sequences)
+
+    def is_right(row: Row) -> bool:
+        right = expected[row.sequence][row.position]
+        return bool(np.abs(row.logits - right).max() <= (0.0 if exactness else TOLERANCE))
+
+    assert count_different(runtime, sequences, is_right, NUM_ROWS) == 0
+    runtime.close()
+
+
+@pytest.mark.parametrize(
+    ("write", "has_some"),
+    [
+        (foreign_models.hybrid, True),
+        (unusual_models.qwen35, True),
+        # What is saved of a window goes by whole blocks.
+        (foreign_models.windowed_hybrid, False),
+        (foreign_models.recurrent, False),
+        (unusual_models.granite_hybrid, False),
+        (foreign_models.llama, False),
+    ],
+)
+def test_snapshots_are_asked_for_where_there_are_some(
+    write: Callable[[Path], Path], has_some: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    model = Model(write(tmp_path / "model.gguf"))
+    loaded = LoadedModel(model, replace(OPTIONS, num_snapshots=5), str(tmp_path), "some device")
+    options = tried(loaded, Measuring(Budget(0.0), findings())).options
+    runtime = LlamaRuntime(model, options)
+    assert runtime.num_snapshots == (5 if has_some else 0)
+    runtime.close()
+    model.close()
 
 
 @pytest.mark.parametrize("checkpoint_bytes", [0, 1 << 20])

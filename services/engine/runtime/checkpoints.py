@@ -1,26 +1,26 @@
 """A runtime for models that keep a recurrent state, which cannot be cut back: it goes back to saved states instead.
 
-A slot has a base: a length that the state of is saved, and a tail: the tokens that it holds beyond. Rows that may be
-taken back are evaluated after a base has been saved; once some of them are, the state of the base is put back, and what
-was accepted is evaluated again, together with what comes next. Where a slot goes on from token to token its base stays
-behind, and moves on before the next rows that may be taken back.
+A slot has a base: a length that the state of is saved, and a tail: the tokens that it holds beyond. Where snapshots do
+not reach all rows that may be taken back (`held_slots.py`), these are evaluated after a base has been saved; once some
+of them are taken back, the state of the base is put back, and what was accepted is evaluated again, together with what
+comes next. Else the base stays behind, and moves on now and then.
 
 Older states are kept where prompts end, and where parts of them do, so that others can begin with the same prompt.
 
-With an exact width, the state of a base comes from whole blocks of so many rows, from the beginning of the sequence on,
-and so do the logits of all rows: the last bits depend on nothing else (docs/exactness.md).
+With an exact width, all logits and states come from decodes of whole blocks of so many rows, the last bits depend on
+nothing else (docs/exactness.md). Without snapshots these are blocks of the sequence, from its beginning on.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import pairwise
-from typing import Any, Protocol
 
 import numpy as np
 
 from services.engine.errors import DecodeError
-from services.engine.runtime.interface import Logits, Runtime, Segment
-from services.engine.runtime.kept_states import EMPTY, Checkpoint, KeptStates
+from services.engine.runtime.held_slots import HeldSlot, HeldSlots, StatefulRuntime
+from services.engine.runtime.interface import Logits, Segment
+from services.engine.runtime.kept_states import KeptStates
 
 # Tokens of a tail that are evaluated by themselves at the latest, so that they need not be again and again.
 MOST_TAIL = 16
@@ -31,42 +31,6 @@ _MOST_BEHIND = 64
 _LONG_PROMPT = 64
 # Tails of which their usual length is a mean.
 _NUM_TAILS = 16
-
-
-class StatefulRuntime(Runtime, Protocol):
-    """A runtime whose slots have a state that can be saved and put back."""
-
-    def save(self, slot: int) -> Any:
-        """Return the recurrent state of `slot`, with a length in bytes."""
-
-    def put_back(self, slot: int, state: Any, length: int) -> None:
-        """Give `slot` the state that it, or another slot, had when it held `length` tokens; None is that of none."""
-
-    def share(self, source: int, target: int) -> None:
-        """Let `target`, which is empty, hold what `source` holds but for the state, which is to be put back."""
-
-
-@dataclass
-class _Slot:
-    """What is known of a slot: see the module."""
-
-    base: Checkpoint = EMPTY
-    tail: list[int] = field(default_factory=list)
-    # Whether the model has evaluated the tail; else it is at the base.
-    is_ahead: bool = True
-    # Tokens that will not be taken back.
-    num_firm: int = 0
-    # Whether the last rows were a part of a prompt, of which more is to come.
-    is_in_prompt: bool = False
-
-    @property
-    def held(self) -> int:
-        return self.base.length + len(self.tail)
-
-    @property
-    def rows_before(self) -> list[int]:
-        """What has to be evaluated before anything else can be."""
-        return [] if self.is_ahead else self.tail
 
 
 class CheckpointRuntime:
@@ -83,14 +47,15 @@ class CheckpointRuntime:
         self._width = width
         self._kept = KeptStates(most_bytes)
         self._most_rows = max_draft_tokens + 1
-        self._slots = [_Slot() for _ in range(inner.num_slots)]
+        self._slots = HeldSlots(inner)
         self._tail_rows = 0.0
         self.costs = inner.costs
         self.num_slots = inner.num_slots
         self.max_sessions = inner.max_sessions if is_shared else 1
         self.vocabulary_size = inner.vocabulary_size
         self.context_length = inner.context_length - state_reserve(width, max_draft_tokens)
-        self.max_batch_rows = inner.max_batch_rows - inner.max_batch_rows % width - MOST_TAIL - width
+        self._most_block = inner.max_batch_rows - inner.max_batch_rows % width
+        self.max_batch_rows = self._most_block - MOST_TAIL - width
 
     @property
     def num_checkpoint_bytes(self) -> int:
@@ -100,7 +65,7 @@ class CheckpointRuntime:
     def padded_rows(self, num_sessions: int, num_rows: int) -> int:
         """Return how many rows one decode has of so many neighbours, of which the one with most has `num_rows`.
 
-        Those that verify a draft evaluate again, as a rule, what was accepted before.
+        Those that verify a draft evaluate again what was accepted before, as a rule where there are no snapshots.
         """
         tail_rows = round(self._tail_rows) if num_rows > 1 else 0
         return num_sessions * _round_up(num_rows + tail_rows, self._width)
@@ -109,7 +74,7 @@ class CheckpointRuntime:
         """Part segments into decodes of one pass each: neighbours with as many rows, prompts alone.
 
         Those who verify drafts are padded to the same number of rows. Others go on from the state that a decode leaves,
-        and padding would spoil that.
+        which padding would spoil where there are no snapshots.
         """
         prompts = [[segment] for segment in segments if self._is_prompt(segment)]
         others = sorted((each for each in segments if not self._is_prompt(each)), key=lambda each: each.slot)
@@ -130,21 +95,23 @@ class CheckpointRuntime:
             return self._evaluate(segments)
         except DecodeError:
             for segment in segments:
-                self._clear(segment.slot)
+                self._kept.drop(segment.slot, 0)
+            self._slots.clear({segment.slot for segment in segments})
             raise
 
     def reachable(self, slot: int, length: int) -> int:
         """Return the largest length, `length` at most, that the slot can be cut to."""
         known = self._slots[slot]
         if length >= known.base.length:
-            return min(length, known.held)
+            return min(length, known.length)
         return self._kept.last(slot, length).length
 
     def cut(self, slot: int, length: int) -> None:
         """Drop what `slot` holds from position `length` on. Raises DecodeError where that is not reachable."""
         known = self._slots[slot]
-        if length == known.held:
+        if length == known.length:
             return
+        is_back = self._slots.take_back(slot, length)
         if length < known.base.length:
             checkpoint = self._kept.last(slot, length)
             if checkpoint.length != length:
@@ -153,8 +120,10 @@ class CheckpointRuntime:
             known.base, known.is_ahead = checkpoint, True
         known.tail = known.tail[: length - known.base.length]
         known.num_firm, known.is_in_prompt = min(known.num_firm, length), False
+        if is_back:
+            return
         if known.is_ahead:
-            self._put_back(slot)
+            self._slots.put_back(slot)
         known.is_ahead = not known.tail
 
     def copy(self, source: int, target: int, length: int) -> None:
@@ -163,9 +132,7 @@ class CheckpointRuntime:
         is_after_base = length >= known.base.length
         base = known.base if is_after_base else self._kept.last(source, length)
         tail = known.tail[: length - base.length] if is_after_base else []
-        self._inner.share(source, target)
-        self._slots[target] = _Slot(base, tail, num_firm=length)
-        self._put_back(target)
+        self._slots.share(source, target, HeldSlot(base, tail, num_firm=length))
 
     def attention_digest(self, slot: int, position: int) -> bytes:
         """Return nothing: no digest is taken."""
@@ -190,9 +157,9 @@ class CheckpointRuntime:
 
     def _num_rest(self, segment: Segment) -> int:
         """Return how many of the last rows follow whole blocks: where logits are wanted one at least, and the draft."""
-        end = segment.first_position + len(segment.tokens)
-        most = end - min(1, segment.num_outputs) - segment.num_tentative
-        return end - (most - most % self._width)
+        num_rows = len(self._slots[segment.slot].rows_before) + len(segment.tokens)
+        most = num_rows - min(1, segment.num_outputs) - segment.num_tentative
+        return num_rows - (most - most % self._width)
 
     def _go_together(self, group: Sequence[Segment]) -> bool:
         """Whether neighbours, of which the last one is new, go into one decode."""
@@ -211,13 +178,8 @@ class CheckpointRuntime:
         """Evaluate long tails by themselves, as whole blocks, and move the bases."""
         most = self._most_tail(segments)
         for segment in segments:
-            known = self._slots[segment.slot]
-            num_rows = self._num_whole(segment)
-            if num_rows > most:
-                self._inner.decode([Segment(segment.slot, known.base.length, known.tail[:num_rows], 0)])
-                known.base = Checkpoint(known.base.length + num_rows, self._inner.save(segment.slot))
-                known.tail = known.tail[num_rows:]
-                known.is_ahead = not known.tail
+            while (num_rows := self._num_whole(segment)) > most:
+                self._slots.shorten(segment.slot, min(num_rows, self._most_block))
 
     def _most_tail(self, segments: Sequence[Segment]) -> int:
         """Return how long tails may be that go with what comes; by what decodes cost, longer ones are better off alone.
@@ -255,7 +217,7 @@ class CheckpointRuntime:
         (logits,) = self._evaluate([first])
         if num_outputs:
             logits = logits.copy()
-        self._move_base(segment.slot)
+        self._slots.move_base(segment.slot)
         self._kept.add(segment.slot, known.base)
         rest = segment.tokens[num_rows:]
         if not segment.num_outputs:
@@ -270,7 +232,7 @@ class CheckpointRuntime:
     def _evaluate(self, segments: Sequence[Segment]) -> list[Logits]:
         num_rows = max(self._num_rows(segment) for segment in segments)
         padded = [self._prepare(segment, num_rows) for segment in segments]
-        logits = self._inner.decode(padded)
+        logits = self._slots.decode(padded)
         for segment, whole in zip(segments, padded, strict=True):
             self._hold(segment, whole)
         ends = [whole.num_outputs for whole in padded]
@@ -281,14 +243,14 @@ class CheckpointRuntime:
     def _prepare(self, segment: Segment, num_rows: int) -> Segment:
         """Return what the model has to evaluate, in so many rows; move the base before rows that may be taken back."""
         known = self._slots[segment.slot]
-        assert segment.first_position == known.held, "a slot goes on where it ends"
+        assert segment.first_position == known.length, "a slot goes on where it ends"
         if len(segment.tokens) > segment.num_tentative:
-            known.num_firm = known.held
+            known.num_firm = known.length
         num_padding = num_rows - len(known.rows_before) - len(segment.tokens)
-        is_spoiled = num_padding or (known.held + len(segment.tokens)) % self._width
-        is_due = is_spoiled or segment.num_tentative or len(known.tail) >= _MOST_BEHIND
-        if is_due and known.is_ahead and known.tail and known.num_firm == known.held:
-            self._move_base(segment.slot)
+        is_reached = num_padding + segment.num_tentative <= self._slots.reached(num_rows)
+        is_due = not is_reached or len(known.tail) >= _MOST_BEHIND
+        if is_due and known.is_ahead and known.tail and known.num_firm == known.length:
+            self._slots.move_base(segment.slot)
         before = known.rows_before
         if segment.num_outputs > 1:
             self._tail_rows += (len(before) - self._tail_rows) / _NUM_TAILS
@@ -297,7 +259,7 @@ class CheckpointRuntime:
         tokens = [*before, *segment.tokens]
         return Segment(
             segment.slot,
-            known.held - len(before),
+            known.length - len(before),
             tokens,
             num_outputs - num_padding_outputs,
             num_padding=num_padding,
@@ -306,28 +268,10 @@ class CheckpointRuntime:
 
     def _hold(self, segment: Segment, whole: Segment) -> None:
         known = self._slots[segment.slot]
-        known.tail = [*known.tail, *segment.tokens]
+        self._slots.hold(segment.slot, segment.tokens, whole.num_rows, whole.num_padding)
         if len(segment.tokens) > segment.num_tentative:
-            known.num_firm = known.held - segment.num_tentative
-        known.is_ahead, known.is_in_prompt = True, not segment.num_outputs
-        if whole.num_padding or known.held % self._width:
-            self._put_back(segment.slot)
-
-    def _move_base(self, slot: int) -> None:
-        """Save the state that the model has now."""
-        known = self._slots[slot]
-        known.base, known.tail = Checkpoint(known.held, self._inner.save(slot)), []
-
-    def _put_back(self, slot: int) -> None:
-        """Bring the model back to the base."""
-        known = self._slots[slot]
-        self._inner.put_back(slot, known.base.state, known.base.length)
-        known.is_ahead = not known.tail
-
-    def _clear(self, slot: int) -> None:
-        self._kept.drop(slot, 0)
-        self._slots[slot] = _Slot()
-        self._put_back(slot)
+            known.num_firm = known.length - segment.num_tentative
+        known.is_in_prompt = not segment.num_outputs
 
 
 def state_reserve(width: int, max_draft_tokens: int) -> int:

@@ -2,7 +2,7 @@
 
 import resource
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -120,10 +120,40 @@ def room_for_checkpoints(
         return 0
     if num_mebibytes >= 0:
         return num_mebibytes * _MEBIBYTE
-    weights_in_ram, cache_in_ram = _in_ram(sizes, options, num_gpu_layers)
-    left_bytes = min(room.free_bytes - cache_in_ram - weights_in_ram * room.holds_weights for room in rooms)
+    left_bytes = _left_bytes(sizes, options, rooms, num_gpu_layers)
     wanted_bytes = _STATES_A_SLOT * options.num_slots * _saved_slot_bytes(sizes.shape, options)
     return max(0, min(wanted_bytes, left_bytes // _STATES_SHARE))
+
+
+def with_room_for_snapshots(
+    options: RuntimeOptions,
+    sizes: ModelSizes,
+    rooms: Sequence[Room],
+    gpus: Sequence[Accelerator],
+    num_gpu_layers: int,
+    num_mebibytes: int,
+) -> RuntimeOptions:
+    """Return the options with as many of their snapshots as there is room for; none where states have a window.
+
+    Where older states have so many MiB these take half of it at most; where `num_mebibytes` is below 0 another share of
+    what `rooms` have beside all else. On GPUs they take that share of what is free there beside the caches.
+    """
+    if not sizes.keeps_state or sizes.shape.saved_window:
+        return replace(options, num_snapshots=0)
+    plain = replace(options, num_snapshots=0)
+    shape, num_in_ram = sizes.shape, _num_in_ram(sizes.shape, num_gpu_layers)
+    by_layer = [options.num_slots * state_bytes for state_bytes in shape.state_bytes()]
+    shares = [plain.checkpoint_bytes // 2 // sum(by_layer)]
+    if num_mebibytes < 0:
+        shares = [
+            _left_bytes(sizes, plain, rooms, num_gpu_layers) // _STATES_SHARE // max(1, sum(by_layer[:num_in_ram]))
+        ]
+    if gpus:
+        left_bytes = sum(gpu.free_bytes for gpu in gpus) - sum(_by_layer(shape, plain)[num_in_ram:])
+        shares.append(left_bytes // _STATES_SHARE // max(1, sum(by_layer[num_in_ram:])))
+    num_snapshots = max(0, min(options.num_snapshots, *shares))
+    taken_bytes = num_snapshots * sum(by_layer) if num_mebibytes >= 0 else 0
+    return replace(options, num_snapshots=num_snapshots, checkpoint_bytes=options.checkpoint_bytes - taken_bytes)
 
 
 def layers_that_fit(sizes: ModelSizes, options: RuntimeOptions, free_bytes: int) -> int:
@@ -171,6 +201,12 @@ def check_gpus(model: Model, options: RuntimeOptions, gpus: Sequence[Accelerator
         )
 
 
+def _left_bytes(sizes: ModelSizes, options: RuntimeOptions, rooms: Sequence[Room], num_gpu_layers: int) -> int:
+    """Return how many bytes of RAM are left beside weights and caches; negative where these do not fit."""
+    weights_in_ram, cache_in_ram = _in_ram(sizes, options, num_gpu_layers)
+    return min(room.free_bytes - cache_in_ram - weights_in_ram * room.holds_weights for room in rooms)
+
+
 def _in_ram(sizes: ModelSizes, options: RuntimeOptions, num_gpu_layers: int) -> tuple[int, int]:
     """Return the bytes of weights and of caches that are in RAM: those of the first layers, and saved states."""
     shape, num_in_ram = sizes.shape, _num_in_ram(sizes.shape, num_gpu_layers)
@@ -199,9 +235,9 @@ def _free(room: Room, remedy: str) -> str:
 
 def _by_layer(shape: CacheShape, options: RuntimeOptions) -> list[int]:
     """Return the bytes that llama.cpp keeps of all slots for each layer."""
-    num_positions, num_slots = options.num_positions(), options.num_slots
+    num_positions, num_states = options.num_positions(), options.num_slots * (1 + options.num_snapshots)
     layers = zip(_position_bytes(shape, options), shape.state_bytes(), strict=True)
-    return [num_positions * position_bytes + num_slots * state_bytes for position_bytes, state_bytes in layers]
+    return [num_positions * position_bytes + num_states * state_bytes for position_bytes, state_bytes in layers]
 
 
 def _position_bytes(shape: CacheShape, options: RuntimeOptions) -> list[int]:
@@ -210,7 +246,7 @@ def _position_bytes(shape: CacheShape, options: RuntimeOptions) -> list[int]:
 
 
 def _states_bytes(shape: CacheShape, options: RuntimeOptions) -> int:
-    return options.num_slots * sum(shape.state_bytes()) + _saved_bytes(shape, options)
+    return options.num_slots * (1 + options.num_snapshots) * sum(shape.state_bytes()) + _saved_bytes(shape, options)
 
 
 def _saved_bytes(shape: CacheShape, options: RuntimeOptions) -> int:

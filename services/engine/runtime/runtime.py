@@ -29,7 +29,7 @@ class RuntimeOptions:
     """How a context is made. Each slot has `context_length` positions, in tokens, and `reserve` more for padding.
 
     Of a model that keeps a state, so many `checkpoint_bytes` of older states are kept, and sessions share decodes only
-    where it `shares_decodes`.
+    where it `shares_decodes`. `num_snapshots` are asked for: states after so many of the last rows of each slot.
     """
 
     num_slots: int = 8
@@ -43,6 +43,7 @@ class RuntimeOptions:
     digest_attention: bool = False
     can_fill: bool = False
     checkpoint_bytes: int = 0
+    num_snapshots: int = 0
     shares_decodes: bool = True
 
     def threads(self) -> int:
@@ -62,6 +63,7 @@ class LlamaRuntime:
 
     Attributes:
         num_decodes: calls of llama_decode so far.
+        num_snapshots: how many of a slot's last rows can be cut, once, right after their decode; its first row cannot.
     """
 
     def __init__(self, model: Model, options: RuntimeOptions) -> None:
@@ -82,6 +84,8 @@ class LlamaRuntime:
         parameters.n_seq_max = options.num_slots
         # One physical batch per decode: cut by n_ubatch, it takes several passes and the logits' last bits change.
         parameters.n_batch = parameters.n_ubatch = options.max_batch_rows
+        # llama.cpp asserts that a decode has room for more rows than these and the last one.
+        parameters.n_rs_seq = max(0, min(options.num_snapshots, options.max_batch_rows - 2))
         parameters.n_threads = parameters.n_threads_batch = options.threads()
         parameters.kv_unified = False
         parameters.flash_attn_type = int(options.flash_attention)
@@ -100,6 +104,8 @@ class LlamaRuntime:
             raise ModelLoadError(f"cannot serve {model.path}: {model.architecture} {NO_GENERATION}")
         # llama.cpp takes no more rows than all slots have positions.
         self.max_batch_rows = min(options.max_batch_rows, llama_cpp.llama_n_batch(self._context))
+        # None of some architectures, whatever is asked for.
+        self.num_snapshots: int = llama_cpp.llama_n_rs_seq(self._context)
         self._batch = _Batch(self.max_batch_rows)
 
     @property

@@ -24,6 +24,7 @@ from services.engine.runtime.memory import (
     rooms,
     rows_that_fit,
     state_bytes,
+    with_room_for_snapshots,
 )
 from services.engine.runtime.padding import Exactness
 from services.engine.runtime.runtime import RuntimeOptions
@@ -48,6 +49,8 @@ class ModelApplication(ABC):
     """Loads the model, starts the engine, registers ModelService; the subclass registers its own service."""
 
     service_names: Sequence[str]
+    # Rows of a decode that are taken back as a rule: none of a service that decodes row by row.
+    most_rejected = 0
 
     def __init__(self, settings: EngineSettings) -> None:
         self.settings = settings
@@ -164,12 +167,18 @@ class ModelApplication(ABC):
             )
         check_entries(model, settings.max_message_bytes)
         self.on_loaded(model)
-        check_gpus(model, options, accelerators(), gpu_layers)
+        free_gpus = accelerators()
+        check_gpus(model, options, free_gpus, gpu_layers)
         max_batch_rows = settings.batch_rows or rows_that_fit(model.vocabulary.size)
-        options = replace(options, max_batch_rows=max_batch_rows)
+        num_snapshots = self.most_rejected if sizes.keeps_state else 0
+        options = replace(options, max_batch_rows=max_batch_rows, num_snapshots=num_snapshots)
         loaded = LoadedModel(model, options, digest_of_files(model.parts, self._given_up), f"{device} {gpu_layers}")
         measuring = Measuring(budget_after(time.perf_counter() - started_s), findings(), self.announce)
-        loaded = self.choose(tried(loaded, measuring), measuring)
+        loaded = tried(loaded, measuring)
+        options = with_room_for_snapshots(
+            loaded.options, sizes, found, free_gpus if gpu_layers else (), gpu_layers, settings.checkpoint_mib
+        )
+        loaded = self.choose(replace(loaded, options=options), measuring)
         self.runtime = runtime = self.make_runtime(loaded)
         if self._given_up.is_set():
             runtime.close()
@@ -186,6 +195,7 @@ class ModelApplication(ABC):
         flash_attention = "on" if loaded.options.flash_attention else "off"
         states_bytes = state_bytes(model, loaded.options)
         states = f" with {states_bytes >> 20} MiB of states" if states_bytes else ""
+        states += f" and {loaded.options.num_snapshots} snapshots a slot" if loaded.options.num_snapshots else ""
         exact = f"by {self.exactness.mode.value} {self.exactness.width}" if self.exactness else "off"
         summary = (
             f"serving {info.name} ({info.architecture}, {info.quantization}, "

@@ -122,7 +122,9 @@ class _Choosing:
         self._options = replace(loaded.options, flash_attention=False, checkpoint_bytes=0)
         self._max_draft_tokens = max_draft_tokens
         self._measuring = measuring
-        self._key = f"{loaded.identity} {self._options} {max_draft_tokens}"
+        # So it is with the number of snapshots, where there are any.
+        options = replace(self._options, num_snapshots=min(1, self._options.num_snapshots))
+        self._key = f"{loaded.identity} {options} {max_draft_tokens}"
         self._cheap_widths = cache(lambda: _cheap_widths(loaded.model, self._options, measuring.budget))
 
     def is_cheap(self, exactness: Exactness) -> Finding:

@@ -62,7 +62,9 @@ def describe(
     """Return the description of a model as it is run. Equal numerics say the same text."""
     model, options = loaded.model, loaded.options
     suppressed, ends = sorted(model.vocabulary.suppressed), sorted(model.vocabulary.end_of_generation)
-    numerics = (loaded.identity, exactness, options.flash_attention, SAMPLER_VERSION, suppressed, ends)
+    # States go on from other lengths where there are snapshots.
+    ways = (options.flash_attention, options.num_snapshots > 0)
+    numerics = (loaded.identity, exactness, *ways, SAMPLER_VERSION, suppressed, ends)
     return common_pb2.ModelInfo(
         name=model.name,
         architecture=model.architecture,

@@ -51,7 +51,8 @@ class EngineSettings(ServerSettings):
         -1,
         ge=-1,
         le=1 << 20,
-        description="MiB of older states of a recurrent or hybrid model; -1 has room for four a slot, 0 keeps none",
+        description="MiB of older states of a recurrent or hybrid model; -1 has room for four a slot, and snapshots; "
+        "0 keeps none",
     )
     end_tokens: str = Field("", description="ids that end a generation beside the model's own, with commas between")
     max_draft_tokens: int = Field(16, ge=0, le=MAX_DRAFT_TOKENS, description="most draft tokens of one request")

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from services.engine.errors import ModelLoadError
+from services.engine.errors import DecodeError, ModelLoadError
+from services.engine.runtime.held_slots import StatefulRuntime
 from services.engine.runtime.interface import Logits, Runtime, Segment
 from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions
 from services.engine.startup.measuring import Measuring
@@ -26,7 +27,7 @@ MakeRuntime = Callable[[RuntimeOptions], Runtime]
 def tried(loaded: LoadedModel, measuring: Measuring) -> LoadedModel:
     """Return how a model is to be run. Raises ModelLoadError where it cannot be: see the functions below."""
 
-    def make(options: RuntimeOptions) -> Runtime:
+    def make(options: RuntimeOptions) -> LlamaRuntime:
         return LlamaRuntime(loaded.model, options)
 
     options = replace(loaded.options, num_slots=_NUM_SESSIONS, context_length=64, reserve=0, max_batch_rows=64)
@@ -37,7 +38,15 @@ def tried(loaded: LoadedModel, measuring: Measuring) -> LoadedModel:
     is_shared = measuring.find_out_in_full(key, lambda: shares_decodes(make, options, loaded.model.path.name))
     if not is_shared:
         _log.warning("%s gives other text when sessions share a decode: each has its own", loaded.model.path.name)
-    return replace(loaded, options=replace(loaded.options, shares_decodes=is_shared))
+    num_snapshots = 0
+    # What is saved of a window goes by whole blocks, as it does without snapshots only.
+    if loaded.options.num_snapshots and not loaded.model.saves_window:
+        key = f"snapshots {_VERSION} {is_shared} {loaded.identity}"
+        num_sessions = _NUM_SESSIONS if is_shared else 1
+        if measuring.find_out_in_full(key, lambda: has_snapshots(make, options, num_sessions)):
+            num_snapshots = loaded.options.num_snapshots
+    options = replace(loaded.options, shares_decodes=is_shared, num_snapshots=num_snapshots)
+    return replace(loaded, options=options)
 
 
 def check_logits(make: MakeRuntime, options: RuntimeOptions, name: str) -> None:
@@ -71,6 +80,35 @@ def shares_decodes(make: MakeRuntime, options: RuntimeOptions, name: str) -> boo
     if not _is_near(by_row, alone[0]):
         raise ModelLoadError(f"cannot serve {name}: its logits are others when it evaluates several rows at once")
     return False
+
+
+def has_snapshots(
+    make: Callable[[RuntimeOptions], StatefulRuntime], options: RuntimeOptions, num_sessions: int
+) -> bool:
+    """Whether so many sessions in one decode can take rows back and go on as if these had not been, but for rounding.
+
+    Of some architectures llama.cpp has no snapshots, whatever is asked for.
+    """
+    runtime = make(replace(options, num_snapshots=_SECOND))
+    try:
+        if not runtime.num_snapshots:
+            return False
+        sequences = [_tokens(runtime, session) for session in range(num_sessions)]
+        alone = [_evaluate(runtime, [tokens])[0] for tokens in sequences]
+        beginnings = [tokens[:_FIRST] for tokens in sequences]
+        # All but their first rows are wrong.
+        drafts = [[tokens[_FIRST], *tokens[: _SECOND - 1]] for tokens in sequences]
+        for first, rows in ((0, beginnings), (_FIRST, drafts)):
+            runtime.decode([Segment(slot, first, each, len(each)) for slot, each in enumerate(rows)])
+        for slot in range(num_sessions):
+            runtime.cut(slot, _FIRST + 1)
+        rest = [Segment(slot, _FIRST + 1, tokens[_FIRST + 1 :], _SECOND - 1) for slot, tokens in enumerate(sequences)]
+        found = [logits.copy() for logits in runtime.decode(rest)]
+    except DecodeError:
+        return False
+    finally:
+        runtime.close()
+    return all(_is_near(expected[_FIRST + 1 :], logits) for expected, logits in zip(alone, found, strict=True))
 
 
 def _tokens(runtime: Runtime, session: int) -> list[int]:

@@ -1,57 +1,33 @@
 """Models that keep a state: whatever is taken back, the logits are those of the sequence."""
 
 import random
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from services.engine.errors import DecodeError
-from services.engine.runtime.checkpoints import MOST_TAIL, CheckpointRuntime
-from services.engine.runtime.interface import Logits, Segment
+from services.engine.runtime.checkpoints import MOST_TAIL
+from services.engine.runtime.interface import Segment
 from tests.unit.engine.fakes import VOCABULARY_SIZE, fake_logits
-from tests.unit.engine.stateful import STATE_BYTES, StatefulFake
+from tests.unit.engine.stateful import (
+    MAX_DRAFT_TOKENS,
+    STATE_BYTES,
+    TEXT,
+    StatefulFake,
+    decode,
+    expected,
+    prompt,
+    runtime_over,
+    verify,
+)
 
-MAX_DRAFT_TOKENS = 7
-TEXT = [(7 * index + index // 3) % VOCABULARY_SIZE for index in range(200)]
 LONG = 100
 
 
-def runtime_over(inner: StatefulFake, *, num_kept: int = 8, is_shared: bool = True) -> CheckpointRuntime:
-    return CheckpointRuntime(inner, inner.width, MAX_DRAFT_TOKENS, num_kept * STATE_BYTES, is_shared=is_shared)
-
-
-def decode(runtime: CheckpointRuntime, *segments: Segment) -> list[Logits]:
-    """Decode them all; the logits of each."""
-    found: dict[int, Logits] = {}
-    for group in runtime.group(segments):
-        for segment, rows in zip(group, runtime.decode(group), strict=True):
-            found[segment.slot] = rows.copy()
-    return [found[segment.slot] for segment in segments]
-
-
-def expected(tokens: Sequence[int], num_outputs: int) -> Logits:
-    ends = range(len(tokens) - num_outputs + 1, len(tokens) + 1)
-    return np.array([fake_logits(tuple(tokens[:end])) for end in ends])
-
-
-def prompt(runtime: CheckpointRuntime, slot: int, length: int) -> None:
-    (rows,) = decode(runtime, Segment(slot, 0, TEXT[:length], 1))
-    assert np.array_equal(rows, expected(TEXT[:length], 1))
-
-
-def verify(runtime: CheckpointRuntime, slot: int, held: int, num_right: int, num_wrong: int = 0) -> int:
-    """Verify a draft of which so many tokens are right; return what is held then."""
-    rows = [*TEXT[held : held + 1 + num_right], *[VOCABULARY_SIZE - 1] * num_wrong]
-    (logits,) = decode(runtime, Segment(slot, held, rows, len(rows), num_tentative=len(rows) - 1))
-    assert np.array_equal(logits[: 1 + num_right], expected(TEXT[: held + 1 + num_right], 1 + num_right))
-    runtime.cut(slot, held + 1 + num_right)
-    return held + 1 + num_right
-
-
+@pytest.mark.parametrize("num_snapshots", [0, 2, 10])
 @pytest.mark.parametrize("width", [1, 2, 4])
-def test_what_is_rejected_leaves_no_trace(width: int) -> None:
-    runtime = runtime_over(StatefulFake(width=width))
+def test_what_is_rejected_leaves_no_trace(width: int, num_snapshots: int) -> None:
+    runtime = runtime_over(StatefulFake(width=width, num_snapshots=num_snapshots))
     prompt(runtime, 1, 11)
     held = 11
     for num_right, num_wrong in [(0, 3), (2, 1), (0, 0), (3, 0), (1, 6), (0, 7), (7, 0), (0, 0), (0, 1)] * 3:
@@ -179,9 +155,10 @@ def test_states_stay_within_their_bytes_and_the_oldest_go_first() -> None:
     assert runtime.num_checkpoint_bytes == STATE_BYTES
 
 
+@pytest.mark.parametrize("num_snapshots", [0, 8])
 @pytest.mark.parametrize("length", [LONG - 1, LONG + 2])
-def test_a_slot_begins_with_what_another_one_holds(length: int) -> None:
-    runtime = runtime_over(StatefulFake())
+def test_a_slot_begins_with_what_another_one_holds(length: int, num_snapshots: int) -> None:
+    runtime = runtime_over(StatefulFake(num_snapshots=num_snapshots))
     prompt(runtime, 0, LONG)
     verify(runtime, 0, LONG, num_right=4, num_wrong=1)
     assert runtime.reachable(0, length) == length
@@ -190,9 +167,12 @@ def test_a_slot_begins_with_what_another_one_holds(length: int) -> None:
         verify(runtime, slot, held, num_right=2, num_wrong=1)
 
 
-def test_a_failed_decode_leaves_nothing_behind() -> None:
-    inner = StatefulFake()
+@pytest.mark.parametrize("num_snapshots", [0, 8])
+def test_a_failed_decode_leaves_nothing_behind(num_snapshots: int) -> None:
+    inner = StatefulFake(num_snapshots=num_snapshots)
     runtime = runtime_over(inner)
+    prompt(runtime, 1, 11)
+    held = verify(runtime, 1, 11, num_right=2, num_wrong=1)
     prompt(runtime, 0, LONG)
     inner.failing = {len(inner.batches)}
     with pytest.raises(DecodeError, match="told to fail"):
@@ -200,6 +180,17 @@ def test_a_failed_decode_leaves_nothing_behind() -> None:
     assert runtime.reachable(0, LONG) == 0
     assert runtime.num_checkpoint_bytes == 0
     prompt(runtime, 0, LONG)
+    # It may have moved what others were at.
+    verify(runtime, 1, held, num_right=2)
+
+
+def test_a_long_tail_is_evaluated_in_parts_where_decodes_are_small() -> None:
+    inner = StatefulFake(max_batch_rows=32)
+    runtime = runtime_over(inner)
+    for position in range(60):
+        decode(runtime, Segment(0, position, TEXT[position : position + 1], 1))
+    runtime.cut(0, 50)
+    verify(runtime, 0, 50, num_right=2)
 
 
 def test_where_sessions_would_disturb_each_other_each_has_decodes_of_its_own() -> None:
@@ -210,11 +201,12 @@ def test_where_sessions_would_disturb_each_other_each_has_decodes_of_its_own() -
     assert runtime.max_sessions == 1
 
 
+@pytest.mark.parametrize("num_snapshots", [0, 1, 4, 11])
 @pytest.mark.parametrize("width", [1, 2, 4])
 @pytest.mark.parametrize("seed", range(6))
-def test_whatever_sessions_do_each_gets_its_own_logits(seed: int, width: int) -> None:
+def test_whatever_sessions_do_each_gets_its_own_logits(seed: int, width: int, num_snapshots: int) -> None:
     rng = random.Random(seed)
-    inner = StatefulFake(width=width)
+    inner = StatefulFake(width=width, num_snapshots=num_snapshots)
     runtime = runtime_over(inner, num_kept=3)
     # They begin alike.
     texts = [TEXT[:60] + [rng.randrange(VOCABULARY_SIZE) for _ in range(100)] for _ in range(inner.num_slots)]
@@ -255,3 +247,4 @@ def test_whatever_sessions_do_each_gets_its_own_logits(seed: int, width: int) ->
             held[target] = shared
             num_copied += 1
     assert num_compared > 200 and num_rewound and num_copied
+    assert bool(inner.num_rolled_back) == bool(num_snapshots)

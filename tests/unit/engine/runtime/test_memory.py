@@ -25,6 +25,7 @@ from services.engine.runtime.memory import (
     room_for_checkpoints,
     rooms,
     state_bytes,
+    with_room_for_snapshots,
 )
 from services.engine.runtime.runtime import RuntimeOptions
 from tests.control_groups import make_groups
@@ -203,6 +204,60 @@ def test_room_for_checkpoints(hybrid: Path, num_mebibytes: int, free_mib: int, r
 def test_without_states_there_are_no_checkpoints(path: Path) -> None:
     assert room_for_checkpoints(read_sizes(path), OPTIONS, ram(1000), 0, -1) == 0
     assert room_for_checkpoints(read_sizes(path), OPTIONS, ram(1000), 0, 7) == 0
+
+
+def test_snapshots_are_states(hybrid: Path) -> None:
+    more = replace(OPTIONS, num_snapshots=3)
+    assert cache_bytes(HYBRID, more) == cache_bytes(HYBRID, OPTIONS) + 3 * 2 * MIB
+    assert state_bytes(HYBRID, more) == state_bytes(HYBRID, OPTIONS) + 3 * 2 * MIB
+    check_ram(read_sizes(hybrid), more, ram(50 + 12), 0)
+    with pytest.raises(ModelLoadError, match="with 10 MiB of states"):
+        check_ram(read_sizes(hybrid), more, ram(50 + 11), 0)
+    assert cache_bytes(MODEL, replace(OPTIONS, num_snapshots=3)) == cache_bytes(MODEL, OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("num_mebibytes", "free_mib", "num_snapshots", "checkpoint_mib"),
+    [
+        pytest.param(-1, 1000, 5, 7, id="as many as are wanted"),
+        # Caches take 5 MiB, and older states 7 MiB.
+        pytest.param(-1, 50 + 12 + 8 * 7, 3, 7, id="an eighth of what is left"),
+        pytest.param(-1, 40, 0, 7, id="nothing is left"),
+        pytest.param(7, 1000, 1, 5, id="half of what is asked for"),
+        pytest.param(100, 1000, 5, 90, id="no more than are wanted"),
+        pytest.param(3, 1000, 0, 3, id="too little for one"),
+        pytest.param(0, 1000, 0, 0, id="none is asked for"),
+    ],
+)
+def test_room_for_snapshots(
+    hybrid: Path, num_mebibytes: int, free_mib: int, num_snapshots: int, checkpoint_mib: int
+) -> None:
+    kept_mib = 7 if num_mebibytes < 0 else num_mebibytes
+    options = replace(OPTIONS, num_snapshots=5, checkpoint_bytes=kept_mib * MIB)
+    found = with_room_for_snapshots(options, read_sizes(hybrid), ram(free_mib), [], 0, num_mebibytes)
+    assert found == replace(options, num_snapshots=num_snapshots, checkpoint_bytes=checkpoint_mib * MIB)
+    if num_mebibytes >= 0:
+        assert cache_bytes(HYBRID, found) == cache_bytes(HYBRID, replace(options, num_snapshots=0))
+
+
+@pytest.mark.parametrize(("free_mib", "num_snapshots"), [(1000, 5), (3 + 8 * 4, 2), (1, 0)])
+def test_snapshots_are_where_their_layers_are(hybrid: Path, free_mib: int, num_snapshots: int) -> None:
+    options = replace(OPTIONS, num_snapshots=5)
+    gpus = [gpu(free_mib)]
+    found = with_room_for_snapshots(options, read_sizes(hybrid), ram(1000), gpus, EVERY_LAYER, -1)
+    assert found.num_snapshots == num_snapshots
+
+
+def test_without_states_there_are_no_snapshots(path: Path) -> None:
+    options = replace(OPTIONS, num_snapshots=5)
+    assert with_room_for_snapshots(options, read_sizes(path), ram(1000), [], 0, -1) == OPTIONS
+
+
+def test_of_a_window_there_are_no_snapshots(hybrid: Path) -> None:
+    sizes = read_sizes(hybrid)
+    windowed = replace(sizes, shape=replace(sizes.shape, saved_window=16))
+    options = replace(OPTIONS, num_snapshots=5)
+    assert with_room_for_snapshots(options, windowed, ram(1000), [], 0, -1) == OPTIONS
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ import pytest
 from services.engine.errors import ModelLoadError
 from services.engine.runtime.interface import Logits, Segment
 from services.engine.runtime.runtime import RuntimeOptions
-from services.engine.startup.trial import check_logits, shares_decodes
+from services.engine.startup.trial import check_logits, has_snapshots, shares_decodes
 from tests.unit.engine.fakes import FakeRuntime
+from tests.unit.engine.stateful import StatefulFake
 
 OPTIONS = RuntimeOptions()
 
@@ -67,3 +68,38 @@ def test_what_gives_logits_is_not() -> None:
     runtime = FakeRuntime()
     check_logits(lambda options: runtime, OPTIONS, "model.gguf")
     assert runtime.is_closed
+
+
+class Forgetful(StatefulFake):
+    """Says that rows were cut, and goes on from their state."""
+
+    def cut(self, slot: int, length: int) -> None:
+        if not length:
+            super().cut(slot, length)
+
+
+@pytest.mark.parametrize("num_sessions", [1, 3])
+@pytest.mark.parametrize(
+    ("runtime", "has_some"),
+    [
+        pytest.param(StatefulFake(num_snapshots=3), True, id="as asked for"),
+        pytest.param(StatefulFake(num_snapshots=0), False, id="none"),
+        pytest.param(StatefulFake(num_snapshots=1), False, id="too few"),
+        pytest.param(Forgetful(num_snapshots=3), False, id="wrong ones"),
+    ],
+)
+def test_snapshots_are_used_where_rows_can_be_taken_back(
+    runtime: StatefulFake, has_some: bool, num_sessions: int
+) -> None:
+    asked: list[RuntimeOptions] = []
+
+    def make(options: RuntimeOptions) -> StatefulFake:
+        asked.append(options)
+        return runtime
+
+    assert has_snapshots(make, OPTIONS, num_sessions) is has_some
+    assert [options.num_snapshots for options in asked] == [3]
+    assert runtime.is_closed
+    runtime.is_closed = False
+    for slot in range(runtime.num_slots):
+        runtime.cut(slot, 0)
