@@ -13,7 +13,7 @@ from services.engine.model.cache_shape import CacheShape, cache_shape
 from services.engine.model.gguf_file import GgufFile
 from services.engine.model.model import Model
 from services.engine.runtime.devices import Accelerator
-from services.engine.runtime.runtime import RuntimeOptions
+from services.engine.runtime.runtime import RuntimeOptions, whole_units
 
 _MEBIBYTE = 1 << 20
 # Of a GPU's free memory; what is left is for graphs.
@@ -200,13 +200,27 @@ def _free(room: Room, remedy: str) -> str:
 def _by_layer(shape: CacheShape, options: RuntimeOptions) -> list[int]:
     """Return the bytes that llama.cpp keeps of all slots for each layer."""
     num_positions, num_slots = options.num_positions(), options.num_slots
-    layers = zip(_position_bytes(shape, options), shape.state_bytes(), strict=True)
-    return [num_positions * position_bytes + num_slots * state_bytes for position_bytes, state_bytes in layers]
+    compressed = shape.compressed or [(1, 0)] * len(shape.keys)
+    layers = zip(_position_bytes(shape, options), shape.state_bytes(), compressed, strict=True)
+    return [
+        num_positions * position_bytes + num_slots * (state_bytes + _compressed_bytes(options, *kept))
+        for position_bytes, state_bytes, kept in layers
+    ]
+
+
+def _compressed_bytes(options: RuntimeOptions, ratio: int, num_elements: int) -> int:
+    """Return the bytes of a layer's compressed keys of a slot."""
+    num_positions = options.num_positions() // options.num_slots
+    return _element_bytes(options) * num_elements * whole_units(-(-num_positions // ratio))
 
 
 def _position_bytes(shape: CacheShape, options: RuntimeOptions) -> list[int]:
-    element_bytes = 4 if options.cache_in_f32 else 2
-    return [element_bytes * num_elements for num_elements in shape.elements(flash_attention=options.flash_attention)]
+    elements = shape.elements(flash_attention=options.flash_attention)
+    return [_element_bytes(options) * num_elements for num_elements in elements]
+
+
+def _element_bytes(options: RuntimeOptions) -> int:
+    return 4 if options.cache_in_f32 else 2
 
 
 def _states_bytes(shape: CacheShape, options: RuntimeOptions) -> int:
