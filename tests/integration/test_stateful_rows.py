@@ -16,6 +16,7 @@ from services.engine.startup.measuring import Budget, Measuring, findings
 from services.engine.startup.model_service import LoadedModel
 from services.engine.startup.probe import fixed_sequences, is_exact
 from tests import foreign_models
+from tests.integration import sparse_models
 from tests.integration.schedules import Row, Schedule, row_by_row
 
 pytestmark = pytest.mark.integration
@@ -24,6 +25,7 @@ STATEFUL: dict[str, Callable[[Path], Path]] = {
     "recurrent": foreign_models.recurrent,
     "hybrid": foreign_models.hybrid,
     "hybrid with a window": foreign_models.windowed_hybrid,
+    "compressed attention": sparse_models.deepseek4,
 }
 MAX_DRAFT_TOKENS = 7
 NUM_ROWS = 2000
