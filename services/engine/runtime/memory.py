@@ -22,8 +22,8 @@ _USABLE_SHARE = 0.8
 _KEPT_ADDRESSES, _KEPT_DATA = 512 * _MEBIBYTE, 256 * _MEBIBYTE
 # Older states that are kept where nobody says how much room they have, and their share of what is left for them.
 _STATES_A_SLOT, _STATES_SHARE = 4, 8
-# Of a decode, whose logits are all in memory at once.
-_MANY_ROWS, _FEW_ROWS = 2048, 1024
+# Of a decode, and the share of what is free that their logits may take, which are all in memory at once.
+_ROWS, _LOGITS_SHARE = (2048, 1024, 512), 8
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,9 @@ def free_ram() -> int:
 
 
 def rows_that_fit(vocabulary_size: int) -> int:
-    """Return how many rows a decode can have: 2048 where their logits need little of the free memory, else 1024."""
-    logits_bytes = _MANY_ROWS * vocabulary_size * 4
-    return _MANY_ROWS if logits_bytes * 8 <= free_ram() else _FEW_ROWS
+    """Return how many rows a decode can have, 2048 at most and 512 at least, by what their logits need."""
+    most_rows = free_ram() // _LOGITS_SHARE // (4 * vocabulary_size)
+    return next((rows for rows in _ROWS if rows <= most_rows), _ROWS[-1])
 
 
 def cache_bytes(model: Model, options: RuntimeOptions) -> int:
