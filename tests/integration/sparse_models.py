@@ -1,5 +1,6 @@
 """Tiny random models that choose the positions which they attend to, with experts and what else they are made of."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from gguf import GGUFValueType
@@ -62,12 +63,11 @@ def minimax_m3(path: Path) -> Path:
     return write_model(path, "minimax-m3", shapes, fields | EXPERT_FIELDS | INDEX_FIELDS)
 
 
-def deepseek4(path: Path) -> Path:
+def deepseek4(path: Path, ratios: Sequence[int] = (0, 0, 4, 128)) -> Path:
     """DeepSeek 4: windows, in two of four layers beside compressed keys, of 4 positions or of 128."""
     head, rank, num_groups, num_mixed = 64, 16, 2, (2 + NUM_STATES) * NUM_STATES
-    ratios = [0, 0, 4, 128]
     fields: dict[str, Field] = {
-        "block_count": len(ratios),
+        "block_count": 4,
         "attention.head_count_kv": 1,
         "attention.key_length": head,
         "attention.value_length": head,
@@ -76,7 +76,7 @@ def deepseek4(path: Path) -> Path:
         "attention.output_group_count": num_groups,
         "attention.output_lora_rank": rank,
         "attention.compress_rope_freq_base": 160000.0,
-        "attention.compress_ratios": ratios,
+        "attention.compress_ratios": [*ratios],
         "rope.dimension_count": head // 2,
         "hyper_connection.count": NUM_STATES,
         "hyper_connection.sinkhorn_iterations": 2,
@@ -123,7 +123,7 @@ def _compressor(name: str, ratio: int, width: int, size: int) -> Shapes:
     }
 
 
-def qwen4exp(path: Path) -> Path:
+def qwen4exp(path: Path, embedding_layer: int = 0) -> Path:
     """Qwen 4: a state, and one more of the embeddings that the last tokens look up; an index beside attention."""
     head, state, num_groups, kernel = 64, 32, 2, 4
     inner = num_groups * state
@@ -141,7 +141,7 @@ def qwen4exp(path: Path) -> Path:
         "ssm.state_size": state,
         "ssm.time_step_rank": num_groups,
         "ssm.group_count": num_groups,
-        "ple.layers": [0],
+        "ple.layers": [embedding_layer],
         "ple.ngram_size": 3,
         "ple.heads_per_ngram": 2,
         "ple.conv_kernel": kernel,

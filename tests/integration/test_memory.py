@@ -108,6 +108,13 @@ def test_what_a_longer_state_takes(kind: str, tmp_path: Path) -> None:
     model.close()
 
 
+def test_headers_that_tell_of_other_layers_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError, match="compress_ratios is shorter than block_count"):
+        Model(sparse_models.deepseek4(tmp_path / "ratios.gguf", ratios=[0, 4]))
+    with pytest.raises(ModelLoadError, match="PLE layer 9 is out of range"):
+        Model(sparse_models.qwen4exp(tmp_path / "layer.gguf", embedding_layer=9))
+
+
 def test_a_saved_state_has_what_is_within_a_window(tmp_path: Path) -> None:
     model = Model(foreign_models.hybrid(tmp_path / "model.gguf", {"attention.sliding_window": 16}))
     options = replace(OPTIONS, num_slots=1, context_length=256)

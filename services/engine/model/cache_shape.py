@@ -107,7 +107,7 @@ def cache_shape(file: GgufFile) -> CacheShape:
     is_latent = bool(numbers("attention.value_length_mla"))
     state = _state_elements(file) if any(has_state) else 0
     states = [state if has else 0 for has in has_state]
-    for layer in numbers("ple.layers"):
+    for layer in {*numbers("ple.layers")} & {*range(num_cached)}:
         states[layer] += _embedding_state_elements(file)
     return CacheShape(
         num_layers - num_skipped,
@@ -153,7 +153,7 @@ def _compressed_shape(file: GgufFile, num_layers: int) -> CacheShape:
     """
     key, index = file.integer("attention.key_length", 0), file.integer("attention.indexer.key_length", 0)
     keys = key * file.integer("attention.head_count_kv", 1)
-    ratios = file.integers(f"{_COMPRESSED}.attention.compress_ratios")[:num_layers]
+    ratios = [*file.integers(f"{_COMPRESSED}.attention.compress_ratios"), *[0] * num_layers][:num_layers]
     kept = {_FINE: (keys + index, key + index), _COARSE: (keys, key)}
     return CacheShape(
         num_layers,
