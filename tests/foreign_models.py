@@ -14,7 +14,7 @@ VOCABULARY_SIZE = 512
 DIM, NUM_LAYERS, NUM_HEADS, FFN = 64, 2, 2, 128
 WINDOW = 16
 
-Field = bool | int | float | str | list[int]
+Field = bool | int | float | str | list[int] | GGUFValue
 Shapes = dict[str, tuple[int, ...]]
 
 _SIZES: dict[str, Field] = {
@@ -201,5 +201,7 @@ def _add(writer: GGUFWriter, key: str, value: Field) -> None:
             writer.add_float32(key, value)
         case str():
             writer.add_string(key, value)
+        case GGUFValue():
+            writer.add_key_value(key, value.value, value.type, value.sub_type)
         case _:
             writer.add_array(key, value)

@@ -1,7 +1,9 @@
 """Pairs of tiny random models of which at least one keeps a recurrent state, and what is asked of them."""
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,22 @@ import numpy as np
 from gguf import GGUFReader
 
 from outrider.v1 import generation_pb2
+from services.frame.server import FrameServer
 from tests.foreign_models import VOCABULARY_SIZE, hybrid, llama, recurrent
 from tests.integration.conftest import Pair
-from tests.integration.services import AUTO, OFF, Client, Generated, fixed
+from tests.integration.services import (
+    AUTO,
+    OFF,
+    Client,
+    Gate,
+    Generated,
+    client_of,
+    draft_server,
+    fixed,
+    orchestrator_server,
+    target_server,
+)
+from tests.ports import free_port
 
 Writer = Callable[[Path], Path]
 # Of a tensor's values: about half of what so altered a draft says is what the model says from which it was made.
@@ -76,3 +91,34 @@ def differences(ones: Sequence[Generated], others: Sequence[Generated]) -> Itera
         else:
             if len(one.tokens) != len(other.tokens):
                 yield f"answer {index}: {len(one.tokens)} and {len(other.tokens)} tokens"
+
+
+@dataclass
+class System:
+    """Services at ports that others can take, the gates of their decodes, and a client."""
+
+    target: FrameServer
+    draft: FrameServer
+    target_gate: Gate
+    draft_gate: Gate
+    client: Client
+
+
+@asynccontextmanager
+async def running(pair: Pair, exact: str = "on", **settings: Any) -> AsyncIterator[System]:
+    """A whole system, exact as it is asked for."""
+    gates = Gate(), Gate()
+    async with AsyncExitStack() as stack:
+        target = await stack.enter_async_context(
+            target_server(pair.target, gates[0], exact=exact, port=free_port(), **settings)
+        )
+        draft = await stack.enter_async_context(draft_server(pair.draft, gates[1], port=free_port(), **settings))
+        server = await stack.enter_async_context(orchestrator_server(target.address, draft.address))
+        client = await stack.enter_async_context(client_of(server))
+        await client.until_draft(is_available=True)
+        yield System(target, draft, *gates, client)
+
+
+def port_of(server: FrameServer) -> int:
+    """Return the port that another one can take when this one has stopped."""
+    return int(server.address.rsplit(":", 1)[1])

@@ -13,13 +13,14 @@ from gguf import GGUFReader, GGUFWriter
 from services.engine import complaints
 from services.engine.errors import ModelLoadError
 from services.engine.model.model import Model
+from services.engine.runtime import memory
 from services.engine.runtime.interface import Segment
 from services.engine.runtime.memory import Room, cache_bytes, check_ram, layers_that_fit, read_sizes, state_bytes
 from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions
 from services.engine.startup.model_service import digest_of_files
 from services.frame.program.startup import StartupError
 from tests import foreign_models
-from tests.integration import unusual_models
+from tests.integration import sparse_models, unusual_models
 from tests.integration.conftest import Pair
 from tests.integration.services import model_of, target_server
 
@@ -35,6 +36,7 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "shared caches": unusual_models.shared_caches,
     "latent attention": unusual_models.latent,
     "sparse attention": unusual_models.indexed,
+    "sparse attention with values": sparse_models.minimax_m3,
 }
 WITH_STATES: dict[str, Callable[[Path], Path]] = {
     "mamba": foreign_models.recurrent,
@@ -44,6 +46,12 @@ WITH_STATES: dict[str, Callable[[Path], Path]] = {
     "states beside attention": unusual_models.falcon_h1,
     "attention at intervals": unusual_models.qwen35,
 }
+# What is saved of these has some numbers more, by which it is told apart.
+WITH_LONGER_STATES: dict[str, Callable[[Path], Path]] = {
+    "states of embeddings": sparse_models.qwen4exp,
+    "compressed attention": sparse_models.deepseek4,
+}
+_SIZE = r"(?:llama_(?:kv_cache|memory_recurrent): size|llama_dsv4_comp_state: .*, size) = +([0-9.]+) MiB"
 
 
 @pytest.fixture
@@ -76,17 +84,15 @@ def test_snapshots_take_what_the_metadata_say(kind: str, tmp_path: Path, told: l
 
 @pytest.mark.parametrize("reserve", [0, 17])
 @pytest.mark.parametrize("flash_attention", [False, True], ids=["plain", "flash attention"])
-@pytest.mark.parametrize("kind", [*KINDS, *WITH_STATES])
+@pytest.mark.parametrize("kind", [*KINDS, *WITH_STATES, *WITH_LONGER_STATES])
 def test_caches_take_what_the_metadata_say(
     kind: str, flash_attention: bool, reserve: int, tmp_path: Path, told: list[str]
 ) -> None:
-    model = Model((KINDS | WITH_STATES)[kind](tmp_path / "model.gguf"))
+    model = Model((KINDS | WITH_STATES | WITH_LONGER_STATES)[kind](tmp_path / "model.gguf"))
     options = replace(OPTIONS, flash_attention=flash_attention, reserve=reserve)
     LlamaRuntime(model, options).close()
-    sizes = [
-        float(size) for size in re.findall(r"llama_(?:kv_cache|memory_recurrent): size = +([0-9.]+) MiB", "".join(told))
-    ]
-    kept_bytes = cache_bytes(model, options) - options.num_slots * model.cache_shape.saved_bytes()
+    sizes = [float(size) for size in re.findall(_SIZE, "".join(told))]
+    kept_bytes = sum(memory._by_layer(model.cache_shape, options))
     assert sum(sizes) == pytest.approx(kept_bytes / 2**20, abs=0.01 * len(sizes))
     assert kept_bytes > 0
     model.close()
@@ -100,6 +106,26 @@ def test_a_saved_state_takes_what_the_header_says(kind: str, tmp_path: Path) -> 
     assert len(runtime.save(1)) == model.cache_shape.saved_bytes()
     runtime.close()
     model.close()
+
+
+@pytest.mark.parametrize("kind", WITH_LONGER_STATES)
+def test_what_a_longer_state_takes(kind: str, tmp_path: Path) -> None:
+    model = Model(WITH_LONGER_STATES[kind](tmp_path / "model.gguf"))
+    options = replace(OPTIONS, context_length=256)
+    runtime = LlamaRuntime(model, options)
+    for first in range(0, 256, 64):
+        runtime.decode([Segment(1, first, [7] * 64, 1)])
+    assert len(runtime.save(1)) == pytest.approx(memory._saved_slot_bytes(model.cache_shape, options), rel=0.02)
+    assert read_sizes(model.path).keeps_state
+    runtime.close()
+    model.close()
+
+
+def test_headers_that_tell_of_other_layers_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError, match="compress_ratios is shorter than block_count"):
+        Model(sparse_models.deepseek4(tmp_path / "ratios.gguf", ratios=[0, 4]))
+    with pytest.raises(ModelLoadError, match="PLE layer 9 is out of range"):
+        Model(sparse_models.qwen4exp(tmp_path / "layer.gguf", embedding_layer=9))
 
 
 def test_a_saved_state_has_what_is_within_a_window(tmp_path: Path) -> None:

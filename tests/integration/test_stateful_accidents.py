@@ -1,28 +1,13 @@
 """What may happen to a system whose models keep a recurrent state: its texts stay what they were."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
-from typing import Any
+from contextlib import AsyncExitStack
 
 import pytest
 
-from services.frame.server import FrameServer
 from tests.integration.conftest import Pair
-from tests.integration.services import (
-    OFF,
-    Client,
-    Gate,
-    Generated,
-    client_of,
-    draft_server,
-    fixed,
-    orchestrator_server,
-    target_server,
-)
-from tests.integration.stateful import WAYS, ask, differences, prompt, write_pair
-from tests.ports import free_port
+from tests.integration.services import OFF, Generated, draft_server, fixed, target_server
+from tests.integration.stateful import WAYS, ask, differences, port_of, prompt, running, write_pair
 from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.integration
@@ -45,36 +30,6 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(autouse=True)
 def _remembered(cache_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", cache_folder)
-
-
-@dataclass
-class System:
-    """Services at ports that others can take, the gates of their decodes, and a client."""
-
-    target: FrameServer
-    draft: FrameServer
-    target_gate: Gate
-    draft_gate: Gate
-    client: Client
-
-
-@asynccontextmanager
-async def running(pair: Pair, exact: str = "on", **settings: Any) -> AsyncIterator[System]:
-    """A whole system, exact as it is asked for."""
-    gates = Gate(), Gate()
-    async with AsyncExitStack() as stack:
-        target = await stack.enter_async_context(
-            target_server(pair.target, gates[0], exact=exact, port=free_port(), **settings)
-        )
-        draft = await stack.enter_async_context(draft_server(pair.draft, gates[1], port=free_port(), **settings))
-        server = await stack.enter_async_context(orchestrator_server(target.address, draft.address))
-        client = await stack.enter_async_context(client_of(server))
-        await client.until_draft(is_available=True)
-        yield System(target, draft, *gates, client)
-
-
-def port_of(server: FrameServer) -> int:
-    return int(server.address.rsplit(":", 1)[1])
 
 
 def check(generated: Generated, expected: Generated, exact: str) -> None:

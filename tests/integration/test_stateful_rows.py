@@ -17,7 +17,7 @@ from services.engine.startup.model_service import LoadedModel
 from services.engine.startup.probe import fixed_sequences, is_exact
 from services.engine.startup.trial import tried
 from tests import foreign_models
-from tests.integration import unusual_models
+from tests.integration import sparse_models, unusual_models
 from tests.integration.schedules import Row, Schedule, row_by_row
 
 pytestmark = pytest.mark.integration
@@ -26,6 +26,7 @@ STATEFUL: dict[str, Callable[[Path], Path]] = {
     "recurrent": foreign_models.recurrent,
     "hybrid": foreign_models.hybrid,
     "hybrid with a window": foreign_models.windowed_hybrid,
+    "compressed attention": sparse_models.deepseek4,
 }
 # Those of which llama.cpp has snapshots.
 WITH_SNAPSHOTS: dict[str, Callable[[Path], Path]] = {

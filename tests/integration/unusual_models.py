@@ -15,7 +15,7 @@ FEED_FORWARD: Shapes = {
 }
 
 
-def _attention(num_heads: int, num_kv_heads: int, key_size: int, value_size: int) -> Shapes:
+def attention_shapes(num_heads: int, num_kv_heads: int, key_size: int, value_size: int) -> Shapes:
     return {
         "attn_norm.weight": (DIM,),
         "attn_q.weight": (num_heads * key_size, DIM),
@@ -25,7 +25,7 @@ def _attention(num_heads: int, num_kv_heads: int, key_size: int, value_size: int
     }
 
 
-def _layers(*layers: Shapes) -> Shapes:
+def layer_shapes(*layers: Shapes) -> Shapes:
     return {f"blk.{index}.{name}": shape for index, layer in enumerate(layers) for name, shape in layer.items()}
 
 
@@ -37,8 +37,8 @@ def heads_by_layer(path: Path) -> Path:
         "attention.head_count": 4,
         "attention.head_count_kv": num_kv_heads,
     }
-    layers = (_attention(4, number, DIM // 4, DIM // 4) | FEED_FORWARD for number in num_kv_heads)
-    return write_model(path, "deci", EMBEDDING | _layers(*layers), fields)
+    layers = (attention_shapes(4, number, DIM // 4, DIM // 4) | FEED_FORWARD for number in num_kv_heads)
+    return write_model(path, "deci", EMBEDDING | layer_shapes(*layers), fields)
 
 
 def head_sizes(path: Path) -> Path:
@@ -54,8 +54,8 @@ def head_sizes(path: Path) -> Path:
         "attention.sliding_window_pattern": [0, 1, 0],
         "expert_feed_forward_length": FFN,
     }
-    layers = (_attention(2, number, 48, 16) | FEED_FORWARD for number in num_kv_heads)
-    shapes = EMBEDDING | {"output.weight": (VOCABULARY_SIZE, DIM)} | _layers(*layers)
+    layers = (attention_shapes(2, number, 48, 16) | FEED_FORWARD for number in num_kv_heads)
+    shapes = EMBEDDING | {"output.weight": (VOCABULARY_SIZE, DIM)} | layer_shapes(*layers)
     return write_model(path, "mimo2", shapes, fields)
 
 
@@ -79,17 +79,17 @@ def shared_caches(path: Path) -> Path:
     layers = []
     for sliding in is_sliding:
         size = 32 if sliding else 64
-        layer = _attention(2, 2 if sliding else 1, size, size) | FEED_FORWARD
+        layer = attention_shapes(2, 2 if sliding else 1, size, size) | FEED_FORWARD
         layer |= {f"attn_{name}_norm.weight": (size,) for name in "qk"}
         layers.append(layer | {"post_attention_norm.weight": (DIM,), "post_ffw_norm.weight": (DIM,)})
-    shapes = EMBEDDING | {"rope_freqs.weight": (32,)} | _layers(*layers)
+    shapes = EMBEDDING | {"rope_freqs.weight": (32,)} | layer_shapes(*layers)
     return write_model(path, "gemma4", shapes, fields)
 
 
 def latent(path: Path) -> Path:
     """DeepSeek 2: one compressed key for all heads, which the values are read out of."""
     layer, fields = _latent()
-    return write_model(path, "deepseek2", EMBEDDING | _layers(layer, layer), fields)
+    return write_model(path, "deepseek2", EMBEDDING | layer_shapes(layer, layer), fields)
 
 
 def indexed(path: Path) -> Path:
@@ -110,7 +110,7 @@ def indexed(path: Path) -> Path:
         "indexer.attn_k.weight": (size, DIM),
         "indexer.attn_q_b.weight": (num_heads * size, 16),
     }
-    return write_model(path, "deepseek32", EMBEDDING | _layers(layer, layer), fields)
+    return write_model(path, "deepseek32", EMBEDDING | layer_shapes(layer, layer), fields)
 
 
 def _latent() -> tuple[Shapes, dict[str, Field]]:
@@ -171,21 +171,21 @@ def _mamba2() -> Shapes:
 
 def mamba2(path: Path) -> Path:
     """Mamba 2: states only, though the file has numbers of heads, too."""
-    return write_model(path, "mamba2", EMBEDDING | _layers(_mamba2(), _mamba2()), SSM_FIELDS)
+    return write_model(path, "mamba2", EMBEDDING | layer_shapes(_mamba2(), _mamba2()), SSM_FIELDS)
 
 
 def granite_hybrid(path: Path) -> Path:
     """Granite 4: layers with states and layers with attention, told apart by their heads."""
     fields = SSM_FIELDS | {"block_count": 3, "attention.head_count_kv": [0, 1, 0]}
-    state, attention = _mamba2() | FEED_FORWARD, _attention(2, 1, DIM // 2, DIM // 2) | FEED_FORWARD
-    return write_model(path, "granitehybrid", EMBEDDING | _layers(state, attention, state), fields)
+    state, attention = _mamba2() | FEED_FORWARD, attention_shapes(2, 1, DIM // 2, DIM // 2) | FEED_FORWARD
+    return write_model(path, "granitehybrid", EMBEDDING | layer_shapes(state, attention, state), fields)
 
 
 def falcon_h1(path: Path) -> Path:
     """Falcon H1: each layer has attention and a state."""
-    layer = _mamba2() | _attention(2, 2, DIM // 2, DIM // 2)
+    layer = _mamba2() | attention_shapes(2, 2, DIM // 2, DIM // 2)
     layer |= {"ffn_norm" if name == "ffn_norm.weight" else name: shape for name, shape in FEED_FORWARD.items()}
-    return write_model(path, "falcon-h1", EMBEDDING | _layers(layer, layer), SSM_FIELDS)
+    return write_model(path, "falcon-h1", EMBEDDING | layer_shapes(layer, layer), SSM_FIELDS)
 
 
 def qwen35(path: Path) -> Path:
@@ -208,11 +208,11 @@ def qwen35(path: Path) -> Path:
         "ssm_beta.weight": (SSM_GROUPS, DIM),
         "ssm_out.weight": (DIM, inner),
     }
-    attention = _attention(2, 2, head, head) | {"attn_q.weight": (2 * 2 * head, DIM)}
+    attention = attention_shapes(2, 2, head, head) | {"attn_q.weight": (2 * 2 * head, DIM)}
     attention |= {f"attn_{name}_norm.weight": (head,) for name in "qk"}
     further: Shapes = {f"nextn.{name}.weight": (DIM,) for name in ("enorm", "hnorm", "shared_head_norm")}
     further |= attention | every | {"nextn.eh_proj.weight": (DIM, 2 * DIM)}
-    layers = _layers(*[state | every] * 3, attention | every, further)
+    layers = layer_shapes(*[state | every] * 3, attention | every, further)
     return write_model(path, "qwen35", EMBEDDING | layers, fields)
 
 
@@ -225,7 +225,7 @@ def learned_positions(path: Path, num_positions: int) -> Path:
     block |= {f"{name}.bias": (matrices[name][0],) for name in matrices}
     block |= {f"{name}.bias": (DIM,) for name in ("attn_norm", "ffn_norm")}
     shapes = EMBEDDING | {"position_embd.weight": (num_positions, DIM), "output_norm.bias": (DIM,)}
-    return write_model(path, "gpt2", shapes | _layers(block, block), fields)
+    return write_model(path, "gpt2", shapes | layer_shapes(block, block), fields)
 
 
 def chunked(path: Path) -> Path:
@@ -239,9 +239,9 @@ def chunked(path: Path) -> Path:
         "expert_feed_forward_length": FFN,
         "interleave_moe_layer_step": 2,
     }
-    attention = _attention(2, 2, DIM // 2, DIM // 2)
+    attention = attention_shapes(2, 2, DIM // 2, DIM // 2)
     experts: Shapes = {"ffn_norm.weight": (DIM,), "ffn_gate_inp.weight": (2, DIM)}
     for name, (rows, columns) in {"gate": (FFN, DIM), "up": (FFN, DIM), "down": (DIM, FFN)}.items():
         experts |= {f"ffn_{name}_exps.weight": (2, rows, columns), f"ffn_{name}_shexp.weight": (rows, columns)}
-    layers = _layers(*[attention | FEED_FORWARD, attention | experts] * 2)
+    layers = layer_shapes(*[attention | FEED_FORWARD, attention | experts] * 2)
     return write_model(path, "llama4", EMBEDDING | layers, fields)

@@ -1,5 +1,6 @@
 """How many numbers llama.cpp keeps of a sequence, layer by layer: keys and values of each position, and states."""
 
+import math
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
@@ -16,6 +17,12 @@ _FUSED_TENSORS = frozenset({"attn_qkv.weight", "attn_output.weight"})
 _INDEX_TENSORS = "indexer."
 # An architecture whose layers with a state have the tensors of attention, and this norm.
 _LIGHTNING, _LIGHTNING_NORM = "minimax-01", "attn_norm_2.weight"
+# Whose index has a value, too, which nobody reads (llama_kv_cache_msa).
+_INDEX_WITH_VALUE = "minimax-m3"
+# Whose layers have one key more for so many positions (llama_kv_cache_dsv4), and for how many keys they keep rows.
+_COMPRESSED = "deepseek4"
+_FINE, _COARSE = 4, 128
+_NUM_KEPT = {_FINE: 2, _COARSE: 1}
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,8 @@ class CacheShape:
     num_skipped: int = 0
     # A sliding window whose keys and values llama.cpp takes for a part of a state when that is saved.
     saved_window: int = 0
+    # Of layers with compressed attention: for how many positions such keys are kept once, and their numbers.
+    compressed: Sequence[tuple[int, int]] = ()
 
     def elements(self, *, flash_attention: bool) -> list[int]:
         """Return the numbers that each layer keeps of a position.
@@ -64,6 +73,8 @@ def cache_shape(file: GgufFile) -> CacheShape:
         return file.integers(f"{architecture}.{key}") or default
 
     layers = file.layers()
+    if architecture == _COMPRESSED:
+        return _compressed_shape(file, len(layers))
     num_layers, num_skipped = len(layers), file.num_skipped_layers()
     # Some last layers read another's cache.
     num_cached = max(0, num_layers - num_skipped - numbers("attention.shared_kv_layers", 0)[0])
@@ -86,16 +97,23 @@ def cache_shape(file: GgufFile) -> CacheShape:
 
     # Sparse attention keeps one more key, by which it chooses positions.
     index_size = numbers("attention.indexer.key_length", 0)[0]
+    if numbers("attention.indexer.kpool", 0)[0]:
+        index_size *= 3  # with its gate and what is pooled
+    if architecture == _INDEX_WITH_VALUE:
+        index_size += numbers("attention.value_length", head_size)[0]
     has_index = [any(name.startswith(_INDEX_TENSORS) for name in names) for names in tensors]
     keys = [size + index_size * has for size, has in zip(sizes("key"), has_index, strict=True)]
     # Multi-head latent attention reads its values out of the keys.
     is_latent = bool(numbers("attention.value_length_mla"))
     state = _state_elements(file) if any(has_state) else 0
+    states = [state if has else 0 for has in has_state]
+    for layer in {*numbers("ple.layers")} & {*range(num_cached)}:
+        states[layer] += _embedding_state_elements(file)
     return CacheShape(
         num_layers - num_skipped,
         keys,
         [0] * num_cached if is_latent else sizes("value"),
-        [state if has else 0 for has in has_state],
+        states,
         num_skipped,
         numbers("attention.sliding_window", 0)[0] if state else 0,
     )
@@ -120,6 +138,32 @@ def _state_elements(file: GgufFile) -> int:
     if kernel := number("shortconv.l_cache"):
         return length * (kernel - 1) + inner * state
     return num_before * (inner + 2 * number("ssm.group_count") * state) + inner * state
+
+
+def _embedding_state_elements(file: GgufFile) -> int:
+    """Return what a layer keeps beside that which looks embeddings up by the last tokens (ple_conv_state)."""
+    factors = ("ple.ngram_size", "hyper_connection.count", "embedding_length")
+    return math.prod([max(0, file.integer("ple.conv_kernel", 0) - 1), *(file.integer(each, 0) for each in factors)])
+
+
+def _compressed_shape(file: GgufFile, num_layers: int) -> CacheShape:
+    """Return the shape where keys of older positions are compressed, and rows are kept until they can be.
+
+    Keys are values, too. Layers that only predict further tokens have the keys of every position as the others do.
+    """
+    key, index = file.integer("attention.key_length", 0), file.integer("attention.indexer.key_length", 0)
+    keys = key * file.integer("attention.head_count_kv", 1)
+    ratios = [*file.integers(f"{_COMPRESSED}.attention.compress_ratios"), *[0] * num_layers][:num_layers]
+    kept = {_FINE: (keys + index, key + index), _COARSE: (keys, key)}
+    return CacheShape(
+        num_layers,
+        [keys] * num_layers,
+        [0] * num_layers,
+        # Two vectors of each row; a layer that compresses less keeps twice as many rows, and they are twice as wide.
+        [2 * ratio * _NUM_KEPT[ratio] ** 2 * kept[ratio][1] if ratio in kept else 0 for ratio in ratios],
+        saved_window=file.integer("attention.sliding_window", 0),
+        compressed=[(ratio, kept[ratio][0]) if ratio in kept else (1, 0) for ratio in ratios],
+    )
 
 
 def _has_state(architecture: str, names: Set[str]) -> bool:

@@ -69,8 +69,8 @@ class Model:
         self.keeps_state: bool = llama_cpp.llama_model_is_recurrent(self.handle) or llama_cpp.llama_model_is_hybrid(
             self.handle
         )
-        # Then llama.cpp saves what attention keeps of the window as a part of the state.
-        self.saves_window: bool = self.keeps_state and llama_cpp.llama_model_n_swa(self.handle) > 0
+        # Then llama.cpp saves what attention keeps of the window with the state. It tells of no window of DeepSeek 4.
+        self.saves_window: bool = self.keeps_state and self.cache_shape.saved_window > 0
         if problem := self._problem():
             self.close()
             raise ModelLoadError(f"cannot serve {path}: {self.architecture} {problem}")

@@ -13,7 +13,7 @@ from services.engine.model.cache_shape import CacheShape, cache_shape
 from services.engine.model.gguf_file import GgufFile
 from services.engine.model.model import Model
 from services.engine.runtime.devices import Accelerator
-from services.engine.runtime.runtime import RuntimeOptions
+from services.engine.runtime.runtime import RuntimeOptions, whole_units
 
 _MEBIBYTE = 1 << 20
 # Of a GPU's free memory; what is left is for graphs.
@@ -22,8 +22,8 @@ _USABLE_SHARE = 0.8
 _KEPT_ADDRESSES, _KEPT_DATA = 512 * _MEBIBYTE, 256 * _MEBIBYTE
 # Older states that are kept where nobody says how much room they have, and their share of what is left for them.
 _STATES_A_SLOT, _STATES_SHARE = 4, 8
-# Of a decode, whose logits are all in memory at once.
-_MANY_ROWS, _FEW_ROWS = 2048, 1024
+# Of a decode, and the share of what is free that their logits may take, which are all in memory at once.
+_ROWS, _LOGITS_SHARE = (2048, 1024, 512), 8
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,9 @@ def free_ram() -> int:
 
 
 def rows_that_fit(vocabulary_size: int) -> int:
-    """Return how many rows a decode can have: 2048 where their logits need little of the free memory, else 1024."""
-    logits_bytes = _MANY_ROWS * vocabulary_size * 4
-    return _MANY_ROWS if logits_bytes * 8 <= free_ram() else _FEW_ROWS
+    """Return how many rows a decode can have, 2048 at most and 512 at least, by what their logits need."""
+    most_rows = free_ram() // _LOGITS_SHARE // (4 * vocabulary_size)
+    return next((rows for rows in _ROWS if rows <= most_rows), _ROWS[-1])
 
 
 def cache_bytes(model: Model, options: RuntimeOptions) -> int:
@@ -235,14 +235,28 @@ def _free(room: Room, remedy: str) -> str:
 
 def _by_layer(shape: CacheShape, options: RuntimeOptions) -> list[int]:
     """Return the bytes that llama.cpp keeps of all slots for each layer."""
-    num_positions, num_states = options.num_positions(), options.num_slots * (1 + options.num_snapshots)
-    layers = zip(_position_bytes(shape, options), shape.state_bytes(), strict=True)
-    return [num_positions * position_bytes + num_states * state_bytes for position_bytes, state_bytes in layers]
+    num_positions, num_slots, num_states = options.num_positions(), options.num_slots, 1 + options.num_snapshots
+    compressed = shape.compressed or [(1, 0)] * len(shape.keys)
+    layers = zip(_position_bytes(shape, options), shape.state_bytes(), compressed, strict=True)
+    return [
+        num_positions * position_bytes + num_slots * (num_states * state_bytes + _compressed_bytes(options, *kept))
+        for position_bytes, state_bytes, kept in layers
+    ]
+
+
+def _compressed_bytes(options: RuntimeOptions, ratio: int, num_elements: int) -> int:
+    """Return the bytes of a layer's compressed keys of a slot."""
+    num_positions = options.num_positions() // options.num_slots
+    return _element_bytes(options) * num_elements * whole_units(-(-num_positions // ratio))
 
 
 def _position_bytes(shape: CacheShape, options: RuntimeOptions) -> list[int]:
-    element_bytes = 4 if options.cache_in_f32 else 2
-    return [element_bytes * num_elements for num_elements in shape.elements(flash_attention=options.flash_attention)]
+    elements = shape.elements(flash_attention=options.flash_attention)
+    return [_element_bytes(options) * num_elements for num_elements in elements]
+
+
+def _element_bytes(options: RuntimeOptions) -> int:
+    return 4 if options.cache_in_f32 else 2
 
 
 def _states_bytes(shape: CacheShape, options: RuntimeOptions) -> int:

@@ -52,7 +52,12 @@ class RuntimeOptions:
 
     def num_positions(self) -> int:
         """Return how many positions the caches of all slots have: llama.cpp rounds each slot's up."""
-        return self.num_slots * -(-(self.context_length + self.reserve) // _CACHE_UNIT) * _CACHE_UNIT
+        return self.num_slots * whole_units(self.context_length + self.reserve)
+
+
+def whole_units(num_positions: int) -> int:
+    """Return how many positions llama.cpp makes of so many."""
+    return -(-num_positions // _CACHE_UNIT) * _CACHE_UNIT
 
 
 class LlamaRuntime:

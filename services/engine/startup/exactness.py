@@ -24,7 +24,7 @@ _MAX_COST = 1.05
 _CLEARLY_DEAR, _NO_WAY_BACK = 1.2, 2.0
 _ENOUGH_S = 0.4
 # These numbers rise when what they name becomes another one.
-_PROBE_VERSION, _COST_VERSION = 2, 2
+_PROBE_VERSION, _COST_VERSION = 3, 2
 
 
 def runtime_of(model: Model, options: RuntimeOptions, exactness: Exactness | None, max_draft_tokens: int) -> Runtime:

@@ -1,9 +1,10 @@
 """Finding out, by trying, under which row width a model's logits are the same for every batch composition.
 
 Nothing is assumed about kernels. Sessions with fixed tokens go through random schedules of prompts, drafts of every
-length, rollbacks, evictions and replays, and each row of logits is compared, to the bit, with the row that the session
-got alone, one token at a time. Where the runtime can digest it, what attention gave in every layer is compared as well:
-where activations are quantized, most of what differs there is rounded away, and few rows of logits show it.
+length, rollbacks, evictions, replays and copies of what others hold, and each row of logits is compared, to the bit,
+with the row that the session got alone, one token at a time. Where the runtime can digest it, what attention gave in
+every layer is compared as well: where activations are quantized, most of what differs there is rounded away, and few
+rows of logits show it.
 """
 
 import random
@@ -13,7 +14,8 @@ from dataclasses import dataclass
 from services.engine.runtime.interface import Logits, Runtime, Segment
 from services.engine.runtime.runtime import digest
 
-_PROBED_LENGTHS = (300, 44, 80, 60, 90, 44)
+# Two are so long that a model with a state keeps one where their common beginning ends.
+_PROBED_LENGTHS = (300, 220, 44, 60, 90, 44)
 # Positions of each session that are compared, and rows after which the probe is content. A width that is not enough may
 # show at one position in thirty, however often that is evaluated, so it takes many of both.
 _NUM_COMPARED = 40
@@ -33,6 +35,11 @@ def fixed_sequences(vocabulary_size: int, lengths: Sequence[int], seed: int) -> 
     """Return random token sequences of these lengths."""
     rng = random.Random(seed)
     return [[rng.randrange(vocabulary_size) for _ in range(length)] for length in lengths]
+
+
+def begin_alike(sequences: Sequence[Sequence[int]], first_positions: Sequence[int]) -> list[list[int]]:
+    """Return the sequences with the first one's tokens before the first position of each."""
+    return [[*sequences[0][:first], *tokens[first:]] for tokens, first in zip(sequences, first_positions, strict=True)]
 
 
 def references(
@@ -84,9 +91,9 @@ def compare(
 ) -> Comparison:
     """Run one random schedule, session i in slot i, and compare rows of logits with their references.
 
-    Sessions prefill at once or in parts, verify drafts that are right up to a random place, roll back, rewind, lose
-    their cache and replay; at each step some of them rest. With `stop_early` it ends at the first difference. `on_rows`
-    hears, after each decode, how many rows of it were compared.
+    Sessions prefill at once or in parts, begin with what another one holds, verify drafts that are right up to a random
+    place, roll back, rewind, lose their cache and replay; at each step some of them rest. With `stop_early` it ends at
+    the first difference. `on_rows` hears, after each decode, how many rows of it were compared.
     """
     rng = random.Random(seed)
     held = [0] * len(sequences)
@@ -100,6 +107,8 @@ def compare(
             if held[slot] == len(tokens) or rng.random() < 0.05:
                 held[slot] = runtime.reachable(slot, rng.choice((0, min(held[slot], first + 1))))
                 runtime.cut(slot, held[slot])
+            if held[slot] == 0 and rng.random() < 0.5:
+                held[slot] = _copy(runtime, rng, slot, held, sequences)
             segment, right_until[slot] = _next_segment(rng, slot, held[slot], tokens, first, max_draft_tokens)
             segments.append(segment)
         for group in runtime.group(segments) if segments else ():
@@ -120,6 +129,25 @@ def compare(
     for slot in range(len(sequences)):
         runtime.cut(slot, 0)
     return Comparison(num_rows, num_different)
+
+
+def _copy(
+    runtime: Runtime, rng: random.Random, slot: int, held: Sequence[int], sequences: Sequence[Sequence[int]]
+) -> int:
+    """Give an empty slot what another one holds of its sequence; return how much that is."""
+    donors = [other for other in range(len(sequences)) if held[other]]
+    if not donors:
+        return 0
+    donor = rng.choice(donors)
+    length = runtime.reachable(donor, min(_num_common(sequences[slot], sequences[donor]), held[donor]))
+    if length:
+        runtime.copy(donor, slot, length)
+    return length
+
+
+def _num_common(one: Sequence[int], other: Sequence[int]) -> int:
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((index for index, (left, right) in pairs if left != right), min(len(one), len(other)))
 
 
 def _next_segment(
@@ -154,7 +182,7 @@ def is_exact(runtime: Runtime, max_draft_tokens: int, on_share: Callable[[float]
         num_done += num_rows
         on_share(min(1.0, num_done / num_in_all))
 
-    sequences = fixed_sequences(runtime.vocabulary_size, lengths, seed=1)
+    sequences = begin_alike(fixed_sequences(runtime.vocabulary_size, lengths, seed=1), first_positions)
     expected = references(runtime, sequences, first_positions, on_rows)
     num_rows = seed = 0
     while num_rows < _MIN_ROWS:

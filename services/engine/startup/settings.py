@@ -41,7 +41,10 @@ class EngineSettings(ServerSettings):
         description="auto: on a GPU, and on a CPU where that is measured to be quicker; exact mode goes without it",
     )
     batch_rows: int = Field(
-        0, ge=0, le=1 << 16, description="most rows of one decode; 0 takes 2048 where their logits are small, else 1024"
+        0,
+        ge=0,
+        le=1 << 16,
+        description="most rows of one decode; 0 takes 2048 where their logits are small, else 1024 or 512",
     )
     prefill_rows: int = Field(
         0, ge=0, description="most prompt rows in a decode that others wait for; 0 takes what four one-row decodes take"

@@ -155,6 +155,17 @@ def test_layers_that_are_not_loaded_are_before_the_output(path: Path, monkeypatc
             check_ram(read_sizes(path), OPTIONS, ram(ram_mib - 1), gpu_layers)
 
 
+@pytest.mark.parametrize(
+    ("free_mib", "num_rows"), [(64, 512), (8 << 10, 1024), ((16 << 10) - 1, 1024), (16 << 10, 2048)]
+)
+def test_rows_whose_logits_are_a_small_part_of_what_is_free(
+    free_mib: int, num_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "rooms", lambda: ram(free_mib))
+    assert memory.rows_that_fit(1 << 18) == num_rows
+    assert memory.rows_that_fit(1 << 8) == 2048
+
+
 def test_states_are_kept_by_the_context_and_beside_it() -> None:
     assert state_bytes(HYBRID, OPTIONS) == 2 * MIB + 2 * (MIB + 52)
     assert cache_bytes(HYBRID, OPTIONS) == MIB + state_bytes(HYBRID, OPTIONS)
