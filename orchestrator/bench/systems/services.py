@@ -27,8 +27,9 @@ from services.frame.rpc.health import watch_health
 # A target that loads is waited for.
 _ORCHESTRATOR_FLAGS = ("--log-level", "error", "--target-patience-s", "300")
 _PAUSE_S = 0.01
-# Keys that the environment asks for are for others: all of these are called on loopback, without any.
-_KEYLESS = {f"OUTRIDER_{service}_API_KEY_FILE": "" for service in ("TARGET", "DRAFT", "ORCHESTRATOR")}
+# Keys that the environment asks for are for others: all of these are called on loopback, without any. An older checkout
+# may not know of keys.
+_KEYS = [f"OUTRIDER_{service}_API_KEY_FILE" for service in ("TARGET", "DRAFT", "ORCHESTRATOR")]
 _MODES = {
     "auto": generation_pb2.SPECULATION_MODE_AUTO,
     "fixed": generation_pb2.SPECULATION_MODE_FIXED,
@@ -171,7 +172,7 @@ class Services:
 
         The working directory would come before everything else, but for the flag.
         """
-        variables = _KEYLESS | self._variables
+        variables = {name: "" for name in _KEYS if name in os.environ} | self._variables
         if found := (*paths, *self.checkout.paths):
             variables |= {"PYTHONPATH": os.pathsep.join(map(str, found)), "PYTHONSAFEPATH": "1"}
         return ServerProcess(module, flags, variables=variables)
