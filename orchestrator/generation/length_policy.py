@@ -22,7 +22,7 @@ from operator import mul
 
 from orchestrator.drafting.drafter import REMOTE, Draft, Wanted
 from orchestrator.drafting.experience import Experience, Mean, Record
-from orchestrator.drafting.remote import MOST_READ_TOKENS
+from orchestrator.drafting.patience import MOST_READ_TOKENS
 from orchestrator.generation.cycle import Cycle
 from orchestrator.generation.service_choice import VISIT_TOKENS, ServiceChoice
 from outrider.v1 import draft_pb2, generation_pb2, target_pb2
@@ -78,11 +78,12 @@ class PaidLength:
         record, most = self._experience.remote[service], rooms[service] or room
         if quote is None or not _is_known(record, quote) or self._service.is_visit:
             return self._after_reading(Wanted(min(_FIRST, most), num_looked_up=room, service=service))
-        costs = self._costs(record, quote)
+        rate = self._rate(record, quote)
+        costs = self._costs(record, quote, rate)
         most = min(most, self._most_in_time(record), len(costs) - 1)
         chance = self._mean_chance(record)
         values = _values(costs[: most + 1], record.joint(most, chance), record)
-        number, early_end = self._number(record, quote, costs, values)
+        number, early_end = self._number(record, quote, rate, costs, values)
         self._experience.choice = generation_pb2.LengthChoice(
             num_draft_tokens=number,
             chance=chance,
@@ -137,12 +138,16 @@ class PaidLength:
         return any(brought - cost > worth for brought, cost in zip(tokens, costs, strict=False))
 
     def _number(
-        self, record: Record, quote: target_pb2.Quote, costs: Sequence[float], values: Sequence[float]
+        self,
+        record: Record,
+        quote: target_pb2.Quote,
+        rate: float,
+        costs: Sequence[float],
+        values: Sequence[float],
     ) -> tuple[int, draft_pb2.EarlyEnd | None]:
         """Return the number, and when a draft should end earlier, by what each number costs and is worth."""
         most = len(values) - 1
         # What the draft model has to read first should be worth it within some cycles.
-        rate = self._rate(record, quote)
         catch_up_cost = rate * _draft_ms(quote, self._catch_up_s(record)) / _NUM_AMORTIZED
         # One that stays out has to see a gain to come in, and the other way round. Where others share its decodes they
         # wait for its drafts and have rows for nothing, unless all do the same: it takes more to begin, and to go on.
@@ -216,9 +221,9 @@ class PaidLength:
             record.number = best
         return min(record.number, most)
 
-    def _costs(self, record: Record, quote: target_pb2.Quote) -> list[float]:
+    def _costs(self, record: Record, quote: target_pb2.Quote, rate: float) -> list[float]:
         """Return what each number of draft tokens costs, in tokens, up to the most that is quoted for."""
-        rate, rows_ms = self._rate(record, quote), quote.row_ms[: self._most]
+        rows_ms = quote.row_ms[: self._most]
         drafts_ms = (_draft_ms(quote, record.usual_s(number)) for number in count(1))
         return [0.0, *(rate * (row_ms + draft_ms) for row_ms, draft_ms in zip(rows_ms, drafts_ms, strict=False))]
 
@@ -279,7 +284,7 @@ class PaidLength:
         if quote is None or not _is_known(record, quote):
             return -math.inf
         most = min(self._experience.rooms(self._most)[service], self._most_in_time(record))
-        values = _values(self._costs(record, quote)[: most + 1], record.joint(most), record)
+        values = _values(self._costs(record, quote, self._rate(record, quote))[: most + 1], record.joint(most), record)
         return max(values[1:], default=-math.inf)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import grpc
 
 from orchestrator.drafting.drafter import Breaker
-from orchestrator.drafting.remote import DraftPatience
+from orchestrator.drafting.patience import DraftPatience
 from orchestrator.peers.pair import PairError, ServedModel, check_pair, fetch_loading_model
 from orchestrator.peers.patient_session import target_unavailable
 from orchestrator.peers.watch import describe_silence, describe_stranger, until_away

@@ -10,7 +10,8 @@ from typing import Any
 from orchestrator.drafting.draft_view import DraftView
 from orchestrator.drafting.drafter import Breaker
 from orchestrator.drafting.experience import Experience
-from orchestrator.drafting.remote import DraftPatience, RemoteDrafter
+from orchestrator.drafting.patience import DraftPatience
+from orchestrator.drafting.remote import RemoteDrafter
 from orchestrator.generation.cycle import Cycle, LengthPolicy, run_cycles
 from orchestrator.generation.speculation import plan_speculation
 from orchestrator.peers.target import TargetSession

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.e2e
 
 # Long enough not to be over before a signal arrives.
 NUM_TOKENS = 600
+_MOST_LATE = 3
 
 
 async def _generate(
@@ -49,13 +50,16 @@ async def test_a_draft_that_is_killed_in_the_middle_of_a_request(system: Serving
     generated = await _generate(system, fixed(4), lambda: killed.append(system.kill("draft")))
     assert generated.ids == expected.ids
     assert generated.text == expected.text
-    # Where the machine is busy, drafts may be late besides.
-    assert generated.counts.num_fallbacks >= 1
+    assert generated.counts.num_fallbacks == 1
     await asyncio.to_thread(system.restarted, "draft", killed[0])
-    # The next one waits until the draft is back, and uses it.
-    again = await _generate(system, fixed(4))
-    assert again.ids == expected.ids
-    assert again.counts.num_accepted_tokens > 0
+    # The next one waits until the draft is back, and uses it. On a busy machine it may be late three times in a row.
+    for _ in range(_MOST_LATE):
+        again = await _generate(system, fixed(4))
+        assert again.ids == expected.ids
+        assert again.counts.num_accepted_tokens > 0
+        if not again.counts.num_fallbacks:
+            break
+    assert again.counts.num_fallbacks == 0
 
 
 async def test_a_target_that_is_killed_in_the_middle_of_a_request(system: Serving) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from orchestrator.drafting import remote
+from orchestrator.drafting import patience
 from services.frame.server import FrameServer
 from tests.environment import hide_settings
 from tests.integration.asking import Service, asking
@@ -58,7 +58,7 @@ def _cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _patient_with_drafts(monkeypatch: pytest.MonkeyPatch) -> None:
     """No draft is late because the machine is busy: what is drafted does not depend on time."""
-    monkeypatch.setattr(remote, "LEAST_S", PATIENCE_S)
+    monkeypatch.setattr(patience, "LEAST_S", PATIENCE_S)
 
 
 @dataclass

@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from models.tiny import write_tiny_model
-from orchestrator.drafting import remote
+from orchestrator.drafting import patience
 from services.frame.rpc.errors import error_from_rpc
 from tests.integration.conftest import Pair, System
 from tests.integration.orchestrated import SAMPLED, orchestrated
@@ -79,7 +79,7 @@ async def test_a_draft_that_hangs_is_not_waited_for_as_long_as_it_might_be(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its drafts have been quick, and so are the target's cycles."""
-    monkeypatch.setattr(remote, "LEAST_S", 0.5)
+    monkeypatch.setattr(patience, "LEAST_S", 0.5)
     gate = Gate()
     async with AsyncExitStack() as stack:
         target = await stack.enter_async_context(target_server(pair.target))

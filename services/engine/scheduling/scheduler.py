@@ -180,12 +180,13 @@ class Scheduler:
         if prefix.cached_length and (miss := self._miss(slot, prefix)):
             self._deliver(work, miss)
             return True
-        slot = self.slots.assign(prefix.session_id, prefix.tokens) if slot or may_take_slot else None
+        comes_back = slot is not None
+        slot = self.slots.assign(prefix.session_id, prefix.tokens) if comes_back or may_take_slot else None
         if slot is None:
             return not work.waits_for_slot and self._refuse(work)
         work.slot = slot
         try:
-            if (nearer := self.slots.nearer(prefix.session_id)) is not None:
+            if comes_back and (nearer := self.slots.nearer(prefix.session_id)) is not None:
                 self._move(slot, nearer)
                 work.slot = slot = nearer
             # Rows whose logits are wanted are always evaluated, at least the last one: logits are not kept.

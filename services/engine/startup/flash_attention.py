@@ -18,14 +18,14 @@ from services.engine.startup.settings import FlashAttention
 _log = logging.getLogger(__name__)
 
 # The share of the context, and the most of a longer one.
-_SHARE, _MOST_LENGTH = 0.25, 500
+_SHARE, _MOST_LENGTH = 0.25, 1000
 # Sessions and rows of each: more sessions gain more.
 _MOST_SLOTS, _NUM_ROWS = 4, 2
 _MOST_S, _ENOUGH_S = 2.0, 0.4
 # Of two equal costs the lesser of a few times has differed by less.
 _NOISE = 0.04
 # The number rises when the measurement becomes another one.
-_VERSION = 2
+_VERSION = 3
 
 
 def choose_flash_attention(

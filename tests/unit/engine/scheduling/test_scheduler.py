@@ -246,6 +246,24 @@ def test_work_that_does_not_wait_for_a_slot_is_refused_at_once(clock: Clock) -> 
     assert isinstance(scheduled.answers["b"], list)
 
 
+def test_those_who_just_came_fill_gaps_by_themselves(clock: Clock) -> None:
+    """Each slot holds the prompt of one of them, and the second comes last: none is moved from its own."""
+    scheduled = Scheduled(clock, num_slots=16)
+    prompts = {f"session {index}": [index, *LONG[:80]] for index in range(16)}
+    for session_id, prompt in prompts.items():
+        scheduled.add(session_id, prompt)
+    while len(scheduled.answers) < len(prompts):
+        scheduled.step()
+    homes = {slot.session_id: slot.index for slot in scheduled.scheduler.slots.slots}
+    for session_id in prompts:
+        scheduled.scheduler.release(session_id)
+    first, second, *others = prompts
+    for session_id in (first, *others, second):
+        scheduled.add(f"{session_id} again", prompts[session_id])
+    found = {slot.session_id: slot.index for slot in scheduled.scheduler.slots.slots}
+    assert found == {f"{session_id} again": index for session_id, index in homes.items()}
+
+
 def test_two_that_a_larger_company_left_far_apart_come_to_sit_side_by_side(clock: Clock) -> None:
     scheduled = Scheduled(clock, num_slots=6)
     scheduled.step("a", "b", "c", "d", "e", "f")

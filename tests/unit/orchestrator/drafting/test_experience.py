@@ -5,8 +5,9 @@ from unittest.mock import Mock
 
 import pytest
 
+from orchestrator.drafting.chances import Chances
 from orchestrator.drafting.drafter import REMOTE, Breaker, Draft
-from orchestrator.drafting.experience import Chances, Experience, Exploration, Mean, Record
+from orchestrator.drafting.experience import Experience, Exploration, Mean, Record
 
 EDGES = (1.0, 3.0)
 PRIOR = 0.5

@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.drafting.remote import DraftPatience
+from orchestrator.drafting.patience import DraftPatience
 
 FEW, PROMPT = 3, 500
 

@@ -9,7 +9,8 @@ import pytest
 
 from orchestrator.drafting.draft_view import DraftView
 from orchestrator.drafting.drafter import Breaker
-from orchestrator.drafting.remote import DraftPatience, RemoteDrafter
+from orchestrator.drafting.patience import DraftPatience
+from orchestrator.drafting.remote import RemoteDrafter
 from outrider.v1 import common_pb2, draft_pb2, draft_pb2_grpc
 from services.frame.rpc.errors import ServiceError
 from services.frame.telemetry import Telemetry

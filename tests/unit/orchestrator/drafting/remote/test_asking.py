@@ -4,7 +4,7 @@ import grpc
 import pytest
 
 from orchestrator.drafting.drafter import Breaker, Draft, Wanted
-from orchestrator.drafting.remote import DraftPatience
+from orchestrator.drafting.patience import DraftPatience
 from services.frame.rpc.errors import ServiceError
 from services.session.sequence import TokenSequence
 from tests.unit.orchestrator.drafting.remote.drafters import (

@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.drafting import drafter as drafter_module
 from orchestrator.drafting.drafter import Breaker, Wanted
-from orchestrator.drafting.remote import DraftPatience
+from orchestrator.drafting.patience import DraftPatience
 from outrider.v1 import draft_pb2
 from services.session.client import ServiceSession
 from services.session.sequence import TokenSequence
