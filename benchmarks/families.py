@@ -2,7 +2,8 @@
 
 llama.cpp's own `test-llama-archs --out FOLDER` writes small random models of all architectures that it can make up a
 shape for; they have no tokenizer. `python benchmarks/families.py FOLDER` gives each the tokenizer of our tiny models,
-loads it as a target with `--exact on` does, in a process of its own, and prints a JSON line for each.
+loads it as a target with `--exact on` does, in a process of its own, and prints a JSON line for each. With `--write-to`
+it keeps them with that tokenizer instead, which `tests/integration/test_stateful_kinds.py` can take.
 """
 
 import argparse
@@ -109,6 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", default="", help="a part of the names of the files")
+    parser.add_argument("--write-to", type=Path, metavar="FOLDER", help="write the models there, and do no more")
     parser.add_argument("--one", action="store_true", help="FOLDER is a model: describe it in this process")
     arguments = parser.parse_args()
     if arguments.one:
@@ -116,6 +118,9 @@ def main() -> None:
         return
     for source in sorted(arguments.folder.glob("*.gguf")):
         if arguments.only not in source.name:
+            continue
+        if arguments.write_to:
+            with_tokenizer(source, arguments.write_to / source.name)
             continue
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, source.name)

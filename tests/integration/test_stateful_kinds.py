@@ -1,6 +1,12 @@
-"""Each kind of model that keeps a state goes through all that may happen to sessions, and its texts stay the same."""
+"""Each kind of model that keeps a state goes through all that may happen to sessions, and its texts stay the same.
+
+There are more kinds than writers of them here. `RANDOM_MODELS` may name a folder of further models, as
+`benchmarks/families.py --write-to` fills it with those that llama.cpp makes up.
+"""
 
 import asyncio
+import os
+import shutil
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -28,6 +34,15 @@ from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.integration
 
+
+def copier(source: Path) -> Writer:
+    def write(path: Path) -> Path:
+        shutil.copyfile(source, path)
+        return path
+
+    return write
+
+
 # LFM2 and Mamba have tests of their own.
 KINDS: dict[str, Writer] = {
     "LFM2 with a window": foreign_models.windowed_hybrid,
@@ -38,6 +53,8 @@ KINDS: dict[str, Writer] = {
     "Qwen 4": sparse_models.qwen4exp,
     "DeepSeek 4": sparse_models.deepseek4,
 }
+if folder := os.environ.get("RANDOM_MODELS"):
+    KINDS |= {path.stem: copier(path) for path in sorted(Path(folder).glob("*.gguf"))}
 # Twice as many as there are slots, of every other one the beginning of the last.
 PROMPTS = [
     prompt(length, seed=0 if index % 2 else length) for index, length in enumerate((3, 20, 31, 50, 66, 70, 95, 120))

@@ -77,15 +77,19 @@ class Prices:
         """Nobody was there: the time since the last round says nothing of the rate."""
         self._begun_s = None
 
+    def num_spare(self, works: Sequence[Work[Any]]) -> list[int]:
+        """Return how many rows of each are not worth what they cost in a decode of them all."""
+        worths = [work.worths for work in works if work.worths]
+        if not worths:
+            return [0] * len(works)
+        num_forced = max((work.num_outputs - 1 for work in works if not work.worths), default=0)
+        most = self.most_worthwhile(len(works), worths, num_forced)
+        return [max(0, len(work.worths) - most) for work in works]
+
     def shorten(self, works: Sequence[Work[Any]]) -> None:
         """Leave out rows that are not worth what they cost, now that it is known who shares the decode."""
-        optional = [work for work in works if work.worths]
-        if not optional:
-            return
-        num_forced = max((work.num_outputs - 1 for work in works if not work.worths), default=0)
-        most = self.most_worthwhile(len(works), [work.worths for work in optional], num_forced)
-        for work in optional:
-            work.shorten(max(0, len(work.worths) - most))
+        for work, num_rows in zip(works, self.num_spare(works), strict=True):
+            work.shorten(num_rows)
 
     def tell(self, works: Sequence[Work[Any]], num_present: int, num_drafting: int) -> None:
         """Tell those who ask what rows cost in the company that they have just had; see `quote`."""

@@ -221,7 +221,10 @@ class Scheduler:
         return [work for work in self._active if not work.is_prompt]
 
     def _num_short_rows(self) -> int:
-        return sum(len(work.pending) for work in self._short())
+        """Return how many rows a decode of those who are here would have, without those that are not worth it."""
+        short = self._short()
+        num_rows = sum(len(work.pending) for work in short)
+        return num_rows if self._prices is None else num_rows - sum(self._prices.num_spare(short))
 
     def _must_go_on(self) -> bool:
         """Whether work that goes on from token to token is under way, or nothing but prompts is there."""

@@ -51,9 +51,11 @@ class Scheduled:
         self.decodes: list[dict[str, int]] = []
         self.answers: dict[str, list[int] | Miss | Exception] = {}
 
-    def add(self, session_id: str, tokens: Sequence[int] = PROMPT, rows: Sequence[int] = (), **flags: Any) -> None:
-        work = Chain(prefix(session_id, tokens), 1) if flags else Greedy(prefix(session_id, tokens), rows)
-        work.waits_for_slot = flags.get("waits_for_slot", True)
+    def add(self, session_id: str, tokens: Sequence[int] = PROMPT, rows: Sequence[int] = (), **fields: Any) -> None:
+        is_draft = "waits_for_slot" in fields
+        work = Chain(prefix(session_id, tokens), 1) if is_draft else Greedy(prefix(session_id, tokens), rows)
+        for name, value in fields.items():
+            setattr(work, name, value)
         # Its default was bound before there was this clock.
         work.timings.submitted_s = self.clock.now_s
 
@@ -104,6 +106,31 @@ def test_a_decode_is_due_when_all_are_back(clock: Clock) -> None:
     scheduled.add("b")
     assert scheduled.scheduler.due_s() <= clock.now_s
     assert scheduled.step().keys() == {"a", "b"}
+
+
+class _Steep(LinearCosts):
+    """Beyond some rows each costs as much as a decode: there is nothing to be saved by one decode in place of two."""
+
+    def decode_s(self, num_rows: int) -> float:
+        return super().decode_s(num_rows) + 0.016 * max(0, num_rows - 8)
+
+    usual_s = decode_s
+
+
+def test_rows_that_are_not_worth_verifying_do_not_shorten_the_wait_for_others(clock: Clock) -> None:
+    due_s = []
+    for num_worthless in (0, 16):
+        scheduled = Scheduled(clock)
+        scheduled.runtime.costs = scheduled.scheduler._gathering._costs = _Steep(16.0)
+        for _ in range(3):
+            for session_id in ("a", "b"):
+                scheduled.add(session_id, wants_quote=True)
+            scheduled.finish("a", "b")
+        scheduled.add("a", rows=[1] * num_worthless, worths=[0.0] * num_worthless)
+        due_s.append(scheduled.scheduler.due_s() - clock.now_s)
+        scheduled.add("b")
+        assert scheduled.step() == {"a": 1, "b": 1}
+    assert due_s[0] == pytest.approx(due_s[1]) == pytest.approx(0.016)
 
 
 def test_who_reads_ahead_is_not_waited_for(clock: Clock) -> None:
