@@ -46,6 +46,8 @@ class Prices:
         self._most_rows = most_rows
         # Sums over rounds, of which each counts less than the one after it.
         self._num_tokens = self._elapsed_s = self._decoded_s = 0.0
+        # Sessions that these are of.
+        self._num_present = 0
         # When the last decode of a round began, and what was committed since; None where there was something else.
         self._begun_s: float | None = None
         self._num_new_tokens = self._num_new_answers = 0
@@ -72,6 +74,18 @@ class Prices:
         """A session committed so many tokens."""
         self._num_new_tokens += num_tokens
         self._num_new_answers += 1
+
+    def resize(self, num_present: int) -> None:
+        """So many sessions are there from now on: the rate counts as what each would have reached among these.
+
+        It would take many rounds to forget a company, and those who are left would find all rows dear meanwhile.
+        """
+        before, self._num_present = self._num_present, num_present
+        if self._elapsed_s and 0 < before != num_present > 0:
+            longer = self._decode_s(num_present, 1) / self._decode_s(before, 1)
+            self._num_tokens *= num_present / before
+            self._elapsed_s *= longer
+            self._decoded_s *= longer
 
     def pause(self) -> None:
         """Nobody was there: the time since the last round says nothing of the rate."""

@@ -260,6 +260,7 @@ class Scheduler:
         takes_prompts = is_gathering or not (short and self._had_prompts)
         prompt_rows = self._most_prompt_rows() if takes_prompts else 0
         if self._prices is not None and not is_gathering:
+            self._prices.resize(self._gathering.num_present)
             self._prices.shorten(short)
         num_rows = plan_rows(planned, self._runtime.max_batch_rows, prompt_rows)
         self._had_prompts = False

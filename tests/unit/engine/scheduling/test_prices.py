@@ -84,6 +84,21 @@ def test_the_rate_follows_the_load() -> None:
     assert found.tokens_per_s == pytest.approx(40.0, rel=0.01)
 
 
+def test_another_company_is_priced_at_what_its_sessions_would_have_reached_in_it() -> None:
+    found = prices()
+    found.resize(4)
+    assert found.tokens_per_s == pytest.approx(100.0), "whose rate that is was not told before"
+    found.resize(1)
+    # A fourth of the tokens, in decodes of 21 ms instead of 24.
+    assert found.tokens_per_s == pytest.approx(100.0 / 4 * 24 / 21)
+    assert found.most_worthwhile(1, [[0.1, 0.04, 0.02]]) == 2, "a row costs 0.029 tokens, no tenth"
+    found.resize(4)
+    assert found.tokens_per_s == pytest.approx(100.0)
+    found.resize(0)
+    found.resize(4)
+    assert found.tokens_per_s == pytest.approx(100.0)
+
+
 def test_a_quote_tells_the_share_of_one_who_drafts() -> None:
     alone = quoted(prices())
     assert list(alone.row_ms[:3]) == pytest.approx([1.0, 2.0, 3.0])
