@@ -116,6 +116,8 @@ def main() -> None:
     if arguments.one:
         print(json.dumps(describe(arguments.folder)))
         return
+    if arguments.write_to:
+        arguments.write_to.mkdir(parents=True, exist_ok=True)
     for source in sorted(arguments.folder.glob("*.gguf")):
         if arguments.only not in source.name:
             continue

@@ -114,7 +114,7 @@ async def test_whatever_happens_the_texts_are_the_same(kind: str, tmp_path: Path
         ways = [SAMPLED if index % 2 else GREEDY for index in range(len(PROMPTS))]
         expected = [await ask(system.client, tokens, OFF, **way) for tokens, way in zip(PROMPTS, ways, strict=True)]
         assert all(answer.summary.exact for answer in expected)
-        for speculation in (OFF, fixed(1), fixed(4), AUTO):
+        for speculation in (OFF, fixed(1), fixed(4), fixed(7), AUTO):
             assert list(differences(await ask_all(system.client, speculation), expected)) == []
         assert list(differences(await killed(system), expected)) == []
         answers = await swapped(system, pair.target, stack)
