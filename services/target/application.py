@@ -1,6 +1,7 @@
 """The target model as a server."""
 
 import logging
+from dataclasses import replace
 
 from outrider.v1 import common_pb2, target_pb2_grpc
 from services.engine.model.model import Model
@@ -15,6 +16,8 @@ from services.target.servicer import TargetServicer
 from services.target.settings import TargetSettings
 
 _log = logging.getLogger(__name__)
+# Of the time that there is for measuring, what finding out about exactness gets.
+_EXACT_SHARE = 0.875
 # Drafts that are longer are rare, and snapshots of a state for all of their rows take memory in every slot.
 _USUAL_DRAFT_TOKENS = 7
 
@@ -46,7 +49,9 @@ class TargetApplication(ModelApplication):
         if self._exact != "off":
             self.announce(f"probing {loaded.model.path.name} for exactness")
             choose = choose_on if self._exact == "on" else choose_auto
-            self.exactness = choose(loaded, self.settings.max_draft_tokens, measuring)
+            # A probe may take all that it gets.
+            budget = measuring.budget.part(_EXACT_SHARE * measuring.budget.left_s)
+            self.exactness = choose(loaded, self.settings.max_draft_tokens, replace(measuring, budget=budget))
         return super().choose(loaded, measuring)
 
     def register(self, server: FrameServer, model: Model, engine: Engine, info: common_pb2.ModelInfo) -> None:

@@ -170,7 +170,7 @@ async def until_idle(server: FrameServer) -> None:
     """Return once a draft or target service has nothing left to do: no request in the queue, no slot at work."""
     engine: Engine = server._application.engine  # type: ignore[attr-defined]
     await soon(lambda: engine.num_unanswered == engine.num_waiting == engine.num_active == 0)
-    assert not any(slot.is_busy for slot in engine._scheduler.slots.slots)
+    assert not any(slot.is_busy for slot in engine._scheduler.admission.slots.slots)
 
 
 async def model_of(server: FrameServer) -> common_pb2.ModelInfo:

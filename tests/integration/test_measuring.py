@@ -1,17 +1,26 @@
 """What a service measures at load: once, and told to whoever asks what it serves."""
 
 import errno
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+import llama_cpp
+import numpy as np
 import pytest
 
 from outrider.v1 import common_pb2
+from services.engine.model.model import Model
+from services.engine.runtime.interface import Segment
 from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions
+from services.engine.startup import application as startup
 from services.engine.startup import exactness, flash_attention
+from services.engine.startup.measuring import Budget, Measuring
+from services.engine.startup.one_layer import one_layer_of
 from services.frame.server import FrameServer
+from services.target import application
 from tests.integration.conftest import Pair
 from tests.integration.services import draft_server, model_of, target_server
 
@@ -58,6 +67,40 @@ async def test_a_draft_measures_flash_attention_once(pair: Pair, made: list[Runt
             num_made.append(len(made))
         made.clear()
     assert num_made[0] > num_made[1] == 1
+
+
+def test_attention_is_measured_by_a_layer_with_the_heads_of_the_model(
+    pair: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    model = Model(pair.target)
+    with one_layer_of(model) as layer:
+        assert llama_cpp.llama_model_n_layer(layer.handle) == 1
+        for size in (llama_cpp.llama_model_n_head, llama_cpp.llama_model_n_head_kv):
+            assert size(layer.handle) == size(model.handle)
+        assert {*layer.cache_shape.keys} == {*model.cache_shape.keys}
+        assert {*layer.cache_shape.values} == {*model.cache_shape.values}
+        assert layer.path.exists()
+        runtime = LlamaRuntime(layer, RuntimeOptions(num_slots=2, flash_attention=True))
+        assert np.isfinite(runtime.decode([Segment(1, 0, [1, 2, 3], 1)])[0]).all()
+        runtime.close()
+    assert not layer.path.exists()
+    assert "GGUF" not in caplog.text
+    model.close()
+
+
+async def test_a_probe_that_takes_all_its_time_leaves_some_for_flash_attention(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+
+    def spend(loaded: object, max_draft_tokens: int, measuring: Measuring) -> None:
+        time.sleep(measuring.budget.left_s)
+
+    monkeypatch.setattr(application, "choose_auto", spend)
+    monkeypatch.setattr(startup, "budget_after", lambda loading_s: Budget(4.0))
+    async with started(target_server(pair.target, **MEASURED)):
+        assert "measured flash attention: it takes" in caplog.text
 
 
 @pytest.mark.parametrize("make", [target_server, draft_server])

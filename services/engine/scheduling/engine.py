@@ -65,12 +65,12 @@ class Engine:
     @property
     def num_evictions(self) -> int:
         """Sessions that lost their slot to another one."""
-        return self._scheduler.slots.num_evictions
+        return self._scheduler.admission.slots.num_evictions
 
     @property
     def num_held_tokens(self) -> int:
         """Tokens in the caches of sessions that are not over."""
-        return self._scheduler.slots.num_held_tokens
+        return self._scheduler.admission.slots.num_held_tokens
 
     def observe(self, on_decode: Callable[[Decode], object]) -> None:
         """Call `on_decode`, from the engine's thread, with every decode."""

@@ -4,18 +4,18 @@ import contextlib
 import logging
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from services.engine.errors import DecodeError, EngineError, SlotsTakenError, WorkCancelledError, WorkTimeoutError
+from services.engine.errors import DecodeError, EngineError
 from services.engine.runtime.interface import Logits, Runtime, Segment
+from services.engine.scheduling.admission import Admission
 from services.engine.scheduling.gathering import Gathering
 from services.engine.scheduling.prices import Prices
-from services.engine.scheduling.slots import Slot, SlotTable
+from services.engine.scheduling.slots import SlotTable
 from services.engine.scheduling.turns import Turns
-from services.engine.scheduling.work import Miss, Phase, Phases, Prefix, Work, plan_rows
+from services.engine.scheduling.work import Phase, Phases, Work, plan_rows
 
 _log = logging.getLogger(__name__)
 # Decodes that may fail one after the other before the engine gives up and its supervisor starts it again.
@@ -44,7 +44,7 @@ class Decode:
 
 
 class Scheduler:
-    """Gives slots to work, and rows of work to decodes of the runtime."""
+    """Gives rows of work to decodes of the runtime."""
 
     def __init__(self, runtime: Runtime, prompt_rows: int = 0, turns: Turns | None = None) -> None:
         """Serve `runtime`, with at most `prompt_rows` prompt rows where others wait; 0 takes what four tokens take.
@@ -58,9 +58,9 @@ class Scheduler:
         self._gathering = Gathering(runtime.costs, parts=not self._turns.are_taken)
         # Kept once somebody asks for a quote.
         self._prices: Prices | None = None
-        self.slots = SlotTable(runtime.num_slots, self._gathering.is_expected, self._gathering.evicted)
+        table = SlotTable(runtime.num_slots, self._gathering.is_expected, self._gathering.evicted)
+        self.admission = Admission(runtime, table, self._begin, self._deliver)
         self._prompt_rows = prompt_rows
-        self._waiting: deque[Work[Any]] = deque()
         self._active: list[Work[Any]] = []
         self._num_failures = 0
         self._phases = Phases(time.perf_counter())
@@ -73,7 +73,7 @@ class Scheduler:
     @property
     def num_waiting(self) -> int:
         """Pieces of work that have no slot yet."""
-        return len(self._waiting)
+        return self.admission.num_waiting
 
     @property
     def num_active(self) -> int:
@@ -90,19 +90,17 @@ class Scheduler:
         if self._prices is not None and not (self._active or self._gathering.num_present):
             self._prices.pause()
         self._gathering.arrived(session_id, timings.submitted_s)
-        if not self._try_admit(work, may_take_slot=not self._waiting):
-            self._waiting.append(work)
+        self.admission.add(work)
 
     def release(self, session_id: str) -> None:
         """Let the session's slot go first when another session needs one."""
         self._gathering.left(session_id)
-        self.slots.release(session_id)
-        self._admit()
+        self.admission.release(session_id)
 
     def due_s(self) -> float:
         """Return when the next step is due, in seconds of `time.perf_counter`; infinity where nothing is to be done."""
         if not self._active:
-            return time.perf_counter() + _SLOT_POLL_S if self._waiting else math.inf
+            return time.perf_counter() + _SLOT_POLL_S if self.num_waiting else math.inf
         if self._must_go_on() or self._has_turn_of_prompts() or self._is_complete():
             return 0.0
         return self._gathering.until_s(self._num_short_rows())
@@ -111,7 +109,7 @@ class Scheduler:
         """Wait for the cores, if a step decodes. To be called before a step, as what comes meanwhile can be added."""
         began_s = time.perf_counter()
         self._phases.enter(Phase.TURN, began_s)
-        if (self._active or self._waiting) and self._turns.begin(0.0):
+        if (self._active or self.num_waiting) and self._turns.begin(0.0):
             self._gathering.held_up()
         self._turn_s = began_s, time.perf_counter()
         self._phases.enter(Phase.PLANNING, self._turn_s[1])
@@ -122,7 +120,7 @@ class Scheduler:
         Raises DecodeError when decodes fail again and again; the works concerned were told already.
         """
         self._drop_given_up()
-        self._admit()
+        self.admission.admit()
         by_slot: dict[int, Work[Any]] = {}
         segments: list[Segment] = []
         for work, num_rows in self._plan():
@@ -148,73 +146,19 @@ class Scheduler:
         """Answer everything that is left with `error`."""
         for work in self._active:
             self._finish(work, error)
-        for work in self._waiting:
-            self._deliver(work, error)
         self._active.clear()
-        self._waiting.clear()
+        self.admission.end(error)
         self._turns.close()
 
     def _drop_given_up(self) -> None:
         for work in list(self._active):
-            if refusal := _given_up(work):
+            if refusal := work.refusal():
                 self._fail(work, refusal)
 
-    def _admit(self) -> None:
-        """Give slots to waiting work, first come first served; what cannot have one yet goes on waiting."""
-        waiting, self._waiting = self._waiting, deque()
-        may_take_slot = True
-        for work in waiting:
-            if not self._try_admit(work, may_take_slot=may_take_slot):
-                self._waiting.append(work)
-                may_take_slot = may_take_slot and self.slots.find(work.prefix.session_id) is not None
-
-    def _try_admit(self, work: Work[Any], *, may_take_slot: bool) -> bool:
-        """Return whether the work was given a slot or an answer. A session's own slot is always given."""
-        if refusal := _given_up(work):
-            self._deliver(work, refusal)
-            return True
-        prefix = work.prefix
-        slot = self.slots.find(prefix.session_id)
-        if slot is not None and slot.is_busy:
-            return False
-        if prefix.cached_length and (miss := self._miss(slot, prefix)):
-            self._deliver(work, miss)
-            return True
-        comes_back = slot is not None
-        slot = self.slots.assign(prefix.session_id, prefix.tokens) if comes_back or may_take_slot else None
-        if slot is None:
-            return not work.waits_for_slot and self._refuse(work)
-        work.slot = slot
-        try:
-            if comes_back and (nearer := self.slots.nearer(prefix.session_id)) is not None:
-                self._move(slot, nearer)
-                work.slot = slot = nearer
-            # Rows whose logits are wanted are always evaluated, at least the last one: logits are not kept.
-            num_reusable = len(work.pending) - work.num_outputs
-            self._reuse(slot, prefix.cached_length, prefix.tokens[:num_reusable])
-        except DecodeError as error:
-            self._finish(work, error)
-            return True
+    def _begin(self, work: Work[Any]) -> None:
+        """It has its slot now."""
         work.timings.admit(self._phases, time.perf_counter())
-        work.num_cached = len(slot.held)
-        work.pending = work.pending[work.num_cached - prefix.cached_length :]
         self._active.append(work)
-        return True
-
-    def _miss(self, slot: Slot | None, prefix: Prefix) -> Miss | None:
-        """Return what is held where that is not the cached part of the prefix, or cannot be cut to it."""
-        if slot is None:
-            return Miss(0, b"")
-        if slot.held.has_prefix(prefix.cached_length, prefix.cached_digest):
-            length = self._runtime.reachable(slot.index, prefix.cached_length)
-            if length == prefix.cached_length:
-                return None
-            self._cut(slot, length)
-        return Miss(len(slot.held), slot.held.digests[-1])
-
-    def _refuse(self, work: Work[Any]) -> bool:
-        self._deliver(work, SlotsTakenError("every slot is needed by another session"))
-        return True
 
     def _short(self) -> list[Work[Any]]:
         """Return what is done after one decode of few rows."""
@@ -324,7 +268,7 @@ class Scheduler:
         try:
             work.advance(logits, work.slot.held.tokens)
             if not work.pending:
-                self._cut(work.slot, work.held_length)
+                self.admission.cut(work.slot, work.held_length)
         except Exception as error:  # a defect in one request must not take the other sessions down
             _log.exception("work of session %s failed", work.prefix.session_id)
             self._fail(work, error)
@@ -336,31 +280,6 @@ class Scheduler:
             if self._prices is not None:
                 self._prices.answered(work.num_tokens)
             self._finish(work, work.result)
-
-    def _reuse(self, slot: Slot, cached_length: int, tokens: Sequence[int]) -> None:
-        """Cut the slot to what it has in common with the prefix, or take that from a slot that has more of it."""
-        length = self._runtime.reachable(slot.index, slot.held.common_length(cached_length, tokens))
-        self._cut(slot, length)
-        if cached_length:
-            return
-        donor = max(self.slots.slots, key=lambda other: other.held.common_length(0, tokens))
-        shared = self._runtime.reachable(donor.index, donor.held.common_length(0, tokens))
-        if shared > length + self._runtime.costs.copy_in_rows:
-            self._cut(slot, 0)
-            self._runtime.copy(donor.index, slot.index, shared)
-            slot.held.extend(tokens[:shared])
-
-    def _move(self, source: Slot, target: Slot) -> None:
-        """Let the session of a slot go on in another one, which nobody needs, nearer to others."""
-        self._cut(target, 0)
-        self._runtime.copy(source.index, target.index, len(source.held))
-        target.held.extend(source.held.tokens)
-        self.slots.move(str(source.session_id), target)
-
-    def _cut(self, slot: Slot, length: int) -> None:
-        if length < len(slot.held):
-            self._runtime.cut(slot.index, length)
-            slot.held.cut(length)
 
     def _fail(self, work: Work[Any], error: Exception) -> None:
         """Answer work with an error; its session may not come back."""
@@ -377,11 +296,3 @@ class Scheduler:
         work.timings.finish(self._phases, time.perf_counter())
         with contextlib.suppress(RuntimeError):  # the caller's event loop has closed: nobody is waiting any more
             work.deliver(answer)
-
-
-def _given_up(work: Work[Any]) -> EngineError | None:
-    if work.is_cancelled:
-        return WorkCancelledError("the request was given up")
-    if work.deadline_s is not None and time.perf_counter() > work.deadline_s:
-        return WorkTimeoutError("the deadline passed before the answer was ready")
-    return None

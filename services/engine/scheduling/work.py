@@ -8,6 +8,7 @@ from enum import IntEnum
 from typing import Any, Generic, TypeVar
 
 from outrider.v1.target_pb2 import Quote
+from services.engine.errors import EngineError, WorkCancelledError, WorkTimeoutError
 from services.engine.runtime.interface import Logits
 from services.engine.scheduling.slots import Slot
 
@@ -195,6 +196,14 @@ class Work(ABC, Generic[ResultT]):
         self.pending = self.pending[: len(self.pending) - num_rows]
         self.num_outputs -= num_rows
         self.worths = self.worths[: len(self.worths) - num_rows]
+
+    def refusal(self) -> EngineError | None:
+        """Return why it is not to be done any more, if so."""
+        if self.is_cancelled:
+            return WorkCancelledError("the request was given up")
+        if self.deadline_s is not None and time.perf_counter() > self.deadline_s:
+            return WorkTimeoutError("the deadline passed before the answer was ready")
+        return None
 
     def finish(self, result: ResultT, held_length: int, num_tokens: int = 1) -> Sequence[int]:
         """Set what came of it, and return no more tokens."""

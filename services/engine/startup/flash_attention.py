@@ -1,31 +1,35 @@
 """Whether attention is computed by flash attention: as set, or by where the model is and what a measurement says.
 
-On a GPU it is quicker. On a CPU that depends on the processor, on the model and on how long contexts are: while they
-are short it is quicker. So it is taken where it is at a quarter of the context: that is where a session is on average
-which comes to fill half of it.
+On a GPU it is quicker. On a CPU that depends on the processor, on the model's heads and on how long contexts are: while
+they are short it is quicker. So it is taken where it is at a quarter of the context: that is where a session is on
+average which comes to fill half of it. Nothing but attention is measured, so that the time that a start has suffices
+for any model, and the rest of a decode hides no difference.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import replace
 
+from services.engine.errors import ModelLoadError
 from services.engine.runtime.padding import Exactness
 from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions
 from services.engine.startup.measuring import Budget, Finding, Measuring, OutOfTimeError, least_times, rows_after
 from services.engine.startup.model_service import LoadedModel
+from services.engine.startup.one_layer import one_layer_of
 from services.engine.startup.settings import FlashAttention
 
 _log = logging.getLogger(__name__)
 
 # The share of the context, and the most of a longer one.
 _SHARE, _MOST_LENGTH = 0.25, 1000
-# Sessions and rows of each: more sessions gain more.
-_MOST_SLOTS, _NUM_ROWS = 4, 2
-_MOST_S, _ENOUGH_S = 2.0, 0.4
-# Of two equal costs the lesser of a few times has differed by less.
+# Sessions, and the numbers of rows of each that are weighed together: kernels differ in what they gain.
+_MOST_SLOTS, _NUMS_ROWS = 4, (1, 2, 4)
+_MOST_S, _ENOUGH_S, _MOST_ROUNDS = 1.0, 0.2, 50
+# Of two equal costs the least of a few times has differed by less.
 _NOISE = 0.05
 # The number rises when the measurement becomes another one.
-_VERSION = 4
+_VERSION = 5
 
 
 def choose_flash_attention(
@@ -56,33 +60,30 @@ def _is_worth_it(loaded: LoadedModel, measuring: Measuring) -> bool:
 
 
 def _measured_options(options: RuntimeOptions) -> RuntimeOptions:
-    """Return how contexts are made to measure with: two of them hold no more than the one that will be served."""
-    num_slots = max(1, min(_MOST_SLOTS, options.num_slots // 2))
-    length = min(_MOST_LENGTH, int(_SHARE * options.context_length)) + _NUM_ROWS
+    num_slots = min(_MOST_SLOTS, options.num_slots)
+    length = min(_MOST_LENGTH, int(_SHARE * options.context_length)) + max(_NUMS_ROWS)
     return replace(options, num_slots=num_slots, context_length=length, reserve=0, max_batch_rows=256, can_fill=True)
 
 
 def _is_quicker(loaded: LoadedModel, options: RuntimeOptions, budget: Budget) -> bool:
-    runtimes: list[LlamaRuntime] = []
-    try:
+    if budget.left_s <= 0:
+        raise OutOfTimeError
+    num_slots, length = options.num_slots, options.context_length - max(_NUMS_ROWS)
+    with ExitStack() as opened:
+        try:
+            layer = opened.enter_context(one_layer_of(loaded.model))
+        except OSError as error:
+            raise ModelLoadError(f"what attention takes: {error}") from error
+        turns: list[dict[tuple[bool, int], Callable[[], None]]] = [{} for _ in _NUMS_ROWS]
         for flash_attention in (False, True):
-            runtimes.append(LlamaRuntime(loaded.model, replace(options, flash_attention=flash_attention)))
-            if budget.left_s <= 0:
-                raise OutOfTimeError
-        ratio = _ratio(runtimes, budget)
-    finally:
-        for runtime in runtimes:
-            runtime.close()
-    _log.info("measured flash attention: a decode takes %.2f of the time that it takes without", ratio)
+            runtime = LlamaRuntime(layer, replace(options, flash_attention=flash_attention))
+            opened.enter_context(closing(runtime))
+            for slot in range(num_slots):
+                runtime.fill(slot, 0, length)
+            for num_rows, turn in zip(_NUMS_ROWS, turns, strict=True):
+                turn[flash_attention, num_rows] = rows_after(runtime, length, num_rows, num_slots)
+        times = least_times(turns, budget, _ENOUGH_S, num_rounds=_MOST_ROUNDS)
+    with_it, without = (sum(times[is_on, num_rows] for num_rows in _NUMS_ROWS) for is_on in (True, False))
+    ratio = with_it / without
+    _log.info("measured flash attention: it takes %.2f of the time that attention takes without", ratio)
     return ratio < 1 - _NOISE
-
-
-def _ratio(runtimes: Sequence[LlamaRuntime], budget: Budget) -> float:
-    """Return what a decode of the second runtime takes of the time of the first one's."""
-    num_slots, length = runtimes[0].num_slots, runtimes[0].context_length - _NUM_ROWS
-    for runtime in runtimes:
-        for slot in range(num_slots):
-            runtime.fill(slot, 0, length)
-    turn = {index: rows_after(runtime, length, _NUM_ROWS, num_slots) for index, runtime in enumerate(runtimes)}
-    times = least_times([turn], budget, _ENOUGH_S)
-    return times[1] / times[0]

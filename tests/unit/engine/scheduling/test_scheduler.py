@@ -235,7 +235,7 @@ def test_a_slot_is_not_taken_from_a_session_between_two_cycles(clock: Clock) -> 
     scheduled.add("c")
     assert scheduled.scheduler.num_waiting == 1
     assert scheduled.step("a", "b").keys() == {"a", "b"}
-    assert scheduled.scheduler.slots.num_evictions == 0
+    assert scheduled.scheduler.admission.slots.num_evictions == 0
     scheduled.scheduler.release("a")
     assert scheduled.step("b").keys() == {"b", "c"}
 
@@ -247,7 +247,7 @@ def test_a_session_that_stays_away_loses_its_slot(clock: Clock) -> None:
     scheduled.add("c")
     clock.now_s += 10.0
     assert scheduled.step().keys() == {"c"}
-    assert scheduled.scheduler.slots.find("a") is None
+    assert scheduled.scheduler.admission.slots.find("a") is None
 
 
 def test_those_without_a_slot_get_one_in_the_order_of_asking(clock: Clock) -> None:
@@ -281,13 +281,13 @@ def test_those_who_just_came_fill_gaps_by_themselves(clock: Clock) -> None:
         scheduled.add(session_id, prompt)
     while len(scheduled.answers) < len(prompts):
         scheduled.step()
-    homes = {slot.session_id: slot.index for slot in scheduled.scheduler.slots.slots}
+    homes = {slot.session_id: slot.index for slot in scheduled.scheduler.admission.slots.slots}
     for session_id in prompts:
         scheduled.scheduler.release(session_id)
     first, second, *others = prompts
     for session_id in (first, *others, second):
         scheduled.add(f"{session_id} again", prompts[session_id])
-    found = {slot.session_id: slot.index for slot in scheduled.scheduler.slots.slots}
+    found = {slot.session_id: slot.index for slot in scheduled.scheduler.admission.slots.slots}
     assert found == {f"{session_id} again": index for session_id, index in homes.items()}
 
 
@@ -298,6 +298,6 @@ def test_two_that_a_larger_company_left_far_apart_come_to_sit_side_by_side(clock
         scheduled.scheduler.release(session_id)
     for _ in range(8):
         scheduled.step("a", "f")
-    slots = {slot.session_id: slot.index for slot in scheduled.scheduler.slots.slots}
+    slots = {slot.session_id: slot.index for slot in scheduled.scheduler.admission.slots.slots}
     assert abs(slots["a"] - slots["f"]) == 1
     assert scheduled.runtime.caches[slots["a"]] == scheduled.runtime.caches[slots["f"]] == PROMPT

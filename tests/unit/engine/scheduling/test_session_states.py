@@ -193,8 +193,8 @@ class SessionStates(RuleBasedStateMachine):
 
     @invariant()
     def no_cache_lies(self) -> None:
-        eventually(lambda: not any(slot.is_busy for slot in self.engine._scheduler.slots.slots))
-        for slot, cache in zip(self.engine._scheduler.slots.slots, self.runtime.caches, strict=True):
+        eventually(lambda: not any(slot.is_busy for slot in self.engine._scheduler.admission.slots.slots))
+        for slot, cache in zip(self.engine._scheduler.admission.slots.slots, self.runtime.caches, strict=True):
             assert slot.held.tokens == cache
             assert slot.held.digests == TokenSequence(cache).digests
         assert self.runtime.complaints == []
@@ -230,7 +230,7 @@ class SessionStates(RuleBasedStateMachine):
             assert reply.cache_miss.held_digest == TokenSequence(cache).digests[-1]
 
     def _cache(self, session: Session) -> list[int]:
-        slot = self.engine._scheduler.slots.find(session.name)
+        slot = self.engine._scheduler.admission.slots.find(session.name)
         return self.runtime.caches[slot.index] if slot else []
 
     def _answer(self, request: target_pb2.VerifyBatchRequest) -> target_pb2.VerifyBatchResponse:
