@@ -200,6 +200,19 @@ class Experience:
         """Return what is known of a drafter; None of nobody."""
         return self.remote[service] if drafter == REMOTE else self._by_text.get(drafter)
 
+    def observe(self, draft: Draft, num_accepted: int) -> None:
+        """Learn what was accepted of a draft."""
+        if (record := self.of(draft.drafter, draft.service)) is not None:
+            record.chances.observe(draft, num_accepted)
+
+    def expect(self, draft: Draft) -> Sequence[float]:
+        """Return the chance of each token of a draft, and take note of it: the next ones will be about alike."""
+        record = self.of(draft.drafter, draft.service)
+        chances = record.chances.of(draft) if record is not None else ()
+        if record is not None and draft.drafter == REMOTE:
+            record.note_chances(chances)
+        return chances
+
     def rooms(self, most: int) -> list[int]:
         """Return how many draft tokens each service proposes, up to `most`; 0 where it is lost or not there."""
         known = [0 if each.breaker.is_open else min(most, each.model.max_draft_tokens) for each in self.services]

@@ -10,6 +10,7 @@ from typing import Protocol
 from opentelemetry.util.types import AttributeValue
 
 from orchestrator.drafting.drafter import Draft, Drafter, Wanted
+from orchestrator.drafting.experience import Experience
 from orchestrator.drafting.prediction import is_followed
 from orchestrator.peers.patient_session import ContextFullError
 from orchestrator.peers.target import Verification
@@ -74,8 +75,10 @@ class LengthPolicy(Protocol):
 class FixedLength:
     """As many tokens in every cycle, as far as there is room."""
 
-    def __init__(self, num_draft_tokens: int) -> None:
+    def __init__(self, num_draft_tokens: int, experience: Experience | None = None) -> None:
+        """What comes of the drafts goes into the `experience` of those who ask what drafts are worth."""
         self._num_draft_tokens = num_draft_tokens
+        self._experience = experience
 
     def choose(self, most: int) -> Wanted:
         """Return that number, or `most`."""
@@ -85,7 +88,10 @@ class FixedLength:
         """Return None: the number is what was asked for."""
 
     def observe(self, cycle: Cycle) -> None:
-        """Learn nothing."""
+        """Let others learn from what was accepted."""
+        if self._experience is not None:
+            self._experience.observe(cycle.draft, cycle.verification.result.num_accepted)
+            self._experience.expect(cycle.draft)
 
 
 async def run_cycles(

@@ -185,9 +185,8 @@ class PaidLength:
             return ()
         record.note_times(draft, is_delayed=num_readings is None or num_readings != self._num_readings)
         record.tried_s = self._experience.exploration.elapsed_s
-        chances = record.chances.of(draft)
+        chances = self._experience.expect(draft)
         if draft.drafter == REMOTE:
-            record.note_chances(chances)
             for chance in chances:
                 self._chances[draft.service].add(chance)
         return chances
@@ -195,9 +194,7 @@ class PaidLength:
     def observe(self, cycle: Cycle) -> None:
         """Learn from what was accepted, and from the quote."""
         verification = cycle.verification
-        record = self._experience.of(cycle.draft.drafter, cycle.draft.service)
-        if record is not None:
-            record.chances.observe(cycle.draft, verification.result.num_accepted)
+        self._experience.observe(cycle.draft, verification.result.num_accepted)
         self._quote = verification.quote
         self._is_first = False
         self._num_unread = [number + len(cycle.tokens) for number in self._num_unread]
@@ -225,7 +222,10 @@ class PaidLength:
         """Return what each number of draft tokens costs, in tokens, up to the most that is quoted for."""
         rows_ms = quote.row_ms[: self._most]
         drafts_ms = (_draft_ms(quote, record.usual_s(number)) for number in count(1))
-        return [0.0, *(rate * (row_ms + draft_ms) for row_ms, draft_ms in zip(rows_ms, drafts_ms, strict=False))]
+        return [
+            0.0,
+            *(rate * (row_ms + draft_ms) for row_ms, draft_ms in zip(rows_ms, drafts_ms, strict=False)),
+        ]
 
     def _rate(self, record: Record, quote: target_pb2.Quote) -> float:
         """Return the tokens in a millisecond that time is priced at: those that are reached, or that soon will be.

@@ -66,7 +66,7 @@ def plan_speculation(
     is_open = not speculation.drafter and drafter != generation_pb2.DRAFTER_NONE
     return Plan(
         drafter,
-        FixedLength(most) if is_fixed else PaidLength(experience, most),
+        FixedLength(most, experience) if is_fixed else PaidLength(experience, most),
         speculation.min_joint_confidence
         if speculation.HasField("min_joint_confidence")
         else settings.min_joint_confidence,

@@ -7,7 +7,7 @@ import math
 import statistics
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Protocol
@@ -55,21 +55,23 @@ class Segment:
 
 
 class _Curve:
-    """Recent times by rows: for each size that was seen the least and the median of them, and the least of larger ones.
+    """Recent times by rows: for each size that was seen one of them and the median, and the least of larger ones.
 
     It learns from every decode, while whoever waits for the next one waits for this too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pick: Callable[[Sequence[float]], float]) -> None:
+        """`pick` one of the recent times of a size."""
+        self._pick = pick
         self._recent: dict[int, deque[float]] = {}
         self._num_observed = 0
         # When a size was last seen, in decodes.
         self._seen: dict[int, int] = {}
         # How many of a size were seen, and the mean of many.
         self._means: dict[int, tuple[int, float]] = {}
-        self.least: list[tuple[int, float]] = []
+        self.times: list[tuple[int, float]] = []
         self.usual: list[tuple[int, float]] = []
-        # The least time of the sizes from each place of `least` on, and no time beyond the last.
+        # The least time of the sizes from each place of `times` on, and no time beyond the last.
         self._floor_s = [math.inf]
 
     def ratio(self, num_rows: int, duration_s: float) -> float:
@@ -91,19 +93,18 @@ class _Curve:
         self._num_observed += 1
         self._seen[size] = self._num_observed
         self.usual[place] = size, statistics.median(times)
-        self.least = self._least()
-        floor_s = accumulate((least_s for _, least_s in reversed(self.least)), min, initial=math.inf)
+        self.times = self._times()
+        floor_s = accumulate((time_s for _, time_s in reversed(self.times)), min, initial=math.inf)
         self._floor_s = list(floor_s)[::-1]
 
-    def _least(self) -> list[tuple[int, float]]:
-        """Return the least time of each size, ascending."""
-        least = [(size, min(self._recent[size])) for size, _ in self.usual]
-        known = [(size, least_s) for size, least_s in least if self._is_known(size)]
+    def _times(self) -> list[tuple[int, float]]:
+        """Return the time of each size, ascending."""
+        times = [(size, self._pick(self._recent[size])) for size, _ in self.usual]
+        known = [(size, time_s) for size, time_s in times if self._is_known(size)]
         if len(known) < 2:
-            return least
+            return times
         return [
-            (size, least_s if self._is_known(size) else min(least_s, _estimate_s(known, size)))
-            for size, least_s in least
+            (size, time_s if self._is_known(size) else min(time_s, _estimate_s(known, size))) for size, time_s in times
         ]
 
     def _is_known(self, size: int) -> bool:
@@ -112,16 +113,16 @@ class _Curve:
 
     def guess_s(self, num_rows: int, shape: "_Curve") -> float:
         """Return what a size that is not known takes if its rows cost what they do in another curve; else infinity."""
-        known = [(size, least_s) for size, least_s in self.least if size <= num_rows and self._is_known(size)]
+        known = [(size, time_s) for size, time_s in self.times if size <= num_rows and self._is_known(size)]
         if not known or self._is_known(_size(num_rows)):
             return math.inf
         nearest, nearest_s = known[-1]
-        return nearest_s + max(0.0, _estimate_s(shape.least, num_rows) - _estimate_s(shape.least, nearest))
+        return nearest_s + max(0.0, _estimate_s(shape.times, num_rows) - _estimate_s(shape.times, nearest))
 
     def least_s(self, num_rows: int) -> float:
         """Return the estimate of the quickest decode of at least so many rows."""
-        above = bisect_left(self.least, (num_rows + 1,))
-        return min(_estimate_s(self.least, num_rows), self._floor_s[above])
+        above = bisect_left(self.times, (num_rows + 1,))
+        return min(_estimate_s(self.times, num_rows), self._floor_s[above])
 
 
 class DecodeCosts:
@@ -130,12 +131,13 @@ class DecodeCosts:
     Sessions are told apart, by powers of two, where that matters: in what a company is quoted (`company_s`, `least_s`).
     There sizes are compared that were not seen in the same minutes, with a longer or shorter context, on a machine that
     did more or less beside. So these times are kept as they would be without such a load, by which all are larger or
-    smaller alike, and the present one is found from the sizes that are seen again.
+    smaller alike, and the present one is found from the sizes that are seen again. Medians are compared: the least of
+    some times is further below them for a decode that takes long than for a short one, as more happens beside it.
     """
 
     def __init__(self) -> None:
-        self._all = _Curve()
-        self._least = self._all.least
+        self._all = _Curve(min)
+        self._least = self._all.times
         self._usual = self._all.usual
         self._of_company: dict[int, _Curve] = {}
         self._load = 1.0
@@ -149,8 +151,8 @@ class DecodeCosts:
                 self._recent_copies.append(max(0.0, duration_s - self.decode_s(num_rows)))
             return
         self._all.observe(num_rows, duration_s)
-        self._least, self._usual = self._all.least, self._all.usual
-        company = self._of_company.setdefault(num_sessions.bit_length(), _Curve())
+        self._least, self._usual = self._all.times, self._all.usual
+        company = self._of_company.setdefault(num_sessions.bit_length(), _Curve(statistics.median))
         # A single disturbed decode is no load.
         self._ratios.append(company.ratio(num_rows, duration_s / self._load))
         self._load *= 1 + _LOAD_SHARE * (min(statistics.median(self._ratios), _MOST_RATIO) - 1)
@@ -159,15 +161,15 @@ class DecodeCosts:
     def decode_s(self, num_rows: int) -> float:
         """Estimate one decode of so many rows that nothing disturbs; 0 while nothing is known.
 
-        Between sizes that were seen it is a line. Beyond them it is the line of the nearest two, but never more than in
-        proportion to the rows above them, nor less than that below them.
+        Between sizes that were seen it is a line. Below them it is the line of the nearest two, but never less than in
+        proportion to the rows; above them that of the largest and one of half as many rows, but never more than so.
         """
         return _estimate_s(self._least, num_rows)
 
     def company_s(self, num_rows: int, num_sessions: int) -> float:
         """Estimate one decode of so many rows of so many sessions, at the present load."""
         curve, load = self._of(num_sessions)
-        return load * _estimate_s(curve.least, num_rows)
+        return load * _estimate_s(curve.times, num_rows)
 
     def least_s(self, num_rows: int, num_sessions: int) -> float:
         """Estimate the quickest of those with at least so many rows: some kernels take longer for fewer."""
@@ -177,12 +179,12 @@ class DecodeCosts:
     def most_seen(self, num_sessions: int) -> int:
         """Return the most rows of decodes of such companies, of all where these are too few; 0 where none was seen."""
         curve, _ = self._of(num_sessions)
-        return curve.least[-1][0] if curve.least else 0
+        return curve.times[-1][0] if curve.times else 0
 
     def _of(self, num_sessions: int) -> tuple[_Curve, float]:
         """Return the times of companies alike, and the load to multiply them by; of all where these are too few."""
         curve = self._of_company.get(num_sessions.bit_length(), self._all)
-        return (curve, self._load) if curve is not self._all and len(curve.least) > 1 else (self._all, 1.0)
+        return (curve, self._load) if curve is not self._all and len(curve.times) > 1 else (self._all, 1.0)
 
     def rows_within(self, limit_s: float, start_rows: int, most_rows: int) -> int:
         """Return how many rows, at least 8 and at most `most_rows`, one decode evaluates in `limit_s`.
@@ -281,6 +283,9 @@ def _estimate_s(known: Sequence[tuple[int, float]], num_rows: int) -> float:
     if num_rows < smallest[0]:
         return min(max(estimate_s, smallest[1] * num_rows / smallest[0]), smallest[1])
     if num_rows > largest[0]:
+        # Two sizes near each other say little of one that is far from both.
+        half = max(bisect_left(known, (largest[0] // 2 + 1,)) - 1, 0)
+        estimate_s = _line((known[half], largest), num_rows)
         return max(min(estimate_s, largest[1] * num_rows / largest[0]), largest[1])
     return estimate_s
 

@@ -8,6 +8,7 @@ time would bring otherwise, at the rate that is reached.
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import accumulate, count, zip_longest
 from typing import Any
 
@@ -24,8 +25,45 @@ _MOST_QUOTED = 32
 # No decode is risked with more times as many rows as the largest one that a company like it has had: a line through two
 # that are near each other says little of one that is far.
 _MOST_TIMES_SEEN = 2
+# A row costs more than its time would bring at the rate: whoever is there waits for it, and of costs that are not known
+# well those are chosen that are taken for less than they are.
+_DEARER = 1.1
 # Quotes that are kept, of different companies.
 _MOST_QUOTES = 64
+
+
+@dataclass
+class _Rate:
+    """What a company reaches: sums over rounds, of which each counts less than the one after it.
+
+    `num_rows` is what the session with most had in their decodes, on the mean.
+    """
+
+    num_tokens: float = 0.0
+    elapsed_s: float = 0.0
+    decoded_s: float = 0.0
+    num_rows: float = 1.0
+
+    @property
+    def tokens_per_s(self) -> float:
+        """0 while it is not known."""
+        return self.num_tokens / self.elapsed_s if self.elapsed_s else 0.0
+
+    @property
+    def idle_share(self) -> float:
+        """The share of the time in which nothing is decoded."""
+        return max(0.0, 1 - self.decoded_s / self.elapsed_s) if self.elapsed_s else 1.0
+
+
+@dataclass
+class _Round:
+    """The round that began with a decode, and what was committed since."""
+
+    begun_s: float
+    decoded_s: float
+    num_rows: int
+    num_tokens: int = 0
+    num_answers: int = 0
 
 
 class Prices:
@@ -44,14 +82,12 @@ class Prices:
         self._costs = costs
         self._padded_rows = padded_rows
         self._most_rows = most_rows
-        # Sums over rounds, of which each counts less than the one after it.
-        self._num_tokens = self._elapsed_s = self._decoded_s = 0.0
-        # Sessions that these are of.
+        # Of so many sessions, and those of other companies.
+        self._rate = _Rate()
         self._num_present = 0
-        # When the last decode of a round began, and what was committed since; None where there was something else.
-        self._begun_s: float | None = None
-        self._num_new_tokens = self._num_new_answers = 0
-        self._new_decoded_s = 0.0
+        self._rates: dict[int, _Rate] = {}
+        # The one under way; None where there was something else.
+        self._round: _Round | None = None
         self._quotes: dict[tuple[int, int, int], Quote] = {}
         # A service that takes this one's place must not seem to have told its quotes already.
         self._versions = count(random.randrange(1 << 28, 1 << 31))
@@ -59,37 +95,59 @@ class Prices:
     @property
     def tokens_per_s(self) -> float:
         """What all sessions commit while any is there; 0 while it is not known."""
-        return self._num_tokens / self._elapsed_s if self._elapsed_s else 0.0
+        return self._rate.tokens_per_s
 
-    def decoded(self, now_s: float, duration_s: float) -> None:
-        """A decode of verifications began then, and with it a round. To be told before what comes of it."""
-        if self._begun_s is not None:
-            kept = 1 - 1 / max(_LEAST_ROUNDS, _NUM_ANSWERS / max(1, self._num_new_answers))
-            self._num_tokens = kept * self._num_tokens + self._num_new_tokens
-            self._elapsed_s = kept * self._elapsed_s + now_s - self._begun_s
-            self._decoded_s = kept * self._decoded_s + self._new_decoded_s
-        self._begun_s, self._num_new_tokens, self._num_new_answers, self._new_decoded_s = now_s, 0, 0, duration_s
+    def decoded(self, now_s: float, duration_s: float, num_rows: int = 1) -> None:
+        """A decode of verifications began then, and with it a round. To be told before what comes of it.
+
+        The session with most had so many rows in it.
+        """
+        rate, ended = self._rate, self._round
+        if ended is not None:
+            kept = 1 - 1 / max(_LEAST_ROUNDS, _NUM_ANSWERS / max(1, ended.num_answers))
+            rate.num_tokens = kept * rate.num_tokens + ended.num_tokens
+            rate.elapsed_s = kept * rate.elapsed_s + now_s - ended.begun_s
+            rate.decoded_s = kept * rate.decoded_s + ended.decoded_s
+            rate.num_rows += (1 - kept) * (ended.num_rows - rate.num_rows)
+        self._round = _Round(now_s, duration_s, num_rows)
 
     def answered(self, num_tokens: int) -> None:
         """A session committed so many tokens."""
-        self._num_new_tokens += num_tokens
-        self._num_new_answers += 1
+        if self._round is not None:
+            self._round.num_tokens += num_tokens
+            self._round.num_answers += 1
 
     def resize(self, num_present: int) -> None:
-        """So many sessions are there from now on: the rate counts as what each would have reached among these.
+        """So many sessions are there from now on, and the rate is that which so many had last.
 
-        It would take many rounds to forget a company, and those who are left would find all rows dear meanwhile.
+        So many who were not there yet count as what each of the others would reach among these, with drafts as before:
+        it would take many rounds to forget these, and those who are left would find all rows dear meanwhile. A larger
+        company reaches no less than the smaller one; how much more, nobody knows yet. None does worse than plainly.
         """
-        before, self._num_present = self._num_present, num_present
-        if self._elapsed_s and 0 < before != num_present > 0:
-            longer = self._decode_s(num_present, 1) / self._decode_s(before, 1)
-            self._num_tokens *= num_present / before
-            self._elapsed_s *= longer
-            self._decoded_s *= longer
+        before = self._num_present
+        if not num_present or num_present == before:
+            return
+        self._num_present = num_present
+        if not (self._rate.elapsed_s and before):
+            return
+        self._rates[before] = self._rate
+        known = num_present in self._rates
+        self._rate = self._rates.pop(num_present) if known else self._expected(before, num_present)
+
+    def _expected(self, before: int, num_present: int) -> _Rate:
+        """Return what so many sessions are taken to reach, by the rate of those before."""
+        rate = self._rate
+        num_rows = max(1, round(rate.num_rows))
+        longer = self._decode_s(num_present, num_rows) / self._decode_s(before, num_rows)
+        tokens_per_s = rate.tokens_per_s if num_present > before else rate.tokens_per_s * num_present / before / longer
+        tokens_per_s = max(tokens_per_s, num_present / self._decode_s(num_present, 1))
+        num_tokens = rate.num_tokens * num_present / before
+        elapsed_s = num_tokens / tokens_per_s
+        return _Rate(num_tokens, elapsed_s, elapsed_s * (1 - rate.idle_share), rate.num_rows)
 
     def pause(self) -> None:
         """Nobody was there: the time since the last round says nothing of the rate."""
-        self._begun_s = None
+        self._round = None
 
     def num_spare(self, works: Sequence[Work[Any]]) -> list[int]:
         """Return how many rows of each are not worth what they cost in a decode of them all."""
@@ -126,7 +184,8 @@ class Prices:
         tokens = list(accumulate(map(sum, zip_longest(*worths, [0.0] * most, fillvalue=0.0)), initial=0.0))
 
         def value(num_draft_tokens: int) -> float:
-            return tokens[num_draft_tokens] - self.tokens_per_s * self._decode_s(num_sessions, 1 + num_draft_tokens)
+            decode_s = self._decode_s(num_sessions, 1 + num_draft_tokens)
+            return tokens[num_draft_tokens] - _DEARER * self.tokens_per_s * decode_s
 
         # Of those that are worth the same the most: a draft token that costs nothing tells how good its drafter is.
         return max(range(num_forced, most + 1), key=lambda number: (value(number), number))
@@ -147,7 +206,7 @@ class Prices:
             decode_ms=1e3 * plain_s,
             num_sessions=num_present,
             num_drafting=num_drafting,
-            idle_share=self._idle_share if num_present > num_sessions else 1.0,
+            idle_share=self._rate.idle_share if num_present > num_sessions else 1.0,
         )
         known = self._quotes.get(company)
         if known is None or not _is_near(known, quote):
@@ -156,10 +215,6 @@ class Prices:
                 self._quotes.clear()
             self._quotes[company] = known = quote
         return known
-
-    @property
-    def _idle_share(self) -> float:
-        return max(0.0, 1 - self._decoded_s / self._elapsed_s) if self._elapsed_s else 1.0
 
     def _most_known(self, num_sessions: int) -> int:
         """Return how many draft tokens make decodes whose time can be told from those that were seen."""

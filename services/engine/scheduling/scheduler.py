@@ -248,7 +248,8 @@ class Scheduler:
         self._num_decodes += 1
         self.on_decode(decode)
         if is_verification and self._prices is not None:
-            self._prices.decoded(started_s, decode.ended_s - started_s)
+            most_rows = max(num_rows for _, num_rows in sessions)
+            self._prices.decoded(started_s, decode.ended_s - started_s, most_rows)
             works = [work for work, _ in batch]
             self._prices.tell(works, self._gathering.num_present, self._gathering.num_drafting)
         for (work, segment), rows in zip(batch, logits, strict=True):

@@ -143,7 +143,9 @@ def test_one_session_alone_is_not_padded() -> None:
     st.integers(1, 8),
     st.floats(0, 100),
 )
-def test_grouping_costs_least(num_rows: dict[int, int], width: int, decode_in_rows: float) -> None:
+def test_grouping_costs_least_or_nearly_so_all_together(
+    num_rows: dict[int, int], width: int, decode_in_rows: float
+) -> None:
     """Against every way to cut the working slots, in their order, into decodes."""
     runtime = exact(width)
     runtime.costs = LinearCosts(decode_in_rows)
@@ -164,7 +166,8 @@ def test_grouping_costs_least(num_rows: dict[int, int], width: int, decode_in_ro
 
     groups = runtime.group(list(reversed(segments)))
     assert [segment for group in groups for segment in group] == segments
-    assert cost(groups) == pytest.approx(min(cost(way) for way in every_way(segments)))
+    least = min(cost(way) for way in every_way(segments))
+    assert cost(groups) == pytest.approx(cost([segments]) if cost([segments]) <= 1.1 * least else least)
 
 
 def test_groups_fit_into_a_batch() -> None:

@@ -30,10 +30,17 @@ def prices(costs: DecodeCosts | None = None, *, tokens_per_s: float | None = 100
 
 
 def rounds(
-    found: Prices, tokens_per_s: float, *, round_s: float = 0.1, begin_s: float = 1.0, decode_s: float = 0.05
+    found: Prices,
+    tokens_per_s: float,
+    *,
+    round_s: float = 0.1,
+    begin_s: float = 1.0,
+    decode_s: float = 0.05,
+    num_rows: int = 1,
 ) -> None:
+    found.pause()
     for index in range(400):
-        found.decoded(begin_s + index * round_s, decode_s)
+        found.decoded(begin_s + index * round_s, decode_s, num_rows)
         found.answered(round(tokens_per_s * round_s))
 
 
@@ -84,19 +91,45 @@ def test_the_rate_follows_the_load() -> None:
     assert found.tokens_per_s == pytest.approx(40.0, rel=0.01)
 
 
-def test_another_company_is_priced_at_what_its_sessions_would_have_reached_in_it() -> None:
-    found = prices()
-    found.resize(4)
-    assert found.tokens_per_s == pytest.approx(100.0), "whose rate that is was not told before"
+def company(num_sessions: int, tokens_per_s: float, num_rows: int = 1) -> Prices:
+    found = prices(tokens_per_s=None)
+    found.resize(num_sessions)
+    rounds(found, tokens_per_s, num_rows=num_rows)
+    return found
+
+
+def test_a_smaller_company_is_priced_at_what_its_sessions_would_reach_by_themselves() -> None:
+    found = company(4, 400.0, num_rows=4)
     found.resize(1)
-    # A fourth of the tokens, in decodes of 21 ms instead of 24.
-    assert found.tokens_per_s == pytest.approx(100.0 / 4 * 24 / 21)
-    assert found.most_worthwhile(1, [[0.1, 0.04, 0.02]]) == 2, "a row costs 0.029 tokens, no tenth"
+    # A fourth of the tokens, in decodes of 24 ms instead of 36.
+    assert found.tokens_per_s == pytest.approx(400.0 / 4 * 36 / 24)
+    found = company(4, 100.0, num_rows=4)
+    found.resize(1)
+    assert found.tokens_per_s == pytest.approx(1 / 0.021), "no less than plainly"
+
+
+def test_a_larger_company_reaches_no_less_and_how_much_more_nobody_knows() -> None:
+    """One alone with long drafts reached 28 tokens/s; eight like it were taken to reach 83 and drafted nothing."""
+    found = company(1, 400.0, num_rows=10)
+    found.resize(8)
+    assert found.tokens_per_s == pytest.approx(400.0)
+    found = company(1, 60.0, num_rows=10)
+    found.resize(8)
+    assert found.tokens_per_s == pytest.approx(8 / 0.028), "no less than plainly"
+    assert quoted(found, 8, 8, 8).idle_share == 1.0
+
+
+def test_a_company_that_was_there_before_is_priced_at_what_it_had_reached() -> None:
+    found = company(4, 400.0, num_rows=4)
+    found.resize(3)
+    rounds(found, 200.0, begin_s=1000.0)
     found.resize(4)
-    assert found.tokens_per_s == pytest.approx(100.0)
+    assert found.tokens_per_s == pytest.approx(400.0)
     found.resize(0)
     found.resize(4)
-    assert found.tokens_per_s == pytest.approx(100.0)
+    assert found.tokens_per_s == pytest.approx(400.0), "nobody is no company"
+    found.resize(3)
+    assert found.tokens_per_s == pytest.approx(200.0, rel=0.01)
 
 
 def test_a_quote_tells_the_share_of_one_who_drafts() -> None:

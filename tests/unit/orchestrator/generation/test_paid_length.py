@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.drafting.drafter import NGRAM, NOBODY, REMOTE, Draft
 from orchestrator.drafting.experience import Experience
-from orchestrator.generation.cycle import Cycle
+from orchestrator.generation.cycle import Cycle, FixedLength
 from orchestrator.generation.length_policy import PaidLength
 from orchestrator.peers.target import Verification
 from outrider.v1 import target_pb2
@@ -260,3 +260,17 @@ def test_drafts_beside_the_prompts_of_others_say_nothing_of_how_long_they_take()
     assert record.comes.count == 1, "one was being read when it was asked for"
     other.cycle()
     assert record.comes.count == 2
+
+
+@pytest.mark.parametrize("num_accepted", [0, 3])
+def test_drafts_of_a_fixed_length_tell_others_what_drafts_are_worth(num_accepted: int) -> None:
+    """A company that drafts little learns little: it took 0.93, 0.87 and 0.77 for 0.81, 0.62 and 0.50."""
+    experience = Experience()
+    record, policy = experience.remote[0], FixedLength(3, experience)
+    result = target_pb2.VerifyBatchResult(num_accepted=num_accepted, next_token=7)
+    verification = Verification(result, 3, 0.021, 0.02, 0.02)
+    for index in range(200):
+        draft = Draft([7] * 3, (), [1.0] * 3, 0.01, 0.006, REMOTE)
+        assert policy.chances(draft) is None
+        policy.observe(Cycle(index, draft, verification, [7]))
+    assert record.joint(3) == pytest.approx([num_accepted / 3] * 3, abs=0.1)
