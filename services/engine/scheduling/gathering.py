@@ -91,7 +91,7 @@ class Gathering:
         self._parts = parts
         # When the next decode could have begun, with how many rows, and when the last one to join it came.
         self._ready_s: float | None = None
-        self._num_ready_rows = 0
+        self._num_ready_rows = self._num_padded_rows = 0
         self._joined_s = 0.0
         # When the last decode began, and what was answered since.
         self._begun_s: float | None = None
@@ -192,18 +192,19 @@ class Gathering:
         is_parted = self._is_parted == self._parting.waits(num_present)
         return -(-num_present // 2) if is_parted else None
 
-    def until_s(self, num_ready_rows: int) -> float:
+    def until_s(self, num_ready_rows: int, num_padded_rows: int = 0) -> float:
         """Return until when the decode of what is ready waits; now or earlier where there is nobody to wait for.
 
-        To be asked again whenever a session has arrived.
+        It would have `num_padded_rows`, if these are more: of slots between those who are here, too. To be asked again
+        whenever a session has arrived.
         """
         if self._ready_s is None:
             self._ready_s = self._joined_s = self._clock()
-        self._num_ready_rows = num_ready_rows
+        self._num_ready_rows, self._num_padded_rows = num_ready_rows, max(num_ready_rows, num_padded_rows)
         num_missing_rows = self._num_missing_rows()
         if not num_missing_rows:
             return self._ready_s
-        patience_s = self._worth_s(num_ready_rows, num_missing_rows)
+        patience_s = self._worth_s(num_missing_rows)
         if any(session.num_doubts for session in self._awaited()):
             # One decode of all was not seen lately, and may be quicker than it is thought to be.
             patience_s = max(patience_s, self._costs.usual_s(min(num_ready_rows, num_missing_rows)))
@@ -217,13 +218,14 @@ class Gathering:
         if self._ready_s is not None and any(self._is_expected(each, _LEAST_EXPECTED_S) for each in self._awaited()):
             self._ready_s = self._joined_s = self._clock()
 
-    def begin(self, num_ready_rows: int) -> None:
+    def begin(self, num_ready_rows: int, num_padded_rows: int = 0) -> None:
         """The decode of what is ready begins: who is still away is late."""
+        self._num_ready_rows, self._num_padded_rows = num_ready_rows, max(num_ready_rows, num_padded_rows)
         now_s = self._clock()
         ready_s = now_s if self._ready_s is None else self._ready_s
         for session in self._away() if self.most_together() is None else ():
             if session.missed_until_s is None:
-                session.missed_until_s = ready_s + self._worth_s(num_ready_rows, session.num_rows)
+                session.missed_until_s = ready_s + self._worth_s(session.num_rows)
             if not session.is_late:
                 session.doubt()
         self._end_round(now_s)
@@ -239,12 +241,12 @@ class Gathering:
         """Whether one that comes now has kept those who are here waiting for longer than its company saves."""
         if self._ready_s is None:
             return False
-        return now_s - self._joined_s > self._worth_s(self._num_ready_rows, self._num_missing_rows())
+        return now_s - self._joined_s > self._worth_s(self._num_missing_rows())
 
-    def _worth_s(self, num_ready_rows: int, num_missing_rows: int) -> float:
-        """Return how long one decode in the place of two is worth waiting."""
-        together_s = self._costs.decode_s(num_ready_rows + num_missing_rows)
-        saving_s = self._costs.usual_s(num_ready_rows) + self._costs.usual_s(num_missing_rows) - together_s
+    def _worth_s(self, num_missing_rows: int) -> float:
+        """Return how long one decode in the place of two is worth waiting: missing rows take the place of padding."""
+        together_s = self._costs.decode_s(max(self._num_padded_rows, self._num_ready_rows + num_missing_rows))
+        saving_s = self._costs.usual_s(self._num_padded_rows) + self._costs.usual_s(num_missing_rows) - together_s
         return max(saving_s, min(_SPREAD_S, _SPREAD_SHARE * together_s))
 
     def _num_missing_rows(self) -> int:

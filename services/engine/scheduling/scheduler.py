@@ -103,7 +103,7 @@ class Scheduler:
             return time.perf_counter() + _SLOT_POLL_S if self.num_waiting else math.inf
         if self._must_go_on() or self._has_turn_of_prompts() or self._is_complete():
             return 0.0
-        return self._gathering.until_s(self._num_short_rows())
+        return self._gathering.until_s(*self._num_short_rows())
 
     def wait_for_turn(self) -> None:
         """Wait for the cores, if a step decodes. To be called before a step, as what comes meanwhile can be added."""
@@ -164,11 +164,20 @@ class Scheduler:
         """Return what is done after one decode of few rows."""
         return [work for work in self._active if not work.is_prompt]
 
-    def _num_short_rows(self) -> int:
-        """Return how many rows a decode of those who are here would have, without those that are not worth it."""
+    def _num_short_rows(self) -> tuple[int, int]:
+        """Return the rows of those who are here, without those that are not worth it, and with padding as one decode.
+
+        Where several decodes are quicker, it is as many rows as take their time.
+        """
         short = self._short()
-        num_rows = sum(len(work.pending) for work in short)
-        return num_rows if self._prices is None else num_rows - sum(self._prices.num_spare(short))
+        spare = [0] * len(short) if self._prices is None else self._prices.num_spare(short)
+        rows = [len(work.pending) - num_spare for work, num_spare in zip(short, spare, strict=True)]
+        if not rows:
+            return 0, 0
+        slots = [work.slot.index for work in short]
+        together = self._runtime.padded_rows(max(slots) - min(slots) + 1, max(rows))
+        apart = sum(rows) + (len(rows) - 1) * self._runtime.costs.decode_in_rows
+        return sum(rows), round(min(together, apart))
 
     def _must_go_on(self) -> bool:
         """Whether work that goes on from token to token is under way, or nothing but prompts is there."""
@@ -193,7 +202,7 @@ class Scheduler:
         num_short_rows = self._num_short_rows()
         must_go_on = self._must_go_on()
         is_gathering = (
-            not (must_go_on or self._is_complete()) and self._gathering.until_s(num_short_rows) > time.perf_counter()
+            not (must_go_on or self._is_complete()) and self._gathering.until_s(*num_short_rows) > time.perf_counter()
         )
         if not must_go_on:
             most = self._most_together()
@@ -214,7 +223,7 @@ class Scheduler:
         if must_go_on:
             self._gathering.join(goes_on=any(work.goes_on for work in short))
         elif not is_gathering:
-            self._gathering.begin(num_short_rows)
+            self._gathering.begin(*num_short_rows)
         return zip(planned, num_rows, strict=True)
 
     def _most_prompt_rows(self) -> int:
