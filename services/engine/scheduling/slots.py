@@ -13,8 +13,6 @@ _GAP_ROWS, _MOST_SAVED_ROWS = 32, 256
 _OPEN_TOKENS = 16
 # A gap beside a session that comes back is closed after so many times: while a company gathers, others fill it.
 _MOST_GAPS = 8
-# How much of the usual company is what it was before, whenever a new session comes.
-_USUAL_SHARE = 0.97
 
 
 @dataclass(eq=False)
@@ -122,7 +120,9 @@ class SlotTable:
         working = [slot.index for slot in self.slots if slot.is_busy or self._is_held(slot)]
         first, last = min(working, default=0), max(working, default=0)
         company = len(working) + 1
-        self._usual_company = max(company, _USUAL_SHARE * self._usual_company + (1 - _USUAL_SHARE) * company)
+        usual = max(1.0, self._usual_company)
+        # Each company begins with one: by the time that it is complete again, it has lost half a session.
+        self._usual_company = max(company, usual + (company - usual) / usual**2)
         ages = {slot.index: age for age, slot in enumerate(self._sessions.values())}
 
         def cost(slot: Slot) -> tuple[float, bool, bool, int]:

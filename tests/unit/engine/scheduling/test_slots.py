@@ -1,5 +1,9 @@
 """Which slot goes to whom."""
 
+from random import Random
+
+import pytest
+
 from services.engine.scheduling.slots import SlotTable
 
 
@@ -138,18 +142,23 @@ def test_a_new_session_takes_the_slot_that_holds_its_prompt() -> None:
         assert slot.index == index
 
 
-def test_a_company_that_comes_again_in_another_order_finds_its_prompts() -> None:
-    """What is a gap when the first two of them are there is none when all are."""
-    table = SlotTable(8)
-    for name in "abcdefgh":
-        slot = table.assign(name)
-        assert slot is not None
-        slot.held.extend([ord(name)] * 40)
-    for slot in table.slots:
-        slot.is_busy = False
-        table.release(slot.session_id or "")
-    new = [table.assign(f"new {name}", [ord(name)] * 30) for name in "dhagbfce"]
-    assert [slot.index for slot in new if slot] == ["abcdefgh".index(name) for name in "dhagbfce"]
+@pytest.mark.parametrize("num_sessions", [4, 8, 16, 64])
+def test_a_company_that_comes_again_in_another_order_finds_its_prompts(num_sessions: int) -> None:
+    """What is a gap when the first two of them are there is none when all are. Of 16 four had to read theirs again."""
+    table = SlotTable(num_sessions)
+    order = list(range(num_sessions))
+    for number in range(8):
+        for name in order:
+            slot = table.assign(f"{number} {name}", [name] * 30)
+            assert slot is not None
+            if number:
+                assert slot.held.tokens[0] == name
+            else:
+                slot.held.extend([name] * 40)
+        for slot in table.slots:
+            slot.is_busy = False
+            table.release(slot.session_id or "")
+        Random(number).shuffle(order)
 
 
 def test_what_is_held_is_what_sessions_hold_that_are_not_over() -> None:
