@@ -89,6 +89,8 @@ class Prices:
         # The one under way; None where there was something else.
         self._round: _Round | None = None
         self._quotes: dict[tuple[int, int, int], Quote] = {}
+        # What decodes take by sessions and rows of each, asked for with each arrival, until there is another decode.
+        self._decodes_s: dict[tuple[int, int], float] = {}
         # A service that takes this one's place must not seem to have told its quotes already.
         self._versions = count(random.randrange(1 << 28, 1 << 31))
 
@@ -102,6 +104,7 @@ class Prices:
 
         The session with most had so many rows in it.
         """
+        self._decodes_s.clear()
         rate, ended = self._rate, self._round
         if ended is not None:
             kept = 1 - 1 / max(_LEAST_ROUNDS, _NUM_ANSWERS / max(1, ended.num_answers))
@@ -222,7 +225,11 @@ class Prices:
         return min(max(most_rows // num_sessions - 1, 1), self._most_rows // num_sessions - 1)
 
     def _decode_s(self, num_sessions: int, num_rows: int) -> float:
-        return self._costs.least_s(self._padded_rows(num_sessions, num_rows), num_sessions)
+        company = num_sessions, num_rows
+        if company not in self._decodes_s:
+            num_padded = self._padded_rows(num_sessions, num_rows)
+            self._decodes_s[company] = self._costs.least_s(num_padded, num_sessions)
+        return self._decodes_s[company]
 
 
 def _is_near(known: Quote, quote: Quote) -> bool:
