@@ -64,13 +64,13 @@ class Meeting(Gathering):
         super().__init__(*arguments, **settings)
         self.num_rounds = 0
 
-    def until_s(self, num_ready_rows: int) -> float:
+    def until_s(self, num_ready_rows: int, num_padded_rows: int = 0) -> float:
         is_waiting = self._are_all_known and self.num_rounds < NUM_ROUNDS and self._away()
         return self._clock() + (PATIENCE_S if is_waiting else 0.0)
 
-    def begin(self, num_ready_rows: int) -> None:
+    def begin(self, num_ready_rows: int, num_padded_rows: int = 0) -> None:
         self.num_rounds += self._are_all_known
-        super().begin(num_ready_rows)
+        super().begin(num_ready_rows, num_padded_rows)
 
     def most_together(self) -> None:
         """All, however quick the model of a test is beside its draft."""
