@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from outrider.v1 import common_pb2
+from services.engine.errors import ModelLoadError
 from services.engine.model.model import Model
 from services.engine.runtime.interface import Segment
 from services.engine.runtime.runtime import LlamaRuntime, RuntimeOptions
@@ -86,6 +87,23 @@ def test_attention_is_measured_by_a_layer_with_the_heads_of_the_model(
         runtime.close()
     assert not layer.path.exists()
     assert "GGUF" not in caplog.text
+    model.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [("llama_model_n_head", 0, "has no attention"), ("llama_model_n_embd", 33, "an odd number of elements")],
+)
+def test_attention_that_a_layer_cannot_have_is_not_measured(
+    name: str, value: int, complaint: str, pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Model(pair.target)
+    monkeypatch.setattr(model, "metadata", lambda key: "")
+    monkeypatch.setattr(llama_cpp, name, lambda handle: value)
+    if value:
+        monkeypatch.setattr(llama_cpp, "llama_model_n_head", lambda handle: 1)
+    with pytest.raises(ModelLoadError, match=complaint), one_layer_of(model):
+        pass
     model.close()
 
 

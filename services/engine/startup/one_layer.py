@@ -9,6 +9,7 @@ from pathlib import Path
 import llama_cpp
 import numpy as np
 
+from services.engine.errors import ModelLoadError
 from services.engine.model.model import Model
 
 _ARCHITECTURE = "llama"
@@ -37,10 +38,15 @@ def _write(path: Path, model: Model) -> None:
     logging.getLogger("gguf").setLevel(logging.WARNING)
     num_heads: int = llama_cpp.llama_model_n_head(model.handle)
     num_kv_heads: int = llama_cpp.llama_model_n_head_kv(model.handle)
+    if not (num_heads and num_kv_heads):
+        raise ModelLoadError(f"the first layer of {model.path.name} has no attention")
     usual = llama_cpp.llama_model_n_embd(model.handle) // num_heads
     key, value = (
         int(model.metadata(f"{model.architecture}.attention.{kind}_length") or usual) for kind in ("key", "value")
     )
+    # Positions turn pairs of numbers.
+    if key % 2:
+        raise ModelLoadError(f"heads of {model.path.name} have an odd number of elements")
     tokens = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
     writer = GGUFWriter(path, _ARCHITECTURE)
     writer.add_context_length(model.trained_context)
