@@ -63,7 +63,7 @@ class Recorded:
 
 def observe_runtime(engine: Any, recorder: Recorder) -> None:
     """Watch an engine of a checkout that does not tell who was in a decode yet, through its runtime."""
-    runtime, slots = engine._runtime, engine._scheduler.admission.slots.slots
+    runtime, slots = engine._runtime, engine._scheduler.slots.slots
     decode = runtime.decode
 
     def recorded(segments: Sequence[Segment]) -> list[Logits]:

@@ -90,8 +90,8 @@ class FixedLength:
     def observe(self, cycle: Cycle) -> None:
         """Let others learn from what was accepted."""
         if self._experience is not None:
-            self._experience.observe(cycle.draft, cycle.verification.result.num_accepted)
             self._experience.expect(cycle.draft)
+            self._experience.observe(cycle.draft, cycle.verification.result.num_accepted)
 
 
 async def run_cycles(

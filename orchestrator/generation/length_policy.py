@@ -222,10 +222,7 @@ class PaidLength:
         """Return what each number of draft tokens costs, in tokens, up to the most that is quoted for."""
         rows_ms = quote.row_ms[: self._most]
         drafts_ms = (_draft_ms(quote, record.usual_s(number)) for number in count(1))
-        return [
-            0.0,
-            *(rate * (row_ms + draft_ms) for row_ms, draft_ms in zip(rows_ms, drafts_ms, strict=False)),
-        ]
+        return [0.0, *(rate * (row_ms + draft_ms) for row_ms, draft_ms in zip(rows_ms, drafts_ms, strict=False))]
 
     def _rate(self, record: Record, quote: target_pb2.Quote) -> float:
         """Return the tokens in a millisecond that time is priced at: those that are reached, or that soon will be.

@@ -10,7 +10,8 @@ import numpy as np
 from orchestrator.simulation.clock import Clock
 from orchestrator.simulation.scenario import ModelCosts
 from orchestrator.simulation.script import VOCABULARY_SIZE
-from services.engine.runtime.interface import DecodeCosts, Logits, Segment
+from services.engine.runtime.decode_costs import DecodeCosts
+from services.engine.runtime.interface import Logits, Segment
 from services.engine.scheduling.scheduler import Decode, Scheduler
 from services.engine.scheduling.work import Work
 

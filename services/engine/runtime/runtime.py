@@ -15,7 +15,8 @@ from services.engine.complaints import pop_complaint
 from services.engine.control_groups import usable_cores
 from services.engine.errors import DecodeError, ModelLoadError
 from services.engine.model.model import NO_GENERATION, Model
-from services.engine.runtime.interface import DecodeCosts, Logits, Segment
+from services.engine.runtime.decode_costs import DecodeCosts
+from services.engine.runtime.interface import Logits, Segment
 from services.engine.runtime.watching import Watcher
 
 _THROW_AWAY_TOKEN = 0

@@ -13,7 +13,7 @@ from itertools import accumulate, count, zip_longest
 from typing import Any
 
 from outrider.v1.target_pb2 import Quote
-from services.engine.runtime.interface import DecodeCosts
+from services.engine.runtime.decode_costs import DecodeCosts
 from services.engine.scheduling.work import Work
 
 # Answers of which the rate is a mean, and the least rounds: many sessions tell it sooner.

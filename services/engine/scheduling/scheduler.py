@@ -199,8 +199,8 @@ class Scheduler:
     def _plan(self) -> Iterable[tuple[Work[Any], int]]:
         """Say how many rows of each active work go into the next decode."""
         short = self._short()
-        num_short_rows = self._num_short_rows()
         must_go_on = self._must_go_on()
+        num_short_rows = (0, 0) if must_go_on else self._num_short_rows()
         is_gathering = (
             not (must_go_on or self._is_complete()) and self._gathering.until_s(*num_short_rows) > time.perf_counter()
         )

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.engine.errors import DecodeError
-from services.engine.runtime.interface import DecodeCosts, Logits, Segment
+from services.engine.runtime.decode_costs import DecodeCosts
+from services.engine.runtime.interface import Logits, Segment
 from services.engine.sampling import SamplingParams
 from services.engine.sampling.reference import sample
 from tests.waiting import PATIENCE_S

@@ -1,6 +1,6 @@
 """Costs that are as a test wants them."""
 
-from services.engine.runtime.interface import DecodeCosts
+from services.engine.runtime.decode_costs import DecodeCosts
 
 
 class LinearCosts(DecodeCosts):

@@ -8,7 +8,8 @@ import numpy as np
 
 from services.engine.errors import DecodeError
 from services.engine.runtime.checkpoints import CheckpointRuntime
-from services.engine.runtime.interface import DecodeCosts, Logits, Segment
+from services.engine.runtime.decode_costs import DecodeCosts
+from services.engine.runtime.interface import Logits, Segment
 from tests.unit.engine.fakes import VOCABULARY_SIZE, fake_logits
 
 STATE_BYTES = 100

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.engine.runtime.interface import DecodeCosts
+from services.engine.runtime.decode_costs import DecodeCosts
 
 
 def seen(times_s: dict[int, float]) -> DecodeCosts:

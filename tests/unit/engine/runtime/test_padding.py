@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.engine.runtime.interface import DecodeCosts, Logits, Segment
+from services.engine.runtime.decode_costs import DecodeCosts
+from services.engine.runtime.interface import Logits, Segment
 from services.engine.runtime.padding import ExactMode, Exactness, PaddedRuntime, reserve
 from tests.unit.engine.linear_costs import LinearCosts
 

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
-from services.engine.runtime.interface import DecodeCosts
+from services.engine.runtime.decode_costs import DecodeCosts
 from services.engine.scheduling.gathering import Gathering
 from tests.unit.engine.linear_costs import LinearCosts
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from services.engine.runtime.interface import DecodeCosts
+from services.engine.runtime.decode_costs import DecodeCosts
 from services.engine.scheduling.gathering import Gathering, _Session
 from tests.unit.engine.linear_costs import LinearCosts
 from tests.unit.engine.scheduling.companies import COSTS, ROWS, Company, SharedCores, sessions

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from services.engine.runtime.interface import DecodeCosts, Logits, Segment
+from services.engine.runtime.decode_costs import DecodeCosts
+from services.engine.runtime.interface import Logits, Segment
 from services.engine.runtime.runtime import RuntimeOptions
 from services.engine.startup.measuring import Budget, Finding, Measuring, findings
 from services.engine.startup.model_service import LoadedModel
