@@ -92,11 +92,14 @@ class Exchange(Generic[RequestT, ReplyT]):
         """Work on requests with `work`, which returns the reply to one or raises.
 
         `refuse` makes the reply that carries an error on a stream, from the request's id. `forget` is called with the
-        id of every session that is released.
+        id of every session that is released, or whose stream has ended: a caller that was cut off while it wrote cannot
+        release anything. The session may come back on another stream.
         """
         self._work = work
         self._refuse = refuse
         self._forget = forget
+        # By session, the stream that it came on last.
+        self._streams: dict[str, Outgoing[ReplyT]] = {}
         self._requests: OrderedDict[str, _Request[ReplyT]] = OrderedDict()
 
     async def answer(self, request: RequestT) -> ReplyT:
@@ -121,6 +124,7 @@ class Exchange(Generic[RequestT, ReplyT]):
 
     def release(self, session_id: str) -> None:
         """Forget the session."""
+        self._streams.pop(session_id, None)
         entry = self._requests.pop(session_id, None)
         if entry is not None:
             entry.give_up(ServiceError(grpc.StatusCode.CANCELLED, "CANCELLED", "the session was released"))
@@ -147,6 +151,7 @@ class Exchange(Generic[RequestT, ReplyT]):
                 if kind == field:
                     request = getattr(message, field)
                     session_id = session_id or request.context.session_id
+                    self._streams[session_id] = outgoing
                     await outgoing.reserve()
                     self._begin(request, session_id, unanswered, outgoing)
                 elif kind == "cancel":
@@ -162,6 +167,9 @@ class Exchange(Generic[RequestT, ReplyT]):
             for send, entry in unanswered.items():
                 entry.task.remove_done_callback(send)
                 entry.leave()
+            if self._streams.get(session_id) is outgoing:
+                del self._streams[session_id]
+                self._forget(session_id)
 
     def _begin(
         self,

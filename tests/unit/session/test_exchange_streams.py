@@ -125,6 +125,10 @@ async def test_a_stream_takes_release(service: Service, stub: draft_pb2_grpc.Dra
     await soon(lambda: 1 in service.started)
     reply = service.finish(1)
     assert await client.reply() == reply
+    await client.release()
+    await client.call.done_writing()
+    assert await client.end() == (grpc.StatusCode.OK, "")
+    assert service.forgotten == ["a", "a"]
 
 
 async def test_cancel_and_release_before_any_request_do_nothing(
@@ -170,12 +174,44 @@ async def test_a_client_that_vanishes_cancels_its_work(service: Service, stub: d
     await soon(lambda: service.started == [1])
     client.call.cancel()
     await soon(lambda: service.cancelled == [1])
+    # A caller that was cut off while it wrote cannot release its session any more.
+    await soon(lambda: service.forgotten == ["a"])
     # The session can be taken up on another stream.
     again = Client(stub)
     await again.send(1)
     await soon(lambda: service.started == [1, 1])
     reply = service.finish(1)
     assert await again.reply() == reply
+
+
+async def test_a_stream_that_ends_between_two_requests_lets_its_session_go(
+    service: Service, stub: draft_pb2_grpc.DraftServiceStub
+) -> None:
+    client = Client(stub)
+    await client.send(1)
+    await soon(lambda: service.started == [1])
+    service.finish(1)
+    await client.reply()
+    client.call.cancel()
+    await soon(lambda: service.forgotten == ["a"])
+
+
+async def test_a_session_that_goes_on_elsewhere_is_kept_when_its_old_stream_breaks(
+    service: Service, stub: draft_pb2_grpc.DraftServiceStub
+) -> None:
+    old, new = Client(stub), Client(stub)
+    await old.send(1)
+    await soon(lambda: service.started == [1])
+    await new.send(2)
+    await soon(lambda: service.started == [1, 2])
+    old.call.cancel()
+    # The server hears of it by the time that it has served another stream that was begun after that.
+    other = Client(stub)
+    await other.send(3, "b")
+    await soon(lambda: 3 in service.started)
+    other.call.cancel()
+    await soon(lambda: bool(service.forgotten))
+    assert service.forgotten == ["b"]
 
 
 async def test_a_client_that_has_said_everything_still_gets_its_answer(
@@ -188,6 +224,7 @@ async def test_a_client_that_has_said_everything_still_gets_its_answer(
     reply = service.finish(1)
     assert await client.reply() == reply
     assert await client.end() == (grpc.StatusCode.OK, "")
+    await soon(lambda: service.forgotten == ["a"])
 
 
 async def test_a_server_that_stops_answers_and_ends_its_streams(service: Service) -> None:
