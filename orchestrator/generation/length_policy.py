@@ -183,7 +183,8 @@ class PaidLength:
         record = self._experience.of(draft.drafter, draft.service)
         if record is None:
             return ()
-        record.note_times(draft, is_delayed=num_readings is None or num_readings != self._num_readings)
+        is_beside_prompts = num_readings is None or num_readings != self._num_readings
+        record.note_times(draft, is_delayed=is_beside_prompts or self._is_kept_waiting(draft))
         record.tried_s = self._experience.exploration.elapsed_s
         chances = self._experience.expect(draft)
         if draft.drafter == REMOTE:
@@ -270,6 +271,10 @@ class PaidLength:
 
     def _catch_up_s(self, record: Record) -> float:
         return record.prompt_s.value if self._num_unread[self._service.service] > MOST_READ_TOKENS else 0.0
+
+    def _is_kept_waiting(self, draft: Draft) -> bool:
+        """Whether a draft that did not come in time had no cores: the target decodes for others without a pause."""
+        return not draft.tokens and self._quote is not None and self._quote.idle_share < _IDLE
 
     def _num_waiting(self) -> int:
         # Who shares a decode waits as well.

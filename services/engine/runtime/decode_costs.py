@@ -72,8 +72,11 @@ class _Curve:
         known = [(size, time_s) for size, time_s in times if self._is_known(size)]
         if len(known) < 2:
             return times
+        # Fewer rows than any known take no longer than these: a line says little of them.
+        least = known[0][0]
         return [
-            (size, time_s if self._is_known(size) else min(time_s, _estimate_s(known, size))) for size, time_s in times
+            (size, time_s if self._is_known(size) else min(time_s, _estimate_s(known, max(size, least))))
+            for size, time_s in times
         ]
 
     def _is_known(self, size: int) -> bool:

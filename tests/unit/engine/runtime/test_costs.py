@@ -155,3 +155,15 @@ def test_a_size_that_is_new_says_nothing_of_the_load() -> None:
         costs.observe(8, 0.50, num_sessions=4)
     assert costs.company_s(4, 4) == pytest.approx(0.10)
     assert costs.company_s(8, 4) == pytest.approx(0.50)
+
+
+def test_a_line_says_little_of_fewer_rows_than_any_that_is_known() -> None:
+    """Two sessions that decoded plainly in 132 ms were taken for 66, and found every draft dear."""
+    costs = DecodeCosts()
+    for _ in range(3):
+        costs.observe(6, 0.199, num_sessions=3)
+        costs.observe(10, 0.337, num_sessions=2)
+    costs.observe(2, 0.132, num_sessions=2)
+    assert costs.least_s(2, 2) == pytest.approx(0.132)
+    costs.observe(3, 0.4, num_sessions=3)
+    assert costs.least_s(3, 3) == pytest.approx(0.199)

@@ -262,6 +262,20 @@ def test_drafts_beside_the_prompts_of_others_say_nothing_of_how_long_they_take()
     assert record.comes.count == 2
 
 
+@pytest.mark.parametrize(("idle_share", "num_learned"), [(0.05, 0), (0.5, 1)])
+def test_a_draft_that_had_no_cores_for_the_decodes_of_others_says_nothing_of_those_to_come(
+    idle_share: float, num_learned: int
+) -> None:
+    session = Session(quote(num_sessions=3, idle_share=idle_share))
+    session.cycles(5)
+    record = session.experience.remote[0]
+    num_known = record.comes.count
+    assert num_known
+    session.policy.choose(MOST)
+    session.policy.chances(Draft(waited_s=0.5, drafter=REMOTE))
+    assert record.comes.count == num_known + num_learned
+
+
 @pytest.mark.parametrize("num_accepted", [0, 3])
 def test_drafts_of_a_fixed_length_tell_others_what_drafts_are_worth(num_accepted: int) -> None:
     """A company that drafts little learns little: it took 0.93, 0.87 and 0.77 for 0.81, 0.62 and 0.50."""
