@@ -49,8 +49,8 @@ class SlotTable:
         self._released: set[str] = set()
         # Sessions at work at a time: as many as there were lately, when more of them came.
         self._usual_company = 0.0
-        # How often, one after the other, sessions were seen to have gaps between them.
-        self._num_gaps = 0
+        # How often, one after the other, sessions were seen with gaps between them, and these in rows of padding.
+        self._num_gaps, self._num_padded = 0, 0.0
         self.num_evictions = 0
 
     @property
@@ -87,20 +87,31 @@ class SlotTable:
             self._released.add(session_id)
 
     def nearer(self, session_id: str) -> Slot | None:
-        """Return a free slot for a session to move to, between others at work, if it is the outermost and gaps stay.
+        """Return a free slot for a session to move to, nearer to others at work, if it is the outermost and gaps stay.
 
-        Asked whenever a session comes back: they may have come to their slots in a larger company.
+        Asked whenever a session comes back: they may have come to their slots in a larger company. What the slot holds
+        is lost, a prompt of a chat that may go on: not before the gaps have taken as many rows of padding.
         """
         working = [slot.index for slot in self.slots if slot.is_busy or self._is_held(slot)]
-        slot = self._sessions[session_id]
-        places = sorted({*working, slot.index})
+        own = self._sessions[session_id].index
+        places = sorted({*working, own})
         num_gaps = places[-1] - places[0] + 1 - len(places)
         self._num_gaps = self._num_gaps + 1 if num_gaps else 0
-        if self._num_gaps <= _MOST_GAPS or slot.index not in (places[0], places[-1]):
+        # Each of them asks once in a round, which pads every gap.
+        self._num_padded = self._num_padded + num_gaps / len(places) if num_gaps else 0.0
+        if self._num_gaps <= _MOST_GAPS or own not in (places[0], places[-1]):
             return None
-        self._num_gaps = 0
+        others = [place for place in places if place != own]
+
+        def num_slots(slot: Slot) -> int:
+            return max(others[-1], slot.index) - min(others[0], slot.index) + 1
+
         between = self.slots[places[0] + 1 : places[-1]]
-        return next((each for each in between if not each.is_busy and self._is_over(each)), None)
+        free = [slot for slot in between if not slot.is_busy and self._is_over(slot)]
+        found = min((slot for slot in free if self._num_lost(slot) <= self._num_padded), key=num_slots, default=None)
+        if found is not None:
+            self._num_gaps, self._num_padded = 0, 0.0
+        return found
 
     def move(self, session_id: str, target: Slot) -> None:
         """Give a session another slot, which nobody needs; what both hold is the caller's affair."""
@@ -134,6 +145,12 @@ class SlotTable:
 
         free = [slot for slot in self.slots if not slot.is_busy and self._is_over(slot)]
         return min(free, key=cost, default=None)
+
+    def _num_lost(self, slot: Slot) -> int:
+        """Return how many tokens are lost with what a slot holds: none that another one holds too."""
+        held = slot.held
+        is_kept = any(each is not slot and each.held.has_prefix(len(held), held.digests[-1]) for each in self.slots)
+        return 0 if is_kept else len(held)
 
     def _is_over(self, slot: Slot) -> bool:
         return slot.session_id is None or slot.session_id in self._released
