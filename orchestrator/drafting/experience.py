@@ -170,6 +170,32 @@ class Exploration:
         self._saved_s -= seconds
 
 
+class Prompts:
+    """Requests whose prompts are being read by one of the services, and how many were."""
+
+    def __init__(self) -> None:
+        self._readers: weakref.WeakSet[object] = weakref.WeakSet()
+        self._num_read = 0
+
+    def __len__(self) -> int:
+        """Return how many are being read."""
+        return len(self._readers)
+
+    def begin(self, request: object) -> None:
+        """The prompt of a request is being read from now on, until that ends or it is gone."""
+        self._readers.add(request)
+
+    def end(self, request: object) -> None:
+        """It was read, or given up."""
+        if request in self._readers:
+            self._readers.discard(request)
+            self._num_read += 1
+
+    def num_read(self, request: object) -> int | None:
+        """Return how many were read by now; None while one of another request than this is being read."""
+        return None if len(self._readers) > (request in self._readers) else self._num_read
+
+
 class Experience:
     """The records of all drafters, the last `choice` that was made by them, and what came of all.
 
@@ -191,10 +217,9 @@ class Experience:
         # What a cycle without draft tokens takes.
         self.plain_s = Quantile()
         self._plain_s, self._spent_s = Mean(_NUM_CYCLES), Mean(_NUM_CYCLES)
-        # Requests that draft or may, those of them whose prompts are being read, and how many were read.
+        # Requests that draft or may, and those of them whose prompts draft services or the target read.
         self._requests: weakref.WeakSet[object] = weakref.WeakSet()
-        self._readers: weakref.WeakSet[object] = weakref.WeakSet()
-        self._num_readings = 0
+        self.draft_prompts, self.target_prompts = Prompts(), Prompts()
 
     def of(self, drafter: str, service: int = 0) -> Record | None:
         """Return what is known of a drafter; None of nobody."""
@@ -219,27 +244,14 @@ class Experience:
         return known or [most]
 
     def begin(self, request: object) -> None:
-        """A request may draft from now on, until it is gone."""
+        """A request may draft from now on, until it is gone. The target reads its prompt first."""
         self._requests.add(request)
-
-    def begin_reading(self, request: object) -> None:
-        """A draft service reads the prompt of a request from now on."""
-        self._readers.add(request)
-
-    def end_reading(self, request: object) -> None:
-        """It has, or gave up."""
-        if request in self._readers:
-            self._readers.discard(request)
-            self._num_readings += 1
-
-    def num_readings(self, request: object) -> int | None:
-        """Return how many prompts were read by now; None while one of another request than this is being read."""
-        return None if len(self._readers) > (request in self._readers) else self._num_readings
+        self.target_prompts.begin(request)
 
     @property
     def have_read(self) -> bool:
         """Whether the prompts of most requests are read: drafts of a few would keep the others waiting."""
-        return len(self._readers) <= _MOST_READING * len(self._requests)
+        return len(self.draft_prompts) <= _MOST_READING * len(self._requests)
 
     @property
     def limit_s(self) -> float:

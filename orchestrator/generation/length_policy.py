@@ -21,7 +21,7 @@ from itertools import accumulate, count
 from operator import mul
 
 from orchestrator.drafting.drafter import REMOTE, Draft, Wanted
-from orchestrator.drafting.experience import Experience, Mean, Record
+from orchestrator.drafting.experience import Experience, Mean, Prompts, Record
 from orchestrator.drafting.patience import MOST_READ_TOKENS
 from orchestrator.generation.cycle import Cycle
 from orchestrator.generation.service_choice import VISIT_TOKENS, ServiceChoice
@@ -61,15 +61,15 @@ class PaidLength:
         self._has_begun = False
         # Tokens that each has not read; the prompt counts as many.
         self._num_unread = [math.inf for _ in experience.remote]
-        # As the draft under way was asked for.
-        self._num_readings: int | None = None
+        # Prompts that draft services and the target had read as the draft under way was asked for.
+        self._nums_read: list[int | None] = [None for _ in self._prompts]
         # What was set aside for the draft under way, to find out what it is worth.
         self._reserved_s = 0.0
 
     def choose(self, most: int) -> Wanted:
         """Return the number that is worth most, with when a draft should end earlier."""
         room, quote = min(most, self._most), self._quote
-        self._num_readings = self._experience.num_readings(self)
+        self._nums_read = [prompts.num_read(self) for prompts in self._prompts]
         if self._is_first:
             # The first token comes as soon as it can: before its prompt is read the draft would have to read it too.
             return Wanted(0, num_looked_up=room)
@@ -172,19 +172,18 @@ class PaidLength:
         """Return the chance of each token."""
         self._draft = draft
         if draft.is_reading:
-            self._experience.begin_reading(self)
+            self._experience.draft_prompts.begin(self)
             return ()
-        num_readings = self._experience.num_readings(self)
+        is_delayed = self._is_delayed(draft)
         if draft.drafter == REMOTE:
-            self._experience.end_reading(self)
+            self._experience.draft_prompts.end(self)
         if draft.read_s is not None:
             self._num_unread[draft.service] = 0
         self._service.note(draft)
         record = self._experience.of(draft.drafter, draft.service)
         if record is None:
             return ()
-        is_beside_prompts = num_readings is None or num_readings != self._num_readings
-        record.note_times(draft, is_delayed=is_beside_prompts or self._is_kept_waiting(draft))
+        record.note_times(draft, is_delayed=is_delayed)
         record.tried_s = self._experience.exploration.elapsed_s
         chances = self._experience.expect(draft)
         if draft.drafter == REMOTE:
@@ -197,6 +196,7 @@ class PaidLength:
         verification = cycle.verification
         self._experience.observe(cycle.draft, verification.result.num_accepted)
         self._quote = verification.quote
+        self._experience.target_prompts.end(self)
         self._is_first = False
         self._num_unread = [number + len(cycle.tokens) for number in self._num_unread]
         if self._draft.drafter == REMOTE and self._draft.tokens:
@@ -272,9 +272,21 @@ class PaidLength:
     def _catch_up_s(self, record: Record) -> float:
         return record.prompt_s.value if self._num_unread[self._service.service] > MOST_READ_TOKENS else 0.0
 
-    def _is_kept_waiting(self, draft: Draft) -> bool:
-        """Whether a draft that did not come in time had no cores: the target decodes for others without a pause."""
-        return not draft.tokens and self._quote is not None and self._quote.idle_share < _IDLE
+    @property
+    def _prompts(self) -> Sequence[Prompts]:
+        return self._experience.draft_prompts, self._experience.target_prompts
+
+    def _is_delayed(self, draft: Draft) -> bool:
+        """Whether prompts of others were read meanwhile, or one that did not come had no cores.
+
+        Where the target reads prompts, or decodes for others without a pause, it may have had these.
+        """
+        by_draft, by_target = (
+            now is None or now != before
+            for before, now in zip(self._nums_read, (prompts.num_read(self) for prompts in self._prompts), strict=True)
+        )
+        is_kept_busy = self._quote is not None and self._quote.idle_share < _IDLE
+        return by_draft or (not draft.tokens and (by_target or is_kept_busy))
 
     def _num_waiting(self) -> int:
         # Who shares a decode waits as well.

@@ -262,6 +262,27 @@ def test_drafts_beside_the_prompts_of_others_say_nothing_of_how_long_they_take()
     assert record.comes.count == 2
 
 
+def test_a_draft_that_the_target_kept_from_the_cores_to_read_prompts_says_nothing_of_those_to_come() -> None:
+    """Two of the first eleven drafts came too late, and 16 streams went on plainly for as long as they ran."""
+    experience = Experience()
+    session = Session(quote(num_sessions=2), experience)
+    session.cycles(5)
+    record = experience.remote[0]
+    num_known = record.comes.count
+    late = Draft(waited_s=0.5, drafter=REMOTE)
+    other = Session(quote(num_sessions=2), experience)
+    session.policy.choose(MOST)
+    session.policy.chances(late)
+    assert record.comes.count == num_known, "a prompt is being read"
+    session.policy.choose(MOST)
+    other.cycle()
+    session.policy.chances(late)
+    assert record.comes.count == num_known, "one was being read when it was asked for"
+    session.policy.choose(MOST)
+    session.policy.chances(late)
+    assert record.comes.count == num_known + 1
+
+
 @pytest.mark.parametrize(("idle_share", "num_learned"), [(0.05, 0), (0.5, 1)])
 def test_a_draft_that_had_no_cores_for_the_decodes_of_others_says_nothing_of_those_to_come(
     idle_share: float, num_learned: int
