@@ -15,7 +15,10 @@ _MOST_EXACT_ROWS = 64
 # would never be tried again where its first time was long, as the machine did something else.
 _NUM_KNOWN, _MOST_UNSEEN = 3, 1024
 # Of what decodes take more or less than the mean of so many, the share that is taken for load at once, and the most.
-_LONG, _LOAD_SHARE, _MOST_RATIO = 64, 1 / 4, 2.0
+_LONG, _LOAD_SHARE, _MOST_RATIO = 64, 1 / 16, 2.0
+# The share, of its logarithm, in which the load of one size is taken to be that of others: decodes of few rows wait for
+# memory, those of many compute. 48 rows took 1.05 to 1.10 s in minutes in which 16 took 0.42, and 0.55 and more.
+_COMMON_LOAD = 0.5
 # Until they are known better: what a decode and a copy cost, in rows. Copies of 0.5 to 14 rows were seen.
 _START_DECODE_ROWS = 16.0
 _START_COPY_ROWS = 16.0
@@ -103,7 +106,7 @@ class DecodeCosts:
     Sessions are told apart, by powers of two, where that matters: in what a company is quoted (`company_s`, `least_s`).
     There sizes are compared that were not seen in the same minutes, with a longer or shorter context, on a machine that
     did more or less beside. So these times are kept as they would be without such a load, by which all are larger or
-    smaller alike, and the present one is found from the sizes that are seen again. Medians are compared: the least of
+    smaller in part, and the present one is found from the sizes that are seen again. Medians are compared: the least of
     some times is further below them for a decode that takes long than for a short one, as more happens beside it.
     """
 
@@ -128,7 +131,12 @@ class DecodeCosts:
         # A single disturbed decode is no load.
         self._ratios.append(company.ratio(num_rows, duration_s / self._load))
         self._load *= 1 + _LOAD_SHARE * (min(statistics.median(self._ratios), _MOST_RATIO) - 1)
-        company.observe(num_rows, duration_s / self._load)
+        company.observe(num_rows, duration_s / self._common_load)
+
+    @property
+    def _common_load(self) -> float:
+        """By how much sizes that were not seen lately are taken to be longer than without load."""
+        return math.pow(self._load, _COMMON_LOAD)
 
     def decode_s(self, num_rows: int) -> float:
         """Estimate one decode of so many rows that nothing disturbs; 0 while nothing is known.
@@ -156,7 +164,7 @@ class DecodeCosts:
     def _of(self, num_sessions: int) -> tuple[_Curve, float]:
         """Return the times of companies alike, and the load to multiply them by; of all where these are too few."""
         curve = self._of_company.get(num_sessions.bit_length(), self._all)
-        return (curve, self._load) if curve is not self._all and len(curve.times) > 1 else (self._all, 1.0)
+        return (curve, self._common_load) if curve is not self._all and len(curve.times) > 1 else (self._all, 1.0)
 
     def rows_within(self, limit_s: float, start_rows: int, most_rows: int) -> int:
         """Return how many rows, at least 8 and at most `most_rows`, one decode evaluates in `limit_s`.

@@ -121,11 +121,14 @@ class Gathering:
         session.answered_s = session.missed_until_s = None
         self._joined_s = now_s
 
-    def answered(self, session_id: str, num_rows: int, num_tokens: int) -> None:
-        """A session was answered with so many tokens; its last decode had so many rows of it."""
+    def answered(self, session_id: str, num_rows: int, num_tokens: int, *, may_draft: bool = False) -> None:
+        """A session was answered with so many tokens; its last decode had so many rows of it.
+
+        One that `may_draft` does as soon as that pays, and by the same prices as others.
+        """
         session = self._sessions.setdefault(session_id, _Session())
         session.num_rows, session.group = num_rows, self._num_decodes
-        session.num_drafting = _NUM_DRAFTING if num_rows > 1 else session.num_drafting - 1
+        session.num_drafting = _NUM_DRAFTING if num_rows > 1 or may_draft else session.num_drafting - 1
         session.answered_s = self._clock()
         session.num_unawaited -= 1
         session.is_late = session.is_late and session.num_unawaited > 0
@@ -164,7 +167,7 @@ class Gathering:
 
     @property
     def num_drafting(self) -> int:
-        """Those of them that draft; all where none does."""
+        """Those of them that draft, or would if that paid; all where none does."""
         present = self._present()
         return sum(session.num_drafting > 0 for session in present) or len(present)
 

@@ -286,7 +286,8 @@ class Scheduler:
         if not work.pending:
             self._active.remove(work)
             if work.is_awaited:
-                self._gathering.answered(work.prefix.session_id, num_rows, work.num_tokens)
+                session_id = work.prefix.session_id
+                self._gathering.answered(session_id, num_rows, work.num_tokens, may_draft=work.wants_quote)
             if self._prices is not None:
                 self._prices.answered(work.num_tokens)
             self._finish(work, work.result)

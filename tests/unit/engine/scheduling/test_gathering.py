@@ -94,6 +94,18 @@ def test_drafts_that_never_leave_the_cores_do_not_keep_a_decode_for_ever() -> No
     assert now_s == pytest.approx(0.25 + SAVING_S, abs=0.02)
 
 
+def test_who_may_draft_shares_the_price_of_rows_with_those_who_do() -> None:
+    """Four of 16 looked up drafts, so a row was quoted at four times its price, and nobody else began to draft."""
+    gathering = Gathering(COSTS, lambda: 0.0)
+    gathering.answered("drafts", ROWS, ROWS)
+    for index in range(3):
+        gathering.answered(f"may draft {index}", 1, 1, may_draft=True)
+    gathering.answered("does not", 1, 1)
+    for session_id in ("drafts", "may draft 0", "may draft 1", "may draft 2", "does not"):
+        gathering.arrived(session_id)
+    assert (gathering.num_drafting, gathering.num_present) == (4, 5)
+
+
 def test_where_slots_between_those_who_are_here_are_padded_waiting_saves_a_decode_of_that_size() -> None:
     """Four of 16 sessions, in slots 0, 5, 13 and 14, took 1.06 s, like all of them, and had waited for 0.05."""
     gathering = Gathering(COSTS, lambda: 0.0)
