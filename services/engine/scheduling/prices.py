@@ -6,6 +6,7 @@ number to choose: how many draft tokens a session may have at most. The rule is 
 time would bring otherwise, at the rate that is reached.
 """
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ _MOST_TIMES_SEEN = 2
 # A row costs more than its time would bring at the rate: whoever is there waits for it, and of costs that are not known
 # well those are chosen that are taken for less than they are.
 _DEARER = 1.1
+# A decode of a company takes no more than so many times as long as without draft tokens, whatever they are worth: all
+# wait for a session that has looked up a long draft.
+_LONGEST = 3.5
 # Quotes that are kept, of different companies.
 _MOST_QUOTES = 64
 
@@ -190,8 +194,12 @@ class Prices:
             decode_s = self._decode_s(num_sessions, 1 + num_draft_tokens)
             return tokens[num_draft_tokens] - _DEARER * self.tokens_per_s * decode_s
 
+        longest_s = _LONGEST * self._decode_s(num_sessions, 1) if num_sessions > 1 else math.inf
+        beyond = (
+            number for number in range(num_forced + 1, most + 1) if self._decode_s(num_sessions, 1 + number) > longest_s
+        )
         # Of those that are worth the same the most: a draft token that costs nothing tells how good its drafter is.
-        return max(range(num_forced, most + 1), key=lambda number: (value(number), number))
+        return max(range(num_forced, next(beyond, most + 1)), key=lambda number: (value(number), number))
 
     def quote(self, num_sessions: int, num_present: int, num_drafting: int) -> Quote:
         """Return the quote for a decode of so many of those present, of whom so many draft.
