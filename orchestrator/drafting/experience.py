@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.drafting.chances import MEMORY, Chances, JointChances
+from orchestrator.drafting.common_length import CommonLength
 from orchestrator.drafting.drafter import NGRAM, PREDICTION, REMOTE, Draft
 from orchestrator.drafting.patience import LEAST_S
 from orchestrator.drafting.remote import DraftService
@@ -91,16 +92,17 @@ class Record:
     # Mean of the chances of its tokens.
     chance: Mean = field(default_factory=lambda: Mean(MEMORY))
     _joint: JointChances = field(default_factory=JointChances)
-    # Draft tokens for those who share decodes, and wait for each other.
-    number: int = 0
+    # For those who share decodes.
+    common: CommonLength = field(default_factory=CommonLength)
     # When it last drafted, in seconds of `Exploration.elapsed_s`.
     tried_s: float = -math.inf
     _num_delayed: int = 0
 
-    def note_times(self, draft: Draft, *, is_delayed: bool = False) -> None:
+    def note_times(self, draft: Draft, num_drafting: int = 1, *, is_delayed: bool = False) -> None:
         """Learn how long a draft took, or was waited for in vain; `is_delayed` if the service read a prompt of others.
 
-        All sessions of a company begin that way, and would take drafts for dearer than they are from then on.
+        All sessions of a company begin that way, and would take drafts for dearer than they are from then on. Of the
+        drafts of `num_drafting` sessions together a few that are late as one of them ends say little.
         """
         self._num_delayed = self._num_delayed + 1 if is_delayed else 0
         if draft.read_s is not None:
@@ -113,6 +115,7 @@ class Record:
         # One that never came says something even so: else a service that hangs is tried at full cost for ever.
         if draft.follows_prompt and draft.tokens:
             return
+        self.comes.memory = _NUM_DRAFTS * num_drafting
         self.comes.add(len(draft.tokens) > 0)
         if draft.tokens:
             self.token_s.add(draft.computed_s / len(draft.tokens))

@@ -1,23 +1,16 @@
 """The length policy of mode AUTO: as many draft tokens as pay, by what the target quotes and what drafts have shown.
 
-With S_j the chance that the first j draft tokens are all accepted, a draft of n tokens is worth
+What each number is worth is told by `Worth`; every one is evaluated, zero too. What is worth its rows is decided once
+more by the target, by the chances of the very tokens and in the company that is there then.
 
-    S_1 + ... + S_n - r (T(n) - T(0)) - r / m (D + n t)
-
-tokens: what it brings, less what its time would bring otherwise. r is the rate of all sessions together, at which the
-target's time is priced, T its decode; D and t are what drafting takes whatever the length and for each token, priced at
-a share of the rate, as the m sessions that draft do so in the same wait. Beside a decode of others drafting is free.
-Every n is evaluated, zero too. What is worth its rows is decided once more by the target, by the chances of the very
-tokens and in the company that is there then.
-
-D, t and S_j are those of the draft service that is used; `service_choice` says which of several that is.
+What is known of drafts is known of the draft service that is used; `service_choice` says which of several that is.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import accumulate, count
+from itertools import accumulate
 from operator import mul
 
 from orchestrator.drafting.drafter import REMOTE, Draft, Wanted
@@ -25,6 +18,7 @@ from orchestrator.drafting.experience import Experience, Mean, Prompts, Record
 from orchestrator.drafting.patience import MOST_READ_TOKENS
 from orchestrator.generation.cycle import Cycle
 from orchestrator.generation.service_choice import VISIT_TOKENS, ServiceChoice
+from orchestrator.generation.worth import IDLE, Worth, place_of_best
 from outrider.v1 import draft_pb2, generation_pb2, target_pb2
 
 # Tokens of this request that its own mean chance is of.
@@ -33,12 +27,10 @@ _MEMORY = 64
 _PRIOR_TOKENS = 32
 # Draft tokens until there is a quote and so many drafts were seen.
 _FIRST, _NUM_FIRST = VISIT_TOKENS, 4
-# A target that idles for less of its time decodes for others while one drafts: a draft of that length costs nothing.
-_IDLE = 0.1
 # What a draft model has to read first is to pay within so many cycles.
 _NUM_AMORTIZED = 32
-# Another number has to be worth more by so many tokens, or this share of those that a cycle brings.
-_MARGIN, _MARGIN_SHARE = 0.05, 0.02
+# Who drafts no more has to see a gain of so many tokens in it to begin again.
+_MARGIN = 0.05
 # No longer drafts are asked for than usually take this share of the time after which one is not waited for any more.
 _SAFE = 0.75
 
@@ -65,10 +57,13 @@ class PaidLength:
         self._nums_read: list[int | None] = [None for _ in self._prompts]
         # What was set aside for the draft under way, to find out what it is worth.
         self._reserved_s = 0.0
+        # Whether all of a company try that with it.
+        self._is_trial = False
 
     def choose(self, most: int) -> Wanted:
         """Return the number that is worth most, with when a draft should end earlier."""
         room, quote = min(most, self._most), self._quote
+        self._is_trial = False
         self._nums_read = [prompts.num_read(self) for prompts in self._prompts]
         if self._is_first:
             # The first token comes as soon as it can: before its prompt is read the draft would have to read it too.
@@ -78,12 +73,12 @@ class PaidLength:
         record, most = self._experience.remote[service], rooms[service] or room
         if quote is None or not _is_known(record, quote) or self._service.is_visit:
             return self._after_reading(Wanted(min(_FIRST, most), num_looked_up=room, service=service))
-        rate = self._rate(record, quote)
-        costs = self._costs(record, quote, rate)
-        most = min(most, self._most_in_time(record), len(costs) - 1)
+        worth = Worth(record, quote, self._most)
+        most = min(most, self._most_in_time(record), worth.most)
         chance = self._mean_chance(record)
-        values = _values(costs[: most + 1], record.joint(most, chance), record)
-        number, early_end = self._number(record, quote, rate, costs, values)
+        values = worth.values(record.joint(most, chance))
+        number, early_end = self._number(record, quote, worth, values)
+        num_looked_up = number if self._is_trial else room
         self._experience.choice = generation_pb2.LengthChoice(
             num_draft_tokens=number,
             chance=chance,
@@ -98,7 +93,7 @@ class PaidLength:
             Wanted(
                 number,
                 early_end,
-                num_looked_up=room,
+                num_looked_up=num_looked_up,
                 is_better=partial(self._is_worth_more, max(values), quote),
                 limit_s=self._experience.limit_s,
                 service=service,
@@ -138,35 +133,28 @@ class PaidLength:
         return any(brought - cost > worth for brought, cost in zip(tokens, costs, strict=False))
 
     def _number(
-        self,
-        record: Record,
-        quote: target_pb2.Quote,
-        rate: float,
-        costs: Sequence[float],
-        values: Sequence[float],
+        self, record: Record, quote: target_pb2.Quote, worth: Worth, values: Sequence[float]
     ) -> tuple[int, draft_pb2.EarlyEnd | None]:
-        """Return the number, and when a draft should end earlier, by what each number costs and is worth."""
+        """Return the number, and when a draft should end earlier, by what each number is worth."""
         most = len(values) - 1
         # What the draft model has to read first should be worth it within some cycles.
-        catch_up_cost = rate * _draft_ms(quote, self._catch_up_s(record)) / _NUM_AMORTIZED
-        # One that stays out has to see a gain to come in, and the other way round. Where others share its decodes they
-        # wait for its drafts and have rows for nothing, unless all do the same: it takes more to begin, and to go on.
-        least = _MARGIN if quote.num_sessions > 1 else 0.0
-        self._drafts = max(values) - catch_up_cost > (least if self._drafts else least + _MARGIN)
+        catch_up_cost = worth.cost_of(self._catch_up_s(record)) / _NUM_AMORTIZED
+        if quote.num_sessions > 1:
+            return min(most, self._common(record, worth, catch_up_cost)), None
+        # One that stays out has to see a gain to come in, and the other way round.
+        self._drafts = max(values) - catch_up_cost > (0.0 if self._drafts else _MARGIN)
         if not self._drafts:
             return int(most > 0 and self._may_explore(record)), None
-        if quote.num_sessions > 1:
-            return self._common(record, costs, most), None
         # Nobody waits for it, and after each token it is known whether another one is worth it. So it is as many as are
         # where the drafter is sure.
         chances = record.chances.by_margin()
-        sure = _values(costs[: most + 1], [max(chances) ** depth for depth in range(1, most + 1)], record)
-        number = max(1, _place_of_best(values))
+        sure = worth.values([max(chances) ** depth for depth in range(1, most + 1)])
+        number = max(1, place_of_best(values))
         # Another token is not worth it: its chance is about the mean, its cost about that of all.
-        token_cost = (costs[number] - rate * _draft_ms(quote, record.usual_s(0))) / number
+        token_cost = (worth.costs[number] - worth.cost_of(record.usual_s(0))) / number
         least_chance = min(1.0, token_cost / max(self._mean_chance(record), 0.01))
         early_end = draft_pb2.EarlyEnd(min_joint_chance=least_chance, margins=record.chances.edges, chances=chances)
-        return _place_of_best(sure), early_end
+        return place_of_best(sure), early_end
 
     def chances(self, draft: Draft) -> Sequence[float]:
         """Return the chance of each token."""
@@ -183,13 +171,15 @@ class PaidLength:
         record = self._experience.of(draft.drafter, draft.service)
         if record is None:
             return ()
-        record.note_times(draft, is_delayed=is_delayed)
+        num_drafting = max(1, self._quote.num_drafting) if self._quote is not None else 1
+        record.note_times(draft, num_drafting, is_delayed=is_delayed)
         record.tried_s = self._experience.exploration.elapsed_s
         chances = self._experience.expect(draft)
         if draft.drafter == REMOTE:
             for chance in chances:
                 self._chances[draft.service].add(chance)
-        return chances
+        # What is tried is verified in any case.
+        return () if self._is_trial else chances
 
     def observe(self, cycle: Cycle) -> None:
         """Learn from what was accepted, and from the quote."""
@@ -207,39 +197,21 @@ class PaidLength:
             self._experience.note_cycle(len(cycle.tokens) * verification.plain_s, spent_s)
         self._experience.exploration.take(-self._reserved_s)
         self._reserved_s = 0.0
+        if not self._draft.is_reading:
+            self._experience.remote[self._service.service].common.end_round(self)
         try_s = self._exploring_s(self._experience.remote[0])
         self._service.spend(self._draft, verification.waited_s, self._num_waiting(), try_s, is_drafting=self._drafts)
 
-    def _common(self, record: Record, costs: Sequence[float], most: int) -> int:
-        """Return the number for all sessions, which wait for each other: the same for all who draft."""
-        values = _values(costs, record.joint(len(costs) - 1), record)
-        best = max(1, _place_of_best(values))
-        margin = max(_MARGIN, _MARGIN_SHARE * (1 + values[best] + costs[best]))
-        if not 0 < record.number < len(values) or values[best] > values[record.number] + margin:
-            record.number = best
-        return min(record.number, most)
-
-    def _costs(self, record: Record, quote: target_pb2.Quote, rate: float) -> list[float]:
-        """Return what each number of draft tokens costs, in tokens, up to the most that is quoted for."""
-        rows_ms = quote.row_ms[: self._most]
-        drafts_ms = (_draft_ms(quote, record.usual_s(number)) for number in count(1))
-        return [0.0, *(rate * (row_ms + draft_ms) for row_ms, draft_ms in zip(rows_ms, drafts_ms, strict=False))]
-
-    def _rate(self, record: Record, quote: target_pb2.Quote) -> float:
-        """Return the tokens in a millisecond that time is priced at: those that are reached, or that soon will be.
-
-        A company that begins has not reached yet what it will, and would take rows for cheap until it has.
-        """
-        if quote.num_sessions < 2 or quote.idle_share < 1.0:
-            return quote.tokens_per_ms
-        num_drafting, rows_ms = max(1, quote.num_drafting), quote.row_ms[: self._most]
-        brought = accumulate(record.joint(len(rows_ms)))
-        rates = (
-            (quote.num_sessions + num_drafting * record.comes.value * tokens)
-            / (quote.decode_ms + num_drafting * (row_ms + _draft_ms(quote, record.usual_s(number))))
-            for number, (row_ms, tokens) in enumerate(zip(rows_ms, brought, strict=True), start=1)
-        )
-        return max(quote.tokens_per_ms, *rates)
+    def _common(self, record: Record, worth: Worth, catch_up_cost: float) -> int:
+        """Return the number of all sessions, which wait for each other."""
+        values, common = worth.values(record.joint(worth.most)), record.common
+        begins_round = common.begins_round(self._experience.plain_s.value)
+        number = common.choose(values, worth.costs, catch_up_cost)
+        if not number and worth.most and begins_round and self._may_explore(record):
+            number = common.begin_trial(self, values)
+        self._is_trial = common.is_trial
+        self._drafts = number > 0
+        return number
 
     def _mean_chance(self, record: Record) -> float:
         own = self._chances[self._service.service]
@@ -254,20 +226,24 @@ class PaidLength:
         """Whether to find out by a token whether drafts are worth it by now. Several services are visited instead."""
         if len(self._chances) > 1:
             return False
+        is_alone = self._num_waiting() == 1
         # What the draft model read before its last draft hid how long drafts take by now.
         draft = self._draft
         has_caught_up = draft.read_s is not None or (draft.follows_prompt and len(draft.tokens) > 0)
         needed_s, exploration = self._exploring_s(record), self._experience.exploration
-        if not (has_caught_up or exploration.may_take(needed_s)):
+        if not ((is_alone and has_caught_up) or exploration.may_take(needed_s)):
             return False
         # At once: else all sessions that are about to choose do the same.
         exploration.take(needed_s)
-        self._reserved_s = needed_s
+        self._reserved_s = needed_s if is_alone else 0.0
         return True
 
     def _exploring_s(self, record: Record) -> float:
-        """Return what a draft of one token takes of the time of all who wait for it, and what is read before."""
-        return self._num_waiting() * record.usual_s(1) + self._catch_up_s(record)
+        """Return what a try takes of the time of all who wait, with what is read before it."""
+        num_waiting = self._num_waiting()
+        is_alone = num_waiting == 1
+        tried_s = record.usual_s(1) if is_alone else record.common.trial_cost * self._experience.plain_s.value
+        return num_waiting * (tried_s + self._catch_up_s(record))
 
     def _catch_up_s(self, record: Record) -> float:
         return record.prompt_s.value if self._num_unread[self._service.service] > MOST_READ_TOKENS else 0.0
@@ -285,7 +261,7 @@ class PaidLength:
             now is None or now != before
             for before, now in zip(self._nums_read, (prompts.num_read(self) for prompts in self._prompts), strict=True)
         )
-        is_kept_busy = self._quote is not None and self._quote.idle_share < _IDLE
+        is_kept_busy = self._quote is not None and self._quote.idle_share < IDLE
         return by_draft or (not draft.tokens and (by_target or is_kept_busy))
 
     def _num_waiting(self) -> int:
@@ -298,25 +274,9 @@ class PaidLength:
         if quote is None or not _is_known(record, quote):
             return -math.inf
         most = min(self._experience.rooms(self._most)[service], self._most_in_time(record))
-        values = _values(self._costs(record, quote, self._rate(record, quote))[: most + 1], record.joint(most), record)
+        values = Worth(record, quote, self._most).values(record.joint(most))
         return max(values[1:], default=-math.inf)
 
 
 def _is_known(record: Record, quote: target_pb2.Quote) -> bool:
     return quote.tokens_per_ms > 0 and record.comes.count >= _NUM_FIRST
-
-
-def _draft_ms(quote: target_pb2.Quote, seconds: float) -> float:
-    """Return a session's share of the time that drafting keeps the target waiting: none beside decodes of others."""
-    beside_ms = (1 - min(1.0, quote.idle_share / _IDLE)) * quote.decode_ms
-    return max(0.0, 1e3 * seconds - beside_ms) / max(1, quote.num_drafting)
-
-
-def _values(costs: Sequence[float], joint: Sequence[float], record: Record) -> list[float]:
-    """Return what each number of draft tokens is worth, in tokens, by their joint chances; zero is worth nothing."""
-    tokens = accumulate(joint)
-    return [0.0, *(record.comes.value * brought - cost for brought, cost in zip(tokens, costs[1:], strict=False))]
-
-
-def _place_of_best(values: Sequence[float]) -> int:
-    return max(range(len(values)), key=values.__getitem__)

@@ -14,6 +14,8 @@ _MOST_EXACT_ROWS = 64
 # A size of which fewer were seen, or none among so many decodes, takes no longer than a line through others says: it
 # would never be tried again where its first time was long, as the machine did something else.
 _NUM_KNOWN, _MOST_UNSEEN = 3, 1024
+# Of a size that was not seen among so many decodes the next three tell what it takes, whatever it took before.
+_STALE = 32
 # Of what decodes take more or less than the mean of so many, the share that is taken for load at once, and the most.
 _LONG, _LOAD_SHARE, _MOST_RATIO = 64, 1 / 16, 2.0
 # The share, of its logarithm, in which the load of one size is taken to be that of others: decodes of few rows wait for
@@ -61,6 +63,9 @@ class _Curve:
             self._recent[size] = deque(maxlen=_NUM_RECENT)
             self.usual.insert(place, (size, 0.0))
         times = self._recent[size]
+        if self._num_observed - self._seen.get(size, 0) >= _STALE:
+            while len(times) >= _NUM_KNOWN:
+                times.popleft()
         times.append(duration_s * size / num_rows)
         self._num_observed += 1
         self._seen[size] = self._num_observed

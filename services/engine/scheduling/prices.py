@@ -6,7 +6,6 @@ number to choose: how many draft tokens a session may have at most. The rule is 
 time would bring otherwise, at the rate that is reached.
 """
 
-import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -186,7 +185,7 @@ class Prices:
         most = max(map(len, worths))
         if not self.tokens_per_s:
             return most
-        most = max(num_forced, min(most, self._most_known(num_sessions)))
+        most = max(num_forced, min(most, self._most_sensible(num_sessions)))
         # What so many draft tokens of each session bring together.
         tokens = list(accumulate(map(sum, zip_longest(*worths, [0.0] * most, fillvalue=0.0)), initial=0.0))
 
@@ -194,12 +193,8 @@ class Prices:
             decode_s = self._decode_s(num_sessions, 1 + num_draft_tokens)
             return tokens[num_draft_tokens] - _DEARER * self.tokens_per_s * decode_s
 
-        longest_s = _LONGEST * self._decode_s(num_sessions, 1) if num_sessions > 1 else math.inf
-        beyond = (
-            number for number in range(num_forced + 1, most + 1) if self._decode_s(num_sessions, 1 + number) > longest_s
-        )
         # Of those that are worth the same the most: a draft token that costs nothing tells how good its drafter is.
-        return max(range(num_forced, next(beyond, most + 1)), key=lambda number: (value(number), number))
+        return max(range(num_forced, most + 1), key=lambda number: (value(number), number))
 
     def quote(self, num_sessions: int, num_present: int, num_drafting: int) -> Quote:
         """Return the quote for a decode of so many of those present, of whom so many draft.
@@ -209,7 +204,7 @@ class Prices:
         num_present, num_drafting = max(num_present, num_sessions), max(num_drafting, 1)
         company = num_sessions, num_present, num_drafting
         plain_s = self._decode_s(num_sessions, 1)
-        most = min(_MOST_QUOTED, self._most_known(num_sessions))
+        most = min(_MOST_QUOTED, self._most_sensible(num_sessions))
         rows_s = [self._decode_s(num_sessions, 1 + number) - plain_s for number in range(1, most + 1)]
         quote = Quote(
             row_ms=[1e3 * row_s * num_present / (num_sessions * num_drafting) for row_s in rows_s],
@@ -227,10 +222,15 @@ class Prices:
             self._quotes[company] = known = quote
         return known
 
-    def _most_known(self, num_sessions: int) -> int:
-        """Return how many draft tokens make decodes whose time can be told from those that were seen."""
+    def _most_sensible(self, num_sessions: int) -> int:
+        """Return how many draft tokens, at least 1, make decodes whose time is known, and bearable for a company."""
         most_rows = self._costs.most_seen(num_sessions) * _MOST_TIMES_SEEN
-        return min(max(most_rows // num_sessions - 1, 1), self._most_rows // num_sessions - 1)
+        most = min(max(most_rows // num_sessions - 1, 1), self._most_rows // num_sessions - 1)
+        if num_sessions == 1:
+            return most
+        longest_s = _LONGEST * self._decode_s(num_sessions, 1)
+        beyond = (number for number in range(2, most + 1) if self._decode_s(num_sessions, 1 + number) > longest_s)
+        return next(beyond, most + 1) - 1
 
     def _decode_s(self, num_sessions: int, num_rows: int) -> float:
         company = num_sessions, num_rows

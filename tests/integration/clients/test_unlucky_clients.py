@@ -9,7 +9,8 @@ import pytest
 
 from outrider.v1 import common_pb2, target_pb2, target_pb2_grpc
 from services.frame.rpc.errors import error_from_status
-from services.session.exchange import MAX_UNSENT_ANSWERS, Exchange
+from services.session.duplex import MAX_UNSENT_ANSWERS
+from services.session.exchange import Exchange
 from services.session.sequence import TokenSequence
 from tests.integration.clients.target import PROMPT, Other, Target, request, serving
 from tests.integration.conftest import Pair

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from services.session.exchange import MAX_UNSENT_ANSWERS, Outgoing
+from services.session.duplex import MAX_UNSENT_ANSWERS, Outgoing
 from tests.waiting import PATIENCE_S
 
 

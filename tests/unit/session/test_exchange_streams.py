@@ -10,7 +10,8 @@ import pytest
 
 from outrider.v1 import draft_pb2, draft_pb2_grpc
 from services.frame.rpc.errors import ServiceError, error_from_rpc
-from services.session.exchange import MAX_UNSENT_ANSWERS, Exchange
+from services.session.duplex import MAX_UNSENT_ANSWERS
+from services.session.exchange import Exchange
 from tests.unit.session.exchanging import CANCELLED, SUPERSEDED, Reply, Request, Service, refuse, request
 from tests.unit.session.streaming import Client, serving
 from tests.waiting import PATIENCE_S, soon

@@ -184,3 +184,18 @@ def test_a_line_says_little_of_fewer_rows_than_any_that_is_known() -> None:
     assert costs.least_s(2, 2) == pytest.approx(0.132)
     costs.observe(3, 0.4, num_sessions=3)
     assert costs.least_s(3, 3) == pytest.approx(0.199)
+
+
+def test_what_a_size_takes_that_was_not_seen_for_long_the_next_three_tell() -> None:
+    """32 rows were taken for 1.2 s, as in a busy minute, where they had come to take 0.84."""
+    costs = DecodeCosts()
+    for _ in range(8):
+        costs.observe(16, 0.5, num_sessions=16)
+        costs.observe(32, 1.2, num_sessions=16)
+    for _ in range(32):
+        costs.observe(16, 0.5, num_sessions=16)
+    costs.observe(32, 0.8, num_sessions=16)
+    assert costs.least_s(32, 16) == pytest.approx(1.2), "one may be an accident"
+    costs.observe(32, 0.8, num_sessions=16)
+    costs.observe(32, 0.8, num_sessions=16)
+    assert costs.least_s(32, 16) == pytest.approx(0.8, rel=0.1)

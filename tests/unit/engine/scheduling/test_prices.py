@@ -68,6 +68,8 @@ def test_nobody_waits_for_a_draft_of_another_for_more_than_a_few_decodes() -> No
     assert found.most_worthwhile(8, [[1.0] * 14] * 8) == 4
     assert found.most_worthwhile(8, [[1.0] * 14] * 8, num_forced=6) == 6
     assert found.most_worthwhile(1, [[1.0] * 14]) == 14, "alone"
+    assert len(quoted(found, 8, 8, 8).row_ms) == 4, "no draft is made in vain"
+    assert len(quoted(found, 1, 1, 1).row_ms) == 32
 
 
 def test_a_row_for_one_is_a_row_for_all() -> None:

@@ -103,6 +103,18 @@ def test_one_that_does_not_come_counts_by_how_often_that_happens() -> None:
     assert record.usual_s(1) == pytest.approx(0.75 * 0.02 + 0.25 * 0.5)
 
 
+def test_a_few_late_ones_of_a_company_say_little() -> None:
+    """As the first of 16 ended, three drafts were late, and all decoded plainly from then on."""
+    came, late = (Draft(tokens, waited_s=0.02, computed_s=0.01, drafter=REMOTE) for tokens in ([1], []))
+    shares = []
+    for num_drafting in (1, 16):
+        record = Record(chances())
+        for draft in [came] * 400 + [late] * 3:
+            record.note_times(draft, num_drafting)
+        shares.append(record.comes.value)
+    assert shares == pytest.approx([(15 / 16) ** 3, 1 - 3 / 256], abs=0.001)
+
+
 def test_what_follows_a_prompt_says_nothing_of_other_drafts() -> None:
     record = Record(chances())
     record.note_times(Draft([1], waited_s=5.0, computed_s=5.0, drafter=REMOTE, follows_prompt=True))

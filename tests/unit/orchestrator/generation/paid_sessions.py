@@ -54,6 +54,11 @@ class Session:
     def cycle(self, num_accepted: int = MOST, margin: float = SURE, drafter: str = REMOTE) -> Wanted:
         """Go through one cycle with as many draft tokens as are wanted; return what was wanted."""
         wanted = self.policy.choose(MOST)
+        self.end_cycle(wanted, num_accepted, margin, drafter)
+        return wanted
+
+    def end_cycle(self, wanted: Wanted, num_accepted: int, margin: float, drafter: str = REMOTE) -> None:
+        """Draft and verify what is wanted."""
         number = wanted.num_draft_tokens
         computed_s = self.token_s * number
         waited_s, margins = self.draft_s + computed_s, [margin] * number
@@ -71,7 +76,6 @@ class Session:
         verification = Verification(result, number, 0.021, 0.02, 0.02, quote=self.quote)
         self.policy.observe(Cycle(self.num_cycles, draft, verification, [7] * (num_accepted + 1)))
         self.num_cycles += 1
-        return wanted
 
     def cycles(self, number: int, num_accepted: int = MOST, margin: float = SURE) -> list[int]:
         """Return how many tokens were wanted in each of so many cycles."""

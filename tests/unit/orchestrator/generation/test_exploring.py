@@ -1,6 +1,7 @@
 """How mode AUTO finds out whether drafts are worth it that were not, and what it may spend on that."""
 
-from orchestrator.drafting.drafter import REMOTE, Draft
+from orchestrator.drafting.common_length import CommonLength
+from orchestrator.drafting.drafter import REMOTE, Draft, Wanted
 from orchestrator.drafting.experience import Experience, Exploration
 from orchestrator.generation.cycle import Cycle
 from orchestrator.peers.target import Verification
@@ -85,19 +86,78 @@ def test_a_draft_that_never_comes_is_given_up() -> None:
     assert session.policy.choose(MOST).num_draft_tokens in (0, 1)
 
 
-def test_one_session_of_many_explores_at_a_time() -> None:
-    company = quote(num_sessions=4, row_ms=20.0, tokens_per_ms=0.3)
-    experience = Experience()
-    sessions = [Session(company, experience) for _ in range(4)]
-    for _ in range(40):
-        for session in sessions:
-            session.cycle(num_accepted=0, margin=UNSURE)
-    record = experience.of(REMOTE)
-    assert record is not None
-    saved_s = 1.5 * 4 * record.usual_s(1)
-    experience.exploration = Exploration()
-    experience.exploration.elapse(100 * saved_s, saved_s)
-    assert [session.policy.choose(MOST).num_draft_tokens for session in sessions] == [1, 0, 0, 0]
+class Company:
+    """Four sessions that share decodes, each of which takes `quote`d times, and that have drafted."""
+
+    def __init__(self, row_ms: float = 5.0) -> None:
+        self.now_s = 100.0
+        self.experience = Experience()
+        self.experience.remote[0].common = CommonLength(lambda: self.now_s)
+        dear = quote(num_sessions=4, row_ms=row_ms, tokens_per_ms=0.3)
+        self.sessions = [Session(dear, self.experience) for _ in range(4)]
+        for _ in range(20):
+            self.round(0, UNSURE)
+
+    def round(self, num_accepted: int, margin: float) -> list[Wanted]:
+        """Let all go through a cycle; return what each wanted."""
+        self.now_s += 0.021
+        chosen = [session.policy.choose(MOST) for session in self.sessions]
+        for session, wanted in zip(self.sessions, chosen, strict=True):
+            session.end_cycle(wanted, num_accepted, margin)
+        return chosen
+
+    def save_for_a_trial(self) -> None:
+        """Let as much time be saved as one takes of all four."""
+        saved_s = 4 * self.experience.remote[0].common.trial_cost * self.experience.plain_s.value
+        self.experience.exploration = Exploration()
+        self.experience.exploration.elapse(150 * saved_s, 1.5 * saved_s)
+
+
+def test_a_company_tries_drafts_together() -> None:
+    company = Company()
+    company.experience.exploration = Exploration()
+    assert {wanted.num_draft_tokens for wanted in company.round(0, UNSURE)} == {0}, "nothing is saved for it"
+    company.save_for_a_trial()
+    tried = [company.round(0, UNSURE) for _ in range(4)]
+    assert [[wanted.num_draft_tokens for wanted in each] for each in tried] == [[1] * 4] * 3 + [[0] * 4]
+    assert {wanted.num_looked_up for wanted in tried[0]} == {1}
+    assert {wanted.num_looked_up for wanted in tried[3]} == {MOST}
+
+
+def test_the_first_of_a_round_begins_a_trial() -> None:
+    company = Company()
+    company.experience.exploration = Exploration()
+    company.round(0, UNSURE)
+    company.save_for_a_trial()
+    assert {session.cycle(0, UNSURE).num_draft_tokens for session in company.sessions} == {0}
+    assert {wanted.num_draft_tokens for wanted in company.round(0, UNSURE)} == {1}
+
+
+def test_what_a_company_tries_is_verified_whatever_it_is_worth() -> None:
+    company = Company()
+    company.experience.exploration = Exploration()
+    company.round(0, UNSURE)
+    policy = company.sessions[0].policy
+    draft = Draft([7], margins=[UNSURE], waited_s=0.002, computed_s=0.002, drafter=REMOTE)
+    assert len(policy.chances(draft)) == 1
+    company.save_for_a_trial()
+    company.now_s += 0.021
+    assert policy.choose(MOST).num_draft_tokens == 1
+    assert not policy.chances(draft)
+
+
+def test_a_company_spends_a_hundredth_of_its_time_on_trials() -> None:
+    company = Company()
+    tried = [sum(wanted.num_draft_tokens for wanted in company.round(0, UNSURE)) for _ in range(2000)]
+    # A row takes 5 ms of a decode of 20.
+    assert 0 < sum(tried) / 4 * (0.005 + 0.0025) <= 0.012 * 2000 * 0.021
+
+
+def test_a_company_whose_drafts_have_become_right_finds_it() -> None:
+    company = Company(row_ms=1.0)
+    wanted = [[each.num_draft_tokens for each in company.round(MOST, SURE)] for _ in range(2000)]
+    assert wanted[0] == [0] * 4
+    assert min(wanted[-1]) > 0
 
 
 def test_a_prompt_that_the_draft_has_not_read_is_part_of_the_price() -> None:
