@@ -51,7 +51,7 @@ class CommonLength:
 
         `costs` are those. To begin costs `begin_cost` tokens. Of zero draft tokens the worth is 0.
         """
-        best = max(range(len(values)), key=values.__getitem__)
+        best = place_of_best(values)
         number = self._number
         if number is None or number >= len(values):
             number = best
@@ -67,10 +67,15 @@ class CommonLength:
     def begin_trial(self, request: object, values: Sequence[float]) -> int:
         """Let all draft for some rounds of this request, as many tokens as are worth most; return how many."""
         self._trier, self._num_left = weakref.ref(request), _NUM_ROUNDS
-        self._tried = max(range(1, len(values)), key=values.__getitem__)
+        self._tried = 1 + place_of_best(values[1:])
         return self._tried
 
     def end_round(self, request: object) -> None:
-        """A request has had a round with a draft."""
+        """A request has gone through a round in which its draft service read no prompt."""
         if self._trier is not None and self._trier() is request:
             self._num_left -= 1
+
+
+def place_of_best(values: Sequence[float]) -> int:
+    """Return the number of draft tokens that is worth most, of those that are worth the same the least."""
+    return max(range(len(values)), key=values.__getitem__)

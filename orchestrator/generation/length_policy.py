@@ -13,12 +13,13 @@ from functools import partial
 from itertools import accumulate
 from operator import mul
 
+from orchestrator.drafting.common_length import place_of_best
 from orchestrator.drafting.drafter import REMOTE, Draft, Wanted
 from orchestrator.drafting.experience import Experience, Mean, Prompts, Record
 from orchestrator.drafting.patience import MOST_READ_TOKENS
 from orchestrator.generation.cycle import Cycle
 from orchestrator.generation.service_choice import VISIT_TOKENS, ServiceChoice
-from orchestrator.generation.worth import IDLE, Worth, place_of_best
+from orchestrator.generation.worth import IDLE, Worth
 from outrider.v1 import draft_pb2, generation_pb2, target_pb2
 
 # Tokens of this request that its own mean chance is of.
@@ -223,7 +224,7 @@ class PaidLength:
         return max(1, int(left_s / record.token_s.value)) if record.token_s.value else _FIRST
 
     def _may_explore(self, record: Record) -> bool:
-        """Whether to find out by a token whether drafts are worth it by now. Several services are visited instead."""
+        """Whether to find out, by a token or a trial, if drafts pay by now. Several services are visited instead."""
         if len(self._chances) > 1:
             return False
         is_alone = self._num_waiting() == 1

@@ -71,8 +71,3 @@ class Worth:
         quote = self._quote
         beside_ms = (1 - min(1.0, quote.idle_share / IDLE)) * quote.decode_ms
         return max(0.0, 1e3 * seconds - beside_ms) / max(1, quote.num_drafting)
-
-
-def place_of_best(values: Sequence[float]) -> int:
-    """Return the number of draft tokens that is worth most."""
-    return max(range(len(values)), key=values.__getitem__)
