@@ -204,13 +204,13 @@ class Gathering:
         if self._ready_s is None:
             self._ready_s = self._joined_s = self._clock()
         self._num_ready_rows, self._num_padded_rows = num_ready_rows, max(num_ready_rows, num_padded_rows)
-        num_missing_rows = self._num_missing_rows()
-        if not num_missing_rows:
+        awaited = self._awaited()
+        if not awaited:
             return self._ready_s
-        patience_s = self._worth_s(num_missing_rows)
-        if any(session.num_doubts for session in self._awaited()):
+        patience_s = self._worth_s(awaited)
+        if any(session.num_doubts for session in awaited):
             # One decode of all was not seen lately, and may be quicker than it is thought to be.
-            patience_s = max(patience_s, self._costs.usual_s(min(num_ready_rows, num_missing_rows)))
+            patience_s = max(patience_s, self._costs.usual_s(min(num_ready_rows, _num_rows(awaited))))
         return self._ready_s + (patience_s if self._comparison.waits(self.num_present) else _SHORT_SHARE * patience_s)
 
     def held_up(self) -> None:
@@ -228,7 +228,7 @@ class Gathering:
         ready_s = now_s if self._ready_s is None else self._ready_s
         for session in self._away() if self.most_together() is None else ():
             if session.missed_until_s is None:
-                session.missed_until_s = ready_s + self._worth_s(session.num_rows)
+                session.missed_until_s = ready_s + self._worth_s([session])
             if not session.is_late:
                 session.doubt()
         self._end_round(now_s)
@@ -244,16 +244,29 @@ class Gathering:
         """Whether one that comes now has kept those who are here waiting for longer than its company saves."""
         if self._ready_s is None:
             return False
-        return now_s - self._joined_s > self._worth_s(self._num_missing_rows())
+        return now_s - self._joined_s > self._worth_s(self._awaited())
 
-    def _worth_s(self, num_missing_rows: int) -> float:
-        """Return how long one decode in the place of two is worth waiting: missing rows take the place of padding."""
-        together_s = self._costs.decode_s(max(self._num_padded_rows, self._num_ready_rows + num_missing_rows))
-        saving_s = self._costs.usual_s(self._num_padded_rows) + self._costs.usual_s(num_missing_rows) - together_s
-        return max(saving_s, min(_SPREAD_S, _SPREAD_SHARE * together_s))
+    def _worth_s(self, missing: list[_Session]) -> float:
+        """Return how long it is worth waiting for those who are missing, at every decode.
 
-    def _num_missing_rows(self) -> int:
-        return sum(session.num_rows for session in self._awaited())
+        One decode takes the place of two, and missing rows that of padding. Fewer than half of all need no decode of
+        their own, as they join the next one: instead of n tokens a round of C seconds there would be 2n - k in two
+        rounds, which are shorter by what the rows of the k take, s: waiting for w seconds is better than that where
+        w < (k C - n s) / (2n - k).
+        """
+        missing_rows = _num_rows(missing)
+        together_s = self._costs.decode_s(max(self._num_padded_rows, self._num_ready_rows + missing_rows))
+        least_s = min(_SPREAD_S, _SPREAD_SHARE * together_s)
+        worth_s = self._costs.usual_s(self._num_padded_rows) + self._costs.usual_s(missing_rows) - together_s
+        here = [session for session in self._sessions.values() if session.answered_s is None]
+        if len(missing) < len(here):
+            num_tokens = sum(session.usual_tokens for session in missing)
+            all_tokens = num_tokens + sum(session.usual_tokens for session in here)
+            away_s = statistics.median(session.usual_return_s for session in here)
+            rows_s = together_s - self._costs.decode_s(self._num_padded_rows)
+            round_s = together_s + away_s
+            worth_s = min(worth_s, (num_tokens * round_s - all_tokens * rows_s) / (2 * all_tokens - num_tokens))
+        return max(worth_s, least_s)
 
     def _is_expected(self, session: _Session, least_s: float = 0.0) -> bool:
         if session.answered_s is None:
@@ -288,3 +301,7 @@ class Gathering:
                 if not other.is_trying:
                     each.count(self._num_tokens, now_s - self._begun_s, num_present)
         self._begun_s, self._num_tokens = now_s, 0.0
+
+
+def _num_rows(sessions: list[_Session]) -> int:
+    return sum(session.num_rows for session in sessions)

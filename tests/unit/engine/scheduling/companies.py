@@ -80,11 +80,13 @@ class Company:
 class SharedCores:
     """Sessions of so many rows, whose drafts, all in one, keep the target from decoding. Ways take a millisecond.
 
-    A session of one row has no draft. A draft takes so long in all, and a session that is far that much longer.
+    A session of one row has no draft. A draft takes so long in all and for each session, and that of a session that is
+    far that much longer.
     """
 
     rows: dict[str, int]
     draft_s: float
+    session_draft_s: float = 0.0
     far_s: dict[str, float] = field(default_factory=dict)
     costs: DecodeCosts = field(default_factory=lambda: COSTS)
     now_s: float = 0.0
@@ -110,22 +112,25 @@ class SharedCores:
             self.gathering.begin(num_rows)
             self.decodes.append(ready)
             duration_s = self.costs.decode_s(num_rows)
-            self._pass(self.now_s + duration_s)
+            self.now_s += duration_s
             self.costs.observe(num_rows, duration_s)
             for session_id in sorted(ready):
                 self.gathering.answered(session_id, self.rows[session_id], self.rows[session_id])
                 there = self.to_draft_s if self.rows[session_id] > 1 else self.to_target_s
                 there[session_id] = self.now_s + 0.001 + self.far_s.get(session_id, 0.0)
+            # Who came during the decode is noticed now.
+            self._pass(self.now_s)
 
     def _draft(self) -> bool:
         """Draft for all who are there; return whether anybody is. The target may have to wait."""
         drafted = [session_id for session_id, there_s in self.to_draft_s.items() if there_s <= self.now_s]
         if not drafted:
             return False
+        drafted_s = self.now_s + self.draft_s + len(drafted) * self.session_draft_s
         for session_id in drafted:
             del self.to_draft_s[session_id]
-            self.to_target_s[session_id] = self.now_s + self.draft_s + 0.001 + self.far_s.get(session_id, 0.0)
-        self._pass(self.now_s + self.draft_s)
+            self.to_target_s[session_id] = drafted_s + 0.001 + self.far_s.get(session_id, 0.0)
+        self._pass(drafted_s)
         if self._until_s() <= self.now_s:
             self.gathering.held_up()
         return True
@@ -136,9 +141,10 @@ class SharedCores:
     def _pass(self, end_s: float) -> None:
         while self.to_target_s and min(self.to_target_s.values()) <= end_s:
             session_id = min(self.to_target_s, key=self.to_target_s.__getitem__)
-            self.now_s = max(self.now_s, self.to_target_s.pop(session_id))
+            asked_s = self.to_target_s.pop(session_id)
+            self.now_s = max(self.now_s, asked_s)
             self.here.add(session_id)
-            self.gathering.arrived(session_id)
+            self.gathering.arrived(session_id, asked_s)
             self._until_s()
         self.now_s = max(self.now_s, end_s)
 
