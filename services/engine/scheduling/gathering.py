@@ -201,17 +201,15 @@ class Gathering:
         It would have `num_padded_rows`, if these are more: of slots between those who are here, too. To be asked again
         whenever a session has arrived.
         """
-        if self._ready_s is None:
-            self._ready_s = self._joined_s = self._clock()
-        self._num_ready_rows, self._num_padded_rows = num_ready_rows, max(num_ready_rows, num_padded_rows)
+        ready_s = self._ready_since(num_ready_rows, num_padded_rows)
         awaited = self._awaited()
         if not awaited:
-            return self._ready_s
+            return ready_s
         patience_s = self._worth_s(awaited)
         if any(session.num_doubts for session in awaited):
             # One decode of all was not seen lately, and may be quicker than it is thought to be.
             patience_s = max(patience_s, self._costs.usual_s(min(num_ready_rows, _num_rows(awaited))))
-        return self._ready_s + (patience_s if self._comparison.waits(self.num_present) else _SHORT_SHARE * patience_s)
+        return ready_s + (patience_s if self._comparison.waits(self.num_present) else _SHORT_SHARE * patience_s)
 
     def held_up(self) -> None:
         """Another process had the cores until now: the wait for those whose draft that was cost nothing.
@@ -223,15 +221,13 @@ class Gathering:
 
     def begin(self, num_ready_rows: int, num_padded_rows: int = 0) -> None:
         """The decode of what is ready begins: who is still away is late."""
-        self._num_ready_rows, self._num_padded_rows = num_ready_rows, max(num_ready_rows, num_padded_rows)
-        now_s = self._clock()
-        ready_s = now_s if self._ready_s is None else self._ready_s
+        ready_s = self._ready_since(num_ready_rows, num_padded_rows)
         for session in self._away() if self.most_together() is None else ():
             if session.missed_until_s is None:
                 session.missed_until_s = ready_s + self._worth_s([session])
             if not session.is_late:
                 session.doubt()
-        self._end_round(now_s)
+        self._end_round(self._clock())
         self._num_decodes += 1
         self._ready_s = None
 
@@ -239,6 +235,13 @@ class Gathering:
         """What is ready waits for nobody: it is a prompt alone, or joins work that `goes_on` from token to token."""
         self._goes_on |= goes_on
         self._ready_s = None
+
+    def _ready_since(self, num_ready_rows: int, num_padded_rows: int) -> float:
+        """Return since when a decode could begin, of so many rows now."""
+        if self._ready_s is None:
+            self._ready_s = self._joined_s = self._clock()
+        self._num_ready_rows, self._num_padded_rows = num_ready_rows, max(num_ready_rows, num_padded_rows)
+        return self._ready_s
 
     def _kept_waiting(self, now_s: float) -> bool:
         """Whether one that comes now has kept those who are here waiting for longer than its company saves."""
