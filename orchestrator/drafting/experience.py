@@ -32,6 +32,8 @@ _MOST_DELAYED = 64
 _MOST_READING = 0.25
 # The share of the time that may go into drafts that are not known to be worth it.
 _EXPLORED = 0.01
+# Who waits for longer than this for its turn shares cores: to look whether it has to wait takes microseconds.
+_LEAST_TURN_S = 0.002
 # A draft that hangs costs at most so many plain cycles.
 _MOST_PLAIN_CYCLES = 2.0
 
@@ -78,7 +80,7 @@ class Record:
     """One drafter's. Times are in seconds: of a draft whatever its length, wire and queue included, and of a token.
 
     `comes` is the share of drafts that came in time, `vain_s` what others are waited for, and `prompt_s` what it takes
-    to read a prompt.
+    to read a prompt. It `shares_cores` with the target where a draft has waited for its turn.
     """
 
     chances: Chances
@@ -89,6 +91,7 @@ class Record:
     comes: Mean = field(default_factory=lambda: Mean(_NUM_DRAFTS))
     vain_s: Quantile = field(default_factory=Quantile)
     prompt_s: Quantile = field(default_factory=Quantile)
+    shares_cores: bool = False
     # Mean of the chances of its tokens.
     chance: Mean = field(default_factory=lambda: Mean(MEMORY))
     _joint: JointChances = field(default_factory=JointChances)
@@ -99,21 +102,21 @@ class Record:
     _num_delayed: int = 0
 
     def note_times(self, draft: Draft, num_drafting: int = 1, *, is_delayed: bool = False) -> None:
-        """Learn how long a draft took, or was waited for in vain; `is_delayed` if the service read a prompt of others.
+        """Learn how long a draft took, or was waited for in vain; `is_delayed` if the service did other things first.
 
         All sessions of a company begin that way, and would take drafts for dearer than they are from then on. Of the
         drafts of `num_drafting` sessions together a few that are late as one of them ends say little.
         """
         self._num_delayed = self._num_delayed + 1 if is_delayed else 0
+        self.shares_cores |= draft.turn_s > _LEAST_TURN_S
         if draft.read_s is not None:
             self.prompt_s.add(draft.read_s)
             return
         if draft.follows_prompt:
             self.prompt_s.add(draft.waited_s)
-        elif 0 < self._num_delayed <= _MOST_DELAYED:
-            return
-        # One that never came says something even so: else a service that hangs is tried at full cost for ever.
-        if draft.follows_prompt and draft.tokens:
+        # One that never came says something even after a prompt: else a service that hangs is tried at full cost for
+        # ever.
+        if (draft.follows_prompt and draft.tokens) or 0 < self._num_delayed <= _MOST_DELAYED:
             return
         self.comes.memory = _NUM_DRAFTS * num_drafting
         self.comes.add(len(draft.tokens) > 0)
@@ -143,6 +146,7 @@ class Record:
         self.fixed_s, self.turn_s, self.vain_s = Quantile(), Quantile(), Quantile()
         self.token_s = _quartile()
         self.comes = Mean(_NUM_DRAFTS)
+        self.shares_cores = False
 
     def usual_s(self, num_draft_tokens: int) -> float:
         """Return how long a draft of so many tokens is waited for, those that never come included."""
@@ -223,6 +227,8 @@ class Experience:
         # Requests that draft or may, and those of them whose prompts draft services or the target read.
         self._requests: weakref.WeakSet[object] = weakref.WeakSet()
         self.draft_prompts, self.target_prompts = Prompts(), Prompts()
+        # Verifications that have ended, of all requests.
+        self.num_verified = 0
 
     def of(self, drafter: str, service: int = 0) -> Record | None:
         """Return what is known of a drafter; None of nobody."""
@@ -230,6 +236,7 @@ class Experience:
 
     def observe(self, draft: Draft, num_accepted: int) -> None:
         """Learn what was accepted of a draft."""
+        self.num_verified += 1
         if (record := self.of(draft.drafter, draft.service)) is not None:
             record.chances.observe(draft, num_accepted)
 

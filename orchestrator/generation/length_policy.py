@@ -54,8 +54,9 @@ class PaidLength:
         self._has_begun = False
         # Tokens that each has not read; the prompt counts as many.
         self._num_unread = [math.inf for _ in experience.remote]
-        # Prompts that draft services and the target had read as the draft under way was asked for.
+        # Prompts that draft services and the target had read as the draft under way was asked for, and verifications.
         self._nums_read: list[int | None] = [None for _ in self._prompts]
+        self._num_verified = 0
         # What was set aside for the draft under way, to find out what it is worth.
         self._reserved_s = 0.0
         # Whether all of a company try that with it.
@@ -66,6 +67,7 @@ class PaidLength:
         room, quote = min(most, self._most), self._quote
         self._is_trial = False
         self._nums_read = [prompts.num_read(self) for prompts in self._prompts]
+        self._num_verified = self._experience.num_verified
         if self._is_first:
             # The first token comes as soon as it can: before its prompt is read the draft would have to read it too.
             return Wanted(0, num_looked_up=room)
@@ -79,7 +81,8 @@ class PaidLength:
         chance = self._mean_chance(record)
         values = worth.values(record.joint(most, chance))
         number, early_end = self._number(record, quote, worth, values)
-        num_looked_up = number if self._is_trial else room
+        # What is tried is what the model's drafts are worth.
+        num_looked_up = 0 if self._is_trial else room
         self._experience.choice = generation_pb2.LengthChoice(
             num_draft_tokens=number,
             chance=chance,
@@ -256,13 +259,16 @@ class PaidLength:
     def _is_delayed(self, draft: Draft) -> bool:
         """Whether prompts of others were read meanwhile, or one that did not come had no cores.
 
-        Where the target reads prompts, or decodes for others without a pause, it may have had these.
+        Where the target reads prompts, or has decoded for others, it may have had these.
         """
         by_draft, by_target = (
             now is None or now != before
             for before, now in zip(self._nums_read, (prompts.num_read(self) for prompts in self._prompts), strict=True)
         )
-        is_kept_busy = self._quote is not None and self._quote.idle_share < IDLE
+        has_verified = self._experience.num_verified > self._num_verified
+        is_kept_busy = (self._quote is not None and self._quote.idle_share < IDLE) or (
+            has_verified and self._experience.remote[draft.service].shares_cores
+        )
         return by_draft or (not draft.tokens and (by_target or is_kept_busy))
 
     def _num_waiting(self) -> int:

@@ -28,6 +28,8 @@ _MOST_EVICTED = 256
 # Sessions that are answered together do not come back in the same moment: how long the first waits for the last at
 # least, and the most that this may take of a decode.
 _SPREAD_S, _SPREAD_SHARE = 0.005, 0.25
+# Whoever is back within this share of a round is waited for, whether that pays or not: it would lose a round.
+_FAIR_SHARE = 0.05
 # Two groups in turns have to be quicker than all together by this factor; where they are at it already, by less.
 _PARTING, _PARTED = 1.03, 1.0
 # For how many answers a session counts as one that drafts after it has drafted.
@@ -259,16 +261,16 @@ class Gathering:
         """
         missing_rows = _num_rows(missing)
         together_s = self._costs.decode_s(max(self._num_padded_rows, self._num_ready_rows + missing_rows))
-        least_s = min(_SPREAD_S, _SPREAD_SHARE * together_s)
         worth_s = self._costs.usual_s(self._num_padded_rows) + self._costs.usual_s(missing_rows) - together_s
+        least_s = min(_SPREAD_S, _SPREAD_SHARE * together_s)
         here = [session for session in self._sessions.values() if session.answered_s is None]
         if len(missing) < len(here):
             num_tokens = sum(session.usual_tokens for session in missing)
             all_tokens = num_tokens + sum(session.usual_tokens for session in here)
-            away_s = statistics.median(session.usual_return_s for session in here)
             rows_s = together_s - self._costs.decode_s(self._num_padded_rows)
-            round_s = together_s + away_s
+            round_s = together_s + statistics.median(session.usual_return_s for session in here)
             worth_s = min(worth_s, (num_tokens * round_s - all_tokens * rows_s) / (2 * all_tokens - num_tokens))
+            least_s = max(least_s, _FAIR_SHARE * round_s)
         return max(worth_s, least_s)
 
     def _is_expected(self, session: _Session, least_s: float = 0.0) -> bool:

@@ -62,10 +62,9 @@ def test_a_session_far_away_costs_the_others_little(far_s: float, contention: fl
     assert others_s / num_others < 1.05 * alone_s / 1500
 
 
-@pytest.mark.parametrize("far_s", [0.02, 0.05, 0.075, 0.15])
-@pytest.mark.parametrize("number", [8, 16])
+@pytest.mark.parametrize(("number", "far_s"), [(8, 0.02), (8, 0.05), (8, 0.075), (8, 0.15), (16, 0.075), (16, 0.15)])
 def test_a_session_far_away_joins_a_later_decode_of_many(number: int, far_s: float) -> None:
-    """They waited for it at every decode, as two take longer than one: 0.90 to 0.97 of what they had without it."""
+    """They waited for it at every decode, as two take longer than one: 0.90 to 0.95 of what they had without it."""
 
     def rates(far_s: dict[str, float]) -> tuple[float, float]:
         """Return the decodes in a second of one of the others, and of the one that may be far."""
@@ -76,8 +75,18 @@ def test_a_session_far_away_joins_a_later_decode_of_many(number: int, far_s: flo
         return other, one
 
     (other_near, near), (other, far) = rates({}), rates({"0": far_s})
-    assert other > other_near
+    assert other > 0.95 * other_near
     assert far > near / 3
+
+
+def test_one_that_is_back_within_a_twentieth_of_a_round_is_waited_for_by_many() -> None:
+    """Where rows cost as much as they bring, all would go on without it, and it would lose a round for a few ms."""
+    gathering = Gathering(LinearCosts(6.0, row_s=0.021), lambda: 0.0)
+    for index in range(8):
+        gathering.answered(str(index), 1, 1)
+    for index in range(7):
+        gathering.arrived(str(index))
+    assert gathering.until_s(7) == pytest.approx(0.05 * 14 * 0.021)
 
 
 @pytest.mark.parametrize("draft_s", [0.005, 0.02, 0.06])

@@ -297,6 +297,29 @@ def test_a_draft_that_had_no_cores_for_the_decodes_of_others_says_nothing_of_tho
     assert record.comes.count == num_known + num_learned
 
 
+@pytest.mark.parametrize(("turn_s", "num_learned"), [(0.01, 0), (0.0001, 1)])
+def test_a_draft_that_missed_the_decode_of_others_on_its_cores_says_nothing_of_those_to_come(
+    turn_s: float, num_learned: int
+) -> None:
+    """They had looked up theirs, and their decode took longer than one waits: drafts were 0.3 tokens dearer for it."""
+    experience = Experience()
+    session, other = (Session(quote(num_sessions=2), experience) for _ in range(2))
+    session.cycles(5)
+    other.cycles(5)
+    record = experience.remote[0]
+    record.note_times(Draft([7], waited_s=0.02, computed_s=0.01, turn_s=turn_s, drafter=REMOTE))
+    num_known = record.comes.count
+    late = Draft(waited_s=0.5, drafter=REMOTE)
+    session.policy.choose(MOST)
+    other.cycle()
+    num_known += 1
+    session.policy.chances(late)
+    assert record.comes.count == num_known + num_learned
+    session.policy.choose(MOST)
+    session.policy.chances(late)
+    assert record.comes.count == num_known + num_learned + 1, "nothing was decoded meanwhile"
+
+
 @pytest.mark.parametrize("num_accepted", [0, 3])
 def test_drafts_of_a_fixed_length_tell_others_what_drafts_are_worth(num_accepted: int) -> None:
     """A company that drafts little learns little: it took 0.93, 0.87 and 0.77 for 0.81, 0.62 and 0.50."""
