@@ -170,9 +170,12 @@ class Prices:
             work.shorten(num_rows)
 
     def tell(self, works: Sequence[Work[Any]], num_present: int, num_drafting: int) -> None:
-        """Tell those who ask what rows cost in the company that they have just had; see `quote`."""
+        """Tell those who ask what rows cost in the company that they have just had; see `quote`.
+
+        All of them may draft: of those who are new, `num_drafting` does not know yet.
+        """
         if asking := [work for work in works if work.wants_quote]:
-            quote = self.quote(len(works), num_present, num_drafting)
+            quote = self.quote(len(works), num_present, max(num_drafting, len(asking)))
             for work in asking:
                 work.quote = quote
 

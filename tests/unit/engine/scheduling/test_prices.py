@@ -1,5 +1,7 @@
 """What rows are worth and cost: the rule, the rate that it prices time at, and quotes."""
 
+from unittest.mock import Mock
+
 import pytest
 
 from outrider.v1.target_pb2 import Quote
@@ -160,6 +162,13 @@ def test_a_quote_tells_the_share_of_one_who_drafts() -> None:
     assert list(groups.row_ms[:2]) == pytest.approx([1.0, 2.0]), "four of eight in a decode"
     assert groups.idle_share == pytest.approx(0.5)
     assert alone.idle_share == company.idle_share == 1.0, "nobody is decoded for while they draft"
+
+
+def test_those_who_ask_for_the_first_time_share_the_price() -> None:
+    """Of 16 that began together one was known, so that a row was quoted at 16 times its price, and nobody drafted."""
+    works = [Mock(wants_quote=True) for _ in range(4)]
+    prices().tell(works, num_present=4, num_drafting=1)
+    assert {work.quote.num_drafting for work in works} == {4}
 
 
 def test_more_rows_never_cost_less() -> None:
