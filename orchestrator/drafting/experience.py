@@ -114,8 +114,7 @@ class Record:
             return
         if draft.follows_prompt:
             self.prompt_s.add(draft.waited_s)
-        # One that never came says something even after a prompt: else a service that hangs is tried at full cost for
-        # ever.
+        # One that never came says something even after a prompt: else a service that hangs is tried again and again.
         if (draft.follows_prompt and draft.tokens) or 0 < self._num_delayed <= _MOST_DELAYED:
             return
         self.comes.memory = _NUM_DRAFTS * num_drafting

@@ -14,6 +14,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from services.engine.runtime.decode_costs import DecodeCosts
 from services.engine.scheduling.comparison import Comparison
@@ -71,6 +72,14 @@ class _Session:
         self.num_doubts = min(self.num_doubts + 1, _MOST_DOUBTS)
         self.num_unawaited = 1 << self.num_doubts
         self.is_late = True
+
+
+class _Here(NamedTuple):
+    """The sessions that are here: how many, the tokens that they usually bring, and how long they usually are away."""
+
+    num_sessions: int
+    num_tokens: float
+    usual_return_s: float
 
 
 class Gathering:
@@ -207,7 +216,7 @@ class Gathering:
         awaited = self._awaited()
         if not awaited:
             return ready_s
-        patience_s = self._worth_s(awaited)
+        patience_s = self._worth_s(awaited, self._here())
         if any(session.num_doubts for session in awaited):
             # One decode of all was not seen lately, and may be quicker than it is thought to be.
             patience_s = max(patience_s, self._costs.usual_s(min(num_ready_rows, _num_rows(awaited))))
@@ -223,10 +232,10 @@ class Gathering:
 
     def begin(self, num_ready_rows: int, num_padded_rows: int = 0) -> None:
         """The decode of what is ready begins: who is still away is late."""
-        ready_s = self._ready_since(num_ready_rows, num_padded_rows)
+        ready_s, here = self._ready_since(num_ready_rows, num_padded_rows), self._here()
         for session in self._away() if self.most_together() is None else ():
             if session.missed_until_s is None:
-                session.missed_until_s = ready_s + self._worth_s([session])
+                session.missed_until_s = ready_s + self._worth_s([session], here)
             if not session.is_late:
                 session.doubt()
         self._end_round(self._clock())
@@ -249,10 +258,15 @@ class Gathering:
         """Whether one that comes now has kept those who are here waiting for longer than its company saves."""
         if self._ready_s is None:
             return False
-        return now_s - self._joined_s > self._worth_s(self._awaited())
+        return now_s - self._joined_s > self._worth_s(self._awaited(), self._here())
 
-    def _worth_s(self, missing: list[_Session]) -> float:
-        """Return how long it is worth waiting for those who are missing, at every decode.
+    def _here(self) -> _Here:
+        here = [session for session in self._sessions.values() if session.answered_s is None]
+        return_s = statistics.median(session.usual_return_s for session in here) if here else 0.0
+        return _Here(len(here), sum(session.usual_tokens for session in here), return_s)
+
+    def _worth_s(self, missing: list[_Session], here: _Here) -> float:
+        """Return how long it is worth for those `here` to wait for those who are missing, at every decode.
 
         One decode takes the place of two, and missing rows that of padding. Fewer than half of all need no decode of
         their own, as they join the next one: instead of n tokens a round of C seconds there would be 2n - k in two
@@ -263,12 +277,11 @@ class Gathering:
         together_s = self._costs.decode_s(max(self._num_padded_rows, self._num_ready_rows + missing_rows))
         worth_s = self._costs.usual_s(self._num_padded_rows) + self._costs.usual_s(missing_rows) - together_s
         least_s = min(_SPREAD_S, _SPREAD_SHARE * together_s)
-        here = [session for session in self._sessions.values() if session.answered_s is None]
-        if len(missing) < len(here):
+        if len(missing) < here.num_sessions:
             num_tokens = sum(session.usual_tokens for session in missing)
-            all_tokens = num_tokens + sum(session.usual_tokens for session in here)
+            all_tokens = num_tokens + here.num_tokens
             rows_s = together_s - self._costs.decode_s(self._num_padded_rows)
-            round_s = together_s + statistics.median(session.usual_return_s for session in here)
+            round_s = together_s + here.usual_return_s
             worth_s = min(worth_s, (num_tokens * round_s - all_tokens * rows_s) / (2 * all_tokens - num_tokens))
             least_s = max(least_s, _FAIR_SHARE * round_s)
         return max(worth_s, least_s)
