@@ -258,9 +258,19 @@ class Experience:
         self.target_prompts.begin(request)
 
     @property
+    def num_requests(self) -> int:
+        """Requests that draft or may."""
+        return len(self._requests)
+
+    @property
+    def drafting_share(self) -> float:
+        """The share of all requests whose prompts no draft service reads now."""
+        return 1 - len(self.draft_prompts) / max(1, self.num_requests)
+
+    @property
     def have_read(self) -> bool:
         """Whether the prompts of most requests are read: drafts of a few would keep the others waiting."""
-        return len(self.draft_prompts) <= _MOST_READING * len(self._requests)
+        return self.drafting_share >= 1 - _MOST_READING
 
     @property
     def limit_s(self) -> float:

@@ -3,6 +3,7 @@
 A cycle with an empty draft is plain decoding, so there is no other loop to fall back to.
 """
 
+import math
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -62,8 +63,8 @@ class LengthPolicy(Protocol):
     and what drafting and verifying took.
     """
 
-    def choose(self, most: int) -> Wanted:
-        """Return how many tokens to draft in the next cycle, 0 to `most`."""
+    def choose(self, most: int, num_left: float = math.inf) -> Wanted:
+        """Return how many tokens to draft in the next cycle, 0 to `most`. At most `num_left` tokens are to come."""
 
     def chances(self, draft: Draft) -> Sequence[float] | None:
         """Return the chance of each token of a draft if those before it are accepted; None has all verified."""
@@ -80,7 +81,7 @@ class FixedLength:
         self._num_draft_tokens = num_draft_tokens
         self._experience = experience
 
-    def choose(self, most: int) -> Wanted:
+    def choose(self, most: int, num_left: float = math.inf) -> Wanted:
         """Return that number, or `most`."""
         return Wanted(min(self._num_draft_tokens, most), is_better=is_followed)
 
@@ -111,9 +112,9 @@ async def run_cycles(
     while len(sequence) < min(max_length, target.limits.context_length):
         with child_span(telemetry, "cycle") as span:
             # A cycle commits at most one token more than it drafts.
-            room = min(max_length, target.limits.context_length) - len(sequence) - 1
-            most = min(room, target.limits.max_draft_tokens, drafter.room(len(sequence)))
-            wanted = policy.choose(most)
+            num_left = min(max_length, target.limits.context_length) - len(sequence)
+            most = min(num_left - 1, target.limits.max_draft_tokens, drafter.room(len(sequence)))
+            wanted = policy.choose(most, num_left)
             draft = await drafter.propose(sequence, wanted)
             chances = policy.chances(draft)
             try:

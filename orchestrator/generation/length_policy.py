@@ -28,7 +28,7 @@ _MEMORY = 64
 _PRIOR_TOKENS = 32
 # Draft tokens until there is a quote and so many drafts were seen.
 _FIRST, _NUM_FIRST = VISIT_TOKENS, 4
-# What a draft model has to read first is to pay within so many cycles.
+# What a draft model has to read first is to pay within so many cycles, or the tokens that are left.
 _NUM_AMORTIZED = 32
 # Who drafts no more has to see a gain of so many tokens in it to begin again.
 _MARGIN = 0.05
@@ -61,11 +61,13 @@ class PaidLength:
         self._reserved_s = 0.0
         # Whether all of a company try that with it.
         self._is_trial = False
+        # Whether it only waits until others have read.
+        self._is_held_back = False
 
-    def choose(self, most: int) -> Wanted:
+    def choose(self, most: int, num_left: float = math.inf) -> Wanted:
         """Return the number that is worth most, with when a draft should end earlier."""
         room, quote = min(most, self._most), self._quote
-        self._is_trial = False
+        self._is_trial = self._is_held_back = False
         self._nums_read = [prompts.num_read(self) for prompts in self._prompts]
         self._num_verified = self._experience.num_verified
         if self._is_first:
@@ -80,7 +82,8 @@ class PaidLength:
         most = min(most, self._most_in_time(record), worth.most)
         chance = self._mean_chance(record)
         values = worth.values(record.joint(most, chance))
-        number, early_end = self._number(record, quote, worth, values)
+        catch_up_cost = worth.cost_of(self._catch_up_s(record)) / min(_NUM_AMORTIZED, num_left)
+        number, early_end = self._number(record, quote, worth, values, catch_up_cost)
         # What is tried is what the model's drafts are worth.
         num_looked_up = 0 if self._is_trial else room
         self._experience.choice = generation_pb2.LengthChoice(
@@ -93,6 +96,9 @@ class PaidLength:
             tokens_per_s=1e3 * quote.tokens_per_ms,
             draft_address=self._experience.services[service].address if len(rooms) > 1 else "",
         )
+        # All wait for those who draft, where others cannot draft yet.
+        brought, cost = values[number] + worth.costs[number], worth.costs[number]
+        pays_beside_readers = self._experience.drafting_share * brought > cost and not self._is_trial
         return self._after_reading(
             Wanted(
                 number,
@@ -102,26 +108,37 @@ class PaidLength:
                 limit_s=self._experience.limit_s,
                 service=service,
                 choice=self._experience.choice,
-            )
+            ),
+            pays_beside_readers=pays_beside_readers,
         )
 
-    def _after_reading(self, wanted: Wanted) -> Wanted:
+    def _after_reading(self, wanted: Wanted, *, pays_beside_readers: bool = False) -> Wanted:
         """Return what is wanted by now: first the service reads what it lacks, while decoding goes on.
 
-        Who shares decodes with others does not begin before most of them can: they would wait for its drafts.
+        Who shares decodes with others does not begin before most of them can, and goes on where that pays though the
+        others wait for its drafts.
         """
-        if not wanted.num_draft_tokens or self._service.is_visit:
+        if self._service.is_visit:
             return wanted
-        is_alone = self._quote is None or self._quote.num_sessions < 2
-        if self._num_unread[wanted.service] > MOST_READ_TOKENS:
-            self._has_begun = False
+        is_alone = self._num_waiting() == 1
+        lags = self._lags(wanted.service)
+        self._has_begun = self._has_begun and wanted.num_draft_tokens > 0 and not lags
+        if not wanted.num_draft_tokens:
+            return wanted
+        if lags:
             # Nobody else waits for it: reading ahead costs a cycle without a draft.
             reads_ahead = not is_alone or self._is_long(wanted.service)
             return replace(wanted, reads_ahead=reads_ahead)
-        if self._has_begun or is_alone or self._experience.have_read:
+        if is_alone or self._experience.have_read or (self._has_begun and pays_beside_readers):
             self._has_begun = True
             return wanted
+        self._is_held_back = True
         return replace(wanted, num_draft_tokens=0)
+
+    def _lags(self, service: int) -> bool:
+        """Whether its draft model has more to read than it does beside a draft; where all begin, all have as much."""
+        num_readers = 1 if self._has_begun else self._num_waiting()
+        return self._num_unread[service] * num_readers > MOST_READ_TOKENS
 
     def _is_long(self, service: int) -> bool:
         """Whether a prompt usually takes longer to be read than a cycle takes."""
@@ -137,12 +154,13 @@ class PaidLength:
         return any(brought - cost > worth for brought, cost in zip(tokens, costs, strict=False))
 
     def _number(
-        self, record: Record, quote: target_pb2.Quote, worth: Worth, values: Sequence[float]
+        self, record: Record, quote: target_pb2.Quote, worth: Worth, values: Sequence[float], catch_up_cost: float
     ) -> tuple[int, draft_pb2.EarlyEnd | None]:
-        """Return the number, and when a draft should end earlier, by what each number is worth."""
+        """Return the number, and when a draft should end earlier, by what each number is worth.
+
+        What the draft model has to read first costs so much in each cycle.
+        """
         most = len(values) - 1
-        # What the draft model has to read first should be worth it within some cycles.
-        catch_up_cost = worth.cost_of(self._catch_up_s(record)) / _NUM_AMORTIZED
         if quote.num_sessions > 1:
             return min(most, self._common(record, worth, catch_up_cost)), None
         # One that stays out has to see a gain to come in, and the other way round.
@@ -201,7 +219,7 @@ class PaidLength:
             self._experience.note_cycle(len(cycle.tokens) * verification.plain_s, spent_s)
         self._experience.exploration.take(-self._reserved_s)
         self._reserved_s = 0.0
-        if not self._draft.is_reading:
+        if not (self._draft.is_reading or self._draft.read_s is not None or self._is_held_back):
             self._experience.remote[self._service.service].common.end_round(self)
         try_s = self._exploring_s(self._experience.remote[0])
         self._service.spend(self._draft, verification.waited_s, self._num_waiting(), try_s, is_drafting=self._drafts)
@@ -250,7 +268,16 @@ class PaidLength:
         return num_waiting * (tried_s + self._catch_up_s(record))
 
     def _catch_up_s(self, record: Record) -> float:
-        return record.prompt_s.value if self._num_unread[self._service.service] > MOST_READ_TOKENS else 0.0
+        """Return for how long all wait until the draft model has read what it lacks of all who begin together."""
+        num_unread = self._num_unread[self._service.service]
+        if not self._lags(self._service.service):
+            return 0.0
+        if not record.shares_cores:
+            return record.prompt_s.value
+        # On the target's cores each waits for the others, too. A draft token is one row of each of them.
+        num_readers = max(self._num_waiting(), self._experience.num_requests)
+        rows_s = num_unread * record.token_s.value if record.token_s.value else math.inf
+        return min(num_readers * record.prompt_s.value, rows_s)
 
     @property
     def _prompts(self) -> Sequence[Prompts]:

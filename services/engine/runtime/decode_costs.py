@@ -34,9 +34,10 @@ class _Curve:
     It learns from every decode, while whoever waits for the next one waits for this too.
     """
 
-    def __init__(self, pick: Callable[[Sequence[float]], float]) -> None:
-        """`pick` one of the recent times of a size."""
+    def __init__(self, pick: Callable[[Sequence[float]], float], shape: "_Curve | None" = None) -> None:
+        """`pick` one of the recent times of a size. Where these say too little, rows cost what they do in `shape`."""
         self._pick = pick
+        self._shape = shape
         self._recent: dict[int, deque[float]] = {}
         self._num_observed = 0
         # When a size was last seen, in decodes.
@@ -83,7 +84,7 @@ class _Curve:
         # Fewer rows than any known take no longer than these: a line says little of them.
         least = known[0][0]
         return [
-            (size, time_s if self._is_known(size) else min(time_s, _estimate_s(known, max(size, least))))
+            (size, time_s if self._is_known(size) else min(time_s, self._by_line(known, max(size, least))))
             for size, time_s in times
         ]
 
@@ -91,18 +92,32 @@ class _Curve:
         is_recent = self._num_observed - self._seen.get(size, -_MOST_UNSEEN) <= _MOST_UNSEEN
         return is_recent and len(self._recent[size]) >= _NUM_KNOWN
 
-    def guess_s(self, num_rows: int, shape: "_Curve") -> float:
-        """Return what a size that is not known takes if its rows cost what they do in another curve; else infinity."""
+    def estimate_s(self, num_rows: int) -> float:
+        """Return the estimate of a decode of so many rows; see `DecodeCosts.decode_s`."""
+        return self._by_line(self.times, num_rows)
+
+    def _by_line(self, known: Sequence[tuple[int, float]], num_rows: int) -> float:
+        """Return the time of so many rows by known ones; a line through sizes near each other says little of others."""
+        if known and num_rows > known[-1][0] < 2 * known[0][0] and self._shape is not None:
+            return self._as_in(self._shape, known[-1], num_rows)
+        return _estimate_s(known, num_rows)
+
+    def _as_in(self, shape: "_Curve", nearest: tuple[int, float], num_rows: int) -> float:
+        """Return the time of so many rows if those beyond the nearest size cost what they do in another curve."""
+        size, time_s = nearest
+        return time_s + max(0.0, _estimate_s(shape.times, num_rows) - _estimate_s(shape.times, size))
+
+    def _guess_s(self, num_rows: int) -> float:
+        """Return what a size that is not known takes, by the largest below that is; else infinity."""
         known = [(size, time_s) for size, time_s in self.times if size <= num_rows and self._is_known(size)]
-        if not known or self._is_known(_size(num_rows)):
+        if not known or self._shape is None or self._is_known(_size(num_rows)):
             return math.inf
-        nearest, nearest_s = known[-1]
-        return nearest_s + max(0.0, _estimate_s(shape.times, num_rows) - _estimate_s(shape.times, nearest))
+        return self._as_in(self._shape, known[-1], num_rows)
 
     def least_s(self, num_rows: int) -> float:
         """Return the estimate of the quickest decode of at least so many rows."""
         above = bisect_left(self.times, (num_rows + 1,))
-        return min(_estimate_s(self.times, num_rows), self._floor_s[above])
+        return min(self.estimate_s(num_rows), self._floor_s[above], self._guess_s(num_rows))
 
 
 class DecodeCosts:
@@ -132,7 +147,7 @@ class DecodeCosts:
             return
         self._all.observe(num_rows, duration_s)
         self._least, self._usual = self._all.times, self._all.usual
-        company = self._of_company.setdefault(num_sessions.bit_length(), _Curve(statistics.median))
+        company = self._of_company.setdefault(num_sessions.bit_length(), _Curve(statistics.median, self._all))
         # A single disturbed decode is no load.
         self._ratios.append(company.ratio(num_rows, duration_s / self._load))
         self._load *= 1 + _LOAD_SHARE * (min(statistics.median(self._ratios), _MOST_RATIO) - 1)
@@ -154,12 +169,12 @@ class DecodeCosts:
     def company_s(self, num_rows: int, num_sessions: int) -> float:
         """Estimate one decode of so many rows of so many sessions, at the present load."""
         curve, load = self._of(num_sessions)
-        return load * _estimate_s(curve.times, num_rows)
+        return load * curve.estimate_s(num_rows)
 
     def least_s(self, num_rows: int, num_sessions: int) -> float:
         """Estimate the quickest of those with at least so many rows: some kernels take longer for fewer."""
         curve, load = self._of(num_sessions)
-        return load * min(curve.least_s(num_rows), curve.guess_s(num_rows, self._all))
+        return load * curve.least_s(num_rows)
 
     def most_seen(self, num_sessions: int) -> int:
         """Return the most rows of decodes of such companies, of all where these are too few; 0 where none was seen."""

@@ -144,6 +144,20 @@ def test_a_company_that_had_one_size_takes_rows_for_what_they_cost_others() -> N
     assert costs.least_s(32, 8) == pytest.approx(0.12 + 0.06)
 
 
+def test_a_line_through_sizes_near_each_other_says_little_of_many_more_rows() -> None:
+    """16 sessions of whom some were ahead: 14 rows took 0.55 s as 15 did, so 120 rows were taken for 0.55 s too."""
+    costs = DecodeCosts()
+    for _ in range(4):
+        for num_rows, duration_s in ((1, 0.04), (16, 0.4), (64, 1.5)):
+            costs.observe(num_rows, duration_s)
+        costs.observe(14, 0.55, num_sessions=14)
+        costs.observe(15, 0.546, num_sessions=15)
+    assert costs.least_s(30, 15) == pytest.approx(0.72, rel=0.05), "what rows from 15 on have cost others"
+    costs.observe(60, 1.4, num_sessions=15)
+    assert costs.least_s(60, 15) == pytest.approx(1.4), "the first of its size"
+    assert costs.least_s(120, 15) > 2.5
+
+
 def test_what_a_decode_of_a_company_takes_is_the_median_of_its_size() -> None:
     """The least of 8 decodes of 32 rows was 685 ms where their mean was 803; of those of 8 rows 321 and 340."""
     costs = DecodeCosts()

@@ -1,5 +1,6 @@
 """The cycle, with a target and drafters that are pure functions of the sequence."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -57,7 +58,7 @@ class Numbers:
         self.offered: list[int] = []
         self.observed: list[Cycle] = []
 
-    def choose(self, most: int) -> Wanted:
+    def choose(self, most: int, num_left: float = math.inf) -> Wanted:
         self.offered.append(most)
         return Wanted(next(self._numbers))
 

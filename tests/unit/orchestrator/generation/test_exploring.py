@@ -2,7 +2,7 @@
 
 from orchestrator.drafting.common_length import CommonLength
 from orchestrator.drafting.drafter import REMOTE, Draft, Wanted
-from orchestrator.drafting.experience import Experience, Exploration
+from orchestrator.drafting.experience import Experience, Exploration, Quantile
 from orchestrator.generation.cycle import Cycle
 from orchestrator.peers.target import Verification
 from outrider.v1 import target_pb2
@@ -106,9 +106,9 @@ class Company:
             session.end_cycle(wanted, num_accepted, margin)
         return chosen
 
-    def save_for_a_trial(self) -> None:
-        """Let as much time be saved as one takes of all four."""
-        saved_s = 4 * self.experience.remote[0].common.trial_cost * self.experience.plain_s.value
+    def save_for_a_trial(self, read_s: float = 0.0) -> None:
+        """Let as much time be saved as one takes of all four, beside what they read before."""
+        saved_s = 4 * self.experience.remote[0].common.trial_cost * self.experience.plain_s.value + read_s
         self.experience.exploration = Exploration()
         self.experience.exploration.elapse(150 * saved_s, 1.5 * saved_s)
 
@@ -118,10 +118,29 @@ def test_a_company_tries_drafts_together() -> None:
     company.experience.exploration = Exploration()
     assert {wanted.num_draft_tokens for wanted in company.round(0, UNSURE)} == {0}, "nothing is saved for it"
     company.save_for_a_trial()
-    tried = [company.round(0, UNSURE) for _ in range(4)]
-    assert [[wanted.num_draft_tokens for wanted in each] for each in tried] == [[1] * 4] * 3 + [[0] * 4]
+    tried = [company.round(0, UNSURE) for _ in range(6)]
+    assert [[wanted.num_draft_tokens for wanted in each] for each in tried] == [[1] * 4] * 5 + [[0] * 4]
+    assert [any(wanted.reads_ahead for wanted in each) for each in tried[:3]] == [True, True, False]
     assert {wanted.num_looked_up for wanted in tried[0]} == {0}, "a draft that is looked up says nothing of the model"
-    assert {wanted.num_looked_up for wanted in tried[3]} == {MOST}
+    assert {wanted.num_looked_up for wanted in tried[5]} == {MOST}
+
+
+def test_a_trial_before_which_all_would_read_their_prompts_on_the_cores_of_the_target_costs_that() -> None:
+    """Of 16 that began together the first thought of its own prompt only, and all read theirs for three rounds."""
+    company = Company()
+    record = company.experience.remote[0]
+    record.prompt_s = Quantile()
+    record.note_times(Draft(drafter=REMOTE, read_s=0.03))
+    record.note_times(Draft([7], waited_s=0.02, computed_s=0.01, turn_s=0.01, drafter=REMOTE))
+    company.sessions = [Session(company.sessions[0].quote, company.experience) for _ in range(4)]
+    company.experience.exploration = Exploration()
+    company.round(0, UNSURE)
+    for session in company.sessions:
+        session.policy.choose(MOST)
+    company.save_for_a_trial(read_s=4 * 0.03)
+    assert not any(wanted.num_draft_tokens for wanted in company.round(0, UNSURE))
+    company.save_for_a_trial(read_s=16 * 0.03)
+    assert all(wanted.reads_ahead for wanted in company.round(0, UNSURE))
 
 
 def test_the_first_of_a_round_begins_a_trial() -> None:

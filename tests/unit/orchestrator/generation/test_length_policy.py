@@ -1,5 +1,6 @@
 """Length policies: the fixed one, and one that adapts to load, as anybody can write it after reading one folder."""
 
+import math
 from math import prod
 
 import pytest
@@ -34,7 +35,7 @@ class Adaptive:
         self._num_draft_tokens = 2
         self._is_crowded = False
 
-    def choose(self, most: int) -> Wanted:
+    def choose(self, most: int, num_left: float = math.inf) -> Wanted:
         return Wanted(min(self._num_draft_tokens, 2 if self._is_crowded else most, most))
 
     def chances(self, draft: Draft) -> None:

@@ -205,6 +205,22 @@ def test_those_who_draft_go_on_while_others_come_and_read() -> None:
     assert all(session.cycle().num_draft_tokens for session in drafting)
 
 
+@pytest.mark.parametrize("num_cycles", [2, 20])
+def test_one_that_began_alone_does_not_keep_those_waiting_who_read(num_cycles: int) -> None:
+    """The first of 16 had drafted once, and went on for 14 s: two decodes a cycle, and prompts in small pieces."""
+    experience = Experience()
+    first = Session(experience=experience)
+    assert all(first.cycles(num_cycles)[1:])
+    first.quote = quote(num_sessions=8, row_ms=4.0)
+    new = [Session(first.quote, experience) for _ in range(7)]
+    for session in (*new, first, *new):
+        session.cycle()
+    assert not first.cycle().num_draft_tokens
+    for session in new:
+        session.cycle()
+    assert first.cycle().num_draft_tokens
+
+
 def test_who_is_gone_keeps_nobody_from_drafting() -> None:
     experience = Experience()
     sessions = [Session(quote(num_sessions=2), experience) for _ in range(2)]
@@ -215,6 +231,17 @@ def test_who_is_gone_keeps_nobody_from_drafting() -> None:
     assert not other.policy.choose(MOST).num_draft_tokens
     del reader.policy
     assert other.policy.choose(MOST).num_draft_tokens
+
+
+def test_nobody_reads_a_prompt_for_the_last_tokens() -> None:
+    """16 streams that had decoded plainly read theirs when two tokens were left, as drafts looked worth 0.06 then."""
+    experience = Experience()
+    Session(experience=experience).cycles(20, num_accepted=1, margin=0.2)
+    experience.remote[0].note_times(Draft(drafter=REMOTE, read_s=0.1))
+    session = Session(experience=experience)
+    session.cycle()
+    assert session.policy.choose(MOST).num_draft_tokens
+    assert not session.policy.choose(MOST, num_left=3).num_draft_tokens
 
 
 @pytest.mark.parametrize(("read_s", "reads_ahead"), [(0.001, False), (0.1, True)])

@@ -1,6 +1,7 @@
 """What speculation promises, in virtual time: how near it comes to the ideal, and that it never costs much."""
 
 import json
+import math
 import statistics
 from dataclasses import replace
 from itertools import pairwise
@@ -72,7 +73,7 @@ class Watched:
         self.chances = inner.chances
         self.observe = inner.observe
 
-    def choose(self, most: int) -> Wanted:
+    def choose(self, most: int, num_left: float = math.inf) -> Wanted:
         wanted = self._inner.choose(most)
         self.wanted.append(wanted.num_draft_tokens)
         return wanted
