@@ -50,8 +50,8 @@ class PaidLength:
         # Of each draft service.
         self._chances = [Mean(_MEMORY) for _ in experience.remote]
         self._drafts = self._is_first = True
-        # Whether it has drafted since all was read.
-        self._has_begun = False
+        # Whether the draft model has read all and had no reason to stop since.
+        self._keeps_up = False
         # Tokens that each has not read; the prompt counts as many.
         self._num_unread = [math.inf for _ in experience.remote]
         # Prompts that draft services and the target had read as the draft under way was asked for, and verifications.
@@ -77,7 +77,9 @@ class PaidLength:
         service = self._service.choose(rooms, self._worth, is_drafting=self._drafts)
         record, most = self._experience.remote[service], rooms[service] or room
         if quote is None or not _is_known(record, quote) or self._service.is_visit:
-            return self._after_reading(Wanted(min(_FIRST, most), num_looked_up=room, service=service))
+            return self._after_reading(
+                Wanted(min(_FIRST, most), num_looked_up=room, service=service), pays=self._experience.have_read
+            )
         worth = Worth(record, quote, self._most)
         most = min(most, self._most_in_time(record), worth.most)
         chance = self._mean_chance(record)
@@ -96,9 +98,6 @@ class PaidLength:
             tokens_per_s=1e3 * quote.tokens_per_ms,
             draft_address=self._experience.services[service].address if len(rooms) > 1 else "",
         )
-        # All wait for those who draft, where others cannot draft yet.
-        brought, cost = values[number] + worth.costs[number], worth.costs[number]
-        pays_beside_readers = self._experience.drafting_share * brought > cost and not self._is_trial
         return self._after_reading(
             Wanted(
                 number,
@@ -109,35 +108,37 @@ class PaidLength:
                 service=service,
                 choice=self._experience.choice,
             ),
-            pays_beside_readers=pays_beside_readers,
+            pays=self._pays_beside_readers(values[number] + worth.costs[number], worth.costs[number]),
         )
 
-    def _after_reading(self, wanted: Wanted, *, pays_beside_readers: bool = False) -> Wanted:
+    def _pays_beside_readers(self, brought: float, cost: float) -> bool:
+        """Whether drafts that bring and cost so many tokens do so while some cannot draft yet, and wait for them."""
+        share = self._experience.drafting_share
+        return self._experience.have_read if self._is_trial else share == 1 or share * brought > cost
+
+    def _after_reading(self, wanted: Wanted, *, pays: bool) -> Wanted:
         """Return what is wanted by now: first the service reads what it lacks, while decoding goes on.
 
-        Who shares decodes with others does not begin before most of them can, and goes on where that pays though the
-        others wait for its drafts.
+        Who shares decodes with others drafts once that `pays`, though those who read wait for it.
         """
         if self._service.is_visit:
             return wanted
-        is_alone = self._num_waiting() == 1
-        lags = self._lags(wanted.service)
-        self._has_begun = self._has_begun and wanted.num_draft_tokens > 0 and not lags
         if not wanted.num_draft_tokens:
+            self._keeps_up = False
             return wanted
-        if lags:
+        is_alone = self._num_waiting() == 1
+        if self._lags(wanted.service):
             # Nobody else waits for it: reading ahead costs a cycle without a draft.
             reads_ahead = not is_alone or self._is_long(wanted.service)
             return replace(wanted, reads_ahead=reads_ahead)
-        if is_alone or self._experience.have_read or (self._has_begun and pays_beside_readers):
-            self._has_begun = True
+        if is_alone or pays:
             return wanted
         self._is_held_back = True
         return replace(wanted, num_draft_tokens=0)
 
     def _lags(self, service: int) -> bool:
         """Whether its draft model has more to read than it does beside a draft; where all begin, all have as much."""
-        num_readers = 1 if self._has_begun else self._num_waiting()
+        num_readers = 1 if self._keeps_up else self._num_waiting()
         return self._num_unread[service] * num_readers > MOST_READ_TOKENS
 
     def _is_long(self, service: int) -> bool:
@@ -188,7 +189,7 @@ class PaidLength:
         if draft.drafter == REMOTE:
             self._experience.draft_prompts.end(self)
         if draft.read_s is not None:
-            self._num_unread[draft.service] = 0
+            self._num_unread[draft.service], self._keeps_up = 0, True
         self._service.note(draft)
         record = self._experience.of(draft.drafter, draft.service)
         if record is None:
@@ -212,7 +213,7 @@ class PaidLength:
         self._is_first = False
         self._num_unread = [number + len(cycle.tokens) for number in self._num_unread]
         if self._draft.drafter == REMOTE and self._draft.tokens:
-            self._num_unread[self._draft.service] = 0
+            self._num_unread[self._draft.service], self._keeps_up = 0, True
         spent_s = self._draft.waited_s + verification.waited_s
         if verification.quote is not None:
             self._experience.plain_s.add(verification.plain_s)

@@ -221,6 +221,28 @@ def test_one_that_began_alone_does_not_keep_those_waiting_who_read(num_cycles: i
     assert first.cycle().num_draft_tokens
 
 
+@pytest.mark.parametrize(("row_ms", "drafts"), [(9.0, False), (0.3, True)])
+def test_sessions_that_have_read_draft_beside_one_that_reads_if_that_is_worth_it_to_all(
+    row_ms: float, drafts: bool
+) -> None:
+    """Of eight that began together six drafted, which brought little, and were decoded apart from the two others."""
+    experience = Experience()
+    Session(experience=experience).cycles(20)
+    sessions = [Session(quote(num_sessions=8, row_ms=row_ms), experience) for _ in range(8)]
+    for _ in range(2):
+        for session in sessions:
+            session.cycle()
+    *others, reader = sessions
+    for session in others:
+        session.cycle()
+    for _ in range(12):
+        wanted = [session.cycle() for session in others]
+        assert {each.num_draft_tokens > 0 for each in wanted} == {drafts}
+        assert not any(each.reads_ahead for each in wanted), "it is read as they begin, by all together"
+    reader.cycle()
+    assert all(session.cycle().num_draft_tokens for session in others)
+
+
 def test_who_is_gone_keeps_nobody_from_drafting() -> None:
     experience = Experience()
     sessions = [Session(quote(num_sessions=2), experience) for _ in range(2)]
