@@ -14,7 +14,7 @@ from itertools import accumulate
 from operator import mul
 
 from orchestrator.drafting.common_length import place_of_best
-from orchestrator.drafting.drafter import REMOTE, Draft, Wanted
+from orchestrator.drafting.drafter import NOBODY, REMOTE, Draft, Wanted
 from orchestrator.drafting.experience import Experience, Mean, Prompts, Record
 from orchestrator.drafting.patience import MOST_READ_TOKENS
 from orchestrator.generation.cycle import Cycle
@@ -186,7 +186,8 @@ class PaidLength:
             self._experience.draft_prompts.begin(self)
             return ()
         is_delayed = self._is_delayed(draft)
-        if draft.drafter == REMOTE:
+        if draft.drafter != NOBODY:
+            # Who looks up its draft does not ask how far the model has come.
             self._experience.draft_prompts.end(self)
         if draft.read_s is not None:
             self._num_unread[draft.service], self._keeps_up = 0, True
