@@ -12,9 +12,10 @@ _NUM_RECENT = 8
 # Sizes up to this are kept apart, as kernels have steps there; larger ones where they differ by an eighth.
 _MOST_EXACT_ROWS = 64
 # A size of which fewer were seen, or none among so many decodes, takes no longer than a line through others says: it
-# would never be tried again where its first time was long, as the machine did something else.
+# would never be tried again where its times were long, as the machine did something else.
 _NUM_KNOWN, _MOST_UNSEEN = 3, 1024
-# Of a size that was not seen among so many decodes the next three tell what it takes, whatever it took before.
+# Of companies, whose sizes are weighed against each other, it is so many. The next three tell then what a size takes,
+# whatever it took before.
 _STALE = 32
 # Of what decodes take more or less than the mean of so many, the share that is taken for load at once, and the most.
 _LONG, _LOAD_SHARE, _MOST_RATIO = 64, 1 / 16, 2.0
@@ -38,6 +39,7 @@ class _Curve:
         """`pick` one of the recent times of a size. Where these say too little, rows cost what they do in `shape`."""
         self._pick = pick
         self._shape = shape
+        self._most_unseen = _MOST_UNSEEN if shape is None else _STALE
         self._recent: dict[int, deque[float]] = {}
         self._num_observed = 0
         # When a size was last seen, in decodes.
@@ -64,11 +66,11 @@ class _Curve:
             self._recent[size] = deque(maxlen=_NUM_RECENT)
             self.usual.insert(place, (size, 0.0))
         times = self._recent[size]
-        if self._num_observed - self._seen.get(size, 0) >= _STALE:
+        self._num_observed += 1
+        if self._num_unseen(size) > _STALE:
             while len(times) >= _NUM_KNOWN:
                 times.popleft()
         times.append(duration_s * size / num_rows)
-        self._num_observed += 1
         self._seen[size] = self._num_observed
         self.usual[place] = size, statistics.median(times)
         self.times = self._times()
@@ -89,8 +91,12 @@ class _Curve:
         ]
 
     def _is_known(self, size: int) -> bool:
-        is_recent = self._num_observed - self._seen.get(size, -_MOST_UNSEEN) <= _MOST_UNSEEN
-        return is_recent and len(self._recent[size]) >= _NUM_KNOWN
+        is_recent = self._num_unseen(size) <= self._most_unseen
+        return is_recent and len(self._recent.get(size, ())) >= _NUM_KNOWN
+
+    def _num_unseen(self, size: int) -> int:
+        """Return the number of decodes since one of this size."""
+        return self._num_observed - self._seen.get(size, 0)
 
     def estimate_s(self, num_rows: int) -> float:
         """Return the estimate of a decode of so many rows; see `DecodeCosts.decode_s`."""
