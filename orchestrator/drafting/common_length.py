@@ -29,17 +29,12 @@ class CommonLength:
         # None until there was something to choose from; 0 is plain decoding.
         self._number: int | None = None
         self._tried = 0
-        # The request whose rounds are counted.
+        # The request that began the trial, and how many rounds of it each has had: of those that are answered together
+        # some choose before it has ended its last one.
         self._trier: weakref.ref[object] | None = None
-        self._num_left = 0
+        self._rounds: weakref.WeakKeyDictionary[object, int] = weakref.WeakKeyDictionary()
         # What a trial would cost each session, in tokens.
         self.trial_cost = 0.0
-
-    @property
-    def is_trial(self) -> bool:
-        """Whether all try together what drafts are worth."""
-        is_tried = self._trier is not None and self._trier() is not None and self._num_left > 0
-        return not self._number and is_tried
 
     def begins_round(self, plain_s: float) -> bool:
         """Tell that a request chooses; return whether it is the first of its round. A plain cycle takes `plain_s`."""
@@ -61,19 +56,30 @@ class CommonLength:
             margin = max(_MARGIN, _MARGIN_SHARE * (1 + values[best] + costs[best])) if best else 0.0
             number = best if values[best] > values[number] + margin else number
         self._number = number
+        if number:
+            self._end_trial()
         self.trial_cost = _NUM_ROUNDS * max(_LEAST_GAIN, -max(values[1:], default=0.0))
-        return min(self._tried, len(values) - 1) if self.is_trial else number
+        return number
 
-    def begin_trial(self, request: object, values: Sequence[float]) -> int:
-        """Let all draft for some rounds of this request, as many tokens as are worth most; return how many."""
-        self._trier, self._num_left = weakref.ref(request), _NUM_ROUNDS
+    def begin_trial(self, request: object, values: Sequence[float]) -> None:
+        """Let all draft for some rounds, as many tokens as are worth most; none begins after those of this request."""
+        self._end_trial()
+        self._trier = weakref.ref(request)
         self._tried = 1 + place_of_best(values[1:])
-        return self._tried
+
+    def tried(self, request: object, most: int) -> int:
+        """Return how many tokens, at most so many, a request drafts to try what they are worth; 0 without a trial."""
+        num_rounds, trier = self._rounds.get(request, 0), self._trier() if self._trier is not None else None
+        may_begin = trier is not None and self._rounds.get(trier, 0) < _NUM_ROUNDS
+        return min(self._tried, most) if num_rounds < _NUM_ROUNDS and (num_rounds or may_begin) else 0
 
     def end_round(self, request: object) -> None:
-        """A request has gone through a round in which its draft service read no prompt."""
-        if self._trier is not None and self._trier() is request:
-            self._num_left -= 1
+        """A request has gone through a round of the trial."""
+        self._rounds[request] = self._rounds.get(request, 0) + 1
+
+    def _end_trial(self) -> None:
+        self._trier = None
+        self._rounds.clear()
 
 
 def place_of_best(values: Sequence[float]) -> int:

@@ -221,7 +221,7 @@ class PaidLength:
             self._experience.note_cycle(len(cycle.tokens) * verification.plain_s, spent_s)
         self._experience.exploration.take(-self._reserved_s)
         self._reserved_s = 0.0
-        if not (self._draft.is_reading or self._draft.read_s is not None or self._is_held_back):
+        if self._is_trial and not (self._draft.is_reading or self._draft.read_s is not None or self._is_held_back):
             self._experience.remote[self._service.service].common.end_round(self)
         try_s = self._exploring_s(self._experience.remote[0])
         self._service.spend(self._draft, verification.waited_s, self._num_waiting(), try_s, is_drafting=self._drafts)
@@ -231,9 +231,11 @@ class PaidLength:
         values, common = worth.values(record.joint(worth.most)), record.common
         begins_round = common.begins_round(self._experience.plain_s.value)
         number = common.choose(values, worth.costs, catch_up_cost)
-        if not number and worth.most and begins_round and self._may_explore(record):
-            number = common.begin_trial(self, values)
-        self._is_trial = common.is_trial
+        if not number:
+            if worth.most and begins_round and self._may_explore(record):
+                common.begin_trial(self, values)
+            number = common.tried(self, worth.most)
+            self._is_trial = number > 0
         self._drafts = number > 0
         return number
 

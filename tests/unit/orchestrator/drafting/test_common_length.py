@@ -32,35 +32,38 @@ def test_plain_decoding_is_left_for_a_gain_and_taken_as_soon_as_there_is_none() 
     assert length.choose([0.0, -0.001], COSTS) == 0
 
 
-def test_a_trial_is_of_all_for_some_rounds_of_the_request_that_began_it() -> None:
-    length, trier, other = CommonLength(), Request(), Request()
+def test_a_trial_is_of_some_rounds_of_each_that_begins_while_the_one_that_began_it_has_some_left() -> None:
+    length, trier, other, late = CommonLength(), Request(), Request(), Request()
     values = [0.0, -0.2, -0.1]
-    length.choose(values, COSTS)
-    assert length.begin_trial(trier, values) == 2
-    for _ in range(3):
-        assert length.is_trial
-        assert length.choose(values, COSTS) == 2
-        assert length.choose(values[:2], COSTS[:2]) == 1, "no more is quoted for"
-        length.end_round(other)
-        length.end_round(trier)
-    assert (length.is_trial, length.choose(values, COSTS)) == (False, 0)
-
-
-def test_a_trial_ends_with_its_request() -> None:
-    length, trier = CommonLength(), Request()
-    values = [0.0, -0.1]
-    length.choose(values, COSTS)
+    assert (length.choose(values, COSTS), length.tried(trier, 2)) == (0, 0)
     length.begin_trial(trier, values)
+    for num_left in (2, 1, 0):
+        assert (length.choose(values, COSTS), length.tried(trier, 2), length.tried(other, 2)) == (0, 2, 2)
+        assert length.tried(other, 1) == 1, "no more is quoted for"
+        length.end_round(other)
+        # It is answered with the trier, and chooses first: a fourth round would be its own.
+        assert length.tried(other, 2) == (2 if num_left else 0)
+        length.end_round(trier)
+    assert [length.tried(each, 2) for each in (trier, other, late)] == [0, 0, 0]
+
+
+def test_who_has_begun_a_trial_ends_it_though_others_have() -> None:
+    length, trier, other, late = CommonLength(), Request(), Request(), Request()
+    length.choose([0.0, -0.1], COSTS)
+    length.begin_trial(trier, [0.0, -0.1])
+    length.end_round(other)
     del trier
-    assert (length.is_trial, length.choose(values, COSTS)) == (False, 0)
+    assert [length.tried(each, 1) for each in (other, late)] == [1, 0]
 
 
 def test_a_trial_that_has_shown_a_gain_is_over() -> None:
     length, trier = CommonLength(), Request()
     length.choose([0.0, -0.1], COSTS)
     length.begin_trial(trier, [0.0, -0.1])
+    length.end_round(trier)
     assert length.choose([0.0, 0.2], COSTS) == 1
-    assert not length.is_trial
+    assert length.choose([0.0, -0.2], COSTS) == 0
+    assert not length.tried(trier, 1)
 
 
 def test_what_a_trial_costs() -> None:

@@ -74,7 +74,7 @@ class Watched:
         self.observe = inner.observe
 
     def choose(self, most: int, num_left: float = math.inf) -> Wanted:
-        wanted = self._inner.choose(most)
+        wanted = self._inner.choose(most, num_left)
         self.wanted.append(wanted.num_draft_tokens)
         return wanted
 
