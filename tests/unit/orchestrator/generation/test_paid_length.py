@@ -243,27 +243,24 @@ def test_sessions_that_have_read_draft_beside_one_that_reads_if_that_is_worth_it
     assert all(session.cycle().num_draft_tokens for session in others)
 
 
-def test_who_looks_up_its_drafts_keeps_nobody_waiting_who_has_read() -> None:
-    """Its prompt had been read for a second, which it did not ask, and seven others decoded plainly meanwhile."""
-    experience = Experience()
-    sessions = [Session(quote(num_sessions=2), experience) for _ in range(2)]
+def reader_and_one_that_waits() -> tuple[Session, Session]:
+    reader, other = sessions = [Session(quote(num_sessions=2), experience) for experience in [Experience()] * 2]
     for session in sessions:
         session.cycles(2)
-    reader, other = sessions
     other.cycle()
     assert not other.policy.choose(MOST).num_draft_tokens
+    return reader, other
+
+
+def test_who_looks_up_its_drafts_keeps_nobody_waiting_who_has_read() -> None:
+    """Its prompt had been read for a second, which it did not ask, and seven others decoded plainly meanwhile."""
+    reader, other = reader_and_one_that_waits()
     reader.policy.chances(Draft([7], margins=[8.0], drafter=NGRAM))
     assert other.policy.choose(MOST).num_draft_tokens
 
 
 def test_who_is_gone_keeps_nobody_from_drafting() -> None:
-    experience = Experience()
-    sessions = [Session(quote(num_sessions=2), experience) for _ in range(2)]
-    for session in sessions:
-        session.cycles(2)
-    reader, other = sessions
-    other.cycle()
-    assert not other.policy.choose(MOST).num_draft_tokens
+    reader, other = reader_and_one_that_waits()
     del reader.policy
     assert other.policy.choose(MOST).num_draft_tokens
 
